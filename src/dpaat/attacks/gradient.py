@@ -1,0 +1,52 @@
+"""What every gradient attack needs: a model left as found, and the gradient for the input alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits `(B, K)` and labels `(B,)` to one number per sample `(B,)` that the attack raises."""
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, and give each back its own mode afterwards.
+
+    A plain `model.train()` at the end would also unfreeze the BatchNorm layers that the caller had frozen.
+    """
+    found = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in found:
+            module.training = False
+        yield
+    finally:
+        for module, training in found:
+            module.training = training
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy per sample `(B,)`, in full precision whatever the model's."""
+    return F.cross_entropy(logits.float(), y, reduction="none")
+
+
+def input_gradient(
+    model: nn.Module | Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss: LossFunction
+) -> tuple[Tensor, Tensor]:
+    """Gradient of each sample's loss for its own input, and the logits that were computed on the way.
+
+    The losses are summed, not averaged: a mean divides the gradient by B, which half precision flushes to zero.
+    `torch.autograd.grad` for the input alone leaves the parameters' `.grad` untouched and computes none.
+
+    Returns:
+        gradient `(B, C, H, W)`, logits `(B, K)`, both detached.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        (gradient,) = torch.autograd.grad(loss(logits, y).sum(), x)
+    return gradient, logits.detach()

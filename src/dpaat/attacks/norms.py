@@ -1,0 +1,125 @@
+"""The geometry of an attack: three hooks per norm, each for a batch with a radius per sample.
+
+Images are `(B, C, H, W)` in [0, 1]; radii `eps` are `(B, 1, 1, 1)` in the same unit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+_TINY = 1e-12
+
+
+def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
+    """Bring a radius or step size to the shape `(B, 1, ..., 1)` of the batch `like`.
+
+    Args:
+        value: one number for all samples, or a tensor of shape `(B,)`.
+        like: the batch, `(B, ...)`.
+
+    Raises:
+        ValueError: neither a number nor of shape `(B,)`.
+    """
+    if not isinstance(value, Tensor):
+        return like.new_full((1,) * like.ndim, float(value))
+    if value.ndim == 0:
+        return value.to(like).reshape((1,) * like.ndim)
+    if value.shape != like.shape[:1]:
+        raise ValueError(f"a per-sample radius must have shape ({len(like)},), not {tuple(value.shape)}")
+    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+class Ball(ABC):
+    """The set of allowed images: within `eps` of `x` in one norm, and inside the box [0, 1]."""
+
+    def __init__(self, x: Tensor, eps: Tensor) -> None:
+        self.x = x
+        self.eps = eps
+
+    @abstractmethod
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The step of unit length that raises the linearized loss most."""
+
+    @abstractmethod
+    def random_start(self, generator: torch.Generator | None) -> Tensor:
+        """A point drawn uniformly from the ball, brought into the box."""
+
+    @abstractmethod
+    def project_(self, x_adv: Tensor) -> Tensor:
+        """The nearest allowed image, computed in place."""
+
+
+class LinfBall(Ball):
+    """Every pixel within `eps`; ball and box merge into one interval per pixel, hence one clamp per step."""
+
+    def __init__(self, x: Tensor, eps: Tensor) -> None:
+        super().__init__(x, eps)
+        self.lower = (x - eps).clamp_(min=0)
+        self.upper = (x + eps).clamp_(max=1)
+
+    @override
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    @override
+    def random_start(self, generator: torch.Generator | None) -> Tensor:
+        noise = torch.rand(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+        return self.project_(self.x + (2 * noise - 1) * self.eps)
+
+    @override
+    def project_(self, x_adv: Tensor) -> Tensor:
+        return torch.clamp(x_adv, self.lower, self.upper, out=x_adv)
+
+
+class L2Ball(Ball):
+    """Euclidean distance within `eps`.
+
+    Clamping to the box after projecting onto the ball never leaves the ball: `x` lies in the box, so each
+    pixel only moves towards it.
+    """
+
+    @override
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient / _length(gradient).clamp_(min=_TINY)
+
+    @override
+    def random_start(self, generator: torch.Generator | None) -> Tensor:
+        draw = {"generator": generator, "device": self.x.device, "dtype": self.x.dtype}
+        noise = self.direction(torch.randn(self.x.shape, **draw))  # type: ignore[arg-type]
+        share = torch.rand(self.eps.expand(len(self.x), *self.eps.shape[1:]).shape, **draw)  # type: ignore[arg-type]
+        radius = self.eps * share.pow(1 / self.x[0].numel())
+        return self.project_(self.x + noise * radius)
+
+    @override
+    def project_(self, x_adv: Tensor) -> Tensor:
+        delta = x_adv.sub_(self.x)
+        delta.mul_((self.eps / _length(delta).clamp_(min=_TINY)).clamp_(max=1))
+        return delta.add_(self.x).clamp_(0, 1)
+
+
+def _length(batch: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1)
+    return length.reshape(-1, *(1,) * (batch.ndim - 1))
+
+
+NORMS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
+
+
+def make_ball(norm: str, x: Tensor, eps: float | Tensor) -> Ball:
+    """Build the allowed set around `x`.
+
+    Args:
+        norm: "linf" or "l2".
+        x: images `(B, C, H, W)` in [0, 1].
+        eps: one radius, or one per sample `(B,)`, at least 0.
+
+    Raises:
+        ValueError: unknown norm, or `eps` of another shape.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
+    return NORMS[norm](x, per_sample(eps, x))

@@ -1,0 +1,26 @@
+"""What the user did wrong, told in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The command line prints the message as one line and exits with code 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Make the error for a name that is not in a list, with the nearest names that are.
+
+    Args:
+        kind: what the name stands for, such as "model".
+        name: what the user wrote.
+        known: all valid names.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    hint = f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(names[:12])}"
+    if not nearest and len(names) > 12:
+        hint += ", ..."
+    return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,113 @@
+"""Dynamic perturbation-adaptive adversarial training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import pgd
+from dpaat.attacks.gradient import cross_entropy
+from dpaat.methods.base import Method, Setting, Visit, learn
+from dpaat.perturbation import AdaptivePerturbation
+
+
+@dataclass(frozen=True)
+class DPAATOptions:
+    """The axes of the method; the defaults are the preset `dpaat`.
+
+    Attributes:
+        scope: one criterion for all samples, or one per class.
+        statistic: what the criterion takes of the collected losses: mean, median, quantile25, quantile75.
+        collect: which losses are collected: those on the adversarial view, or those on the clean view.
+        signal: what is compared with the criterion: the loss on the adversarial view, or the negative margin.
+        update: additive, multiplicative, proportional.
+        schedule: increment over a sample's visits: constant, inverse_sqrt.
+        ramp: share of the epochs that a size needs to grow from 0 to eps_max, in (0, 1].
+        eps_init: size at the start, as a share of eps_max, in [0, 1].
+        warmup: visits that are collected only.
+        loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
+        momentum: weight of the old criterion when it is renewed, in [0, 1).
+    """
+
+    scope: Literal["class", "global"] = "class"
+    statistic: str = "mean"
+    collect: Literal["clean", "adversarial"] = "clean"
+    signal: Literal["loss", "margin"] = "loss"
+    update: str = "additive"
+    schedule: str = "constant"
+    ramp: float = 0.5
+    eps_init: float = 0.125
+    warmup: int = 1
+    loss_decay: float = 0.0
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True)
+class PaperOptions(DPAATOptions):
+    """The plain reading of the paper's abstract: each adversarial loss against the mean of all of them."""
+
+    scope: Literal["class", "global"] = "global"
+    collect: Literal["clean", "adversarial"] = "adversarial"
+
+
+class DPAAT(Method):
+    """Adversarial training in which every sample has a radius of its own (arXiv 2403.06798; rules are ours).
+
+    A step costs what a step of fixed-radius training with the same objective costs: the signal comes from the
+    training pass itself, and the clean losses from the same pass or, without a clean weight, from the first pass of
+    the attack, which starts at the clean image.
+    """
+
+    def __init__(self, setting: Setting, options: DPAATOptions) -> None:
+        super().__init__(setting)
+        self.options = options
+        self.perturbation = AdaptivePerturbation(
+            len(setting.labels),
+            setting.eps,
+            labels=setting.labels if options.scope == "class" else None,
+            num_classes=setting.num_classes,
+            eps_init=options.eps_init * setting.eps,
+            increment=setting.eps / max(1.0, options.ramp * setting.epochs),
+            statistic=options.statistic,
+            update=options.update,
+            schedule=options.schedule,
+            warmup=options.warmup,
+            loss_decay=options.loss_decay,
+            momentum=options.momentum,
+        )
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting = self.setting
+        x_adv, clean_at_start = pgd(
+            model,
+            x,
+            y,
+            eps=self.perturbation.eps[index],
+            steps=setting.steps,
+            norm=setting.norm,
+            return_clean_logits=True,
+        )
+        loss, logits, clean = learn(model, x, x_adv, y, setting)
+        adversarial = logits.detach()
+        measure = cross_entropy if self.options.signal == "loss" else negative_margin
+        collect: Tensor | None = None
+        if self.options.collect == "clean":
+            collect = measure(clean_at_start if clean is None else clean.detach(), y)
+        return Visit(loss, adversarial, index, measure(adversarial, y), collect)
+
+    @override
+    def after_step(self, visit: Visit) -> None:
+        assert visit.signal is not None
+        self.perturbation.update(visit.index, visit.signal, visit.collect)
+
+
+def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Best other logit minus the true one, per sample `(B,)`; negative where the sample is classified correctly."""
+    logits = logits.float()
+    true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
+    return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]

@@ -1,0 +1,55 @@
+"""Perturbation radii as people write them: 0.03, 8/255."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from dpaat.errors import UserError
+
+_FRACTION = re.compile(r"\s*([^/]+?)\s*(?:/\s*([^/]+?)\s*)?")
+
+
+def parse_radius(value: str | float, name: str = "eps") -> float:
+    """Read a radius in units of a [0, 1] image.
+
+    Args:
+        value: a number, or text such as "0.03" or "8/255".
+        name: the option it came from, for the error.
+
+    Raises:
+        UserError: not a number, negative, infinite or NaN.
+    """
+    try:
+        match = _FRACTION.fullmatch(str(value))
+        if match is None:
+            raise ValueError
+        numerator, denominator = match.groups()
+        radius = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{name}: {value!r} is not a radius; write a number such as 0.03 or 8/255") from None
+    if not math.isfinite(radius) or radius < 0:
+        raise UserError(f"{name}: {value!r} must be a finite number, 0 or larger")
+    return radius
+
+
+def parse_radii(value: str | float | Iterable[str | float], name: str = "eps") -> list[float]:
+    """Read a list of radii, "2/255,4/255" or a sequence; sorted, without duplicates.
+
+    Raises:
+        UserError: as `parse_radius`, or an empty list.
+    """
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+    radii = sorted({parse_radius(part, name) for part in parts})
+    if not radii:
+        raise UserError(f"{name}: give at least one radius, such as 8/255")
+    return radii
+
+
+def format_radius(eps: float) -> str:
+    """Write a radius the way the field does: "8/255" where it is a whole number of 255ths, else decimals."""
+    grey_levels = eps * 255
+    if eps and abs(grey_levels - round(grey_levels)) < 1e-4:
+        return f"{round(grey_levels)}/255"
+    return f"{eps:g}"

@@ -1,0 +1,182 @@
+"""Attacks against a linear model, whose worst case inside a ball is known in closed form."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks import ATTACKS, fgsm, find_attack, pgd
+from dpaat.errors import UserError
+
+SHAPE = (3, 5, 4)
+ATTACK_CASES = [(fgsm, {}), (pgd, {"steps": 7}), (pgd, {"steps": 7, "start": "random"})]
+
+
+class Linear(nn.Module):
+    """Two logits whose difference is linear in the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(math.prod(SHAPE), generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.weight
+        return torch.stack([score, -score], dim=1)
+
+
+def radii(kind: str, batch: int) -> float | Tensor:
+    return {
+        "zero": 0.0,
+        "scalar": 0.05,
+        "mixed": torch.linspace(0, 0.2, batch),
+        "huge": torch.full((batch,), 1e4),
+    }[kind]
+
+
+def image_batch(batch: int, low: float = 0.3, high: float = 0.7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    x = low + (high - low) * torch.rand(batch, *SHAPE, generator=generator)
+    return x, torch.randint(0, 2, (batch,), generator=generator)
+
+
+def closed_form_linf(x: Tensor, y: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
+    """The loss of class 0 grows as the score falls: move every pixel against the weight, box included."""
+    towards_loss = -weight.sign() * (1 - 2 * y.float())[:, None]
+    return (x.flatten(1) + eps[:, None] * towards_loss).clamp(0, 1).reshape(x.shape)
+
+
+@pytest.mark.parametrize(("attack", "options"), ATTACK_CASES)
+@pytest.mark.parametrize("batch", [1, 2, 9])
+@pytest.mark.parametrize("kind", ["zero", "scalar", "mixed", "huge"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_exact_radius_and_optimum_on_a_linear_model(norm, kind, batch, attack, options):
+    model = Linear()
+    x, y = image_batch(batch)
+    eps = radii(kind, batch)
+    x_adv = attack(model, x, y, eps=eps, norm=norm, generator=torch.Generator().manual_seed(1), **options)
+    eps_each = eps if isinstance(eps, Tensor) else torch.full((batch,), eps)
+
+    assert x_adv.shape == x.shape
+    assert not x_adv.requires_grad
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    delta = (x_adv - x).flatten(1)
+    weight = model.weight.detach()
+    if norm == "linf":
+        assert torch.allclose(x_adv, closed_form_linf(x, y, eps_each, weight), atol=1e-6)
+    else:
+        assert torch.all(delta.norm(dim=1) <= eps_each + 1e-6)
+        unit = -weight / weight.norm() * (1 - 2 * y.float())[:, None]
+        inside = (x.flatten(1) + eps_each[:, None] * unit).clamp(0, 1) == x.flatten(1) + eps_each[:, None] * unit
+        free = inside.all(dim=1)
+        expected = eps_each[:, None] * unit
+        tolerance = 1e-6 if options.get("start") != "random" else 0.02
+        assert torch.allclose(delta[free], expected[free], atol=tolerance)
+    if kind == "zero":
+        assert torch.equal(x_adv, x)
+    if kind == "huge" and norm == "linf":
+        assert set(x_adv.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_per_sample_radii_equal_one_call_per_sample(norm):
+    model = Linear()
+    x, y = image_batch(4)
+    eps = torch.tensor([0.0, 0.01, 0.1, 0.3])
+    together = pgd(model, x, y, eps=eps, norm=norm, steps=5)
+    alone = [pgd(model, x[i : i + 1], y[i : i + 1], eps=float(eps[i]), norm=norm, steps=5) for i in range(4)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_start_is_inside_the_ball_and_keyed(norm):
+    model, (x, y) = Linear(), image_batch(6)
+    eps = torch.linspace(0, 0.2, 6)
+
+    def start(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return pgd(model, x, y, eps=eps, steps=1, step_size=0.0, norm=norm, start="random", generator=generator)
+
+    delta = (start(3) - x).flatten(1)
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert torch.all(size <= eps + 1e-6)
+    assert torch.all(size[1:] > 0.3 * eps[1:])
+    assert torch.equal(start(3), start(3))
+    assert not torch.equal(start(3), start(4))
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 3 * 2, 2)
+    )
+    network.train()
+    network[1].eval()  # a layer frozen on purpose must stay frozen
+    return network
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_model_is_left_as_found(name):
+    network = make_network()
+    network[0].weight.grad = torch.ones_like(network[0].weight)
+    network[5].bias.requires_grad_(False)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    x, y = image_batch(8)
+    ATTACKS[name].function(network, x, y, eps=0.1)
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+    assert torch.equal(network[0].weight.grad, torch.ones_like(network[0].weight))
+    assert network[5].weight.grad is None
+    assert [p.requires_grad for p in network.parameters()] == [True] * 5 + [False]
+
+
+def test_mode_comes_back_after_an_error():
+    network = make_network()
+    with pytest.raises(RuntimeError):
+        pgd(network, torch.rand(2, 5, 5, 5), torch.zeros(2, dtype=torch.long), eps=0.1)
+    assert network[0].training
+    assert not network[1].training
+
+
+def test_works_under_no_grad_and_inference_free_autocast():
+    network, (x, y) = make_network(), image_batch(4)
+    plain = pgd(network, x, y, eps=0.1, steps=3)
+    with torch.no_grad():
+        assert torch.equal(pgd(network, x, y, eps=0.1, steps=3), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = pgd(network, x, y, eps=0.1, steps=3)
+    assert low.dtype == torch.float32
+    assert (low - x).abs().max() <= 0.1 + 1e-6
+
+
+def test_zero_start_hands_back_the_clean_logits():
+    network, (x, y) = make_network(), image_batch(4)
+    _, logits = pgd(network, x, y, eps=0.1, steps=2, return_clean_logits=True)
+    assert torch.equal(logits, network.eval()(x).detach())
+    with pytest.raises(ValueError, match="zero"):
+        pgd(network, x, y, eps=0.1, start="random", return_clean_logits=True)
+
+
+def test_forward_passes_are_exactly_the_steps():
+    network, (x, y) = make_network(), image_batch(4)
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    pgd(network, x, y, eps=0.1, steps=6)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"norm": "l7"}, {"start": "warm"}, {"eps": torch.zeros(3)}, {"eps": torch.zeros(4, 1)}]
+)
+def test_wrong_arguments(wrong):
+    x, y = image_batch(4)
+    with pytest.raises(ValueError, match=r"must|shape"):
+        pgd(Linear(), x, y, **{"eps": 0.1, **wrong})
+
+
+def test_unknown_attack_names_the_nearest():
+    with pytest.raises(UserError, match="unknown attack 'pdg'; nearest: pgd"):
+        find_attack("pdg")
