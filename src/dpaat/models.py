@@ -102,9 +102,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not readable as weights ({_first_line(error)})") from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    tensors = (
+        {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+    )
+    if not tensors:
         raise UserError(f"{path}: holds no state dict of tensors")
-    return content
+    return tensors
 
 
 def _load_pretrained(network: nn.Module, config: dict[str, Any], path: Path, channels: int) -> None:

@@ -14,6 +14,9 @@ from dpaat.attacks.gradient import cross_entropy
 from dpaat.methods.base import Method, Setting, Visit, learn
 from dpaat.perturbation import AdaptivePerturbation
 
+MIN_RAMP = 4.0
+"""Fewest visits from 0 to eps_max: in a very short run a single visit must not decide between the two ends."""
+
 
 @dataclass(frozen=True)
 class DPAATOptions:
@@ -26,7 +29,7 @@ class DPAATOptions:
         signal: what is compared with the criterion: the loss on the adversarial view, or the negative margin.
         update: additive, multiplicative, proportional.
         schedule: increment over a sample's visits: constant, inverse_sqrt.
-        ramp: share of the epochs that a size needs to grow from 0 to eps_max, in (0, 1].
+        ramp: share of the epochs that a size needs to grow from 0 to eps_max, in (0, 1]; 4 visits at the least.
         eps_init: size at the start, as a share of eps_max, in [0, 1].
         warmup: visits that are collected only.
         loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
@@ -71,7 +74,7 @@ class DPAAT(Method):
             labels=setting.labels if options.scope == "class" else None,
             num_classes=setting.num_classes,
             eps_init=options.eps_init * setting.eps,
-            increment=setting.eps / max(1.0, options.ramp * setting.epochs),
+            increment=setting.eps / max(MIN_RAMP, options.ramp * setting.epochs),
             statistic=options.statistic,
             update=options.update,
             schedule=options.schedule,

@@ -1,0 +1,7 @@
+"""`python -m dpaat`."""
+
+import sys
+
+from dpaat.cli import main
+
+sys.exit(main())

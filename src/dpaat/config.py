@@ -1,0 +1,151 @@
+"""Every choice of a training run, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dpaat.errors import UserError, unknown
+from dpaat.radii import parse_radii, parse_radius
+
+AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
+
+
+@dataclass
+class TrainConfig:
+    """A training run; with the data and the package's version it determines the result.
+
+    Args:
+        data: dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR, csv:FILE.csv or
+            synthetic[:N[,features=both|robust|fragile]].
+        image_size: pixels at the side of the square image.
+        fit: how an oblong image becomes square: crop its centre, or squash it.
+        fold: "k/K" tests on fold k of K instead of on a fifth of the groups.
+        splits: CSV with columns id and split (train, val, test) to use instead of a split of our own.
+        model: name of any timm CNN; see `dpaat list models`.
+        stem: small undoes the network's first reduction by 4; auto does so below 48 pixels.
+        weights: file of pretrained weights (.safetensors or .pth).
+        pretrained: fetch the pretrained weights that timm names for the model.
+        method: training method; see `dpaat list methods`.
+        eps: perturbation radius in [0, 1] pixel units, such as 8/255; the largest one where the method moves it.
+            Default: the method's own.
+        steps: iterations of the training attack.
+        norm: norm of the radius.
+        clean_weight: share of the clean loss in the objective, 0 to 1. Default: the method's own.
+        options: further options of the method, such as --options.statistic median; see `dpaat list methods`.
+        imbalance: treatment of unequal class sizes in the loss or in the sampling.
+        augment: comma-separated list of flip, turn (quarter turns), crop (shifts), jitter (colour); or none.
+        epochs: passes over the training set.
+        batch_size: images per optimizer step, over all processes together.
+        optimizer: sgd (Nesterov momentum 0.9) or adamw.
+        lr: peak learning rate.
+        weight_decay: of weights; norms and biases are exempt.
+        schedule: learning rate over the run: one cycle (warm-up, then cosine), or cosine alone.
+        ema_decay: keep an exponential average of the weights and validate and save that; 0 for none, such as 0.999.
+        val_eps: radii of the robust validation scores, comma-separated.
+        val_steps: iterations of the validation attack.
+        select: score that picks the best epoch; auto takes clean balanced accuracy for standard training, else the
+            mean balanced accuracy over radius 0 and val_eps.
+        seed: of weights, batch order, augmentation and splits.
+        precision: Lightning's name, such as 32-true, bf16-mixed.
+        accelerator: cpu, gpu, auto.
+        devices: number of devices, or auto.
+        num_nodes: number of machines.
+        strategy: Lightning's name, such as auto, ddp.
+        workers: processes that load images; 0 loads them in the training process.
+        trainer: any other option of Lightning's Trainer, such as --trainer.gradient_clip_val 1.
+    """
+
+    data: str = "synthetic"
+    image_size: int = 64
+    fit: Literal["crop", "squash"] = "crop"
+    fold: str | None = None
+    splits: str | None = None
+    model: str = "resnet18"
+    stem: Literal["auto", "original", "small"] = "auto"
+    weights: str | None = None
+    pretrained: bool = False
+    method: str = "dpaat"
+    eps: str | float | None = None
+    steps: int = 10
+    norm: Literal["linf", "l2"] = "linf"
+    clean_weight: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    imbalance: Literal["none", "weights", "sampler", "balanced-softmax"] = "balanced-softmax"
+    augment: str = "flip,turn,crop,jitter"
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    ema_decay: float = 0.0
+    val_eps: str = "1/255,2/255,4/255,8/255"
+    val_steps: int = 10
+    select: Literal["auto", "balanced-accuracy", "robust-balanced-accuracy", "auroc"] = "auto"
+    seed: int = 0
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: str | int = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    workers: int = 0
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def radius(self) -> float:
+        """`eps` as a number."""
+        return parse_radius(0.0 if self.eps is None else self.eps, "eps")
+
+    @property
+    def val_radii(self) -> list[float]:
+        """`val_eps` as numbers, without 0, which is always measured."""
+        return [radius for radius in parse_radii(self.val_eps, "val_eps") if radius > 0]
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """`augment` as names."""
+        return () if self.augment in ("", "none") else tuple(name.strip() for name in self.augment.split(","))
+
+
+def complete(config: TrainConfig) -> TrainConfig:
+    """Check a configuration and fill in what depends on the method, so that it can be repeated as it stands.
+
+    Raises:
+        UserError: a value out of its range, an unknown method or option; names the field.
+    """
+    from dpaat.methods import complete_options, find_method
+
+    method = find_method(config.method)
+    eps: str | float | None = config.eps
+    if not method.adversarial:
+        eps = None  # no radius plays a part
+    elif eps is None:
+        eps = f"{round(method.eps * 255)}/255"
+    clean_weight = method.clean_weight if config.clean_weight is None else config.clean_weight
+    config = dataclasses.replace(
+        config, eps=eps, clean_weight=clean_weight, options=complete_options(method, config.options)
+    )
+    if method.adversarial and config.radius <= 0:
+        raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")
+    config.val_radii  # noqa: B018 - parsed here for its error
+    for name in config.augmentations:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+    for name, least in (("image_size", 1), ("steps", 1), ("val_steps", 1), ("epochs", 1), ("batch_size", 2)):
+        _check(name, getattr(config, name) >= least, getattr(config, name), f"at least {least}")
+    for name in ("num_nodes", "workers", "seed"):
+        least = int(name == "num_nodes")
+        _check(name, getattr(config, name) >= least, getattr(config, name), f"at least {least}")
+    _check("lr", math.isfinite(config.lr) and config.lr > 0, config.lr, "a positive number")
+    _check("weight_decay", 0 <= config.weight_decay < math.inf, config.weight_decay, "0 or larger")
+    _check("clean_weight", 0 <= clean_weight <= 1, clean_weight, "between 0 and 1")
+    _check("ema_decay", 0 <= config.ema_decay < 1, config.ema_decay, "at least 0 and below 1")
+    return config
+
+
+def _check(name: str, condition: bool, value: object, rule: str) -> None:
+    if not condition:
+        raise UserError(f"{name}: {value} is out of range; it must be {rule}")

@@ -1,0 +1,187 @@
+"""Every image is decoded once, into a memory-mapped file named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import UnidentifiedImageError
+from tqdm import tqdm
+
+from dpaat.data.images import decode_image, decode_mask
+from dpaat.data.table import ImageTable
+from dpaat.errors import UserError
+
+# A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
+VERSION = 1
+CHUNK = 64
+
+T = TypeVar("T")
+
+
+def decode(
+    table: ImageTable, *, image_size: int, fit: str, cache_dir: Path | None = None, progress: bool = True
+) -> tuple[np.ndarray, list[str]]:
+    """Return all images of a table at one size, from the cache if they are there.
+
+    The contents are hashed each time, so that a changed file is never served from an old cache. Several
+    processes may do this at once: each writes a file of its own and renames it when complete.
+
+    Args:
+        table: the dataset.
+        image_size: side in pixels.
+        fit: "crop" or "squash".
+        cache_dir: default $DPAAT_CACHE, else ~/.cache/dpaat; safe to delete at any time.
+        progress: show progress bars for what takes longer than a second.
+
+    Returns:
+        images: (N, C, image_size, image_size) uint8, a read-only memory map.
+        digests: content digest of each row, hexadecimal.
+
+    Raises:
+        UserError: an unreadable image, or no room for the cache.
+    """
+    count = len(table)
+    digests = list(in_threads(lambda row: digest_row(table, row), count, "reading images", progress=progress))
+    shape = (count, table.channels, image_size, image_size)
+    key = hashlib.sha256(repr((VERSION, shape, fit, digests)).encode()).hexdigest()[:24]
+    folder = cache_dir or _default_folder()
+    path = folder / f"images-{image_size}-{fit}-{key}.npy"
+    cached = _open(path, shape)
+    if cached is None:
+        try:
+            _write(path, table, shape, fit, progress)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the image cache in {folder} ({error}); set DPAAT_CACHE to a folder with room"
+            ) from None
+        cached = _open(path, shape)
+    if cached is None:
+        raise UserError(f"the image cache {path} cannot be read back; set DPAAT_CACHE to another folder")
+    return cached, digests
+
+
+def decode_masks(table: ImageTable, rows: np.ndarray, *, image_size: int, fit: str) -> np.ndarray | None:
+    """Decode the lesion masks of some rows, see `PreparedData.masks`."""
+    read_mask = table.read_mask
+    if read_mask is None:
+        return None
+
+    def one(position: int) -> np.ndarray:
+        row = int(rows[position])
+        try:
+            encoded = read_mask(row)
+        except KeyError:
+            return np.zeros((image_size, image_size), bool)
+        except Exception as error:
+            raise _unreadable(table, row, error, "mask of ") from None
+        try:
+            return decode_mask(encoded, size=image_size, fit=fit)
+        except Exception as error:
+            raise _unreadable(table, row, error, "mask of ") from None
+
+    masks = np.zeros((len(rows), image_size, image_size), bool)
+    for position, mask in enumerate(in_threads(one, len(rows), "decoding masks", progress=False)):
+        masks[position] = mask
+    return masks
+
+
+def digest_row(table: ImageTable, row: int) -> str:
+    """Digest the content of one image: the file's bytes, or shape and pixels.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        content = table.read(row)
+    except Exception as error:  # disks, archives and networks fail in many ways
+        raise _unreadable(table, row, error) from None
+    if isinstance(content, bytes):
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+    header = f"{content.shape}{content.dtype}".encode()
+    return hashlib.blake2b(header + content.tobytes(), digest_size=16).hexdigest()
+
+
+def decode_row(table: ImageTable, row: int, *, image_size: int, fit: str) -> np.ndarray:
+    """Decode one image to (C, image_size, image_size) uint8.
+
+    Raises:
+        UserError: the image cannot be read, with the name of its file.
+    """
+    try:
+        return decode_image(table.read(row), size=image_size, fit=fit, channels=table.channels)
+    except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them stumble over
+        raise _unreadable(table, row, error) from None
+
+
+def in_threads(function: Callable[[int], T], count: int, description: str, *, progress: bool) -> Iterator[T]:
+    """Yield function(0), ..., function(count - 1) in order, computed by as many threads as there are cores."""
+
+    def chunk(start: int) -> list[T]:
+        return [function(row) for row in range(start, min(start + CHUNK, count))]
+
+    hide = None if progress else True  # None: hidden where stderr is no terminal
+    with (
+        ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool,
+        tqdm(total=count, desc=description, unit="img", disable=hide, delay=1, leave=False) as bar,
+    ):
+        try:
+            for results in pool.map(chunk, range(0, count, CHUNK)):
+                bar.update(len(results))
+                yield from results
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _unreadable(table: ImageTable, row: int, error: Exception, what: str = "") -> UserError:
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not an image in a known format"
+    else:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(
+        f"cannot read {what}{table.describe(row)}: {reason}; replace the file or take it out "
+        f"(`dpaat data check {table.spec}` lists all such files)"
+    )
+
+
+def _default_folder() -> Path:
+    chosen = os.environ.get("DPAAT_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dpaat"
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        images: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None  # absent, or cut short by a full disk: written anew
+    return images if images.shape == shape and images.dtype == np.uint8 else None
+
+
+def _write(path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, progress: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A memory map that outgrows the disk kills the process without a word, so room is looked for first.
+    needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+
+        def fill(row: int) -> None:
+            images[row] = decode_row(table, row, image_size=shape[-1], fit=fit)
+
+        for _ in in_threads(fill, shape[0], "decoding images", progress=progress):
+            pass
+        images.flush()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""Reading the CSV files that come with images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from dpaat.errors import UserError
+
+
+def read_text_table(path: Path, *, required: Iterable[str] = ()) -> pd.DataFrame:
+    """Read a comma- or tab-separated file with every cell as text, stripped; empty cells are "".
+
+    Raises:
+        UserError: unreadable, no rows, or a required column is missing.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            separator = "\t" if "\t" in file.readline() else ","
+            file.seek(0)
+            frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError) as error:  # pandas' parser errors and bad encodings are ValueErrors
+        raise UserError(f"cannot read {path} as CSV: {' '.join(str(error).split())}") from None
+    frame.columns = frame.columns.str.strip()
+    missing = [column for column in required if column not in frame]
+    if missing:
+        raise UserError(
+            f"{path}: no column {missing[0]!r} (columns found: {', '.join(frame.columns)}); add it or rename one"
+        )
+    if frame.empty:
+        raise UserError(f"{path}: no rows")
+    stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
+    return stripped.reset_index(drop=True)
+
+
+def metadata(frame: pd.DataFrame, names: dict[str, str]) -> dict[str, pd.Series]:
+    """Pick the columns kept for subgroup analysis.
+
+    Args:
+        frame: a table of text.
+        names: "age", "sex", "site", "source" to the column that holds it; columns not in the table are left out.
+
+    Returns:
+        `age` as float in years, NaN where unknown; the others as text, "unknown" where empty.
+    """
+    kept = {}
+    for name, column in names.items():
+        if column in frame:
+            text = frame[column]
+            kept[name] = (
+                pd.to_numeric(text, errors="coerce").astype(float)
+                if name == "age"
+                else text.mask(text == "", "unknown").astype(str)
+            )
+    return kept

@@ -1,0 +1,141 @@
+"""Batches for training and validation: whole batches at once, in an order that a resumed run finds again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dpaat.data import PreparedData
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Numbers within the split `(B,)`, uint8 images `(B, C, H, W)`, labels `(B,)`."""
+
+
+def key(*parts: object) -> int:
+    """Make a random seed of 63 bits from anything that can be printed, the same in every process."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class SplitDataset(Dataset[Batch]):
+    """One split of a dataset; it hands out whole batches of uint8 images.
+
+    Args:
+        data: the prepared dataset.
+        split: "train", "val" or "test".
+    """
+
+    def __init__(self, data: PreparedData, split: str) -> None:
+        self.rows = data.rows(split)
+        self.images = data.images
+        self.labels = torch.from_numpy(data.labels[self.rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Read a batch; see `Batch`."""
+        index = torch.as_tensor(np.asarray(positions))
+        images = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[index.numpy()]]))
+        return index, images, self.labels[index]
+
+
+class KeyedBatchSampler(Sampler[list[int]]):
+    """Batches of one epoch in an order that depends on (seed, epoch) alone.
+
+    The epoch is cut into batches of nearly equal size, none larger than asked for, so that no image is dropped and
+    no batch is left too small for BatchNorm. With several processes each takes its share of every batch.
+
+    Args:
+        labels: class of every sample `(N,)`; classes are drawn equally often if `balanced`.
+        batch_size: images per step, over all processes.
+        seed: of the run.
+        epoch: number of the epoch.
+        balanced: draw N samples with replacement, every class with the same chance.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        balanced: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        generator = torch.Generator().manual_seed(key(seed, epoch))
+        if balanced:
+            chance = 1 / torch.bincount(labels)[labels].double()
+            order = torch.multinomial(chance, len(labels), replacement=True, generator=generator)
+        else:
+            order = torch.randperm(len(labels), generator=generator)
+        batches = -(-len(labels) // batch_size)
+        self.batches = [part[rank::world_size].tolist() for part in np.array_split(order.numpy(), batches)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+class DataModule(L.LightningDataModule):
+    """The splits of a dataset for Lightning's Trainer, which must reload the training loader at every epoch.
+
+    Args:
+        data: the prepared dataset.
+        batch_size: images per step, over all processes.
+        seed: of the batch order.
+        balanced: draw every class equally often.
+        workers: loading processes.
+    """
+
+    def __init__(self, data: PreparedData, *, batch_size: int, seed: int, balanced: bool, workers: int) -> None:
+        super().__init__()
+        self.train, self.val = SplitDataset(data, "train"), SplitDataset(data, "val")
+        self.batch_size, self.seed, self.balanced, self.workers = batch_size, seed, balanced, workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Make the loader of the current epoch."""
+        assert self.trainer is not None
+        sampler = KeyedBatchSampler(
+            self.train.labels,
+            self.batch_size,
+            seed=self.seed,
+            epoch=self.trainer.current_epoch,
+            balanced=self.balanced,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return self._loader(self.train, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Make the loader of the validation split, in its own order."""
+        sampler = torch.utils.data.BatchSampler(range(len(self.val)), 2 * self.batch_size, drop_last=False)
+        return self._loader(self.val, batch_sampler=sampler)
+
+    def _loader(self, dataset: SplitDataset, batch_sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

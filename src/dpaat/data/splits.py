@@ -1,0 +1,196 @@
+"""Splits in which no lesion, near-duplicate or identical image stands on two sides."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from dpaat.data.table import SPLITS, ImageTable
+from dpaat.errors import UserError
+
+DEFAULT_FOLDS = 5
+VAL_FOLDS = 8
+
+
+def assign_splits(
+    table: ImageTable, *, seed: int, fold: str | None = None, digests: Sequence[str] | None = None
+) -> np.ndarray:
+    """Divide a table into train, val and test, about 70 : 10 : 20, stratified by class.
+
+    What belongs together (a group, a near-duplicate pair, identical images) stays together. Fold k of K is the test
+    split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
+    unless `fold` is given; if it has no val, that is cut out of train. The result depends on the data, the
+    seed and the fold, not on the order of rows. Without `fold`, a class of at least three groups is present in all
+    three splits where that is possible; with it, each group is tested in exactly one fold, and this is
+    ensured for train and val only.
+
+    Args:
+        table: N rows.
+        seed: seed of the shuffle.
+        fold: "k/K", k from 1 to K.
+        digests: content digest per row; rows that share one are kept together.
+
+    Returns:
+        (N,) of str.
+
+    Raises:
+        UserError: a malformed fold, or too few groups.
+    """
+    k, folds = parse_fold(fold) if fold is not None else (1, DEFAULT_FOLDS)
+    groups, order = _components(table, digests)
+    split = np.full(len(table), "train", dtype="<U5")
+    if "split" in table.frame and fold is None:
+        split[:] = table.frame["split"].to_numpy(dtype=str)
+        repaired: tuple[str, ...] = ()
+        if not (split == "val").any():
+            rest = order[split[order] == "train"]
+            split[_fold(table, groups, rest, VAL_FOLDS, 1, seed)] = "val"
+            repaired = ("val", "train")
+    else:
+        exact = fold is not None
+        split[_fold(table, groups, order, folds, k, seed, exact=exact)] = "test"
+        rest = order[split[order] == "train"]
+        split[_fold(table, groups, rest, VAL_FOLDS, 1, seed)] = "val"
+        repaired = ("val", "train") if exact else ("test", "val", "train")
+    _repair(split, table.labels, groups, order, repaired)
+    empty = [name for name in SPLITS if not (split == name).any()]
+    if empty:
+        raise UserError(
+            f"{table.spec}: the {' and '.join(empty)} split would be empty ({len(np.unique(groups))} independent "
+            "groups of images); add images, or give a file of splits"
+        )
+    return split
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """Read "k/K".
+
+    Raises:
+        UserError: anything else, K below 2, or k outside 1..K.
+    """
+    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
+    k, folds = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= k <= folds or folds < 2:
+        raise UserError(f"fold {text!r}: write k/K with 1 <= k <= K and K at least 2, such as 1/5")
+    return k, folds
+
+
+def export_splits(path: Path, ids: Iterable[str], split: Iterable[str]) -> None:
+    """Write a CSV file with the columns `id` and `split`."""
+    pd.DataFrame({"id": list(ids), "split": list(split)}).to_csv(path, index=False)
+
+
+def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Read the split of each id from a file written by `export_splits`; further ids in it do not matter.
+
+    Returns:
+        (N,) of str, in the order of `ids`.
+
+    Raises:
+        UserError: no such file, a missing column, an unknown split, or an id that is absent or repeated.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read splits from {path}: {error}") from None
+    for column in ("id", "split"):
+        if column not in frame:
+            raise UserError(f"{path}: no column {column!r}; a file of splits has the columns id,split")
+    wrong = sorted(set(frame["split"]) - set(SPLITS))
+    if wrong:
+        raise UserError(f"{path}: unknown split {wrong[0]!r}; use train, val or test")
+    if frame["id"].duplicated().any():
+        raise UserError(f"{path}: id {frame['id'][frame['id'].duplicated()].iloc[0]!r} is listed twice")
+    known = dict(zip(frame["id"], frame["split"], strict=True))
+    absent = [name for name in map(str, ids) if name not in known]
+    if absent:
+        raise UserError(f"{path}: no split for {len(absent)} of {len(ids)} images, the first is {absent[0]!r}")
+    return np.array([known[str(name)] for name in ids], dtype="<U5")
+
+
+def leaks(table: ImageTable, split: np.ndarray, digests: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """Find images in different splits that should share one.
+
+    Returns:
+        (id, id, reason) for each near-duplicate pair across splits, and for each group and each set of
+        identical images one pair per further split that it reaches.
+    """
+    ids = table.ids
+    side = dict(zip(ids.tolist(), split.tolist(), strict=True))
+    found = [(a, b, "near-duplicates") for a, b in table.near_duplicates if side[a] != side[b]]
+    keys = {"same group": table.frame["group"].tolist(), "identical images": list(digests or ())}
+    for reason, values in keys.items():
+        first: dict[str, dict[str, str]] = {}
+        for value, name in zip(values, ids.tolist(), strict=False):
+            sides = first.setdefault(value, {})
+            if side[name] not in sides:
+                if sides:
+                    found.append((next(iter(sides.values())), name, reason))
+                sides[side[name]] = name
+    return found
+
+
+def _components(table: ImageTable, digests: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Number the sets of rows that belong together, and give the rows in an order that is the data's own."""
+    count = len(table)
+    row = {name: number for number, name in enumerate(table.ids.tolist())}
+    edges = [(row[a], row[b]) for a, b in table.near_duplicates]
+    for values in (table.frame["group"].tolist(), digests or ()):
+        first: dict[str, int] = {}
+        edges += [(first.setdefault(value, number), number) for number, value in enumerate(values)]
+    ends = np.array(edges, dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends), dtype=np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    order = np.argsort(table.ids, kind="stable")
+    _, start, inverse = np.unique(component[order], return_index=True, return_inverse=True)
+    # Components are renumbered by their first id, since scipy's numbers follow the rows.
+    groups = np.empty(count, dtype=np.int64)
+    groups[order] = np.argsort(np.argsort(start))[inverse]
+    return groups, order
+
+
+def _fold(
+    table: ImageTable, groups: np.ndarray, rows: np.ndarray, folds: int, k: int, seed: int, *, exact: bool = False
+) -> np.ndarray:
+    """Return the rows of fold k; fewer folds than asked for are made of a set too small, unless `exact`."""
+    y, g = table.labels[rows], groups[rows]
+    count = len(np.unique(g))
+    possible = min(int(np.bincount(y).max(initial=0)), count)
+    if possible < (folds if exact else 2):
+        raise UserError(
+            f"{table.spec}: too few images to split ({count} independent groups, at most {possible} folds); add "
+            "images or give a file of splits"
+        )
+    folds = min(folds, possible)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        if count == len(g):  # the same aim, but quick for 100,000 rows
+            single = StratifiedKFold(folds, shuffle=True, random_state=seed)
+            parts = [test for _, test in single.split(np.zeros(len(rows)), y)]
+        else:
+            grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+            parts = [test for _, test in grouped.split(np.zeros(len(rows)), y, g)]
+    return np.asarray(rows[parts[k - 1]])
+
+
+def _repair(
+    split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np.ndarray, names: tuple[str, ...]
+) -> None:
+    """Move the smallest group of a rare class, in place, into each of the named splits that lacks the class."""
+    sizes = np.bincount(groups)
+    for label in np.unique(labels):
+        for name in names:
+            rows = order[labels[order] == label]
+            holders = {other: np.unique(groups[rows[split[rows] == other]]) for other in names}
+            donor = max(names, key=lambda other: len(holders[other]))
+            if name in holders and not len(holders[name]) and len(holders[donor]) > 1:
+                moved = holders[donor][np.argmin(sizes[holders[donor]])]
+                split[groups == moved] = name

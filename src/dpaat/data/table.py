@@ -1,0 +1,83 @@
+"""The one form in which every dataset reaches the rest of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dpaat.errors import UserError
+
+SPLITS = ("train", "val", "test")
+MIN_CLASSES, MAX_CLASSES = 2, 100
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """Images that are still encoded, with their labels and what is known about them.
+
+    Attributes:
+        name: the kind of dataset, such as "ham10000".
+        spec: the dataset as the user wrote it.
+        frame: one row per image, RangeIndex. Columns `id` (unique str), `label` (int, an index of
+            `classes`), `group` (str; images of one group never stand in two splits); where known also
+            `split` ("train", "val" or "test"), `age` (float, years), `sex`, `site`, `source` (str).
+        classes: class names, in the order of the labels.
+        channels: 1 for grey images, 3 for RGB.
+        read: row number to the bytes of an encoded image, or a uint8 array (H, W) or (H, W, C). It is
+            called from several threads at once.
+        describe: row number to the name a message should show.
+        read_mask: row number to the lesion mask in the same forms, nonzero inside the lesion; raises
+            KeyError for a row without one. None for a dataset without masks.
+        near_duplicates: pairs of ids that must stay in one split.
+        licence: terms of use of the data.
+        citation: what to cite.
+        synthetic: whether the images are generated, which every output has to say.
+    """
+
+    name: str
+    spec: str
+    frame: pd.DataFrame
+    classes: tuple[str, ...]
+    channels: int
+    read: Callable[[int], bytes | np.ndarray]
+    describe: Callable[[int], str]
+    read_mask: Callable[[int], bytes | np.ndarray] | None = None
+    near_duplicates: tuple[tuple[str, str], ...] = ()
+    licence: str = ""
+    citation: str = ""
+    synthetic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Image ids, (N,) of str."""
+        return self.frame["id"].to_numpy(dtype=str)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class numbers, (N,) int64."""
+        return self.frame["label"].to_numpy(dtype=np.int64)
+
+
+def validate(table: ImageTable) -> ImageTable:
+    """Return the table unchanged if it can be learned from.
+
+    Raises:
+        UserError: no images, fewer than 2 or more than 100 classes, or an id given twice.
+    """
+    if not len(table):
+        raise UserError(f"{table.spec}: no images")
+    if not MIN_CLASSES <= len(table.classes) <= MAX_CLASSES:
+        raise UserError(
+            f"{table.spec}: {len(table.classes)} class(es); between {MIN_CLASSES} and {MAX_CLASSES} are supported"
+        )
+    repeated = table.frame["id"].duplicated()
+    if repeated.any():
+        first = table.frame["id"][repeated].iloc[0]
+        raise UserError(f"{table.spec}: image {first!r} is listed twice ({repeated.sum()} such rows); remove them")
+    return table

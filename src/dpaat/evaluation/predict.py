@@ -1,0 +1,123 @@
+"""Class probabilities for new images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from dpaat.data import load_table
+from dpaat.data.cache import in_threads
+from dpaat.data.files import images_below
+from dpaat.data.images import decode_image
+from dpaat.errors import UserError
+from dpaat.evaluation.metrics import require_finite
+from dpaat.evaluation.run import resolve_device
+from dpaat.runs import open_run
+
+Read = Callable[[int], "bytes | np.ndarray"]
+
+
+def predict(
+    run: Path,
+    images: Sequence[str | Path] | str,
+    out: Path,
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Classify images with a trained run and write a CSV file.
+
+    Columns: `file`, `predicted` (a class name), and `probability_<class>` for each class of the run. Images are made
+    square and resized as the run's own were, and read as grey or RGB, whichever the run was trained on.
+
+    Args:
+        run: the run folder.
+        images: image files and folders of them, or one dataset spec such as "ham10000:DIR".
+        out: the CSV file to write.
+        batch_size: images per batch.
+        device: "auto", "cpu", "cuda", ...
+        progress: show a progress bar with the time left on stderr.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: no run, no images, an unreadable image, or an output that cannot be written.
+    """
+    opened = open_run(run)
+    if batch_size < 1:
+        raise UserError(f"batch size: {batch_size} must be at least 1")
+    _check_output(out)
+    names, read = _from_spec(images) if isinstance(images, str) else _from_paths(images)
+    target = resolve_device(device)
+    model = opened.load_model(device=target)
+    size, fit, channels = opened.config.image_size, opened.config.fit, int(opened.info["channels"])
+
+    def decode(row: int) -> np.ndarray:
+        try:
+            return decode_image(read(row), size=size, fit=fit, channels=channels)
+        except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
+
+    parts = []
+    with tqdm(total=len(names), desc="predicting", unit="img", disable=not progress) as bar:
+        for first in range(0, len(names), batch_size):
+            rows = range(first, min(first + batch_size, len(names)))
+            with torch.inference_mode():
+                logits = model(torch.from_numpy(_stack(decode, rows)).to(target).float() / 255)
+            parts.append(logits.double().softmax(dim=1).cpu())
+            bar.update(len(rows))
+    probabilities = torch.cat(parts)
+    require_finite(probabilities)
+    return _write(out, names, probabilities.numpy(), list(opened.info["classes"]))
+
+
+def _stack(decode: Callable[[int], np.ndarray], rows: range) -> np.ndarray:
+    return np.stack(list(in_threads(lambda position: decode(rows[position]), len(rows), "", progress=False)))
+
+
+def _from_spec(spec: str) -> tuple[list[str], Read]:
+    table = load_table(spec)
+    return [table.describe(row) for row in range(len(table))], table.read
+
+
+def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read]:
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such image or folder")
+        found = list(images_below(path)) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"{path}: no images in this folder")
+        files += found
+    if not files:
+        raise UserError("give at least one image or folder of images")
+    return [str(file) for file in files], lambda row: files[row].read_bytes()
+
+
+def _check_output(out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a CSV file")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder")
+
+
+def _write(out: Path, names: list[str], probabilities: np.ndarray, classes: list[str]) -> Path:
+    frame = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
+    frame.insert(0, "file", names)
+    frame.insert(1, "predicted", [classes[k] for k in probabilities.argmax(axis=1)])
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    return out

@@ -1,0 +1,61 @@
+"""Tables of what can be named on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dpaat.errors import unknown
+from dpaat.radii import format_radius
+
+
+def listing(what: str, containing: str = "") -> RenderableType:
+    """Make the list of methods, models or attacks.
+
+    Args:
+        what: "methods", "models" or "attacks".
+        containing: only names that contain this.
+
+    Raises:
+        UserError: nothing of that name can be listed.
+    """
+    kinds = {"methods": _methods, "models": _models, "attacks": _attacks}
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    return kinds[what](containing)
+
+
+def _methods(containing: str) -> RenderableType:
+    from dpaat.methods import METHODS
+
+    table = Table("method", "what it does", "cost per step", "eps", "clean weight", box=None, pad_edge=False)
+    options: list[Text] = []
+    for info in METHODS.values():
+        if containing not in info.name:
+            continue
+        radius = format_radius(info.eps) if info.adversarial else ""
+        table.add_row(info.name, info.description, info.cost, radius, f"{info.clean_weight:g}" if radius else "")
+        if info.options:
+            defaults = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(info.options))
+            options.append(Text(f"--options of {info.name}: {defaults}"))
+    return Group(table, Text("F: one forward pass; K: attack steps"), *options)
+
+
+def _models(containing: str) -> RenderableType:
+    import timm
+
+    names = [name for name in timm.list_models() if containing in name]
+    return Text("\n".join([*names, f"{len(names)} models of timm; those without convolutions are not meant"]))
+
+
+def _attacks(containing: str) -> RenderableType:
+    from dpaat.attacks import ATTACKS, NORMS
+
+    table = Table("attack", "what it does", "cost per image", "norms", box=None, pad_edge=False)
+    for info in ATTACKS.values():
+        if containing in info.name:
+            table.add_row(info.name, info.description, info.cost, ", ".join(NORMS))
+    return Group(table, Text("F: one forward pass; K: steps"))

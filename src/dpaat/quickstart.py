@@ -1,0 +1,84 @@
+"""Everything once: three methods on the same images, evaluated alike, in one table and one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from dpaat.config import TrainConfig
+from dpaat.errors import UserError
+
+METHODS = ("standard", "pgd", "dpaat")
+RADII = (2 / 255, 4 / 255, 8 / 255)
+STEPS = 20
+
+
+def settings(data: str, method: str, epochs: int, seed: int) -> TrainConfig:
+    """The small training run that quickstart makes for a method."""
+    return TrainConfig(
+        data=data,
+        image_size=32,
+        model="test_resnet",
+        stem="original",
+        method=method,
+        steps=5,
+        epochs=epochs,
+        batch_size=64,
+        optimizer="adamw",
+        lr=5e-3,
+        val_eps="2/255,4/255,8/255",
+        val_steps=5,
+        seed=seed,
+        accelerator="cpu",
+    )
+
+
+def quickstart(
+    *, data: str, out: Path | None, epochs: int | None, seed: int, console: Console, progress: bool = True
+) -> Path:
+    """Train, evaluate and report on three methods.
+
+    Args:
+        data: dataset spec.
+        out: folder to make; default the first free `runs/quickstart`, `runs/quickstart-2`, ...
+        epochs: passes over the training set; default 20.
+        seed: of everything random.
+        console: where to print.
+        progress: show progress bars.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: bad input, or an `out` that already holds something.
+    """
+    from dpaat.evaluation import comparison_table, evaluate_run
+    from dpaat.report import write_report
+    from dpaat.training import train
+
+    out = _free_folder(Path("runs/quickstart")) if out is None else out
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: already holds something; choose another --out")
+    documents = {}
+    for method in METHODS:
+        run = train(
+            settings(data, method, epochs or 20, seed),
+            out / method,
+            command=f"dpaat quickstart --data {data} --seed {seed}" + (f" --epochs {epochs}" if epochs else ""),
+            console=console,
+        )
+        documents[method] = evaluate_run(run, steps=STEPS, eps=RADII, device="cpu", progress=progress)
+    report = write_report([out / method for method in METHODS], out / "report.html")
+    console.print()
+    console.print(comparison_table(documents))
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    return report
+
+
+def _free_folder(first: Path) -> Path:
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder

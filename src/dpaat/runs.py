@@ -1,0 +1,191 @@
+"""The run folder: the only contract between training, evaluation and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import dpaat
+from dpaat.config import TrainConfig
+from dpaat.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dpaat.data import PreparedData
+
+SCHEMA_VERSION = 1
+CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
+BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run on disk.
+
+    Attributes:
+        path: the run folder.
+        config: the completed configuration it was trained with.
+        info: what was known at the start and at the end: classes, data fingerprint, versions, status.
+    """
+
+    path: Path
+    config: TrainConfig
+    info: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint with the best validation score."""
+        return self.path / BEST
+
+    @property
+    def checkpoint_digest(self) -> str:
+        """16 hex digits that identify the weights."""
+        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
+    def load_model(self, device: str = "cpu") -> nn.Module:
+        """Build the network and load the best weights; no code from the file is run.
+
+        Returns:
+            A module in eval mode that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+
+        Raises:
+            UserError: the checkpoint cannot be read or is not of this run's model.
+        """
+        import torch
+
+        from dpaat.models import build_model, read_weights
+
+        model = build_model(
+            self.config.model,
+            num_classes=len(self.info["classes"]),
+            channels=self.info["channels"],
+            image_size=self.config.image_size,
+            stem=self.config.stem,
+        )
+        state = read_weights(self.checkpoint)
+        prefix = "ema.module." if self.config.ema_decay else "model."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError:
+            raise UserError(f"{self.checkpoint}: not weights of {self.config.model!r}, which {CONFIG} names") from None
+        return model.to(device=torch.device(device)).eval()
+
+    def prepare(self, *, progress: bool = True) -> PreparedData:
+        """Load the data that the run was trained on, split as then.
+
+        Raises:
+            UserError: the data are not there, or are not the same as then.
+        """
+        from dpaat.data import prepare
+
+        config = self.config
+        data = prepare(
+            config.data,
+            image_size=config.image_size,
+            fit=config.fit,
+            splits=self.path / SPLITS,
+            progress=progress,
+        )
+        if data.fingerprint != self.info["fingerprint"]:
+            raise UserError(
+                f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "
+                f"which {self.path} was trained; the data have changed since"
+            )
+        return data
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder for reading.
+
+    Raises:
+        UserError: not a run folder, of a newer schema, or without a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run folder")
+    if not (path / INFO).is_file() or not (path / CONFIG).is_file():
+        raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
+    info = read_json(path / INFO)
+    if info.get("schema_version", 0) > SCHEMA_VERSION:
+        raise UserError(f"{path / INFO}: written by a newer version of dpaat ({info.get('dpaat_version')})")
+    run = Run(path, read_config(path / CONFIG), info)
+    if not run.checkpoint.is_file():
+        raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
+    return run
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a `config.yaml`.
+
+    Raises:
+        UserError: not readable, or with fields that do not exist.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TrainConfig(**values)
+    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a configuration ({str(error).splitlines()[0]})") from None
+
+
+def write_config(path: Path, config: TrainConfig) -> None:
+    """Write every field of a configuration, in its order."""
+    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    write_text(path, text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: not readable as such.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object; a reader never sees half of it."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What every result carries: schema, versions, device."""
+    import torch
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dpaat_version": dpaat.__version__,
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "device": device_name(device),
+    }
+
+
+def device_name(device: str) -> str:
+    """Name a device for people, such as "cpu (x86_64, 2 threads)"."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"

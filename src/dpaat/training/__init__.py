@@ -1,0 +1,307 @@
+"""Train a classifier into a run folder; the loop itself is Lightning's."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from dpaat.config import TrainConfig, complete
+from dpaat.data import PreparedData, prepare
+from dpaat.data.loading import DataModule
+from dpaat.data.splits import export_splits
+from dpaat.errors import UserError, unknown
+from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods.base import LearnLoss
+from dpaat.models import build_model
+from dpaat.runs import (
+    BEST,
+    CONFIG,
+    INFO,
+    LAST,
+    SPLITS,
+    provenance,
+    read_config,
+    read_json,
+    write_config,
+    write_json,
+)
+from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
+from dpaat.training.module import TrainingModule
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    cache_dir: Path | None = None,
+    command: str = "",
+    console: Console | None = None,
+) -> Path:
+    """Train a classifier and leave a run folder.
+
+    Args:
+        config: what to train on what.
+        out: the run folder to make.
+        resume: go on with the run in `out`, by the configuration that stands there.
+        stop_after: end this call after so many epochs; the run can then be resumed.
+        cache_dir: where decoded images are kept.
+        command: the command line, noted in the run folder.
+        console: where to print; None for silence.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: bad input, or an `out` that already holds something.
+    """
+    out = Path(out)
+    resuming = resume and (out / LAST).is_file()
+    if resuming:
+        config = read_config(out / CONFIG)
+        if read_json(out / INFO).get("status") == "finished":
+            _say(console, f"{out}: already finished, nothing to resume")
+            return out
+    elif resume and (out / CONFIG).is_file():
+        config = read_config(out / CONFIG)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
+    config = complete(config)
+    _check_trainer_options(config.trainer)
+    if stop_after is not None and stop_after < 1:
+        raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
+
+    own_splits = out / SPLITS if (out / SPLITS).is_file() else None
+    given_splits = Path(config.splits) if config.splits else None
+    data = prepare(
+        config.data,
+        image_size=config.image_size,
+        fit=config.fit,
+        seed=config.seed,
+        fold=None if own_splits else config.fold,
+        splits=own_splits or given_splits,
+        cache_dir=cache_dir,
+        progress=console is not None,
+    )
+    for split in ("train", "val"):
+        if not len(data.rows(split)):
+            raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
+    module = _build(config, data, from_checkpoint=resuming)
+    info = _describe(config, data, command)
+    if not resuming:
+        _make_folder(out, config, info, data)
+    _say(console, _headline(config, data, module))
+
+    seconds = time.perf_counter()
+    trainer = _make_trainer(config, out, data, stop_after, console)
+    datamodule = DataModule(
+        data,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        balanced=config.imbalance == "sampler",
+        workers=config.workers,
+    )
+    with _quiet():
+        trainer.fit(module, datamodule, ckpt_path=str(out / LAST) if resuming else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        finished = trainer.current_epoch >= config.epochs
+        checkpoint = trainer.checkpoint_callbacks[0]
+        assert isinstance(checkpoint, ModelCheckpoint)
+        score = checkpoint.best_model_score
+        info |= {
+            "status": "finished" if finished else "stopped",
+            "epochs_done": trainer.current_epoch,
+            "best_score": None if score is None else float(score),
+            "device": provenance(str(trainer.strategy.root_device))["device"],
+        }
+        write_json(out / INFO, info)
+        _say(console, _closing(out, config, info, time.perf_counter() - seconds))
+    return out
+
+
+def learning_loss(imbalance: str, labels: Tensor, num_classes: int) -> LearnLoss:
+    """Make the loss to learn from, per sample, with the class sizes taken into account.
+
+    Args:
+        imbalance: "none", "sampler" (the batches are balanced instead), "weights" (by the inverse square root of
+            the class size, mean 1 over the images), or "balanced-softmax" (cross-entropy of the logits plus the log
+            class sizes; Ren et al., NeurIPS 2020, arXiv 2007.10740, eq. 4).
+        labels: training labels `(N,)`.
+        num_classes: K.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1).float()
+    shift = counts.log() if imbalance == "balanced-softmax" else torch.zeros(num_classes)
+    weight = counts.rsqrt() if imbalance == "weights" else torch.ones(num_classes)
+    weight = weight / weight[labels].mean()
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        each = F.cross_entropy(logits.float() + shift.to(logits.device), y, reduction="none")
+        return weight.to(logits.device)[y] * each
+
+    return loss
+
+
+def _build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:
+    method = find_method(config.method)
+    labels = torch.from_numpy(data.labels[data.rows("train")])
+    setting = Setting(
+        labels=labels,
+        num_classes=len(data.classes),
+        epochs=config.epochs,
+        learn_loss=learning_loss(config.imbalance, labels, len(data.classes)),
+        eps=config.radius,
+        steps=config.steps,
+        norm=config.norm,
+        clean_weight=float(config.clean_weight or 0.0),
+    )
+    objective = build_method(method, setting, config.options)
+    L.seed_everything(config.seed, verbose=False)
+    model = build_model(
+        config.model,
+        num_classes=len(data.classes),
+        channels=data.table.channels,
+        image_size=config.image_size,
+        stem=config.stem,
+        weights=Path(config.weights) if config.weights and not from_checkpoint else None,
+        pretrained=config.pretrained and not from_checkpoint,
+    )
+    return TrainingModule(config, model, objective, data.classes, method.adversarial)
+
+
+def _make_trainer(
+    config: TrainConfig, out: Path, data: PreparedData, stop_after: int | None, console: Console | None
+) -> L.Trainer:
+    train_rows = data.rows("train")
+    class_names = np.array(data.classes)[data.labels[train_rows]]
+    folder = out / Path(BEST).parent
+    every_epoch: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    callbacks: list[L.Callback] = [
+        EpochLog(out, data.ids[train_rows], class_names, console),
+        ModelCheckpoint(filename=Path(BEST).stem, monitor="val/score", mode="max", save_top_k=1, **every_epoch),
+        ModelCheckpoint(filename=Path(LAST).stem, **every_epoch),
+    ]
+    show_bar = console is not None and console.is_terminal
+    if show_bar:
+        callbacks.append(EpochBar())
+    if stop_after is not None:
+        callbacks.append(StopAfter(stop_after))
+    options: dict[str, Any] = {
+        "max_epochs": config.epochs,
+        "precision": config.precision,
+        "accelerator": config.accelerator,
+        "devices": config.devices,
+        "num_nodes": config.num_nodes,
+        "strategy": config.strategy,
+        "logger": TensorBoardLogger(out, name="", version="tensorboard"),
+        "callbacks": callbacks,
+        "enable_progress_bar": show_bar,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "reload_dataloaders_every_n_epochs": 1,
+        "use_distributed_sampler": False,
+        "inference_mode": False,
+    }
+    try:
+        with _quiet():
+            return L.Trainer(**options | config.trainer)
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"Lightning refuses these options: {str(error).splitlines()[0]}") from None
+
+
+def _check_trainer_options(options: dict[str, Any]) -> None:
+    known = inspect.signature(L.Trainer).parameters
+    ours = {"max_epochs", "callbacks", "logger", "reload_dataloaders_every_n_epochs", "use_distributed_sampler"}
+    for name in options:
+        if name not in known:
+            raise unknown("Trainer option", name, set(known) - ours)
+        if name in ours or hasattr(TrainConfig, name):
+            raise UserError(f"trainer.{name}: is set by dpaat itself; see `dpaat train --help`")
+
+
+def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str, Any]:
+    counts = {
+        split: {name: int((data.labels[data.rows(split)] == label).sum()) for label, name in enumerate(data.classes)}
+        for split in ("train", "val", "test")
+    }
+    table = data.table
+    return {
+        **provenance("cpu"),
+        "status": "running",
+        "command": command,
+        "data": table.name,
+        "fingerprint": data.fingerprint,
+        "synthetic": table.synthetic,
+        "licence": table.licence,
+        "citation": table.citation,
+        "classes": list(data.classes),
+        "channels": table.channels,
+        "train_counts": counts["train"],
+        "split_counts": counts,
+        "method": config.method,
+        "model": config.model,
+        "seed": config.seed,
+    }
+
+
+def _make_folder(out: Path, config: TrainConfig, info: dict[str, Any], data: PreparedData) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        export_splits(out / SPLITS, data.ids, data.split)
+        write_json(out / INFO, info)
+        write_config(out / CONFIG, config)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def _headline(config: TrainConfig, data: PreparedData, module: TrainingModule) -> str:
+    sizes = " / ".join(f"{len(data.rows(split)):,}" for split in ("train", "val", "test"))
+    parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
+    note = " (synthetic images)" if data.table.synthetic else ""
+    attack = f", eps {config.eps}, {config.steps} steps, {config.norm}" if config.eps else ""
+    return (
+        f"{config.method}: {config.model} ({parameters:.1f} M parameters) on {data.table.name}{note}, "
+        f"{len(data.classes)} classes, {sizes} images for training / validation / test, "
+        f"{config.image_size} px{attack}, seed {config.seed}"
+    )
+
+
+def _closing(out: Path, config: TrainConfig, info: dict[str, Any], seconds: float) -> str:
+    score = info["best_score"]
+    best = f", best validation score {score:.1%}" if score is not None else ""
+    state = "finished" if info["status"] == "finished" else f"stopped after epoch {info['epochs_done']}/{config.epochs}"
+    return f"{state} in {seconds:.0f} s{best}; run folder: {out}"
+
+
+def _say(console: Console | None, text: str) -> None:
+    if console is not None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements and hints about loader workers off the terminal."""
+    with warnings.catch_warnings():
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield

@@ -1,0 +1,186 @@
+"""One training run as Lightning sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
+from torch import Tensor
+from torch.nn import functional as F
+
+from dpaat.attacks import pgd
+from dpaat.config import TrainConfig
+from dpaat.data.augment import augment
+from dpaat.data.loading import Batch, key
+from dpaat.evaluation.metrics import classification_metrics
+from dpaat.methods import Method, Visit
+from dpaat.models import Classifier
+from dpaat.perturbation import AdaptivePerturbation
+from dpaat.radii import format_radius
+
+
+class TrainingModule(L.LightningModule):
+    """Model and method together; everything that a resumed run needs is in its `state_dict`.
+
+    Args:
+        config: the completed configuration.
+        model: the classifier.
+        method: the training objective, with its state.
+        classes: class names.
+        adversarial: whether the best epoch is chosen by robust scores.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: Classifier, method: Method, classes: tuple[str, ...], adversarial: bool
+    ) -> None:
+        super().__init__()
+        self.config, self.classes, self.adversarial = config, classes, adversarial
+        self.model = model.to(memory_format=torch.channels_last)
+        self.method = method
+        self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self.epoch_scores: dict[str, float] = {}
+        self._outputs: dict[float, list[Tensor]] = {}
+        self._labels: list[Tensor] = []
+        self._visit: Visit | None = None
+
+    @property
+    def evaluated(self) -> Classifier:
+        """The network that is validated and used later: the averaged one where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def perturbation(self) -> AdaptivePerturbation | None:
+        """The per-sample state of a method that has one."""
+        return getattr(self.method, "perturbation", None)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Make the optimizer and the learning rate of every step."""
+        config = self.config
+        optimizer = create_optimizer_v2(
+            self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        if config.schedule == "one-cycle":
+            scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=config.lr, total_steps=total, pct_start=0.25
+            )
+        else:
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # --- training
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums, kept on the device so that no step waits for them."""
+        self._train_sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key all randomness of the step (augmentation, dropout) by seed and step, so that a resumed run repeats it."""
+        torch.manual_seed(key(self.config.seed, self.global_step, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Augment, attack and learn; the method decides how."""
+        index, images, y = batch
+        x = augment(images.float() / 255, self.config.augmentations)
+        x = x.contiguous(memory_format=torch.channels_last)
+        visit = self.method(self.model, index, x, y)
+        correct = (visit.logits.argmax(1) == y).sum()
+        self._train_sums += torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)])
+        self._visit = visit
+        loss: Tensor = visit.loss
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Show the visit to the method's state, and average the weights."""
+        assert self._visit is not None
+        self.method.after_step(self._visit)
+        self._visit = None
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.global_step)
+
+    def train_scores(self) -> dict[str, float]:
+        """Mean loss and accuracy of the epoch so far, on the views that were learned from."""
+        loss, correct, count = self._train_sums.tolist()
+        return {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
+
+    # --- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._outputs = {radius: [] for radius in (0.0, *self.config.val_radii)}
+        self._labels = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Attack at growing radii, only what still stands; a fallen image keeps the outputs with which it fell."""
+        _, images, y = batch
+        x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+        model = self.evaluated
+        logits = model(x).float()
+        self._outputs[0.0].append(logits)
+        self._labels.append(y)
+        for radius in self.config.val_radii:
+            standing = (logits.argmax(1) == y).nonzero()[:, 0]
+            logits = logits.clone()
+            if len(standing):
+                x_adv = pgd(
+                    model, x[standing], y[standing], eps=radius, steps=self.config.val_steps, norm=self.config.norm
+                )
+                logits[standing] = model(x_adv).float()
+            self._outputs[radius].append(logits)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the epoch and publish the score by which the best checkpoint is chosen."""
+        labels = torch.cat(self._labels).cpu()
+        scores: dict[str, float] = {}
+        balanced = []
+        for radius, outputs in self._outputs.items():
+            logits = torch.cat(outputs).double().cpu()
+            metrics = classification_metrics(logits.softmax(1), labels, self.classes)
+            at = f"@{format_radius(radius)}" if radius else ""
+            robust = "robust_" if radius else ""
+            if not radius:
+                scores["val/loss"] = float(F.cross_entropy(logits, labels))
+                scores["val/auroc"] = float("nan") if metrics["auroc"] is None else metrics["auroc"]
+            for name, value in (
+                ("accuracy", metrics["accuracy"]),
+                ("balanced_accuracy", metrics["balanced_accuracy"]),
+                ("map", metrics["map"]),
+            ):
+                scores[f"val/{robust}{name}{at}"] = value
+            balanced.append(metrics["balanced_accuracy"])
+        select = self.config.select
+        if select == "auto":
+            select = "robust-balanced-accuracy" if self.adversarial else "balanced-accuracy"
+        scores["val/score"] = {
+            "balanced-accuracy": balanced[0],
+            "robust-balanced-accuracy": sum(balanced) / len(balanced),
+            "auroc": scores["val/auroc"],
+        }[select]
+        self.epoch_scores = scores
+        self.log("val/score", scores["val/score"], sync_dist=False)
+
+    def perturbation_scores(self) -> dict[str, float]:
+        """Where the sizes stand: quantiles, shares at both ends, means and criterion per class."""
+        state = self.perturbation
+        if state is None:
+            return {}
+        eps = state.eps.cpu().double()
+        scores = {"eps/mean": float(eps.mean())}
+        for share in (10, 50, 90):
+            scores[f"eps/q{share}"] = float(eps.quantile(share / 100))
+        scores["eps/share_zero"] = float((eps == 0).double().mean())
+        scores["eps/share_max"] = float((eps >= self.config.radius * (1 - 1e-6)).double().mean())
+        by_class = pd.Series(eps.numpy()).groupby(self.method.setting.labels.numpy())
+        per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in (10, 50, 90)}
+        for kind, values in per_class.items():
+            for label, name in enumerate(self.classes):
+                scores[f"eps/{kind}/{name}"] = float(values.get(label, float("nan")))
+        criterion = state.criterion.tolist()
+        names = self.classes if len(criterion) > 1 else ("all",)
+        scores |= {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
+        return scores

@@ -1,0 +1,46 @@
+import io
+
+from rich.console import Console
+
+from data_makers import jpeg, make_ham, write_csv
+from dpaat.data.check import check
+
+
+def run(spec, **options):
+    console = Console(file=io.StringIO(), width=300)
+    problems = check(spec, console=console, **options)
+    return problems, console.file.getvalue()
+
+
+def test_a_sound_set(tmp_path):
+    problems, text = run(f"ham10000:{make_ham(tmp_path / 'd')}")
+    assert problems == 0
+    assert "94 RGB images, 70 groups, 7 classes" in text
+    assert "no problems" in text
+    assert "akiec" in text
+
+
+def test_every_unreadable_file_is_listed(tmp_path):
+    folder = make_ham(tmp_path / "d")
+    for number in range(25):
+        path = folder / "HAM10000_images_part_1" / f"ISIC_{number:07d}.jpg"
+        path.write_bytes(path.read_bytes()[:-200])
+    problems, text = run(f"ham10000:{folder}")
+    assert problems == 25
+    assert all(f"ISIC_{number:07d}.jpg" in text for number in range(25))
+    assert "ISIC_0000025.jpg" not in text
+
+
+def test_leaks_and_contrary_labels_are_problems(tmp_path):
+    rows = []
+    for number in range(20):
+        (tmp_path / f"[b]{number}.jpg").write_bytes(jpeg(0 if number < 2 else number))
+        split = ("train", "val", "test")[number % 3]
+        rows.append({"path": f"[b]{number}.jpg", "label": "xy"[number % 2], "group": number // 2, "split": split})
+    problems, text = run(f"csv:{write_csv(tmp_path / 'list.csv', rows)}")
+    assert "[b]0.jpg = [b]1.jpg" in text
+    assert "[b]0.jpg and [b]1.jpg: identical images" in text
+    assert "[b]2.jpg and [b]3.jpg: same group" in text
+    assert problems == 10 + 1 + 1
+    problems, _ = run(f"csv:{tmp_path / 'list.csv'}", fold="1/2")
+    assert problems == 1

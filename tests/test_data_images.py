@@ -1,0 +1,180 @@
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_makers import array_table, half_mask, jpeg
+from dpaat.data import cache as cache_module
+from dpaat.data.cache import decode
+from dpaat.data.images import decode_image, decode_mask
+from dpaat.errors import UserError
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rgb(data, size=8, fit="crop", channels=3):
+    return decode_image(data, size=size, fit=fit, channels=channels)
+
+
+def test_crop_takes_the_central_square_and_squash_all():
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30] = 200
+    assert (rgb(encode(Image.fromarray(pixels)), size=20) == 200).all()
+    squashed = rgb(encode(Image.fromarray(pixels)), size=20, fit="squash")
+    assert squashed.shape == (3, 20, 20)
+    assert squashed[0, 0, 0] == 0
+    assert squashed[0, 10, 10] == 200
+
+
+def test_same_size_is_exact_and_channel_order_is_rgb():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    assert (rgb(encode(Image.fromarray(pixels)), size=9) == pixels.transpose(2, 0, 1)).all()
+    assert (rgb(pixels, size=9) == pixels.transpose(2, 0, 1)).all()
+
+
+def test_downscaling_is_antialiased():
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    result = rgb(board.astype(np.uint8), size=8, channels=1)
+    assert abs(result.astype(int) - 127).max() <= 3
+
+
+def test_scaled_jpeg_decoding_is_accurate():
+    data = jpeg(3, size=(1200, 900))
+    exact = rgb(np.asarray(Image.open(io.BytesIO(data))), size=32).astype(int)
+    assert abs(rgb(data, size=32) - exact).mean() < 1
+
+
+def test_exif_rotation_is_undone():
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned a quarter clockwise: the top becomes the right side
+    turned = rgb(encode(Image.fromarray(pixels), "JPEG", exif=exif, quality=100), size=16)
+    assert turned[0, :, 12:].mean() > 240
+    assert turned[0, :, :4].mean() < 15
+
+
+def test_modes():
+    red = Image.new("RGB", (8, 8), (200, 20, 20))
+    for mode, kind in (("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG")):
+        found = rgb(encode(red.convert(mode), kind)).mean((1, 2))
+        assert abs(found - [200, 20, 20]).max() < 12, mode
+    assert (rgb(encode(Image.new("RGBA", (8, 8), (200, 200, 200, 0)))) == 0).all()
+    assert (rgb(encode(Image.new("1", (8, 8), 1))) == 255).all()
+    assert rgb(encode(red), channels=1).shape == (1, 8, 8)
+
+
+def test_16_bit_uses_the_full_scale():
+    levels = np.full((8, 8), 65535, np.uint16)
+    levels[:, :4] = 257 * 100
+    result = rgb(encode(Image.fromarray(levels)), channels=1)
+    assert result[0, 0, 0] == 100
+    assert result[0, 0, 7] == 255
+
+
+def test_float_pixels_are_refused():
+    with pytest.raises(ValueError, match="range"):
+        rgb(encode(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"))
+
+
+def test_1x1_and_the_first_frame_of_an_animation():
+    assert (rgb(encode(Image.new("RGB", (1, 1), (9, 8, 7))))[0] == 9).all()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
+    assert (rgb(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])) == 255).all()
+
+
+def test_mask_has_the_geometry_of_the_image():
+    mask = decode_mask(half_mask((120, 90)), size=16, fit="crop")
+    assert mask.dtype == bool
+    assert mask[:, :8].all()
+    assert not mask[:, 8:].any()
+    assert decode_mask(np.eye(8, dtype=np.uint8), size=8, fit="crop").sum() == 8
+
+
+def table_of(contents):
+    table = array_table([number % 2 for number in range(len(contents))])
+    return type(table)(
+        **{**table.__dict__, "channels": 3, "read": contents.__getitem__, "describe": lambda row: f"file{row}.jpg"}
+    )
+
+
+def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):
+    contents = [jpeg(number) for number in range(5)]
+    images, digests = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    assert images.shape == (5, 3, 8, 8)
+    assert isinstance(images, np.memmap)
+    assert not images.flags.writeable
+
+    def forbidden(*_, **__):
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "decode_image", forbidden)
+        again, same = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+        assert (again == images).all()
+        assert same == digests
+    contents[2] = jpeg(99)
+    changed, other = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    assert [a != b for a, b in zip(digests, other, strict=True)] == [False, False, True, False, False]
+    assert (changed[2] == rgb(jpeg(99))).all()
+    squashed, _ = decode(table_of(contents), image_size=8, fit="squash", cache_dir=tmp_path, progress=False)
+    assert (squashed != changed).any()
+
+
+def test_a_cut_cache_file_is_written_anew(tmp_path):
+    contents = [jpeg(number) for number in range(3)]
+    images, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    expected = np.array(images)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:200])
+    again, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    assert (again == expected).all()
+
+
+def test_concurrent_runs_share_a_cache(tmp_path):
+    table = table_of([jpeg(number) for number in range(20)])
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(
+            pool.map(
+                lambda _: np.array(decode(table, image_size=8, fit="crop", cache_dir=tmp_path, progress=False)[0]),
+                range(4),
+            )
+        )
+    assert all((run == runs[0]).all() for run in runs)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("bad", [jpeg(1)[:-300], b"", b"hello", b"\xff\xd8\xff\xe0"])
+def test_unreadable_image_is_named_and_leaves_nothing_behind(tmp_path, bad):
+    with pytest.raises(UserError, match=r"cannot read file1\.jpg") as caught:
+        decode(table_of([jpeg(0), bad]), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"file0\.jpg"):
+        decode(table_of([jpeg(0), jpeg(1)]), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+
+
+def test_no_room_and_no_folder(tmp_path, monkeypatch):
+    table = table_of([jpeg(0), jpeg(1)])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="DPAAT_CACHE"):
+        decode(table, image_size=8, fit="crop", cache_dir=tmp_path / "file" / "sub", progress=False)
+    with pytest.raises(UserError, match="GB needed"):
+        decode(table, image_size=10**7, fit="crop", cache_dir=tmp_path, progress=False)
+
+
+def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("DPAAT_CACHE", str(tmp_path / "here"))
+    decode(table_of([jpeg(0), jpeg(1)]), image_size=8, fit="crop", progress=False)
+    assert len(list((tmp_path / "here").iterdir())) == 1

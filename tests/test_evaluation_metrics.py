@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from dpaat.errors import UserError
+from dpaat.evaluation.metrics import classification_metrics, constant_predictor
+
+
+def _random(n: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(k, (n,), generator=generator)
+    labels[:k] = torch.arange(k)
+    logits = torch.randn(n, k, generator=generator, dtype=torch.float64)
+    logits[torch.arange(n), labels] += 1
+    return logits.softmax(1), labels
+
+
+@pytest.mark.parametrize("k", [2, 3, 7, 100])
+def test_agrees_with_scikit_learn(k: int) -> None:
+    probabilities, labels = _random(400, k)
+    metrics = classification_metrics(probabilities, labels, [f"c{i}" for i in range(k)])
+    predicted = probabilities.argmax(1).numpy()
+    one_hot = np.eye(k)[labels]
+    assert metrics["accuracy"] == pytest.approx((predicted == labels.numpy()).mean(), abs=1e-6)
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-6)
+    assert metrics["map"] == pytest.approx(average_precision_score(one_hot, probabilities, average="macro"), abs=1e-6)
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(one_hot, probabilities, average="macro"), abs=1e-6)
+    assert metrics["absent"] == []
+    assert sum(metrics["support"].values()) == 400
+
+
+def test_two_classes_give_the_usual_binary_auroc() -> None:
+    probabilities, labels = _random(300, 2)
+    metrics = classification_metrics(probabilities, labels, ["normal", "pneumonia"])
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, probabilities[:, 1]), abs=1e-6)
+
+
+def test_absent_classes_are_named_and_do_not_count() -> None:
+    probabilities, labels = _random(200, 4)
+    keep = labels != 2
+    metrics = classification_metrics(probabilities[keep], labels[keep], ["a", "b", "c", "d"])
+    assert metrics["absent"] == ["c"]
+    assert metrics["per_class_recall"]["c"] is None
+    assert metrics["support"]["c"] == 0
+    present = [0, 1, 3]
+    one_hot = np.eye(4)[labels[keep]][:, present]
+    expected = average_precision_score(one_hot, probabilities[keep][:, present], average="macro")
+    assert metrics["map"] == pytest.approx(expected, abs=1e-6)
+    recalls = [r for r in metrics["per_class_recall"].values() if r is not None]
+    assert metrics["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+
+
+def test_one_class_only_has_no_auroc() -> None:
+    metrics = classification_metrics(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0]), ["a", "b"])
+    assert metrics["auroc"] is None
+    assert metrics["balanced_accuracy"] == 0.5
+
+
+def test_confident_predictions_keep_their_ranking() -> None:
+    logits = torch.tensor([[0.0, 20.0], [0.0, 30.0], [0.0, 25.0], [0.0, 22.0]])
+    labels = torch.tensor([0, 1, 1, 0])
+    assert classification_metrics(logits.double().softmax(1), labels, ["a", "b"])["auroc"] == 1.0
+
+
+def test_constant_predictor_scores_its_share() -> None:
+    labels = torch.tensor([1] * 6 + [0] * 3 + [2])
+    metrics = constant_predictor(labels, ["a", "nv", "c"], "nv")
+    assert metrics["accuracy"] == pytest.approx(0.6)
+    assert metrics["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert metrics["map"] == pytest.approx(1 / 3)
+    assert metrics["auroc"] == pytest.approx(0.5)
+    with pytest.raises(UserError, match="'x' is not among"):
+        constant_predictor(labels, ["a", "nv", "c"], "x")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "message"),
+    [
+        (torch.full((3, 2), float("nan")), torch.tensor([0, 1, 0]), "NaN or infinite outputs for 3 of 3 images"),
+        (torch.rand(3, 5), torch.tensor([0, 1, 0]), "2 classes need"),
+        (torch.rand(3), torch.tensor([0, 1, 0]), "2 classes need"),
+        (torch.rand(3, 2), torch.tensor([0, 1]), "3 predictions but labels"),
+        (torch.rand(3, 2), torch.tensor([0, 2, -1]), r"label 2 is outside 0 to 1 \(2 such"),
+        (torch.rand(0, 2), torch.zeros(0, dtype=torch.long), "no images"),
+    ],
+)
+def test_bad_input_is_one_line(probabilities: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        classification_metrics(probabilities, labels, ["a", "b"])
+    assert "\n" not in str(caught.value)

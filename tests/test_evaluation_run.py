@@ -1,0 +1,220 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from dpaat.config import TrainConfig
+from dpaat.data import prepare
+from dpaat.data.splits import export_splits
+from dpaat.errors import UserError
+from dpaat.evaluation import evaluate_run, predict
+from dpaat.evaluation.metrics import constant_predictor
+from dpaat.evaluation.results import read_evaluation
+from dpaat.evaluation.run import stratified_draw
+from dpaat.models import build_model
+from dpaat.runs import write_config, write_json
+
+SHADES = {"dark": 60, "grey": 120, "light": 190}
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def _write_images(root: Path, counts: dict[str, int], *, mode: str = "L", seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = rng.normal(SHADES.get(name, 100), 15, (20, 20)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).convert(mode).save(root / name / f"{k}.png")
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder as training leaves it, with untrained weights."""
+    source = _write_images(tmp_path / "images", {"dark": 30, "grey": 20, "light": 10})
+    config = TrainConfig(data=f"folder:{source}", image_size=16, model="resnet18", method="standard")
+    data = prepare(config.data, image_size=16, progress=False)
+    torch.manual_seed(0)
+    model = build_model("resnet18", num_classes=3, channels=1, image_size=16)
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "checkpoints" / "best.ckpt")
+    write_config(folder / "config.yaml", config)
+    train = data.labels[data.rows("train")]
+    info = {
+        "schema_version": 1,
+        "data": data.table.name,
+        "fingerprint": data.fingerprint,
+        "classes": list(data.classes),
+        "channels": 1,
+        "train_counts": {name: int((train == k).sum()) for k, name in enumerate(data.classes)},
+    }
+    write_json(folder / "run.json", info)
+    export_splits(folder / "splits.csv", data.ids, data.split)
+    return folder
+
+
+def test_evaluates_and_keeps_the_results(run: Path) -> None:
+    document = evaluate_run(run, attacks=["pgd", "fgsm"], steps=2, eps=[8 / 255, 2 / 255], **QUIET)
+    assert document == json.loads((run / "evaluation.json").read_text())
+    assert [(e["label"], e["eps_text"]) for e in document["results"]] == [
+        ("clean", "0"),
+        ("FGSM", "2/255"),
+        ("FGSM", "8/255"),
+        ("PGD-2", "2/255"),
+        ("PGD-2", "8/255"),
+    ]
+    info = json.loads((run / "run.json").read_text())
+    assert document["data_fingerprint"] == info["fingerprint"]
+    assert {"schema_version", "dpaat_version", "seed", "device", "checkpoint"} <= document.keys()
+    splits = pd.read_csv(run / "splits.csv").set_index("id")["split"]
+    test_ids = set(splits.index[splits == "test"])
+    frame = pd.read_parquet(run / "predictions.parquet")
+    assert len(frame) == 5 * len(test_ids)
+    assert set(frame["id"]) == test_ids
+    labels = torch.tensor([list(SHADES).index(i.split("/")[0]) for i in sorted(test_ids)])
+    (constant,) = document["constant"]
+    assert constant["predicts"] == "dark"
+    assert constant["metrics"] == constant_predictor(labels, list(SHADES), "dark")
+
+
+def test_later_radii_join_earlier_ones(run: Path) -> None:
+    evaluate_run(run, steps=1, eps=[2 / 255], **QUIET)
+    document = evaluate_run(run, steps=1, eps=[4 / 255], **QUIET)
+    assert [e["eps_text"] for e in document["results"]] == ["0", "2/255", "4/255"]
+
+
+def test_an_interruption_keeps_what_is_done(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpaat.evaluation import suite
+
+    genuine = suite.attack_logits
+
+    def interrupted(*args, eps: float, **options):
+        if eps > 0.02:
+            raise KeyboardInterrupt
+        return genuine(*args, eps=eps, **options)
+
+    monkeypatch.setattr(suite, "attack_logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, steps=1, eps=[2 / 255, 8 / 255], **QUIET)
+    document = read_evaluation(run)
+    assert document is not None
+    assert [e["eps_text"] for e in document["results"]] == ["0", "2/255"]
+
+
+def test_another_dataset_is_matched_by_class_name(run: Path, tmp_path: Path) -> None:
+    other = _write_images(tmp_path / "other", {"light": 12, "dark": 12}, seed=1)
+    document = evaluate_run(run, data=f"folder:{other}", split="all", steps=1, eps=[2 / 255], **QUIET)
+    metrics = document["results"][0]["metrics"]
+    assert metrics["support"] == {"dark": 12, "grey": 0, "light": 12}
+    assert metrics["absent"] == ["grey"]
+    frame = pd.read_parquet(run / "predictions.parquet")
+    assert (frame["id"].str.split("/").str[0] == frame["label"]).all()
+
+
+def test_the_same_images_elsewhere_keep_the_split_of_the_run(run: Path, tmp_path: Path) -> None:
+    moved = (tmp_path / "images").rename(tmp_path / "moved")
+    splits = pd.read_csv(run / "splits.csv")
+    swap = {"train": "test", "test": "train"}
+    splits["split"] = splits["split"].replace(swap)
+    splits.to_csv(run / "splits.csv", index=False)
+    config = (run / "config.yaml").read_text().replace(str(tmp_path / "images"), str(moved))
+    (run / "config.yaml").write_text(config)
+    document = evaluate_run(run, data=f"folder:{moved}", steps=1, eps=[2 / 255], **QUIET)
+    assert document["results"][0]["n"] == (splits["split"] == "test").sum()
+
+
+def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
+    _write_images(tmp_path / "strange", {"dark": 8, "purple": 8, "pink": 8})
+    _write_images(tmp_path / "colour", {"dark": 8, "light": 8}, mode="RGB")
+    cases = [
+        ({"attacks": ["pdg"]}, "unknown attack 'pdg'; nearest: pgd"),
+        ({"eps": [-0.1]}, "0 or larger"),
+        ({"eps": [float("nan")]}, "finite"),
+        ({"steps": 0}, "steps: 0"),
+        ({"norm": "l3"}, "unknown norm 'l3'"),
+        ({"split": "tset"}, "unknown split 'tset'; nearest: test"),
+        ({"batch_size": 0}, "batch size: 0"),
+        ({"max_samples": 0}, "max samples: 0"),
+        ({"device": "gpu"}, "device 'gpu' is not available"),
+        ({"data": f"folder:{tmp_path / 'strange'}"}, "pink, purple; it knows dark, grey, light"),
+        ({"data": f"folder:{tmp_path / 'colour'}"}, "was trained on grey ones"),
+        ({"data": "nothing:here"}, "unknown dataset"),
+    ]
+    for options, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
+            evaluate_run(run, **(QUIET | options))
+        assert "\n" not in str(caught.value), options
+    assert read_evaluation(run) is None
+
+
+def test_weights_that_are_nan_are_one_line(run: Path) -> None:
+    path = run / "checkpoints" / "best.ckpt"
+    state = torch.load(path)["state_dict"]
+    state = {k: v * float("nan") if v.is_floating_point() else v for k, v in state.items()}
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(UserError, match="NaN or infinite outputs for 12 of 12 images"):
+        evaluate_run(run, **QUIET)
+
+
+def test_draw_is_seeded_stratified_and_exact() -> None:
+    labels = np.repeat([0, 1, 2, 3], [700, 250, 45, 5])
+    drawn = stratified_draw(labels, 100, seed=0)
+    assert len(np.unique(drawn)) == 100
+    counts = np.bincount(labels[drawn])
+    assert counts.tolist() in ([70, 25, 4, 1], [69, 25, 5, 1], [70, 24, 5, 1])
+    assert np.array_equal(drawn, stratified_draw(labels, 100, seed=0))
+    assert not np.array_equal(drawn, stratified_draw(labels, 100, seed=1))
+    for n in (1, 3, 4, 7, 999, 1000, 5000):
+        assert len(stratified_draw(labels, n, seed=0)) == min(n, 1000)
+    assert set(labels[stratified_draw(labels, 4, seed=0)]) == {0, 1, 2, 3}
+
+
+def test_max_samples_does_not_replace_the_full_result(run: Path) -> None:
+    evaluate_run(run, steps=1, eps=[2 / 255], **QUIET)
+    document = evaluate_run(run, steps=1, eps=[2 / 255], max_samples=6, **QUIET)
+    assert sorted({e["n"] for e in document["results"]}) == [6, 12]
+
+
+def test_predict_writes_probabilities(run: Path, tmp_path: Path) -> None:
+    out = predict(
+        run, [tmp_path / "images" / "dark" / "3.png", tmp_path / "images" / "light"], tmp_path / "p.csv", **QUIET
+    )
+    frame = pd.read_csv(out)
+    assert list(frame.columns) == ["file", "predicted", "probability_dark", "probability_grey", "probability_light"]
+    assert len(frame) == 11
+    assert frame["file"][0].endswith("dark/3.png")
+    assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-5)
+
+
+def test_predict_agrees_with_evaluate(run: Path, tmp_path: Path) -> None:
+    evaluate_run(run, steps=1, eps=[2 / 255], split="all", **QUIET)
+    rows = pd.read_parquet(run / "predictions.parquet", filters=[("attack", "==", "clean")]).set_index("id")
+    frame = pd.read_csv(predict(run, f"folder:{tmp_path / 'images'}", tmp_path / "p.csv", batch_size=7, **QUIET))
+    assert len(frame) == 60
+    ids = [Path(file).relative_to(tmp_path / "images").as_posix() for file in frame["file"]]
+    expected = np.stack(rows.loc[ids, "probabilities"].to_list())
+    assert np.allclose(frame.iloc[:, 2:], expected, atol=1e-4)
+
+
+def test_predict_refuses_in_one_line(run: Path, tmp_path: Path) -> None:
+    whole = (tmp_path / "images" / "dark" / "0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty").mkdir()
+    for images, out, message in [
+        ([tmp_path / "cut.png"], tmp_path / "p.csv", "cut.png"),
+        ([tmp_path / "none.png"], tmp_path / "p.csv", "no such image"),
+        ([tmp_path / "empty"], tmp_path / "p.csv", "no images in this folder"),
+        ([], tmp_path / "p.csv", "at least one image"),
+        ([tmp_path / "images"], tmp_path / "images", "is a folder"),
+        ([tmp_path / "images"], tmp_path / "no" / "p.csv", "no such folder"),
+    ]:
+        with pytest.raises(UserError, match=message) as caught:
+            predict(run, images, out, **QUIET)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "p.csv").exists()
