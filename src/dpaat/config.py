@@ -44,7 +44,7 @@ class TrainConfig:
         weight_decay: of weights; norms and biases are exempt.
         schedule: learning rate over the run: one cycle (warm-up, then cosine), or cosine alone.
         ema_decay: keep an exponential average of the weights and validate and save that; 0 for none, such as 0.999.
-        val_eps: radii of the robust validation scores, comma-separated.
+        val_eps: radii of the robust validation scores, comma-separated; 0 for none.
         val_steps: iterations of the validation attack.
         select: score that picks the best epoch; auto takes clean balanced accuracy for standard training, else the
             mean balanced accuracy over radius 0 and val_eps.

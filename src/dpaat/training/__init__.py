@@ -104,8 +104,10 @@ def train(
         if not len(data.rows(split)):
             raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
     module = _build(config, data, from_checkpoint=resuming)
-    info = _describe(config, data, command)
-    if not resuming:
+    if resuming:
+        info = read_json(out / INFO)
+    else:
+        info = _describe(config, data, command)
         _make_folder(out, config, info, data)
     _say(console, _headline(config, data, module))
 
