@@ -192,6 +192,13 @@ def test_predict_writes_probabilities(run: Path, tmp_path: Path) -> None:
     assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-5)
 
 
+def test_predict_takes_one_path_as_text(run: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(predict(run, str(tmp_path / "images" / "dark"), tmp_path / "p.csv", **QUIET))
+    assert len(frame) == 30
+    with pytest.raises(UserError, match="no such image"):
+        predict(run, str(tmp_path / "nothing"), tmp_path / "p.csv", **QUIET)
+
+
 def test_predict_agrees_with_evaluate(run: Path, tmp_path: Path) -> None:
     evaluate_run(run, steps=1, eps=[2 / 255], split="all", **QUIET)
     rows = pd.read_parquet(run / "predictions.parquet", filters=[("attack", "==", "clean")]).set_index("id")

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dpaat.data import load_table
+from dpaat.data import LOADERS, load_table
 from dpaat.data.cache import in_threads
 from dpaat.data.files import images_below
 from dpaat.data.images import decode_image
@@ -39,7 +39,7 @@ def predict(
 
     Args:
         run: the run folder.
-        images: image files and folders of them, or one dataset spec such as "ham10000:DIR".
+        images: image files and folders of them, or one text: a dataset spec such as "ham10000:DIR", or a path.
         out: the CSV file to write.
         batch_size: images per batch.
         device: "auto", "cpu", "cuda", ...
@@ -55,7 +55,10 @@ def predict(
     if batch_size < 1:
         raise UserError(f"batch size: {batch_size} must be at least 1")
     _check_output(out)
-    names, read = _from_spec(images) if isinstance(images, str) else _from_paths(images)
+    if isinstance(images, str):
+        names, read = _from_spec(images) if _is_spec(images) else _from_paths([images])
+    else:
+        names, read = _from_paths(images)
     target = resolve_device(device)
     model = opened.load_model(device=target)
     size, fit, channels = opened.config.image_size, opened.config.fit, int(opened.info["channels"])
@@ -82,6 +85,10 @@ def predict(
 
 def _stack(decode: Callable[[int], np.ndarray], rows: range) -> np.ndarray:
     return np.stack(list(in_threads(lambda position: decode(rows[position]), len(rows), "", progress=False)))
+
+
+def _is_spec(text: str) -> bool:
+    return text.partition(":")[0] in LOADERS and not Path(text).exists()
 
 
 def _from_spec(spec: str) -> tuple[list[str], Read]:

@@ -167,6 +167,8 @@ def run_suite(
     with tqdm(
         total=len(images) * sum(spec.passes for spec, _ in plan),
         disable=not progress,
+        leave=False,
+        dynamic_ncols=True,
         bar_format="{desc:<20} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
     ) as bar:
         for spec, eps in plan:
