@@ -48,7 +48,7 @@ def load(argument: str, spec: str) -> ImageTable:
     frame["group"] = frame["id"]
     reader = FileReader(tuple(files))
     return ImageTable(
-        name="folder",
+        name=root.resolve().name,
         spec=spec,
         frame=frame if has_splits else frame.drop(columns="split"),
         classes=classes,
