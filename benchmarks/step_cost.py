@@ -176,7 +176,7 @@ def main() -> None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     print(
-        f"pgd_over_floor={result['pgd_over_floor']['median']:.3f} update_share={result['update_share']:.4f} "
+        f"pgd_over_floor={result['pgd_over_floor']['median']:.3f} update_share={result['update_share']:.6f} "
         f"data_share={result['data_over_standard']['median']:.4f}"
     )
 

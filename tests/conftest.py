@@ -1,6 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch: the networks of the tests are so small that more threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -28,6 +32,21 @@ def efficientnet_weights() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    import os
-
     os.environ["DPAAT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with 54 images of 3 classes."""
+    from training_makers import make_images
+
+    return make_images(tmp_path_factory.mktemp("tiny") / "images")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 2 epochs; to be read only, tests that change it take a copy."""
+    from dpaat.training import train
+    from training_makers import tiny_config
+
+    return train(tiny_config(tiny_images), tmp_path_factory.mktemp("tiny") / "run")

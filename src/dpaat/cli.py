@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -224,14 +225,20 @@ def _train(given: Namespace, explicit: Namespace, argv: list[str]) -> int:
 
 def _check_same(out: Path, given: dict[str, Any]) -> None:
     """Refuse to resume a run under other options than it was begun with."""
+    from dpaat.config import complete
     from dpaat.runs import read_config
 
-    config = read_config(out / "config.yaml")
-    for name, value in given.items():
-        if value != getattr(config, name) and name not in ("options", "trainer"):
+    begun = read_config(out / "config.yaml")
+    same_method = given.get("method", begun.method) == begun.method
+    kept = {"options": begun.options if same_method else {}, "trainer": begun.trainer}
+    nested = {name: values | given.get(name, {}) for name, values in kept.items()}
+    wanted = complete(dataclasses.replace(begun, **given | nested))
+    for name in given:
+        before, now = getattr(begun, name), getattr(wanted, name)
+        if before != now and (name != "eps" or begun.radius != wanted.radius):
             raise UserError(
-                f"{out}: was begun with {name} {getattr(config, name)!r}, not {value!r}; resume it without that "
-                "option, or train anew into another --out"
+                f"{out}: was begun with {name} {before!r}, not {now!r}; resume it without that option, or train anew "
+                "into another --out"
             )
 
 
@@ -339,7 +346,9 @@ def _readable(error: ArgumentError) -> str:
     """Bring the parser's message into one line, with the option as people type it."""
     text = " ".join(str(error).split())
     text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.Literal", "one of ")
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
+    text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
+    text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
     return text if "help" in text else f"{text} (see --help)"
 
 

@@ -120,6 +120,7 @@ def complete(config: TrainConfig) -> TrainConfig:
 
     method = find_method(config.method)
     eps: str | float | None = config.eps
+    config.radius  # noqa: B018 - parsed here for its error
     if not method.adversarial:
         eps = None  # no radius plays a part
     elif eps is None:
@@ -136,9 +137,12 @@ def complete(config: TrainConfig) -> TrainConfig:
             raise unknown("augmentation", name, AUGMENTATIONS)
     for name, least in (("image_size", 1), ("steps", 1), ("val_steps", 1), ("epochs", 1), ("batch_size", 2)):
         _check(name, getattr(config, name) >= least, getattr(config, name), f"at least {least}")
-    for name in ("num_nodes", "workers", "seed"):
+    for name in ("num_nodes", "workers"):
         least = int(name == "num_nodes")
         _check(name, getattr(config, name) >= least, getattr(config, name), f"at least {least}")
+    _check("seed", 0 <= config.seed < 2**32, config.seed, "between 0 and 2^32 - 1")
+    if config.precision in ("16-true", "bf16-true"):
+        raise UserError(f"precision: {config.precision} would round perturbations away; use bf16-mixed or 16-mixed")
     _check("lr", math.isfinite(config.lr) and config.lr > 0, config.lr, "a positive number")
     _check("weight_decay", 0 <= config.weight_decay < math.inf, config.weight_decay, "0 or larger")
     _check("clean_weight", 0 <= clean_weight <= 1, clean_weight, "between 0 and 1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +66,7 @@ def build_model(
     """
     import timm
 
-    if name not in timm.list_models() and name not in timm.list_pretrained():
-        raise unknown("model", name, timm.list_models())
+    check_name(name)
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels)
     except Exception as error:
@@ -84,6 +85,18 @@ def build_model(
     return model
 
 
+def check_name(name: str) -> None:
+    """Look a model up by name, without building it.
+
+    Raises:
+        UserError: no such model; names the nearest ones.
+    """
+    import timm
+
+    if name not in timm.list_models() and name not in timm.list_pretrained():
+        raise unknown("model", name, timm.list_models())
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that the file may hold.
 
@@ -97,7 +110,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: not readable as weights; it is damaged, or holds more than tensors, which is not loaded because "
+            "it could run code"
+        ) from None
     except Exception as error:
         raise UserError(f"{path}: not readable as weights ({_first_line(error)})") from None
     if isinstance(content, dict):
@@ -147,8 +166,11 @@ def _shrink_stem(network: nn.Module, name: str, channels: int) -> None:
 
     layers = (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and _stride(m) > 1)
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, channels, probe, probe))
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, channels, probe, probe))
+    except (RuntimeError, ValueError, AssertionError):
+        strided.clear()  # a network for one size of image
     for hook in hooks:
         hook.remove()
 

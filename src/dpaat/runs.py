@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import json
 import platform
+from argparse import ArgumentError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
 import dpaat
 from dpaat.config import TrainConfig
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
+REQUIRED = ("schema_version", "classes", "channels", "fingerprint", "train_counts")
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 
@@ -115,7 +118,10 @@ def open_run(path: str | Path) -> Run:
     if not (path / INFO).is_file() or not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
     info = read_json(path / INFO)
-    if info.get("schema_version", 0) > SCHEMA_VERSION:
+    absent = [name for name in REQUIRED if name not in info]
+    if absent or not isinstance(info["schema_version"], int):
+        raise UserError(f"{path / INFO}: damaged, it has no usable {(absent or ['schema_version'])[0]!r}")
+    if info["schema_version"] > SCHEMA_VERSION:
         raise UserError(f"{path / INFO}: written by a newer version of dpaat ({info.get('dpaat_version')})")
     run = Run(path, read_config(path / CONFIG), info)
     if not run.checkpoint.is_file():
@@ -127,13 +133,17 @@ def read_config(path: Path) -> TrainConfig:
     """Read a `config.yaml`.
 
     Raises:
-        UserError: not readable, or with fields that do not exist.
+        UserError: not readable, with fields that do not exist, or with values of a wrong type.
     """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TrainConfig(**values)
-    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a configuration ({str(error).splitlines()[0]})") from None
+        if not isinstance(values, dict):
+            raise TypeError("no fields")
+        return TrainConfig(**vars(parser.parse_object(values)))
+    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, ArgumentError) as error:
+        raise UserError(f"{path}: not a configuration ({' '.join(str(error).split())})") from None
 
 
 def write_config(path: Path, config: TrainConfig) -> None:

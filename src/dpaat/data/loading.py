@@ -53,7 +53,8 @@ class KeyedBatchSampler(Sampler[list[int]]):
     """Batches of one epoch in an order that depends on (seed, epoch) alone.
 
     The epoch is cut into batches of nearly equal size, none larger than asked for, so that no image is dropped and
-    no batch is left too small for BatchNorm. With several processes each takes its share of every batch.
+    no batch is left too small for BatchNorm; where batches are to hold 2, one holds an odd third. With several
+    processes each takes its share of every batch.
 
     Args:
         labels: class of every sample `(N,)`; classes are drawn equally often if `balanced`.
@@ -82,7 +83,7 @@ class KeyedBatchSampler(Sampler[list[int]]):
             order = torch.multinomial(chance, len(labels), replacement=True, generator=generator)
         else:
             order = torch.randperm(len(labels), generator=generator)
-        batches = -(-len(labels) // batch_size)
+        batches = max(1, min(-(-len(labels) // batch_size), len(labels) // 2))
         self.batches = [part[rank::world_size].tolist() for part in np.array_split(order.numpy(), batches)]
 
     def __len__(self) -> int:

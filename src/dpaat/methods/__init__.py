@@ -101,9 +101,10 @@ def build_method(info: MethodInfo, setting: Setting, options: dict[str, Any]) ->
     """Make the method for a run.
 
     Raises:
-        UserError: an option out of its range.
+        UserError: an option that the method does not have, or one out of its range.
     """
-    arguments = (info.options(**complete_options(info, options)),) if info.options else ()
+    completed = complete_options(info, options)
+    arguments = (info.options(**completed),) if info.options else ()
     try:
         return info.build(setting, *arguments)
     except ValueError as error:
@@ -117,9 +118,13 @@ def _convert(name: str, hint: Any, value: Any) -> Any:
             raise unknown(f"value of {name}", str(value), choices)
         return value
     try:
-        return hint(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{name}: {value!r} is not a {hint.__name__}") from None
+        converted = hint(value)
+        if hint is int and (isinstance(value, bool) or converted != float(value)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        kind = {int: "a whole number", float: "a number"}.get(hint, "a name")
+        raise UserError(f"{name}: {value!r} is not {kind}") from None
+    return converted
 
 
 __all__ = [

@@ -67,6 +67,8 @@ class DPAAT(Method):
 
     def __init__(self, setting: Setting, options: DPAATOptions) -> None:
         super().__init__(setting)
+        if not 0 < options.ramp <= 1:
+            raise ValueError(f"ramp must lie in (0, 1], not {options.ramp}")
         self.options = options
         self.perturbation = AdaptivePerturbation(
             len(setting.labels),

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
+import math
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 from torch import Tensor
@@ -25,12 +20,11 @@ from dpaat.config import TrainConfig, complete
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
 from dpaat.data.splits import export_splits
-from dpaat.errors import UserError, unknown
+from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.base import LearnLoss
-from dpaat.models import build_model
+from dpaat.models import build_model, check_name, read_weights
 from dpaat.runs import (
-    BEST,
     CONFIG,
     INFO,
     LAST,
@@ -41,8 +35,8 @@ from dpaat.runs import (
     write_config,
     write_json,
 )
-from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
 from dpaat.training.module import TrainingModule
+from dpaat.training.trainer import check_options, make_trainer, quiet
 
 
 def train(
@@ -73,22 +67,26 @@ def train(
         UserError: bad input, or an `out` that already holds something.
     """
     out = Path(out)
+    # Further processes of a distributed run find the folder that the first one has made.
+    first_process = getattr(rank_zero_only, "rank", 0) == 0
+    if not first_process:
+        console = None
     resuming = resume and (out / LAST).is_file()
-    if resuming:
+    info = read_json(out / INFO) if resuming else {}
+    if info.get("status") == "finished":
+        _say(console, f"{out}: already finished, nothing to resume")
+        return out
+    if resuming or (resume and (out / CONFIG).is_file()):
         config = read_config(out / CONFIG)
-        if read_json(out / INFO).get("status") == "finished":
-            _say(console, f"{out}: already finished, nothing to resume")
-            return out
-    elif resume and (out / CONFIG).is_file():
-        config = read_config(out / CONFIG)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif first_process and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
     config = complete(config)
-    _check_trainer_options(config.trainer)
+    check_options(config.trainer)
+    check_name(config.model)
     if stop_after is not None and stop_after < 1:
         raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
-    own_splits = out / SPLITS if (out / SPLITS).is_file() else None
+    own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
     given_splits = Path(config.splits) if config.splits else None
     data = prepare(
         config.data,
@@ -103,16 +101,19 @@ def train(
     for split in ("train", "val"):
         if not len(data.rows(split)):
             raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
+    if resuming and data.fingerprint != info.get("fingerprint"):
+        raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")
+    trainer = make_trainer(config, out, data, stop_after=stop_after, console=console)
     module = _build(config, data, from_checkpoint=resuming)
     if resuming:
-        info = read_json(out / INFO)
+        _check_checkpoint(out / LAST, module)
     else:
         info = _describe(config, data, command)
-        _make_folder(out, config, info, data)
+        if first_process:
+            _make_folder(out, config, info, data)
     _say(console, _headline(config, data, module))
 
     seconds = time.perf_counter()
-    trainer = _make_trainer(config, out, data, stop_after, console)
     datamodule = DataModule(
         data,
         batch_size=config.batch_size,
@@ -120,10 +121,17 @@ def train(
         balanced=config.imbalance == "sampler",
         workers=config.workers,
     )
-    with _quiet():
-        trainer.fit(module, datamodule, ckpt_path=str(out / LAST) if resuming else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        with quiet():
+            trainer.fit(module, datamodule, ckpt_path=str(out / LAST) if resuming else None, weights_only=True)
+    except SystemExit:  # Lightning's answer to an interruption
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning refuses these options: {error}") from None
+    except torch.OutOfMemoryError:
+        raise UserError("the device has too little memory; try a smaller --batch-size or --image-size") from None
     if trainer.is_global_zero:
         finished = trainer.current_epoch >= config.epochs
         checkpoint = trainer.checkpoint_callbacks[0]
@@ -132,7 +140,7 @@ def train(
         info |= {
             "status": "finished" if finished else "stopped",
             "epochs_done": trainer.current_epoch,
-            "best_score": None if score is None else float(score),
+            "best_score": float(score) if score is not None and math.isfinite(score) else None,
             "device": provenance(str(trainer.strategy.root_device))["device"],
         }
         write_json(out / INFO, info)
@@ -189,54 +197,13 @@ def _build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) ->
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
 
 
-def _make_trainer(
-    config: TrainConfig, out: Path, data: PreparedData, stop_after: int | None, console: Console | None
-) -> L.Trainer:
-    train_rows = data.rows("train")
-    class_names = np.array(data.classes)[data.labels[train_rows]]
-    folder = out / Path(BEST).parent
-    every_epoch: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    callbacks: list[L.Callback] = [
-        EpochLog(out, data.ids[train_rows], class_names, console),
-        ModelCheckpoint(filename=Path(BEST).stem, monitor="val/score", mode="max", save_top_k=1, **every_epoch),
-        ModelCheckpoint(filename=Path(LAST).stem, **every_epoch),
-    ]
-    show_bar = console is not None and console.is_terminal
-    if show_bar:
-        callbacks.append(EpochBar())
-    if stop_after is not None:
-        callbacks.append(StopAfter(stop_after))
-    options: dict[str, Any] = {
-        "max_epochs": config.epochs,
-        "precision": config.precision,
-        "accelerator": config.accelerator,
-        "devices": config.devices,
-        "num_nodes": config.num_nodes,
-        "strategy": config.strategy,
-        "logger": TensorBoardLogger(out, name="", version="tensorboard"),
-        "callbacks": callbacks,
-        "enable_progress_bar": show_bar,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "reload_dataloaders_every_n_epochs": 1,
-        "use_distributed_sampler": False,
-        "inference_mode": False,
-    }
-    try:
-        with _quiet():
-            return L.Trainer(**options | config.trainer)
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"Lightning refuses these options: {str(error).splitlines()[0]}") from None
-
-
-def _check_trainer_options(options: dict[str, Any]) -> None:
-    known = inspect.signature(L.Trainer).parameters
-    ours = {"max_epochs", "callbacks", "logger", "reload_dataloaders_every_n_epochs", "use_distributed_sampler"}
-    for name in options:
-        if name not in known:
-            raise unknown("Trainer option", name, set(known) - ours)
-        if name in ours or hasattr(TrainConfig, name):
-            raise UserError(f"trainer.{name}: is set by dpaat itself; see `dpaat train --help`")
+def _check_checkpoint(path: Path, module: TrainingModule) -> None:
+    """Refuse a damaged or foreign checkpoint before Lightning stumbles over it."""
+    found = {name: value.shape for name, value in read_weights(path).items()}
+    own = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    parts = torch.load(path, weights_only=True, mmap=True).keys()
+    if found != own or not {"loops", "optimizer_states", "pytorch-lightning_version"} <= parts:
+        raise UserError(f"{path}: not a checkpoint of the run that {CONFIG} describes; train anew into another --out")
 
 
 def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str, Any]:
@@ -296,14 +263,3 @@ def _closing(out: Path, config: TrainConfig, info: dict[str, Any], seconds: floa
 def _say(console: Console | None, text: str) -> None:
     if console is not None:
         console.print(text, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements and hints about loader workers off the terminal."""
-    with warnings.catch_warnings():
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        yield

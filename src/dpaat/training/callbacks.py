@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
 
-from dpaat.errors import UserError
 from dpaat.training.module import TrainingModule
 
 
@@ -40,6 +39,8 @@ class EpochLog(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._run_started = time.perf_counter()
         self._first_epoch = trainer.current_epoch
+        if not trainer.is_global_zero:
+            return
         for name in ("metrics.csv", "timing.csv"):
             _keep_epochs_before(self.folder / name, trainer.current_epoch)
 
@@ -50,16 +51,12 @@ class EpochLog(L.Callback):
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
+        train_scores = pl_module.train_scores()
         if not trainer.is_global_zero:
             return
         epoch, now = trainer.current_epoch, time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= pl_module.train_scores() | pl_module.epoch_scores | pl_module.perturbation_scores()
-        if not np.isfinite(row["train/loss"]):
-            raise UserError(
-                f"training went wrong in epoch {epoch}: the loss is not finite; the last good checkpoint is "
-                f"{self.folder / 'checkpoints' / 'last.ckpt'}; try a smaller --lr"
-            )
+        row |= train_scores | pl_module.epoch_scores | pl_module.perturbation_scores()
         _append(self.folder / "metrics.csv", row)
         _append(self.folder / "timing.csv", {"epoch": epoch, "seconds": round(now - self._started, 3)})
         for logger in trainer.loggers:

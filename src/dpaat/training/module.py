@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import lightning as L
@@ -12,11 +13,13 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dpaat.attacks import pgd
 from dpaat.config import TrainConfig
 from dpaat.data.augment import augment
 from dpaat.data.loading import Batch, key
+from dpaat.errors import UserError
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.methods import Method, Visit
 from dpaat.models import Classifier
@@ -43,6 +46,10 @@ class TrainingModule(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.method = method
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        if self.ema is not None:
+            self.ema.requires_grad_(False)
+        # Every process makes the same updates; and int16, which holds the labels, cannot be broadcast.
+        self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
         self._outputs: dict[float, list[Tensor]] = {}
         self._labels: list[Tensor] = []
@@ -67,7 +74,10 @@ class TrainingModule(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         if config.schedule == "one-cycle":
             scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=config.lr, total_steps=total, pct_start=0.25
+                optimizer,
+                max_lr=config.lr,
+                total_steps=total,
+                pct_start=0.25 if total != 4 else 0.5,  # a warm-up of exactly one step divides by zero
             )
         else:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
@@ -98,14 +108,17 @@ class TrainingModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Show the visit to the method's state, and average the weights."""
         assert self._visit is not None
-        self.method.after_step(self._visit)
+        self.method.after_step(self._visit if self.trainer.world_size == 1 else _of_all_processes(self._visit))
         self._visit = None
         if self.ema is not None:
             self.ema.update(self.model, step=self.global_step)
 
     def train_scores(self) -> dict[str, float]:
-        """Mean loss and accuracy of the epoch so far, on the views that were learned from."""
-        loss, correct, count = self._train_sums.tolist()
+        """Mean loss and accuracy of the epoch so far, on the views that were learned from, over all processes."""
+        sums = self._train_sums
+        if self.trainer.world_size > 1:
+            sums = torch.stack(gather_all_tensors(sums)).sum(0)
+        loss, correct, count = sums.tolist()
         return {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
 
     # --- validation
@@ -140,6 +153,11 @@ class TrainingModule(L.LightningModule):
         balanced = []
         for radius, outputs in self._outputs.items():
             logits = torch.cat(outputs).double().cpu()
+            if not logits.isfinite().all():
+                raise UserError(
+                    f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
+                    "the epochs before are kept; try a smaller --lr"
+                )
             metrics = classification_metrics(logits.softmax(1), labels, self.classes)
             at = f"@{format_radius(radius)}" if radius else ""
             robust = "robust_" if radius else ""
@@ -184,3 +202,14 @@ class TrainingModule(L.LightningModule):
         names = self.classes if len(criterion) > 1 else ("all",)
         scores |= {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
         return scores
+
+
+def _of_all_processes(visit: Visit) -> Visit:
+    """Put together what the processes of a distributed run saw in this step."""
+
+    def gather(values: Tensor | None) -> Tensor | None:
+        return None if values is None else torch.cat(gather_all_tensors(values.detach()))
+
+    index = gather(visit.index)
+    assert index is not None
+    return dataclasses.replace(visit, index=index, signal=gather(visit.signal), collect=gather(visit.collect))

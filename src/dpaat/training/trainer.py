@@ -1,0 +1,129 @@
+"""Lightning's Trainer, set up to leave a run folder."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from rich.console import Console
+
+from dpaat.config import TrainConfig
+from dpaat.data import PreparedData
+from dpaat.errors import UserError, unknown
+from dpaat.runs import BEST, LAST
+from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
+
+OWN_OPTIONS = frozenset(
+    {
+        "barebones",
+        "callbacks",
+        "check_val_every_n_epoch",
+        "enable_checkpointing",
+        "fast_dev_run",
+        "inference_mode",
+        "limit_val_batches",
+        "logger",
+        "max_epochs",
+        "max_steps",
+        "max_time",
+        "min_epochs",
+        "min_steps",
+        "num_sanity_val_steps",
+        "overfit_batches",
+        "reload_dataloaders_every_n_epochs",
+        "use_distributed_sampler",
+        "val_check_interval",
+    }
+)
+"""Trainer options that are not the user's: every epoch ends with one validation, one checkpoint and one row."""
+
+
+def make_trainer(
+    config: TrainConfig, out: Path, data: PreparedData, *, stop_after: int | None, console: Console | None
+) -> L.Trainer:
+    """Make the Trainer of a run, with everything that writes into the run folder.
+
+    Raises:
+        UserError: options that Lightning refuses, such as a device that is not there.
+    """
+    train_rows = data.rows("train")
+    class_names = np.array(data.classes)[data.labels[train_rows]]
+    folder = out / Path(BEST).parent
+    every_epoch: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    callbacks: list[L.Callback] = [
+        EpochLog(out, data.ids[train_rows], class_names, console),
+        ModelCheckpoint(filename=Path(BEST).stem, monitor="val/score", mode="max", save_top_k=1, **every_epoch),
+        ModelCheckpoint(filename=Path(LAST).stem, **every_epoch),
+    ]
+    show_bar = console is not None and console.is_terminal
+    if show_bar:
+        callbacks.append(EpochBar())
+    if stop_after is not None:
+        callbacks.append(StopAfter(stop_after))
+    options: dict[str, Any] = {
+        "max_epochs": config.epochs,
+        "precision": config.precision,
+        "accelerator": config.accelerator,
+        "devices": config.devices,
+        "num_nodes": config.num_nodes,
+        "strategy": config.strategy,
+        "logger": TensorBoardLogger(out, name="", version="tensorboard"),
+        "callbacks": callbacks,
+        "enable_progress_bar": show_bar,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "reload_dataloaders_every_n_epochs": 1,
+        "use_distributed_sampler": False,
+        "inference_mode": False,
+    }
+    try:
+        with quiet():
+            trainer = L.Trainer(**options | config.trainer)
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+        names = ("precision", "accelerator", "devices", "num_nodes", "strategy")
+        chosen = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(TrainConfig, name)}
+        chosen |= {f"trainer.{name}": value for name, value in config.trainer.items()}
+        listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        raise UserError(f"Lightning refuses {listed or 'these options'}: {str(error).splitlines()[0]}") from None
+    cores = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+        raise UserError(f"devices: {trainer.num_devices} processes are more than the {cores} cores of this machine")
+    return trainer
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Check the names of further Trainer options.
+
+    Raises:
+        UserError: no option of the Trainer, or one that would break what a run folder promises.
+    """
+    known = inspect.signature(L.Trainer).parameters
+    own = OWN_OPTIONS | {name for name in known if hasattr(TrainConfig, name)}
+    for name in options:
+        if name not in known:
+            raise unknown("Trainer option", name, set(known) - own)
+        if name in own:
+            raise UserError(f"trainer.{name}: is set by dpaat itself; see `dpaat train --help`")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements and hints about loader workers off the terminal."""
+    with warnings.catch_warnings():
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield

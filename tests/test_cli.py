@@ -1,0 +1,217 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import dpaat
+from dpaat.attacks import ATTACKS
+from dpaat.cli import main
+from dpaat.config import TrainConfig, complete
+from dpaat.methods import METHODS
+from dpaat.runs import read_config
+from training_makers import tiny_arguments, tiny_config
+
+COMMANDS = ["quickstart", "train", "evaluate", "predict", "report", "data check", "list"]
+
+
+def run(*arguments: str) -> int:
+    """Exit code of the command line in this process; help and version leave by SystemExit, as argparse does."""
+    try:
+        return main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def shell(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command, capsys):
+    assert run(*command.split(), "--help") == 0
+    text = capsys.readouterr().out
+    assert "usage: dpaat" in text
+    assert not re.findall(r"--[a-z]+_", text), "options are shown with hyphens"
+
+
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "data check"])
+def test_help_shows_examples(command, capsys):
+    assert run(*command.split(), "--help") == 0
+    assert f"  dpaat {command}" in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_help_of_train_names_every_option(capsys):
+    run("train", "--help")
+    text = capsys.readouterr().out
+    for name in TrainConfig.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text, name
+    assert "(required)" in text
+
+
+def test_no_command_shows_the_help(capsys):
+    assert run() == 2
+    assert "dpaat quickstart" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert dpaat.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["methods"], [*METHODS, "ramp=0.5"]),
+        (["methods", "paper"], ["dpaat-paper"]),
+        (["models", "resnet18"], ["resnet18", "seresnet18"]),
+        (["attacks"], list(ATTACKS)),
+    ],
+)
+def test_list(arguments, expected, capsys):
+    assert run("list", *arguments) == 0
+    text = capsys.readouterr().out
+    assert not [name for name in expected if name not in text]
+    if arguments[1:]:
+        assert "densenet" not in text
+        assert "standard" not in text
+
+
+@pytest.mark.parametrize("spelling", ["--image-size", "--image_size"])
+@pytest.mark.parametrize("equals", [True, False])
+def test_both_spellings_and_print_config(spelling, equals, capsys):
+    value = [f"{spelling}=48"] if equals else [spelling, "48"]
+    for print_config in ("--print_config", "--print-config"):
+        assert run("train", "--data=folder:my-photos_a", *value, print_config) == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert (printed["image_size"], printed["data"]) == (48, "folder:my-photos_a"), "values are left as they are"
+
+
+def test_printed_config_trains_the_same_run(tiny_images, tmp_path, capsys):
+    options = ["--options.ramp", "0.25", "--val-eps", "0", "--epochs", "1", "--fold", "2/3", "--ema-decay", "0.5"]
+    arguments = [*tiny_arguments(tiny_images, trainer={"gradient_clip_val": 1.0}), *options]
+    assert run(*arguments, "--print_config") == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert run(*arguments, "--out", str(tmp_path / "direct")) == 0
+    assert run("train", "--config", str(file), "--out", str(tmp_path / "by-file")) == 0
+    direct, by_file = (tmp_path / name / "config.yaml" for name in ("direct", "by-file"))
+    assert direct.read_text() == by_file.read_text()
+    config = read_config(direct)
+    changes = {"trainer": {"gradient_clip_val": 1.0}, "epochs": 1, "fold": "2/3", "ema_decay": 0.5, "val_eps": "0"}
+    assert config == complete(tiny_config(tiny_images, options={"ramp": 0.25}, **changes))
+    assert (direct.parent / "metrics.csv").read_bytes() == (by_file.parent / "metrics.csv").read_bytes()
+
+
+def test_options_override_a_config_file(tiny_run, tmp_path, capsys):
+    assert run("train", "--config", str(tiny_run / "config.yaml"), "--seed", "7", "--print_config") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    config = read_config(tiny_run / "config.yaml")
+    assert printed["seed"] == 7
+    assert {name: printed[name] for name in vars(config) if name != "seed"} == {
+        name: value for name, value in vars(config).items() if name != "seed"
+    }
+
+
+def test_train_stop_resume_evaluate_predict(tiny_images, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert run(*tiny_arguments(tiny_images), "--stop-after", "1", "--out", out) == 0
+    first = capsys.readouterr()
+    assert "stopped after epoch 1/2" in first.out
+    assert first.err == ""
+    assert run("train", "--resume", "--batch-size", "16", "--eps", "8/255", "--out", out) == 0
+    assert "epoch 2/2" in capsys.readouterr().out
+    assert run("train", "--resume", "--out", out) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert run("evaluate", out, "--attack", "fgsm,pgd", "--steps", "2", "--eps", "2/255", "--device", "cpu") == 0
+    assert "PGD-2" in capsys.readouterr().out
+    table = tmp_path / "predictions.csv"
+    image = str(next(tiny_images.rglob("*.png")))
+    assert run("predict", out, image, "--device", "cpu", "--out", str(table)) == 0
+    assert len(table.read_text().splitlines()) == 2
+
+
+def test_data_check_tells_problems_by_its_exit_code(tiny_images, tmp_path, capsys):
+    assert run("data", "check", f"folder:{tiny_images}") == 0
+    broken = tmp_path / "broken" / "c0"
+    broken.mkdir(parents=True)
+    (tmp_path / "broken" / "c1").symlink_to(tiny_images / "c1")
+    (broken / "bad.png").write_bytes(b"not an image")
+    assert run("data", "check", f"folder:{broken.parent}") == 1
+    assert "bad.png" in capsys.readouterr().out
+
+
+# --- through the shell
+
+
+def test_shell_help_imports_nothing_heavy():
+    code = (
+        "import sys, dpaat.cli\n"
+        "try: dpaat.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "try: dpaat.cli.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'pandas', 'timm', 'matplotlib', 'PIL', 'sklearn'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))"
+    )
+    result = shell(sys.executable, "-c", code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "heavy: []"
+    result = shell(sys.executable, "-c", "import sys, dpaat; print('torch' in sys.modules, 'numpy' in sys.modules)")
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_shell_exit_codes_and_streams(tmp_path):
+    command = (sys.executable, "-m", "dpaat")
+    good = shell(*command, "list", "methods")
+    assert (good.returncode, good.stderr) == (0, "")
+    bad = shell(*command, "train", "--data", "folder:nowhere", "--out", "out", cwd=tmp_path)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "dpaat: error: folder:nowhere: no such folder: nowhere\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_shell_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m dpaat list models | head -1; echo ${{PIPESTATUS[0]}}"
+    result = shell("bash", "-c", command)
+    assert result.stdout.splitlines()[-1] == "0"
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_interrupted_training_ends_with_130_and_can_be_resumed(tiny_images, tmp_path):
+    out = tmp_path / "run"
+    arguments = [*tiny_arguments(tiny_images, epochs=2000, val_eps="0", method="standard"), f"--out={out}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "dpaat", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        process.send_signal(2)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "dpaat: interrupted; what was finished is kept\n"
+    assert run("train", "--resume", "--stop-after", "1", "--out", str(out)) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_keep_one_run_folder(tiny_images, tmp_path):
+    command = [sys.executable, "-m", "dpaat"]
+    arguments = tiny_arguments(tiny_images, devices=2, ema_decay=0.9)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for options in ([*arguments, f"--out={whole}"], [*arguments, "--stop-after=1", f"--out={broken}"]):
+        assert shell(*command, *options).returncode == 0
+    assert shell(*command, "train", "--resume", f"--out={broken}").returncode == 0
+    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    part = "perturbation.parquet/epoch-0001.parquet"
+    assert (broken / part).read_bytes() == (whole / part).read_bytes()
+    visits = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"][
+        "method.perturbation.visits"
+    ]
+    assert set(visits.tolist()) == {2}, "the state sees the samples of both processes"

@@ -1,0 +1,266 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpaat.attacks import pgd
+from dpaat.errors import UserError
+from dpaat.methods import METHODS, Setting, build_method, complete_options, find_method
+from dpaat.methods.base import learn
+from dpaat.methods.dpaat import MIN_RAMP, negative_margin
+
+SIZE, CLASSES = 12, 3
+LABELS = torch.arange(SIZE) % CLASSES
+ADVERSARIAL = ["pgd", "dpaat", "dpaat-paper"]
+
+
+def plain_loss(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def setting(**changes) -> Setting:
+    values = {
+        "labels": LABELS,
+        "num_classes": CLASSES,
+        "epochs": 10,
+        "learn_loss": plain_loss,
+        "eps": 8 / 255,
+        "steps": 3,
+        "norm": "linf",
+        "clean_weight": 0.0,
+    }
+    return Setting(**{**values, **changes})
+
+
+class Counting(nn.Module):
+    """A small network with BatchNorm that counts its forward and backward passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, CLASSES)
+        )
+        self.forwards: list[int] = []
+        self.backwards: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        self.forwards.append(len(x))
+        logits.register_hook(lambda gradient: self.backwards.append(len(gradient)))
+        return logits
+
+
+def batch(size: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    index = torch.randperm(SIZE, generator=generator)[:size]
+    return index, torch.rand(size, 3, 8, 8, generator=generator), LABELS[index]
+
+
+def make(name: str, options: dict[str, object] | None = None, **changes):
+    return build_method(find_method(name), setting(**changes), options or {})
+
+
+def step(name: str, model: Counting, **changes):
+    visit = make(name, **changes)(model, *batch())
+    visit.loss.backward()
+    return visit
+
+
+# --- registry and options
+
+
+def test_registry():
+    assert list(METHODS) == ["standard", "pgd", "dpaat", "dpaat-paper"]
+    for name, info in METHODS.items():
+        assert info.name == name
+        assert info.description
+        assert info.adversarial == (info.eps > 0)
+    with pytest.raises(UserError, match="unknown method 'dpat'; nearest: dpaat"):
+        find_method("dpat")
+
+
+def test_options_are_completed_and_converted():
+    info = find_method("dpaat")
+    options = complete_options(info, {"ramp": "0.25", "warmup": "2", "statistic": "median", "momentum": 0})
+    assert list(options) == [field.name for field in dataclasses.fields(info.options)]
+    assert (options["ramp"], options["warmup"], options["statistic"]) == (0.25, 2, "median")
+    assert isinstance(options["momentum"], float)
+    assert complete_options(info, options) == options
+    assert complete_options(find_method("dpaat-paper"), {})["scope"] == "global"
+    assert complete_options(find_method("pgd"), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("dpaat", {"statistics": "mean"}, "unknown option of method 'dpaat' 'statistics'; nearest: statistic"),
+        ("pgd", {"ramp": 1}, "method 'pgd' takes no further options, so not 'ramp'"),
+        ("dpaat", {"statistic": "medain"}, "statistic must be one of mean, median"),
+        ("dpaat", {"update": "x"}, "update must be one of"),
+        ("dpaat", {"schedule": "x"}, "schedule must be one of"),
+        ("dpaat", {"scope": "classes"}, "options.scope 'classes'; nearest: class"),
+        ("dpaat", {"signal": "logits"}, "options.signal"),
+        ("dpaat", {"collect": "both"}, "options.collect"),
+        ("dpaat", {"ramp": 0}, r"ramp must lie in \(0, 1\]"),
+        ("dpaat", {"ramp": -1}, "ramp must lie"),
+        ("dpaat", {"ramp": "nan"}, "ramp must lie"),
+        ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
+        ("dpaat", {"warmup": 1.5}, "options.warmup: 1.5 is not a whole number"),
+        ("dpaat", {"warmup": True}, "not a whole number"),
+        ("dpaat", {"warmup": -1}, "warmup must be at least 0"),
+        ("dpaat", {"eps_init": 2}, "eps_init must lie in"),
+        ("dpaat", {"loss_decay": 1}, "loss_decay must lie in"),
+        ("dpaat", {"momentum": "nan"}, "momentum must lie in"),
+    ],
+)
+def test_wrong_options_are_one_line(method, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        make(method, options)
+    assert "\n" not in str(error.value)
+
+
+# --- cost
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["dpaat", "dpaat-paper"])
+def test_a_dpaat_step_costs_what_a_pgd_step_costs(name, clean_weight):
+    ours, theirs = Counting(), Counting()
+    step(name, ours, clean_weight=clean_weight)
+    step("pgd", theirs, clean_weight=clean_weight)
+    assert ours.forwards == theirs.forwards
+    assert ours.backwards == theirs.backwards
+    learned = 12 if clean_weight else 6
+    assert theirs.forwards == [6, 6, 6, learned]
+    assert theirs.backwards == [6, 6, 6, learned]
+
+
+def test_a_standard_step_is_one_pass():
+    model = Counting()
+    step("standard", model)
+    assert (model.forwards, model.backwards) == ([6], [6])
+
+
+# --- objective
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.3])
+def test_pgd_objective_is_the_mixture_of_losses_at_both_views(clean_weight):
+    model, (index, x, y) = Counting(), batch()
+    x_adv = pgd(model, x, y, eps=8 / 255, steps=3)
+    visit = make("pgd", clean_weight=clean_weight)(model, index, x, y)
+    twin = Counting()
+    if clean_weight:
+        clean, adversarial = twin(torch.cat([x, x_adv])).chunk(2)
+        expected = 0.7 * plain_loss(adversarial, y).mean() + 0.3 * plain_loss(clean, y).mean()
+    else:
+        adversarial = twin(x_adv)
+        expected = plain_loss(adversarial, y).mean()
+    assert torch.allclose(visit.loss, expected)
+    assert torch.allclose(visit.logits, adversarial)
+
+
+def test_learn_by_hand():
+    class Identity(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    x, x_adv = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    y = torch.tensor([0])
+    loss, logits, clean = learn(Identity(), x, x_adv, y, setting(clean_weight=0.25))
+    at_clean, at_adversarial = torch.log(torch.tensor(2.0)), torch.log1p(torch.tensor(1.0).exp())
+    assert float(loss) == pytest.approx(float(0.75 * at_adversarial + 0.25 * at_clean))
+    assert torch.equal(logits, x_adv)
+    assert torch.equal(clean, x)
+    assert learn(Identity(), x, x_adv, y, setting())[2] is None
+
+
+def test_negative_margin_by_hand():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [1.0, 1.0, 0.0]])
+    assert negative_margin(logits, torch.tensor([0, 2, 0])).tolist() == [-1.0, 4.0, 0.0]
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.5])
+@pytest.mark.parametrize(("collect", "signal"), [("clean", "loss"), ("adversarial", "loss"), ("clean", "margin")])
+def test_dpaat_visit_holds_plain_unweighted_values(collect, signal, clean_weight):
+    model, (index, x, y) = Counting(), batch()
+    method = make(
+        "dpaat",
+        {"collect": collect, "signal": signal},
+        clean_weight=clean_weight,
+        learn_loss=lambda z, y: 9 * plain_loss(z, y),
+    )
+    visit = method(model, index, x, y)
+    measure = plain_loss if signal == "loss" else negative_margin
+    assert torch.equal(visit.index, index)
+    assert visit.signal.shape == (6,)
+    assert not visit.signal.requires_grad
+    assert torch.allclose(visit.signal, measure(visit.logits, y))
+    if collect == "adversarial":
+        assert visit.collect is None
+    else:
+        assert visit.collect.shape == (6,)
+        assert not visit.collect.requires_grad
+        if not clean_weight:
+            assert torch.allclose(visit.collect, measure(Counting().eval()(x).detach(), y)), "of the first pass of PGD"
+
+
+@pytest.mark.parametrize("name", ["standard", "pgd"])
+def test_methods_without_state_have_nothing_to_save(name):
+    method = make(name)
+    visit = method(Counting(), *batch())
+    method.after_step(visit)
+    assert visit.signal is None
+    assert visit.collect is None
+    assert not method.state_dict()
+
+
+# --- state
+
+
+@pytest.mark.parametrize("name", ["dpaat", "dpaat-paper"])
+def test_sizes_move_after_the_warm_up_and_only_of_visited_samples(name):
+    model, method = Counting(), make(name, eps=8 / 255, epochs=10)
+    index, x, y = batch()
+    start = method.perturbation.eps.clone()
+    assert torch.allclose(start, torch.full((SIZE,), 1 / 255))
+    method.after_step(method(model, index, x, y))
+    assert torch.equal(method.perturbation.eps, start), "the first visit only collects"
+    method.after_step(method(model, index, x, y))
+    moved = method.perturbation.eps - start
+    others = torch.ones(SIZE, dtype=torch.bool).index_fill(0, index, False)
+    assert torch.all(moved[index] != 0)
+    assert torch.all(moved[others] == 0)
+    increment = 8 / 255 / (0.5 * 10)
+    grown = moved[index][moved[index] > 0]
+    assert torch.allclose(grown, torch.full_like(grown, increment))
+
+
+@pytest.mark.parametrize(("epochs", "visits"), [(2, MIN_RAMP), (40, 20)])
+def test_ramp_is_a_share_of_the_epochs(epochs, visits):
+    assert make("dpaat", epochs=epochs).perturbation.increment == pytest.approx(8 / 255 / visits)
+
+
+def test_samples_are_attacked_at_their_own_radius():
+    seen: list[Tensor] = []
+
+    class Spy(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            return super().forward(x)
+
+    method = make("dpaat", clean_weight=0.5)
+    index, x, y = batch()
+    method.perturbation.eps[index] = torch.linspace(0, 8 / 255, 6)
+    method(Spy(), index, x, y)
+    clean, adversarial = seen[-1].chunk(2)
+    assert torch.equal(clean, x)
+    assert torch.allclose((adversarial - x).abs().amax((1, 2, 3)), torch.linspace(0, 8 / 255, 6), atol=1e-6)
+
+
+def test_global_scope_keeps_no_labels():
+    assert make("dpaat-paper").perturbation.labels is None
+    assert len(make("dpaat").perturbation.criterion) == CLASSES
