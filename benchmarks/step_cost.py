@@ -83,7 +83,7 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
     """Time everything and put the ratios together."""
     torch.manual_seed(0)
     model = build_model("resnet18", num_classes=CLASSES, image_size=SIZE, stem="original")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     dataset = in_memory(SAMPLES)
     labels = dataset.labels

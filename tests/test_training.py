@@ -11,8 +11,9 @@ from dpaat.attacks import pgd
 from dpaat.config import complete
 from dpaat.data import prepare
 from dpaat.methods import METHODS
+from dpaat.methods.imbalance import learning_loss
 from dpaat.runs import open_run, read_config, write_config
-from dpaat.training import learning_loss, train
+from dpaat.training import train
 from training_makers import checkpoint, metrics, tiny_config
 
 CLASSES = ("c0", "c1", "c2")

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 from torch import Tensor
-from torch.nn import functional as F
 
 from dpaat.config import TrainConfig, complete
 from dpaat.data import PreparedData, prepare
@@ -22,7 +21,7 @@ from dpaat.data.loading import DataModule
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
-from dpaat.methods.base import LearnLoss
+from dpaat.methods.imbalance import learning_loss
 from dpaat.models import build_model, check_name, read_weights
 from dpaat.runs import (
     CONFIG,
@@ -146,28 +145,6 @@ def train(
         write_json(out / INFO, info)
         _say(console, _closing(out, config, info, time.perf_counter() - seconds))
     return out
-
-
-def learning_loss(imbalance: str, labels: Tensor, num_classes: int) -> LearnLoss:
-    """Make the loss to learn from, per sample, with the class sizes taken into account.
-
-    Args:
-        imbalance: "none", "sampler" (the batches are balanced instead), "weights" (by the inverse square root of
-            the class size, mean 1 over the images), or "balanced-softmax" (cross-entropy of the logits plus the log
-            class sizes; Ren et al., NeurIPS 2020, arXiv 2007.10740, eq. 4).
-        labels: training labels `(N,)`.
-        num_classes: K.
-    """
-    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1).float()
-    shift = counts.log() if imbalance == "balanced-softmax" else torch.zeros(num_classes)
-    weight = counts.rsqrt() if imbalance == "weights" else torch.ones(num_classes)
-    weight = weight / weight[labels].mean()
-
-    def loss(logits: Tensor, y: Tensor) -> Tensor:
-        each = F.cross_entropy(logits.float() + shift.to(logits.device), y, reduction="none")
-        return weight.to(logits.device)[y] * each
-
-    return loss
 
 
 def _build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:

@@ -1,0 +1,172 @@
+"""The options of the command line, and how they and their errors read."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+import dpaat
+from dpaat.config import TrainConfig
+
+TRAIN_EXAMPLES = """examples:
+  dpaat train --data ham10000:DIR --image-size 64 --model resnet18 --method dpaat --out runs/ham
+  dpaat train --data folder:photos --method pgd --eps 4/255 --clean-weight 0.5 --out runs/pgd
+  dpaat train --config runs/ham/config.yaml --seed 1 --out runs/ham-seed1
+  dpaat train --resume --out runs/ham"""
+EVALUATE_EXAMPLES = """examples:
+  dpaat evaluate runs/ham
+  dpaat evaluate runs/ham --attack fgsm,pgd --steps 20 --eps 2/255,4/255,8/255
+  dpaat evaluate runs/ham --data folder:other-clinic --split all"""
+PREDICT_EXAMPLES = """examples:
+  dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
+  dpaat predict runs/ham folder-of-photos --out predictions.csv"""
+CHECK_EXAMPLES = """examples:
+  dpaat data check ham10000:DIR
+  dpaat data check csv:images.csv --fold 2/5"""
+MAIN_EXAMPLES = """examples:
+  dpaat quickstart                       everything once, on embedded synthetic images
+  dpaat train --data ham10000:DIR --out runs/ham
+  dpaat evaluate runs/ham --eps 2/255,4/255,8/255
+  dpaat report runs/ham --out report.html
+  dpaat train --help                     all options of a command"""
+
+
+class _Formatter(RawDescriptionHelpFormatter):
+    """Shows options with hyphens, as people type them."""
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), text)
+
+
+class _Parser(ArgumentParser):
+    def __init__(self, description: str, epilog: str = "", **options: Any) -> None:
+        super().__init__(
+            description=description,
+            epilog=epilog,
+            exit_on_error=False,
+            allow_abbrev=False,
+            formatter_class=_Formatter,
+            **options,
+        )
+
+
+def make_parser() -> ArgumentParser:
+    """Make the parser of all commands; it raises `ArgumentError` instead of leaving the process."""
+    parser = _Parser(
+        "Train medical image classifiers that stay accurate and withstand adversarial perturbations, and prove it.",
+        MAIN_EXAMPLES,
+        prog="dpaat",
+        version=dpaat.__version__,
+    )
+    commands = parser.add_subcommands(required=True, metavar="COMMAND")
+    commands.add_subcommand("quickstart", _quickstart_parser(), help="three methods on embedded images, side by side")
+    commands.add_subcommand("train", _train_parser(), help="train a classifier into a run folder")
+    commands.add_subcommand("evaluate", _evaluate_parser(), help="measure a run, clean and under attack")
+    commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
+    commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
+    data = _Parser("Look into a dataset.")
+    commands.add_subcommand("data", data, help="look into a dataset")
+    commands.add_subcommand("list", _list_parser(), help="list methods, models or attacks")
+    data.add_subcommands(required=True, metavar="COMMAND").add_subcommand(
+        "check", _data_check_parser(), help="print what is in it, and what is wrong with it"
+    )
+    return parser
+
+
+def _train_parser() -> ArgumentParser:
+    parser = _Parser("Train a classifier and leave a run folder.", TRAIN_EXAMPLES)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options, such as a run's own")
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    parser.add_argument("--out", type=str | None, default=None, help="run folder to make (required)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own configuration")
+    parser.add_argument("--stop_after", type=int | None, default=None, help="end this call after so many epochs")
+    parser.add_argument("--cache", type=str | None, default=None, help="folder for decoded images")
+    return parser
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = _Parser(
+        "Measure a run on clean images and under attack at fixed radii; results go to its evaluation.json.",
+        EVALUATE_EXAMPLES,
+    )
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("--attack", type=str, default="pgd", help="comma-separated; see `dpaat list attacks`")
+    parser.add_argument("--steps", type=int, default=20, help="iterations of iterative attacks")
+    parser.add_argument("--eps", type=str, default="1/255,2/255,4/255,8/255", help="radii, comma-separated")
+    parser.add_argument("--norm", type=str, default="linf", help="linf or l2")
+    parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
+    parser.add_argument("--split", type=str, default="test", help="train, val, test or all")
+    parser.add_argument("--max_samples", type=int | None, default=None, help="a seeded stratified draw of so many")
+    parser.add_argument("--batch_size", type=int, default=128, help="images per batch")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of random starts and of the draw")
+    return parser
+
+
+def _predict_parser() -> ArgumentParser:
+    parser = _Parser("Classify images with a run; probabilities go to a CSV file.", PREDICT_EXAMPLES)
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, or one dataset spec")
+    parser.add_argument("--out", type=str, default="predictions.csv", help="CSV file to write")
+    parser.add_argument("--batch_size", type=int, default=128, help="images per batch")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    return parser
+
+
+def _report_parser() -> ArgumentParser:
+    parser = _Parser("Write one self-contained HTML page about one or more runs.")
+    parser.add_argument("runs", type=str, nargs="+", help="run folders")
+    parser.add_argument("--out", type=str, default="report.html", help="HTML file to write")
+    return parser
+
+
+def _data_check_parser() -> ArgumentParser:
+    parser = _Parser("Print classes, groups, splits, leaks, duplicate and unreadable files.", CHECK_EXAMPLES)
+    parser.add_argument("data", type=str, help="dataset, as for `dpaat train --data`")
+    parser.add_argument("--image_size", type=int, default=64, help="pixels at the side")
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--fold", type=str | None, default=None, help="k/K")
+    parser.add_argument("--splits", type=str | None, default=None, help="CSV with columns id and split")
+    parser.add_argument("--export", type=str | None, default=None, help="write the splits to this CSV")
+    return parser
+
+
+def _list_parser() -> ArgumentParser:
+    parser = _Parser("List what can be named on the command line.")
+    parser.add_argument("what", type=str, help="methods, models or attacks")
+    parser.add_argument("filter", type=str, nargs="?", default="", help="only names that contain this")
+    return parser
+
+
+def _quickstart_parser() -> ArgumentParser:
+    parser = _Parser(
+        "Train standard, fixed-radius and DPAAT models on the embedded synthetic images (or --data), evaluate them "
+        "and write a report. Takes a few minutes on two cores."
+    )
+    parser.add_argument("--data", type=str, default="synthetic", help="dataset, as for `dpaat train --data`")
+    parser.add_argument("--epochs", type=int | None, default=None, help="passes over the training set")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--out", type=str | None, default=None, help="folder to make; default runs/quickstart")
+    return parser
+
+
+def with_underscores(argument: str) -> str:
+    """Let --image-size and --image_size both be typed."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def readable(error: ArgumentError) -> str:
+    """Bring the parser's message into one line, with the option as people type it."""
+    text = " ".join(str(error).split())
+    text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
+    text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
+    text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
+    return text if "help" in text else f"{text} (see --help)"
