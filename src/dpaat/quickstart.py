@@ -12,6 +12,7 @@ from dpaat.errors import UserError
 METHODS = ("standard", "pgd", "dpaat")
 RADII = (2 / 255, 4 / 255, 8 / 255)
 STEPS = 20
+EPOCHS = 12
 
 
 def settings(data: str, method: str, epochs: int, seed: int) -> TrainConfig:
@@ -27,6 +28,7 @@ def settings(data: str, method: str, epochs: int, seed: int) -> TrainConfig:
         batch_size=64,
         optimizer="adamw",
         lr=5e-3,
+        weight_decay=0.05,
         val_eps="2/255,4/255,8/255",
         val_steps=5,
         seed=seed,
@@ -42,7 +44,7 @@ def quickstart(
     Args:
         data: dataset spec.
         out: folder to make; default the first free `runs/quickstart`, `runs/quickstart-2`, ...
-        epochs: passes over the training set; default 20.
+        epochs: passes over the training set; default 12.
         seed: of everything random.
         console: where to print.
         progress: show progress bars.
@@ -60,10 +62,12 @@ def quickstart(
     out = _free_folder(Path("runs/quickstart")) if out is None else out
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: already holds something; choose another --out")
+    if epochs is not None and epochs < 1:
+        raise UserError(f"epochs: {epochs} is out of range; it must be at least 1")
     documents = {}
     for method in METHODS:
         run = train(
-            settings(data, method, epochs or 20, seed),
+            settings(data, method, epochs or EPOCHS, seed),
             out / method,
             command=f"dpaat quickstart --data {data} --seed {seed}" + (f" --epochs {epochs}" if epochs else ""),
             console=console,
