@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks import ATTACKS, fgsm, find_attack, pgd
+from dpaat.attacks import ATTACKS, fgsm, find_attack, pgd, pgd_with_clean_logits
 from dpaat.errors import UserError
 
 SHAPE = (3, 5, 4)
@@ -154,10 +154,9 @@ def test_works_under_no_grad_and_inference_free_autocast():
 
 def test_zero_start_hands_back_the_clean_logits():
     network, (x, y) = make_network(), image_batch(4)
-    _, logits = pgd(network, x, y, eps=0.1, steps=2, return_clean_logits=True)
+    x_adv, logits = pgd_with_clean_logits(network, x, y, eps=0.1, steps=2)
+    assert torch.equal(x_adv, pgd(network, x, y, eps=0.1, steps=2))
     assert torch.equal(logits, network.eval()(x).detach())
-    with pytest.raises(ValueError, match="zero"):
-        pgd(network, x, y, eps=0.1, start="random", return_clean_logits=True)
 
 
 def test_forward_passes_are_exactly_the_steps():

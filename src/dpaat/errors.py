@@ -20,7 +20,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    hint = f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(names[:12])}"
-    if not nearest and len(names) > 12:
-        hint += ", ..."
+    if nearest:
+        hint = f"nearest: {', '.join(nearest)}"
+    elif len(names) <= 24:
+        hint = f"known: {', '.join(names)}"
+    else:
+        hint = f"none of the {len(names)} known ones looks like it"
     return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpaat.attacks.fgsm import fgsm
 from dpaat.attacks.norms import NORMS
-from dpaat.attacks.pgd import pgd
+from dpaat.attacks.pgd import pgd, pgd_with_clean_logits
 from dpaat.errors import unknown
 
 
@@ -46,4 +46,4 @@ def find_attack(name: str) -> AttackInfo:
     return ATTACKS[name]
 
 
-__all__ = ["ATTACKS", "NORMS", "AttackInfo", "fgsm", "find_attack", "pgd"]
+__all__ = ["ATTACKS", "NORMS", "AttackInfo", "fgsm", "find_attack", "pgd", "pgd_with_clean_logits"]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from dpaat.attacks.gradient import LossFunction, cross_entropy
-from dpaat.attacks.pgd import pgd
+from dpaat.attacks.pgd import Start, pgd
 
 
 def fgsm(
@@ -18,7 +16,7 @@ def fgsm(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    start: Literal["zero", "random"] = "zero",
+    start: Start = "zero",
     loss: LossFunction = cross_entropy,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -32,14 +30,5 @@ def fgsm(
     """
     step_size = eps if start == "zero" else 1.25 * eps
     return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        steps=1,
-        step_size=step_size,
-        norm=norm,
-        start=start,
-        loss=loss,
-        generator=generator,
+        model, x, y, eps=eps, steps=1, step_size=step_size, norm=norm, start=start, loss=loss, generator=generator
     )

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dpaat.attacks.gradient import LossFunction, cross_entropy, evaluation_mode, input_gradient
-from dpaat.attacks.norms import make_ball, per_sample
+from dpaat.attacks.norms import Ball, make_ball, per_sample
+
+Start = Literal["zero", "random"]
 
 
-@overload
-def pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    steps: int = ...,
-    step_size: float | Tensor | None = ...,
-    norm: str = ...,
-    start: Literal["zero", "random"] = ...,
-    loss: LossFunction = ...,
-    generator: torch.Generator | None = ...,
-    return_clean_logits: Literal[False] = ...,
-) -> Tensor: ...
-@overload
-def pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    steps: int = ...,
-    step_size: float | Tensor | None = ...,
-    norm: str = ...,
-    start: Literal["zero", "random"] = ...,
-    loss: LossFunction = ...,
-    generator: torch.Generator | None = ...,
-    return_clean_logits: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -50,11 +22,10 @@ def pgd(
     steps: int = 10,
     step_size: float | Tensor | None = None,
     norm: str = "linf",
-    start: Literal["zero", "random"] = "zero",
+    start: Start = "zero",
     loss: LossFunction = cross_entropy,
     generator: torch.Generator | None = None,
-    return_clean_logits: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     r"""Find adversarial images by projected gradient descent, each inside a ball of its own radius.
 
     $x_{t+1} = \Pi_{B(x, \epsilon) \cap [0,1]}\,(x_t + \alpha\, d(\nabla_x \ell(f(x_t), y)))$ with $d$ the sign
@@ -69,40 +40,61 @@ def pgd(
         steps: iterations K, at least 1.
         step_size: alpha, a number or `(B,)`; default 2.5 * eps / steps.
         norm: "linf" or "l2".
-        start: "zero" starts at `x`, so that the first forward pass is the clean one; "random" starts uniformly in
-            the ball.
+        start: "zero" starts at `x`; "random" starts uniformly in the ball.
         loss: what to raise, per sample; default cross-entropy.
         generator: source of the random start.
-        return_clean_logits: also return the logits at `x`, which a zero start has computed anyway.
 
     Returns:
-        Adversarial images `(B, C, H, W)`, detached; with `return_clean_logits`, also the clean logits `(B, K)`.
+        Adversarial images `(B, C, H, W)`, detached.
 
     Raises:
-        ValueError: unknown norm or start, steps below 1, radius of a wrong shape, clean logits of a random start.
+        ValueError: unknown norm or start, steps below 1, radius of a wrong shape.
 
     Source:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
     if start not in ("zero", "random"):
         raise ValueError(f"start must be 'zero' or 'random', not {start!r}")
-    if return_clean_logits and start != "zero":
-        raise ValueError("clean logits come free with start='zero' only")
+    ball = make_ball(norm, x.detach(), eps)
+    first = ball.random_start(generator) if start == "random" else ball.x
+    return _ascend(model, first, y, ball, steps, step_size, loss)[0]
 
-    x = x.detach()
-    ball = make_ball(norm, x, eps)
-    alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, x)
-    x_adv = ball.random_start(generator) if start == "random" else x
-    clean_logits: Tensor | None = None
+
+def pgd_with_clean_logits(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: int = 10,
+    step_size: float | Tensor | None = None,
+    norm: str = "linf",
+    loss: LossFunction = cross_entropy,
+) -> tuple[Tensor, Tensor]:
+    """`pgd` from a zero start, and the clean logits `(B, K)` that its first pass computes anyway."""
+    ball = make_ball(norm, x.detach(), eps)
+    return _ascend(model, ball.x, y, ball, steps, step_size, loss)
+
+
+def _ascend(
+    model: nn.Module,
+    first: Tensor,
+    y: Tensor,
+    ball: Ball,
+    steps: int,
+    step_size: float | Tensor | None,
+    loss: LossFunction,
+) -> tuple[Tensor, Tensor]:
+    """Climb from `first`; returns the last iterate and the logits of `first`."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
+    x_adv = first
+    first_logits = None
     with evaluation_mode(model):
         for _ in range(steps):
             gradient, logits = input_gradient(model, x_adv, y, loss)
-            if clean_logits is None:
-                clean_logits = logits
+            first_logits = logits if first_logits is None else first_logits
             x_adv = ball.project_(x_adv + alpha * ball.direction(gradient))
-    if return_clean_logits:
-        assert clean_logits is not None
-        return x_adv, clean_logits
-    return x_adv
+    assert first_logits is not None
+    return x_adv, first_logits

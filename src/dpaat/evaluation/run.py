@@ -130,6 +130,7 @@ def evaluate_run(
         "run": opened.path.resolve().name,
         "method": opened.config.method,
         "model": opened.config.model,
+        "training_seed": opened.config.seed,
         "classes": list(classes),
         "synthetic": prepared.table.synthetic,
         "data_fingerprint": prepared.fingerprint,

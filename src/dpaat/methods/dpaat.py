@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd
+from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.gradient import cross_entropy
 from dpaat.methods.base import Method, Setting, Visit, learn
 from dpaat.perturbation import AdaptivePerturbation
@@ -88,14 +88,8 @@ class DPAAT(Method):
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
         setting = self.setting
-        x_adv, clean_at_start = pgd(
-            model,
-            x,
-            y,
-            eps=self.perturbation.eps[index],
-            steps=setting.steps,
-            norm=setting.norm,
-            return_clean_logits=True,
+        x_adv, clean_at_start = pgd_with_clean_logits(
+            model, x, y, eps=self.perturbation.eps[index], steps=setting.steps, norm=setting.norm
         )
         loss, logits, clean = learn(model, x, x_adv, y, setting)
         adversarial = logits.detach()
