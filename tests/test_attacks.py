@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks import ATTACKS, fgsm, find_attack, pgd, pgd_with_clean_logits
+from dpaat.attacks import ATTACKS, apgd, apgd_targeted, fgsm, find_attack, pgd, pgd_with_clean_logits
+from dpaat.attacks.losses import margin
 from dpaat.errors import UserError
 
 SHAPE = (3, 5, 4)
-ATTACK_CASES = [(fgsm, {}), (pgd, {"steps": 7}), (pgd, {"steps": 7, "start": "random"})]
+ATTACK_CASES = [
+    (fgsm, {}),
+    (pgd, {"steps": 7}),
+    (pgd, {"steps": 7, "start": "random"}),
+    (apgd, {"steps": 7, "start": "zero", "loss": margin}),
+    (apgd, {"steps": 20, "loss": "dlr", "start": "random"}),
+    (apgd_targeted, {"steps": 20, "start": "random"}),
+]
 
 
 class Linear(nn.Module):

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpaat.attacks import pgd
+from dpaat.attacks.losses import margin
 from dpaat.errors import UserError
 from dpaat.methods import METHODS, Setting, build_method, complete_options, find_method
 from dpaat.methods.base import learn
-from dpaat.methods.dpaat import MIN_RAMP, negative_margin
+from dpaat.methods.dpaat import MIN_RAMP
 
 SIZE, CLASSES = 12, 3
 LABELS = torch.arange(SIZE) % CLASSES
@@ -178,9 +179,9 @@ def test_learn_by_hand():
     assert learn(Identity(), x, x_adv, y, setting())[2] is None
 
 
-def test_negative_margin_by_hand():
+def test_margin_by_hand():
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [1.0, 1.0, 0.0]])
-    assert negative_margin(logits, torch.tensor([0, 2, 0])).tolist() == [-1.0, 4.0, 0.0]
+    assert margin(logits, torch.tensor([0, 2, 0])).tolist() == [-1.0, 4.0, 0.0]
 
 
 @pytest.mark.parametrize("clean_weight", [0.0, 0.5])
@@ -194,7 +195,7 @@ def test_dpaat_visit_holds_plain_unweighted_values(collect, signal, clean_weight
         learn_loss=lambda z, y: 9 * plain_loss(z, y),
     )
     visit = method(model, index, x, y)
-    measure = plain_loss if signal == "loss" else negative_margin
+    measure = plain_loss if signal == "loss" else margin
     assert torch.equal(visit.index, index)
     assert visit.signal.shape == (6,)
     assert not visit.signal.requires_grad

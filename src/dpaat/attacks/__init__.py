@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
+from dpaat.attacks.apgd import apgd, apgd_targeted
 from dpaat.attacks.fgsm import fgsm
 from dpaat.attacks.norms import NORMS
 from dpaat.attacks.pgd import pgd, pgd_with_clean_logits
@@ -31,6 +33,21 @@ ATTACKS: dict[str, AttackInfo] = {
     for info in (
         AttackInfo("fgsm", fgsm, "one signed gradient step (Goodfellow et al. 2015)", "2 F", iterative=False),
         AttackInfo("pgd", pgd, "projected gradient descent, K steps (Madry et al. 2018)", "2K F", iterative=True),
+        AttackInfo("apgd-ce", apgd, "Auto-PGD on the cross-entropy (Croce, Hein 2020)", "(2K + 2) F", iterative=True),
+        AttackInfo(
+            "apgd-dlr",
+            partial(apgd, loss="dlr"),
+            "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
+            "(2K + 2) F",
+            iterative=True,
+        ),
+        AttackInfo(
+            "apgd-t",
+            apgd_targeted,
+            "Auto-PGD towards each of the up to 9 likeliest wrong classes, for any number of classes",
+            "(2K + 3) F a target",
+            iterative=True,
+        ),
     )
 }
 
@@ -46,4 +63,14 @@ def find_attack(name: str) -> AttackInfo:
     return ATTACKS[name]
 
 
-__all__ = ["ATTACKS", "NORMS", "AttackInfo", "fgsm", "find_attack", "pgd", "pgd_with_clean_logits"]
+__all__ = [
+    "ATTACKS",
+    "NORMS",
+    "AttackInfo",
+    "apgd",
+    "apgd_targeted",
+    "fgsm",
+    "find_attack",
+    "pgd",
+    "pgd_with_clean_logits",
+]

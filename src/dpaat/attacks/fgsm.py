@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks.gradient import LossFunction, cross_entropy
+from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.pgd import Start, pgd
 
 

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""Maps logits `(B, K)` and labels `(B,)` to one number per sample `(B,)` that the attack raises."""
+from dpaat.attacks.losses import LossFunction
 
 
 @contextmanager
@@ -27,11 +25,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in found:
             module.training = training
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy per sample `(B,)`, in full precision whatever the model's."""
-    return F.cross_entropy(logits.float(), y, reduction="none")
 
 
 def input_gradient(

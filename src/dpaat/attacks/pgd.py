@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks.gradient import LossFunction, cross_entropy, evaluation_mode, input_gradient
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Ball, make_ball, per_sample
 
 Start = Literal["zero", "random"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd_with_clean_logits
-from dpaat.attacks.gradient import cross_entropy
+from dpaat.attacks.losses import cross_entropy, margin
 from dpaat.methods.base import Method, Setting, Visit, learn
 from dpaat.perturbation import AdaptivePerturbation
 
@@ -93,7 +92,7 @@ class DPAAT(Method):
         )
         loss, logits, clean = learn(model, x, x_adv, y, setting)
         adversarial = logits.detach()
-        measure = cross_entropy if self.options.signal == "loss" else negative_margin
+        measure = cross_entropy if self.options.signal == "loss" else margin
         collect: Tensor | None = None
         if self.options.collect == "clean":
             collect = measure(clean_at_start if clean is None else clean.detach(), y)
@@ -103,10 +102,3 @@ class DPAAT(Method):
     def after_step(self, visit: Visit) -> None:
         assert visit.signal is not None
         self.perturbation.update(visit.index, visit.signal, visit.collect)
-
-
-def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best other logit minus the true one, per sample `(B,)`; negative where the sample is classified correctly."""
-    logits = logits.float()
-    true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]

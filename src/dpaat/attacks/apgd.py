@@ -1,0 +1,186 @@
+"""Auto-PGD: projected gradient ascent whose step size answers to its own progress."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, targeted_dlr
+from dpaat.attacks.norms import make_ball
+from dpaat.attacks.pgd import Start
+
+MOMENTUM = 0.75
+PROGRESS = 0.75
+"""A step size is kept if at least this share of the steps since the last checkpoint raised the loss."""
+MAX_TARGETS = 9
+
+
+def apgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: int = 100,
+    norm: str = "linf",
+    loss: Literal["ce", "dlr"] | LossFunction = "ce",
+    start: Start = "random",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Find adversarial images by Auto-PGD, each inside a ball of its own radius.
+
+    Starts with steps of 2 * eps, adds momentum, and at checkpoints halves the step size of every sample that makes
+    no progress, which then goes back to its best point. The model runs in eval mode and is left exactly as found.
+
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        x: clean images `(B, C, H, W)` in [0, 1].
+        y: labels `(B,)`, int64.
+        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        steps: iterations, at least 1; each costs a forward pass and an input gradient.
+        norm: "linf" or "l2".
+        loss: what to raise: "ce", "dlr" (the margin where there are three classes or fewer), or a function.
+        start: "random" or "zero".
+        generator: source of the random start.
+
+    Returns:
+        Adversarial images `(B, C, H, W)`, detached: where a sample was ever misclassified, the misclassified iterate
+        with the largest loss, else the iterate with the largest loss.
+
+    Raises:
+        ValueError: unknown norm, loss or start, steps below 1, radius of a wrong shape.
+
+    Source:
+        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+        attacks", ICML 2020, arXiv 2003.01690, algorithm 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if start not in ("zero", "random"):
+        raise ValueError(f"start must be 'zero' or 'random', not {start!r}")
+    if isinstance(loss, str) and loss not in ("ce", "dlr"):
+        raise ValueError(f"loss must be 'ce', 'dlr' or a function, not {loss!r}")
+    measure: LossFunction = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
+
+    ball = make_ball(norm, x.detach(), eps)
+    per_sample = [-1, *[1] * (x.ndim - 1)]
+    current = ball.random_start(generator) if start == "random" else ball.x
+    with evaluation_mode(model):
+        gradient, logits = input_gradient(model, current, y, measure)
+        value = measure(logits, y)
+        found = _Found(current, logits, y, value)
+        best, best_value, best_gradient = current, value, gradient
+        previous = current
+        step = 2 * ball.eps.expand(len(x), *ball.eps.shape[1:])
+        risen = torch.zeros_like(value)
+        value_at_checkpoint, halved = best_value, torch.zeros_like(value, dtype=torch.bool)
+        checkpoints, last = _checkpoints(steps), 0
+        for k in range(1, steps + 1):
+            ahead = ball.project_(current + step * ball.direction(gradient))
+            weight = 1.0 if k == 1 else MOMENTUM
+            moved = current + weight * (ahead - current) + (1 - weight) * (current - previous)
+            previous, current = current, ball.project_(moved)
+            gradient, logits = input_gradient(model, current, y, measure)
+            before, value = value, measure(logits, y)
+            found.update(current, logits, y, value)
+            risen += value > before
+            better = value > best_value
+            wide = better.reshape(per_sample)
+            best, best_gradient = torch.where(wide, current, best), torch.where(wide, gradient, best_gradient)
+            best_value = torch.where(better, value, best_value)
+            if k in checkpoints:
+                stuck = risen < PROGRESS * (k - last)
+                stalled = ~halved & (best_value <= value_at_checkpoint)
+                halved = stuck | stalled
+                wide = halved.reshape(per_sample)
+                step = torch.where(wide, step / 2, step)
+                current, gradient = torch.where(wide, best, current), torch.where(wide, best_gradient, gradient)
+                previous, value = torch.where(wide, best, previous), torch.where(halved, best_value, value)
+                value_at_checkpoint, last = best_value, k
+                risen = torch.zeros_like(value)
+    return torch.where(found.fooled.reshape(per_sample), found.image, best)
+
+
+def apgd_targeted(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: int = 100,
+    norm: str = "linf",
+    targets: int = MAX_TARGETS,
+    start: Start = "random",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run Auto-PGD towards each of the likeliest wrong classes in turn; arguments and errors are those of `apgd`.
+
+    Works for any number of classes K >= 2: at most K - 1 targets are tried, and below four classes the difference
+    of two logits takes the place of the targeted DLR loss.
+
+    Args:
+        model: see `apgd`.
+        x: see `apgd`.
+        y: see `apgd`.
+        eps: see `apgd`.
+        steps: iterations for each target.
+        norm: see `apgd`.
+        targets: most classes to try.
+        start: see `apgd`.
+        generator: see `apgd`.
+
+    Source:
+        Croce and Hein 2020, section 4.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(x).float()
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    ranked = wrong.argsort(dim=1, descending=True)
+    x_adv = x.detach()
+    standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for rank in range(min(targets, logits.shape[1] - 1)):
+        candidate = apgd(
+            model,
+            x,
+            y,
+            eps=eps,
+            steps=steps,
+            norm=norm,
+            loss=targeted_dlr(ranked[:, rank]),
+            start=start,
+            generator=generator,
+        )
+        with evaluation_mode(model), torch.no_grad():
+            fooled = model(candidate).argmax(1) != y
+        take = standing & fooled if rank else standing
+        x_adv = torch.where(take.reshape(-1, *[1] * (x.ndim - 1)), candidate, x_adv)
+        standing = standing & ~fooled
+    return x_adv
+
+
+class _Found:
+    """The misclassified iterate with the largest loss, per sample."""
+
+    def __init__(self, image: Tensor, logits: Tensor, y: Tensor, value: Tensor) -> None:
+        self.image = image
+        self.fooled = logits.argmax(1) != y
+        self.value = torch.where(self.fooled, value, -torch.inf)
+
+    def update(self, image: Tensor, logits: Tensor, y: Tensor, value: Tensor) -> None:
+        fooled = logits.argmax(1) != y
+        better = fooled & (~self.fooled | (value > self.value))
+        self.image = torch.where(better.reshape(-1, *[1] * (image.ndim - 1)), image, self.image)
+        self.value = torch.where(better, value, self.value)
+        self.fooled = self.fooled | fooled
+
+
+def _checkpoints(steps: int) -> set[int]:
+    """Steps after which progress is looked at: 22 % of all, then ever closer, never less than 6 % apart."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    return {ceil(share * steps) for share in shares[1:] if share < 1}
