@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -187,13 +188,18 @@ def test_interrupted_training_ends_with_130_and_can_be_resumed(tiny_images, tmp_
     out = tmp_path / "run"
     arguments = [*tiny_arguments(tiny_images, epochs=2000, val_eps="0", method="standard"), f"--out={out}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "dpaat", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "dpaat", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background ignores SIGINT, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch"):
                 break
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "dpaat: interrupted; what was finished is kept\n"
