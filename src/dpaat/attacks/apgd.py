@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, targeted_dlr
-from dpaat.attacks.norms import make_ball
-from dpaat.attacks.pgd import Start
+from dpaat.attacks.norms import Start, make_ball, widen
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -60,15 +59,12 @@ def apgd(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    if start not in ("zero", "random"):
-        raise ValueError(f"start must be 'zero' or 'random', not {start!r}")
     if isinstance(loss, str) and loss not in ("ce", "dlr"):
         raise ValueError(f"loss must be 'ce', 'dlr' or a function, not {loss!r}")
     measure: LossFunction = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
 
     ball = make_ball(norm, x.detach(), eps)
-    per_sample = [-1, *[1] * (x.ndim - 1)]
-    current = ball.random_start(generator) if start == "random" else ball.x
+    current = ball.start(start, generator)
     with evaluation_mode(model):
         gradient, logits = input_gradient(model, current, y, measure)
         value = measure(logits, y)
@@ -89,20 +85,20 @@ def apgd(
             found.update(current, logits, y, value)
             risen += value > before
             better = value > best_value
-            wide = better.reshape(per_sample)
+            wide = widen(better, x)
             best, best_gradient = torch.where(wide, current, best), torch.where(wide, gradient, best_gradient)
             best_value = torch.where(better, value, best_value)
             if k in checkpoints:
                 stuck = risen < PROGRESS * (k - last)
                 stalled = ~halved & (best_value <= value_at_checkpoint)
                 halved = stuck | stalled
-                wide = halved.reshape(per_sample)
+                wide = widen(halved, x)
                 step = torch.where(wide, step / 2, step)
                 current, gradient = torch.where(wide, best, current), torch.where(wide, best_gradient, gradient)
                 previous, value = torch.where(wide, best, previous), torch.where(halved, best_value, value)
                 value_at_checkpoint, last = best_value, k
                 risen = torch.zeros_like(value)
-    return torch.where(found.fooled.reshape(per_sample), found.image, best)
+    return torch.where(widen(found.fooled, x), found.image, best)
 
 
 def apgd_targeted(
@@ -157,7 +153,7 @@ def apgd_targeted(
         with evaluation_mode(model), torch.no_grad():
             fooled = model(candidate).argmax(1) != y
         take = standing & fooled if rank else standing
-        x_adv = torch.where(take.reshape(-1, *[1] * (x.ndim - 1)), candidate, x_adv)
+        x_adv = torch.where(widen(take, x), candidate, x_adv)
         standing = standing & ~fooled
     return x_adv
 
@@ -173,7 +169,7 @@ class _Found:
     def update(self, image: Tensor, logits: Tensor, y: Tensor, value: Tensor) -> None:
         fooled = logits.argmax(1) != y
         better = fooled & (~self.fooled | (value > self.value))
-        self.image = torch.where(better.reshape(-1, *[1] * (image.ndim - 1)), image, self.image)
+        self.image = torch.where(widen(better, image), image, self.image)
         self.value = torch.where(better, value, self.value)
         self.fooled = self.fooled | fooled
 

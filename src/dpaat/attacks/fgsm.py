@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.attacks.losses import LossFunction, cross_entropy
-from dpaat.attacks.pgd import Start, pgd
+from dpaat.attacks.norms import Start
+from dpaat.attacks.pgd import pgd
 
 
 def fgsm(

@@ -6,12 +6,20 @@ Images are `(B, C, H, W)` in [0, 1]; radii `eps` are `(B, 1, 1, 1)` in the same 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+Start = Literal["zero", "random"]
+
 _TINY = 1e-12
+
+
+def widen(values: Tensor, like: Tensor) -> Tensor:
+    """Bring one value per sample `(B,)` to the shape `(B, 1, ..., 1)` of the batch `like`."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
@@ -30,7 +38,7 @@ def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
         return value.to(like).reshape((1,) * like.ndim)
     if value.shape != like.shape[:1]:
         raise ValueError(f"a per-sample radius must have shape ({len(like)},), not {tuple(value.shape)}")
-    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+    return widen(value.to(like), like)
 
 
 class Ball(ABC):
@@ -39,6 +47,16 @@ class Ball(ABC):
     def __init__(self, x: Tensor, eps: Tensor) -> None:
         self.x = x
         self.eps = eps
+
+    def start(self, kind: Start, generator: torch.Generator | None) -> Tensor:
+        """The first point of an attack: "zero" is `x` itself, "random" a point of `random_start`.
+
+        Raises:
+            ValueError: another kind.
+        """
+        if kind not in ("zero", "random"):
+            raise ValueError(f"start must be 'zero' or 'random', not {kind!r}")
+        return self.random_start(generator) if kind == "random" else self.x
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
@@ -102,8 +120,7 @@ class L2Ball(Ball):
 
 
 def _length(batch: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1)
-    return length.reshape(-1, *(1,) * (batch.ndim - 1))
+    return widen(torch.linalg.vector_norm(batch.flatten(1), dim=1), batch)
 
 
 NORMS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
-from dpaat.attacks.norms import Ball, make_ball, per_sample
-
-Start = Literal["zero", "random"]
+from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
 
 
 def pgd(
@@ -54,11 +50,8 @@ def pgd(
     Source:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
-    if start not in ("zero", "random"):
-        raise ValueError(f"start must be 'zero' or 'random', not {start!r}")
     ball = make_ball(norm, x.detach(), eps)
-    first = ball.random_start(generator) if start == "random" else ball.x
-    return _ascend(model, first, y, ball, steps, step_size, loss)[0]
+    return _ascend(model, ball.start(start, generator), y, ball, steps, step_size, loss)[0]
 
 
 def pgd_with_clean_logits(

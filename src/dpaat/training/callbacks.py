@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
 
+from dpaat.runs import write_text
 from dpaat.training.module import TrainingModule
 
 
@@ -147,9 +148,7 @@ def _keep_epochs_before(path: Path, epoch: int) -> None:
         return
     header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [row for row in rows if row.split(",", 1)[0].isdigit() and int(row.split(",", 1)[0]) < epoch]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join([header, *kept]), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join([header, *kept]))
 
 
 def _clock(seconds: float) -> str:
