@@ -65,6 +65,9 @@ class Method(nn.Module, ABC):
             y: labels `(B,)`.
         """
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the method know the epoch, from 0; called before its first step, also on resuming."""
+
     def after_step(self, visit: Visit) -> None:
         """Let the method's state see the visit; with several processes, the visit of all of them together."""
 

@@ -87,6 +87,7 @@ class TrainingModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums, kept on the device so that no step waits for them."""
+        self.method.begin_epoch(self.current_epoch)
         self._train_sums = torch.zeros(3, device=self.device, dtype=torch.float64)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
