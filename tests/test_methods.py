@@ -50,7 +50,8 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.layers(x)
         self.forwards.append(len(x))
-        logits.register_hook(lambda gradient: self.backwards.append(len(gradient)))
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self.backwards.append(len(gradient)))
         return logits
 
 
@@ -74,7 +75,7 @@ def step(name: str, model: Counting, **changes):
 
 
 def test_registry():
-    assert list(METHODS) == ["standard", "pgd", "dpaat", "dpaat-paper"]
+    assert {"standard", "pgd", "dpaat", "dpaat-paper"} <= set(METHODS)
     for name, info in METHODS.items():
         assert info.name == name
         assert info.description

@@ -9,9 +9,18 @@ from typing import Any, get_args, get_type_hints
 
 from dpaat.errors import UserError, unknown
 from dpaat.methods.base import Method, Setting, Visit
+from dpaat.methods.dart import DART, DARTOptions
 from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
+from dpaat.methods.fast import FGSMRS, NFGSM, NFGSMOptions
+from dpaat.methods.fat import FAT, FATOptions
+from dpaat.methods.gairat import GAIRAT, GAIRATOptions
+from dpaat.methods.mart import MART, MARTOptions
 from dpaat.methods.pgd import PGDTraining
 from dpaat.methods.standard import Standard
+from dpaat.methods.trades import TRADES, TRADESOptions
+
+FIXED = 4 / 255
+"""Default radius of the methods that fix one for all images."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class MethodInfo:
     build: Callable[..., Method]
     description: str
     cost: str
-    """Per sample and step, in forward passes F, for K attack steps; a clean weight adds 3 F."""
+    """Per sample and step, in forward passes F, for K attack steps; a clean weight adds 3 F where it is taken."""
     adversarial: bool
     """Whether it trains for robustness, and is therefore selected by robust validation accuracy."""
     eps: float = 0.0
@@ -43,7 +52,69 @@ METHODS: dict[str, MethodInfo] = {
             "adversarial training with one fixed radius (Madry et al. 2018)",
             "(2K + 3) F",
             adversarial=True,
-            eps=4 / 255,
+            eps=FIXED,
+        ),
+        MethodInfo(
+            "fgsm-rs",
+            FGSMRS,
+            "one attack step from a random start (Wong et al. 2020)",
+            "5 F",
+            adversarial=True,
+            eps=FIXED,
+        ),
+        MethodInfo(
+            "n-fgsm",
+            NFGSM,
+            "one attack step from strong noise, not projected (de Jorge et al. 2022)",
+            "5 F",
+            adversarial=True,
+            eps=FIXED,
+            options=NFGSMOptions,
+        ),
+        MethodInfo(
+            "trades",
+            TRADES,
+            "clean loss, and how far an attack moves the output (Zhang et al. 2019)",
+            "(2K + 7) F",
+            adversarial=True,
+            eps=FIXED,
+            options=TRADESOptions,
+        ),
+        MethodInfo(
+            "mart",
+            MART,
+            "misclassified images are pulled harder (Wang et al. 2020)",
+            "(2K + 6) F",
+            adversarial=True,
+            eps=FIXED,
+            options=MARTOptions,
+        ),
+        MethodInfo(
+            "fat",
+            FAT,
+            "the attack stops soon after it has succeeded (Zhang et al. 2020)",
+            "(2K + 3) F",
+            adversarial=True,
+            eps=FIXED,
+            options=FATOptions,
+        ),
+        MethodInfo(
+            "gairat",
+            GAIRAT,
+            "images that an attack turns quickly weigh more (Zhang et al. 2021)",
+            "(2K + 3) F",
+            adversarial=True,
+            eps=FIXED,
+            options=GAIRATOptions,
+        ),
+        MethodInfo(
+            "dart",
+            DART,
+            "the attack has to converge better from epoch to epoch (Wang et al. 2019)",
+            "(2K + 3) F",
+            adversarial=True,
+            eps=FIXED,
+            options=DARTOptions,
         ),
         MethodInfo(
             "dpaat",

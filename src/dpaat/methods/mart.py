@@ -1,0 +1,63 @@
+"""MART: misclassified images are pulled harder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import pgd
+from dpaat.methods.base import Method, Setting, Visit
+from dpaat.methods.trades import check_weights, kl_divergence
+
+
+@dataclass(frozen=True)
+class MARTOptions:
+    """Options of MART.
+
+    Attributes:
+        beta: weight of the divergence, lambda in the paper, at least 0.
+    """
+
+    beta: float = 5.0
+
+
+class MART(Method):
+    r"""Misclassification-aware adversarial training (Wang et al., ICLR 2020, openreview rklOg6EFwS, algorithm 1).
+
+    $BCE(p(x'), y) + \beta\, KL(p(x) \,\|\, p(x'))\, (1 - p_y(x))$ with the boosted cross-entropy
+    $BCE(p, y) = -\log p_y - \log(1 - \max_{k \ne y} p_k)$. The attack is that of fixed-radius training; the loss to
+    learn from, class imbalance treated, takes the place of $-\log p_y$, and the other terms count alike for every
+    sample. The two views go through the network together, and the gradient flows through all factors.
+    """
+
+    def __init__(self, setting: Setting, options: MARTOptions) -> None:
+        super().__init__(setting)
+        check_weights(setting, options.beta)
+        self.options = options
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting = self.setting
+        x_adv = pgd(model, x, y, eps=setting.eps, steps=setting.steps, norm=setting.norm)
+        clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
+        doubt = 1 - clean.float().softmax(1).gather(1, y[:, None])[:, 0]
+        loss = (
+            setting.learn_loss(adversarial, y)
+            + margin_term(adversarial, y)
+            + self.options.beta * kl_divergence(clean, adversarial) * doubt
+        )
+        return Visit(loss.mean(), adversarial.detach(), index)
+
+
+def margin_term(logits: Tensor, y: Tensor) -> Tensor:
+    r"""$-\log(1 - \max_{k \ne y} p_k)$ per sample `(B,)`, from logits `(B, K)`.
+
+    As a difference of two log-sums over the logits, since 1 - p_k of a confident mistake rounds to 0.
+    """
+    logits = logits.float()
+    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+    without_rival = logits.scatter(1, rival[:, None], -torch.inf)
+    return logits.logsumexp(1) - without_rival.logsumexp(1)

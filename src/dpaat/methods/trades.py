@@ -1,0 +1,83 @@
+"""TRADES: the clean loss, and how far an attack moves the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from dpaat.attacks.gradient import evaluation_mode
+from dpaat.attacks.norms import make_ball
+from dpaat.methods.base import Method, Setting, Visit
+from dpaat.methods.iterates import iterates
+
+_START = 0.001
+"""Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""
+
+
+@dataclass(frozen=True)
+class TRADESOptions:
+    """Options of TRADES.
+
+    Attributes:
+        beta: weight of the divergence, 1 / lambda in the paper, at least 0.
+    """
+
+    beta: float = 6.0
+
+
+class TRADES(Method):
+    r"""Trade clean against robust error (Zhang et al., ICML 2019, arXiv 1901.08573, algorithm 1).
+
+    $\ell(f(x), y) + \beta \max_{x' \in B(x, \epsilon)} KL(p(x) \,\|\, p(x'))$; the loss to learn from, class imbalance
+    treated, takes the place of $\ell$, and every sample's divergence counts alike. The attack's clean distribution
+    is computed once, the two views of the learning pass go through the network together, and the gradient flows
+    through both.
+    """
+
+    def __init__(self, setting: Setting, options: TRADESOptions) -> None:
+        super().__init__(setting)
+        check_weights(setting, options.beta)
+        self.options = options
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting = self.setting
+        x_adv = _attack(model, x, y, setting)
+        clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
+        divergence = kl_divergence(clean, adversarial)
+        loss = setting.learn_loss(clean, y) + self.options.beta * divergence
+        return Visit(loss.mean(), adversarial.detach(), index)
+
+
+def kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """KL divergence of the adversarial from the clean distribution, per sample `(B,)`, from logits `(B, K)`."""
+    expected, found = clean.float().log_softmax(1), adversarial.float().log_softmax(1)
+    return F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
+
+
+def check_weights(setting: Setting, beta: float) -> None:
+    """Refuse weights without a meaning in an objective that ties the two views together.
+
+    Raises:
+        ValueError: a clean weight, or a negative beta.
+    """
+    if setting.clean_weight > 0:
+        raise ValueError(f"it takes no clean weight, so not {setting.clean_weight}; its balance is options.beta")
+    if not beta >= 0:
+        raise ValueError(f"beta must be at least 0, not {beta}")
+
+
+def _attack(model: nn.Module, x: Tensor, y: Tensor, setting: Setting) -> Tensor:
+    with evaluation_mode(model), torch.no_grad():
+        clean = model(x)
+    ball = make_ball(setting.norm, x, setting.eps)
+    x_adv = ball.project_(x + _START * torch.randn_like(x))
+    for iterate in iterates(
+        model, x_adv, y, ball=ball, steps=setting.steps, loss=lambda logits, _: kl_divergence(clean, logits)
+    ):
+        x_adv = iterate.after
+    return x_adv
