@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attack_makers import make_classifier
 from dpaat.attacks import apgd, apgd_targeted, pgd
 from dpaat.attacks.losses import dlr, margin, targeted_dlr
-
-SHAPE = (3, 5, 4)
 
 
 class Scaled(nn.Module):
@@ -19,16 +18,6 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factor * self.network(x)
-
-
-def make_classifier(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A random network in double precision, and images that it classifies correctly by construction."""
-    torch.manual_seed(classes)
-    network = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16 * 3 * 2, 32), nn.Tanh(), nn.Linear(32, classes)
-    ).double()
-    x = torch.rand(64, *SHAPE, dtype=torch.float64)
-    return network, x, network(x).argmax(1)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 7])

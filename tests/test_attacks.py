@@ -6,11 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks import ATTACKS, apgd, apgd_targeted, fgsm, find_attack, pgd, pgd_with_clean_logits
+from attack_makers import SHAPE, Linear, closed_form_linf, image_batch
+from dpaat.attacks import (
+    ATTACKS,
+    apgd,
+    apgd_targeted,
+    fgsm,
+    find_attack,
+    gaussian_noise,
+    pgd,
+    pgd_restarts,
+    pgd_with_clean_logits,
+)
 from dpaat.attacks.losses import margin
 from dpaat.errors import UserError
 
-SHAPE = (3, 5, 4)
 ATTACK_CASES = [
     (fgsm, {}),
     (pgd, {"steps": 7}),
@@ -18,20 +28,10 @@ ATTACK_CASES = [
     (apgd, {"steps": 7, "start": "zero", "loss": margin}),
     (apgd, {"steps": 20, "loss": "dlr", "start": "random"}),
     (apgd_targeted, {"steps": 20, "start": "random"}),
+    (pgd_restarts, {"steps": 7, "restarts": 2}),
 ]
-
-
-class Linear(nn.Module):
-    """Two logits whose difference is linear in the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(math.prod(SHAPE), generator=generator))
-
-    def forward(self, x: Tensor) -> Tensor:
-        score = x.flatten(1) @ self.weight
-        return torch.stack([score, -score], dim=1)
+FROM_ZERO = [(fgsm, {}), (pgd, {"steps": 7}), (apgd, {"steps": 7, "start": "zero", "loss": margin})]
+NAMES_AND_NORMS = [(name, norm) for name in sorted(ATTACKS) for norm in ATTACKS[name].norms]
 
 
 def radii(kind: str, batch: int) -> float | Tensor:
@@ -41,18 +41,6 @@ def radii(kind: str, batch: int) -> float | Tensor:
         "mixed": torch.linspace(0, 0.2, batch),
         "huge": torch.full((batch,), 1e4),
     }[kind]
-
-
-def image_batch(batch: int, low: float = 0.3, high: float = 0.7) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(batch)
-    x = low + (high - low) * torch.rand(batch, *SHAPE, generator=generator)
-    return x, torch.randint(0, 2, (batch,), generator=generator)
-
-
-def closed_form_linf(x: Tensor, y: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
-    """The loss of class 0 grows as the score falls: move every pixel against the weight, box included."""
-    towards_loss = -weight.sign() * (1 - 2 * y.float())[:, None]
-    return (x.flatten(1) + eps[:, None] * towards_loss).clamp(0, 1).reshape(x.shape)
 
 
 @pytest.mark.parametrize(("attack", "options"), ATTACK_CASES)
@@ -80,12 +68,83 @@ def test_exact_radius_and_optimum_on_a_linear_model(norm, kind, batch, attack, o
         inside = (x.flatten(1) + eps_each[:, None] * unit).clamp(0, 1) == x.flatten(1) + eps_each[:, None] * unit
         free = inside.all(dim=1)
         expected = eps_each[:, None] * unit
-        tolerance = 1e-6 if options.get("start") != "random" else 0.02
+        tolerance = 1e-6 if (attack, options) in FROM_ZERO else 0.02
         assert torch.allclose(delta[free], expected[free], atol=tolerance)
     if kind == "zero":
         assert torch.equal(x_adv, x)
     if kind == "huge" and norm == "linf":
         assert set(x_adv.unique().tolist()) <= {0.0, 1.0}
+
+
+def call(name: str, model: nn.Module, x: Tensor, y: Tensor, *, steps: int = 5, **options) -> Tensor:
+    """The call that fits every attack of the registry."""
+    info = ATTACKS[name]
+    if info.steps:
+        options["steps"] = steps
+    if info.starts:
+        options["start"] = "random"
+    if info.needs_source:
+        options["source"] = model
+    return info.function(model, x, y, **options)
+
+
+@pytest.mark.parametrize(("name", "norm"), NAMES_AND_NORMS)
+@pytest.mark.parametrize("shape", [(1, 4, 7), (3, 6, 2)])
+def test_every_attack_stays_in_ball_and_box_and_is_keyed(name, norm, shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 16), nn.Tanh(), nn.Linear(16, 3))
+    x = torch.rand(12, *shape).mul(1.4).sub(0.2).clamp(0, 1)
+    y, eps = model(x).argmax(1), torch.arange(12) / (40 if norm == "linf" else 10)
+
+    def attacked(seed: int) -> Tensor:
+        return call(name, model, x, y, eps=eps, norm=norm, generator=torch.Generator().manual_seed(seed))
+
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        x_adv = attacked(0)
+    delta = (x_adv - x).flatten(1)
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert x_adv.shape == x.shape
+    assert not x_adv.requires_grad
+    assert torch.all((x_adv >= 0) & (x_adv <= 1))
+    assert torch.all(size <= eps + 1e-6)
+    assert torch.equal(x_adv[0], x[0])
+    assert (size > 0).sum() >= (3 if ATTACKS[name].minimal else 11)
+    assert torch.equal(attacked(0), x_adv)
+    assert torch.equal(attacked(1), x_adv) == ATTACKS[name].minimal
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "norm"), NAMES_AND_NORMS)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_cost_is_as_stated_where_nothing_falls(name, norm, classes):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SHAPE), classes))
+    nn.init.constant_(model[1].bias[0], 1e3)
+    cost = []
+
+    def count(_module: nn.Module, _images: object, logits: Tensor) -> None:
+        cost.append(len(logits))
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: cost.append(len(gradient)))
+
+    model.register_forward_hook(count)
+    x, _ = image_batch(3)
+    call(name, model, x, torch.zeros(3, dtype=torch.long), eps=0.1, norm=norm, steps=4)
+    assert sum(cost) == 3 * ATTACKS[name].passes(4, classes)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_noise_is_gaussian_before_ball_and_box(norm):
+    x = torch.full((4, 1, 50, 50), 0.5)
+    delta = gaussian_noise(Linear(), x, torch.zeros(4), eps=0.1, norm=norm).sub(0.5).flatten(1)
+    if norm == "linf":
+        assert (delta.abs() > 0.1 - 1e-6).float().mean() == pytest.approx(0.317, abs=0.02)
+        inner = delta[delta.abs() < 0.1 - 1e-6]
+        assert inner.square().mean().sqrt() == pytest.approx(0.1 * 0.5396, rel=0.03)
+    else:
+        assert torch.allclose(delta.norm(dim=1), torch.tensor(0.1))
+        assert (delta / 0.1 * 50).pow(4).mean() == pytest.approx(3, abs=0.3)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -133,7 +192,7 @@ def test_model_is_left_as_found(name):
     state = {key: value.clone() for key, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     x, y = image_batch(8)
-    ATTACKS[name].function(network, x, y, eps=0.1)
+    call(name, network, x, y, eps=0.1)
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
     assert torch.equal(network[0].weight.grad, torch.ones_like(network[0].weight))

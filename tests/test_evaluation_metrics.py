@@ -4,7 +4,14 @@ import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from dpaat.errors import UserError
-from dpaat.evaluation.metrics import classification_metrics, constant_predictor
+from dpaat.evaluation.metrics import (
+    calibration_error,
+    classification_metrics,
+    constant_predictor,
+    curve_area,
+    require_labels,
+    verdict_metrics,
+)
 
 
 def _random(n: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +87,9 @@ def test_constant_predictor_scores_its_share() -> None:
         (torch.full((3, 2), float("nan")), torch.tensor([0, 1, 0]), "NaN or infinite outputs for 3 of 3 images"),
         (torch.rand(3, 5), torch.tensor([0, 1, 0]), "2 classes need"),
         (torch.rand(3), torch.tensor([0, 1, 0]), "2 classes need"),
-        (torch.rand(3, 2), torch.tensor([0, 1]), "3 predictions but labels"),
+        (torch.rand(3, 2), torch.tensor([0, 1]), "3 images but labels"),
         (torch.rand(3, 2), torch.tensor([0, 2, -1]), r"label 2 is outside 0 to 1 \(2 such"),
+        (torch.rand(3, 2), torch.tensor([0.0, 1.0, 0.5]), "whole numbers, class 0 to 1"),
         (torch.rand(0, 2), torch.zeros(0, dtype=torch.long), "no images"),
     ],
 )
@@ -89,3 +97,62 @@ def test_bad_input_is_one_line(probabilities: torch.Tensor, labels: torch.Tensor
     with pytest.raises(UserError, match=message) as caught:
         classification_metrics(probabilities, labels, ["a", "b"])
     assert "\n" not in str(caught.value)
+
+
+def test_verdicts_score_as_predictions_do_and_rank_nothing() -> None:
+    probabilities, labels = _random(300, 4)
+    keep = labels != 1
+    scored = classification_metrics(probabilities[keep], labels[keep], ["a", "b", "c", "d"])
+    verdicts = verdict_metrics(probabilities[keep].argmax(1), labels[keep], ["a", "b", "c", "d"])
+    assert verdicts == {**scored, "map": None, "auroc": None, "ece": None}
+    assert scored["map"] is not None
+    assert scored["ece"] is not None
+
+
+def test_verdicts_by_hand() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
+    metrics = verdict_metrics(predicted, labels, ["a", "b", "c"])
+    assert metrics["accuracy"] == pytest.approx(4 / 6)
+    assert metrics["balanced_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
+    assert metrics["per_class_recall"] == {"a": 0.75, "b": 0.5, "c": None}
+    assert metrics["support"] == {"a": 4, "b": 2, "c": 0}
+    assert metrics["absent"] == ["c"]
+    for wrong in (torch.tensor([0, 0, 0, 1, 1, 3]), torch.tensor([0, 0, 0, 1, 1, -1]), predicted[:, None]):
+        with pytest.raises(ValueError, match="6 classes from 0 to 2"):
+            verdict_metrics(wrong, labels, ["a", "b", "c"])
+    with pytest.raises(UserError, match="no images"):
+        verdict_metrics(predicted[:0], labels[:0], ["a", "b", "c"])
+    with pytest.raises(UserError, match="5 images but labels"):
+        require_labels(labels, 5, 3)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bins of 1/15: 0.68 and 0.72 share [10/15, 11/15), 0.76 stands alone.
+    confidence = torch.tensor([0.68, 0.72, 0.76], dtype=torch.float64)
+    probabilities = torch.stack([confidence, 1 - confidence], dim=1)
+    error = calibration_error(probabilities, torch.tensor([0, 1, 0]))
+    assert error == pytest.approx((2 * abs(0.5 - 0.70) + abs(1 - 0.76)) / 3, abs=1e-6)
+
+
+def test_certain_predictions_share_the_last_bin() -> None:
+    probabilities = torch.tensor([[1.0, 0.0], [0.95, 0.05]], dtype=torch.float64)
+    assert calibration_error(probabilities, torch.tensor([1, 0])) == pytest.approx(abs(0.5 - 0.975), abs=1e-6)
+
+
+def test_constant_predictor_is_certain_and_wrong() -> None:
+    assert constant_predictor(torch.tensor([0, 0, 0, 1]), ["a", "b"], "a")["ece"] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_curve_area_by_hand() -> None:
+    assert curve_area([0, 1, 2, 4], [0.8, 0.6, 0.4, 0.0]) == pytest.approx((0.7 + 0.5 + 2 * 0.2) / 4)
+    assert curve_area([0, 1 / 255, 8 / 255], [0.3, 0.3, 0.3]) == pytest.approx(0.3)
+    assert curve_area([0], [0.6]) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("eps", "values"),
+    [([], []), ([1, 2], [0.5, 0.4]), ([0, 2, 1], [1, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([0, 1], [1])],
+)
+def test_a_curve_starts_at_zero_and_ascends(eps: list[float], values: list[float]) -> None:
+    with pytest.raises(ValueError, match="ascending radii from 0"):
+        curve_area(eps, values)

@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 
 from dpaat.errors import UserError
-from dpaat.evaluation.metrics import classification_metrics, constant_predictor
+from dpaat.evaluation.attacking import CLEAN, AttackSpec
+from dpaat.evaluation.metrics import classification_metrics, constant_predictor, verdict_metrics
 from dpaat.evaluation.results import (
     Population,
     constant_entry,
@@ -17,7 +18,7 @@ from dpaat.evaluation.results import (
     result_entry,
     save_result,
 )
-from dpaat.evaluation.suite import CLEAN, AttackSpec, Result
+from dpaat.evaluation.suite import Result
 from dpaat.evaluation.table import comparison_table, evaluation_table
 
 CLASSES = ["akiec", "nv", "<b>[red]"]
@@ -29,14 +30,17 @@ HEAD = {"method": "dpaat", "checkpoint": "c1", "seed": 0}
 def _result(spec: AttackSpec, eps: float, seed: int = 0) -> Result:
     logits = torch.randn(12, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     probabilities = logits.softmax(1)
-    return Result(spec, eps, probabilities, classification_metrics(probabilities, torch.from_numpy(LABELS), CLASSES))
+    metrics = classification_metrics(probabilities, torch.from_numpy(LABELS), CLASSES)
+    return Result(spec, eps, probabilities.argmax(1).numpy(), metrics, probabilities)
 
 
 def _save(run, spec=CLEAN, eps=0.0, *, seed=0, population=POPULATION, head=HEAD):
     result = _result(spec, eps, seed)
     constant = constant_entry(constant_predictor(torch.from_numpy(LABELS), CLASSES, "nv"), population, "nv")
-    rows = prediction_rows(result, population, ids=[f"i{k}" for k in range(12)], labels=LABELS, classes=CLASSES)
-    entry = result_entry(result, population, checkpoint=head["checkpoint"])
+    names = [f"i{k}" for k in range(12)]
+    rows = prediction_rows(result, population, ids=names, groups=names, labels=LABELS, classes=CLASSES)
+    interval = {"balanced_accuracy": [0.111, 0.999]}
+    entry = result_entry(result, population, interval, checkpoint=head["checkpoint"])
     return save_result(run, head, result=entry, constant=constant, predictions=rows)
 
 
@@ -49,7 +53,7 @@ def _print(renderable, width=100) -> str:
 def test_what_is_returned_is_what_is_on_disk(tmp_path) -> None:
     document = _save(tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == document == read_evaluation(tmp_path)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["seed"] == 0
     (entry,) = document["results"]
     assert (entry["eps_text"], entry["label"], entry["n"]) == ("0", "clean", 12)
@@ -77,6 +81,34 @@ def test_same_kind_is_replaced_and_others_are_kept(tmp_path) -> None:
     assert replaced["metrics"] == _result(pgd, 2 / 255, seed=1).metrics
     assert len(list((tmp_path / "predictions.parquet").iterdir())) == 6
     assert [g.population.split for g in groups(document)] == ["test", "val"]
+
+
+def test_the_worst_case_has_verdicts_only(tmp_path) -> None:
+    predicted = LABELS.copy()
+    predicted[:3] = 1
+    fell_to = np.where(predicted == LABELS, "", "Square")
+    metrics = verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(LABELS), CLASSES)
+    result = Result(AttackSpec("worst-case"), 8 / 255, predicted, metrics, fell_to=fell_to)
+    names = [f"i{k}" for k in range(12)]
+    rows = prediction_rows(result, POPULATION, ids=names, groups=["g"] * 12, labels=LABELS, classes=CLASSES)
+    entry = result_entry(result, POPULATION, checkpoint="c1")
+    document = save_result(tmp_path, HEAD, result=entry, predictions=rows)
+    frame = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert frame["probabilities"].isna().all()
+    assert frame["fell_to"].fillna("").tolist() == fell_to.tolist()
+    assert "worst case 8/255" in _print(evaluation_table(document))
+
+
+def test_analyses_are_replaced_by_population_and_dropped_with_their_model(tmp_path) -> None:
+    def save(value: int, head=HEAD, population=POPULATION):
+        entry = {**vars(population), "checkpoint": head["checkpoint"], "norm": "linf", "value": value}
+        return save_result(tmp_path, head, analyses={"curve": entry})["analyses"]
+
+    save(1)
+    other = Population("ham10000", "0123456789abcdef", "val", 5)
+    save(2, population=other)
+    assert [entry["value"] for entry in save(3)["curve"]] == [3, 2]
+    assert [entry["value"] for entry in save(4, {**HEAD, "checkpoint": "c2"})["curve"]] == [4]
 
 
 def test_results_of_a_model_that_is_gone_are_dropped(tmp_path) -> None:
@@ -117,6 +149,7 @@ def test_table_prints_the_numbers_of_the_json(tmp_path) -> None:
     for entry in document["results"]:
         for key in ("accuracy", "balanced_accuracy", "map", "auroc"):
             assert f"{100 * entry['metrics'][key]:.1f}" in text
+    assert "[11.1, 99.9]" in text
     assert "constant: nv" in text
     assert "75.0" in text
     assert "PGD-20 8/255" in text
@@ -143,7 +176,9 @@ def test_hundred_classes_fit_the_table() -> None:
     probabilities = torch.rand(200, 100, dtype=torch.float64).softmax(1)
     metrics = classification_metrics(probabilities, labels, classes)
     population = Population("many", "f" * 16, "test", 200)
-    entry = result_entry(Result(CLEAN, 0.0, probabilities, metrics), population, checkpoint="c")
+    entry = result_entry(
+        Result(CLEAN, 0.0, probabilities.argmax(1).numpy(), metrics, probabilities), population, checkpoint="c"
+    )
     document = {"results": [entry], "constant": [constant_entry(metrics, population, "class 3")]}
     text = _print(evaluation_table(document))
     assert "the 20 lowest of 100" in text

@@ -11,10 +11,10 @@ from dpaat.config import TrainConfig
 from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
-from dpaat.evaluation import evaluate_run, predict
+from dpaat.evaluation import Attacker, evaluate_run, predict
 from dpaat.evaluation.metrics import constant_predictor
+from dpaat.evaluation.plan import stratified_draw
 from dpaat.evaluation.results import read_evaluation
-from dpaat.evaluation.run import stratified_draw
 from dpaat.models import build_model
 from dpaat.runs import write_config, write_json
 
@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_evaluates_and_keeps_the_results(run: Path) -> None:
-    document = evaluate_run(run, attacks=["pgd", "fgsm"], steps=2, eps=[8 / 255, 2 / 255], **QUIET)
+    document = evaluate_run(run, attacks=["pgd", "fgsm"], steps={"pgd": 2}, eps=[2 / 255, 8 / 255], **QUIET)
     assert document == json.loads((run / "evaluation.json").read_text())
     assert [(e["label"], e["eps_text"]) for e in document["results"]] == [
         ("clean", "0"),
@@ -84,24 +84,22 @@ def test_evaluates_and_keeps_the_results(run: Path) -> None:
 
 
 def test_later_radii_join_earlier_ones(run: Path) -> None:
-    evaluate_run(run, steps=1, eps=[2 / 255], **QUIET)
-    document = evaluate_run(run, steps=1, eps=[4 / 255], **QUIET)
+    evaluate_run(run, steps={"pgd": 1}, eps=[2 / 255], **QUIET)
+    document = evaluate_run(run, steps={"pgd": 1}, eps=[4 / 255], **QUIET)
     assert [e["eps_text"] for e in document["results"]] == ["0", "2/255", "4/255"]
 
 
 def test_an_interruption_keeps_what_is_done(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dpaat.evaluation import suite
+    genuine = Attacker.outputs
 
-    genuine = suite.attack_logits
-
-    def interrupted(*args, eps: float, **options):
+    def interrupted(self, spec, eps=0.0, positions=None):
         if eps > 0.02:
             raise KeyboardInterrupt
-        return genuine(*args, eps=eps, **options)
+        return genuine(self, spec, eps, positions)
 
-    monkeypatch.setattr(suite, "attack_logits", interrupted)
+    monkeypatch.setattr(Attacker, "outputs", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(run, steps=1, eps=[2 / 255, 8 / 255], **QUIET)
+        evaluate_run(run, steps={"pgd": 1}, eps=[2 / 255, 8 / 255], **QUIET)
     document = read_evaluation(run)
     assert document is not None
     assert [e["eps_text"] for e in document["results"]] == ["0", "2/255"]
@@ -109,7 +107,7 @@ def test_an_interruption_keeps_what_is_done(run: Path, monkeypatch: pytest.Monke
 
 def test_another_dataset_is_matched_by_class_name(run: Path, tmp_path: Path) -> None:
     other = _write_images(tmp_path / "other", {"light": 12, "dark": 12}, seed=1)
-    document = evaluate_run(run, data=f"folder:{other}", split="all", steps=1, eps=[2 / 255], **QUIET)
+    document = evaluate_run(run, data=f"folder:{other}", split="all", steps={"pgd": 1}, eps=[2 / 255], **QUIET)
     metrics = document["results"][0]["metrics"]
     assert metrics["support"] == {"dark": 12, "grey": 0, "light": 12}
     assert metrics["absent"] == ["grey"]
@@ -125,7 +123,7 @@ def test_the_same_images_elsewhere_keep_the_split_of_the_run(run: Path, tmp_path
     splits.to_csv(run / "splits.csv", index=False)
     config = (run / "config.yaml").read_text().replace(str(tmp_path / "images"), str(moved))
     (run / "config.yaml").write_text(config)
-    document = evaluate_run(run, data=f"folder:{moved}", steps=1, eps=[2 / 255], **QUIET)
+    document = evaluate_run(run, data=f"folder:{moved}", steps={"pgd": 1}, eps=[2 / 255], **QUIET)
     assert document["results"][0]["n"] == (splits["split"] == "test").sum()
 
 
@@ -136,7 +134,13 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
         ({"attacks": ["pdg"]}, "unknown attack 'pdg'; nearest: pgd"),
         ({"eps": [-0.1]}, "0 or larger"),
         ({"eps": [float("nan")]}, "finite"),
-        ({"steps": 0}, "steps: 0"),
+        ({"steps": {"pgd": 0}}, "steps: 0"),
+        ({"steps": {"fgsm": 3}}, "'fgsm' takes no number of steps"),
+        ({"suites": ["standrad"]}, "unknown suite 'standrad'; nearest: standard"),
+        ({"precision": "16"}, "unknown precision '16'"),
+        ({"attacks": ["transfer"]}, "give --source"),
+        ({"eps": [4 / 255, 2 / 255]}, "out of order"),
+        ({"eps": [2 / 255, 2 / 255]}, "stands twice"),
         ({"norm": "l3"}, "unknown norm 'l3'"),
         ({"split": "tset"}, "unknown split 'tset'; nearest: test"),
         ({"batch_size": 0}, "batch size: 0"),
@@ -176,8 +180,8 @@ def test_draw_is_seeded_stratified_and_exact() -> None:
 
 
 def test_max_samples_does_not_replace_the_full_result(run: Path) -> None:
-    evaluate_run(run, steps=1, eps=[2 / 255], **QUIET)
-    document = evaluate_run(run, steps=1, eps=[2 / 255], max_samples=6, **QUIET)
+    evaluate_run(run, steps={"pgd": 1}, eps=[2 / 255], **QUIET)
+    document = evaluate_run(run, steps={"pgd": 1}, eps=[2 / 255], max_samples=6, **QUIET)
     assert sorted({e["n"] for e in document["results"]}) == [6, 12]
 
 
@@ -200,7 +204,7 @@ def test_predict_takes_one_path_as_text(run: Path, tmp_path: Path) -> None:
 
 
 def test_predict_agrees_with_evaluate(run: Path, tmp_path: Path) -> None:
-    evaluate_run(run, steps=1, eps=[2 / 255], split="all", **QUIET)
+    evaluate_run(run, steps={"pgd": 1}, eps=[2 / 255], split="all", **QUIET)
     rows = pd.read_parquet(run / "predictions.parquet", filters=[("attack", "==", "clean")]).set_index("id")
     frame = pd.read_csv(predict(run, f"folder:{tmp_path / 'images'}", tmp_path / "p.csv", batch_size=7, **QUIET))
     assert len(frame) == 60

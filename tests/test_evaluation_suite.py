@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.errors import UserError
-from dpaat.evaluation.suite import CLEAN, AttackSpec, attack_logits, attack_spec, evaluate_model, run_suite
+from dpaat.evaluation.attacking import CLEAN, Attacker, AttackSpec, attack_spec
+from dpaat.evaluation.suite import evaluate_model, run_attacks
 
 PGD = AttackSpec("pgd", 3)
 CLASSES = ["dark", "bright"]
@@ -68,7 +69,8 @@ def test_robust_accuracy_of_a_linear_model_is_known(images, labels, batch_size) 
 
 
 def test_clean_comes_first_and_all_images_are_scored(images, labels) -> None:
-    first = next(run_suite(Brightness(), images, labels, classes=CLASSES, specs=[PGD], radii=[0.1], progress=False))
+    attacker = Attacker(Brightness(), images, labels, num_classes=2, progress=False)
+    first = next(run_attacks(attacker, [PGD], [0.1], CLASSES))
     assert first.spec == CLEAN
     assert first.eps == 0
     assert first.probabilities.shape == (8, 2)
@@ -105,11 +107,22 @@ def test_model_is_evaluated_in_eval_mode_and_left_as_found(images, labels) -> No
 
 def test_verdicts_are_in_full_precision_inside_autocast(images, labels) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    options = {"num_classes": 2, "spec": CLEAN, "eps": 0.0}
-    expected = attack_logits(model, images, labels, **options)
+    attacker = Attacker(model, images, labels, num_classes=2, progress=False)
+    expected = attacker.outputs(CLEAN).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = attack_logits(model, images, labels, **options)
+        inside = attacker.outputs(CLEAN).logits
     assert torch.equal(inside, expected)
+
+
+def test_search_in_half_precision_is_judged_in_full(images, labels) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2))
+    seen = []
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    attacker = Attacker(model, images, labels, num_classes=2, precision="bf16", progress=False)
+    outputs = attacker.outputs(PGD, 0.1)
+    assert seen == [torch.bfloat16] * 3 + [torch.float32]
+    assert outputs.logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -133,5 +146,22 @@ def test_bad_attacks_are_one_line(images, labels) -> None:
         attack_spec("pdg", steps=3, norm="linf")
     with pytest.raises(UserError, match="steps: 0 must be at least 1"):
         attack_spec("pgd", steps=0, norm="linf")
-    with pytest.raises(UserError, match="no images"):
-        evaluate_model(Brightness(), images[:0], labels[:0], classes=CLASSES, specs=[PGD], radii=[0.1])
+    for changed, message in [
+        ({"images": images[:0], "labels": labels[:0]}, "no images"),
+        ({"labels": labels + 1}, r"label 2 is outside 0 to 1 \(4 such images\)"),
+        ({"labels": labels[:3]}, "8 images but labels of shape"),
+        ({"images": images / 128}, "floating in .0, 1.*normalization"),
+        ({"images": images.astype(np.int64)}, "int64"),
+        ({"images": images / 255 - np.float32("nan")}, "floating in"),
+    ]:
+        given = {"images": images, "labels": labels} | changed
+        with pytest.raises(UserError, match=message) as caught:
+            evaluate_model(Brightness(), **given, classes=CLASSES, specs=[PGD], radii=[0.1], progress=False)
+        assert "\n" not in str(caught.value)
+
+
+def test_floating_images_are_as_good_as_bytes(images, labels) -> None:
+    options = {"classes": CLASSES, "specs": [PGD], "radii": [0.1], "progress": False}
+    expected = evaluate_model(Brightness(), images, labels, **options)
+    found = evaluate_model(Brightness(), images.astype(np.float32) / 255, labels, **options)
+    assert torch.equal(found[-1].probabilities, expected[-1].probabilities)

@@ -11,9 +11,10 @@ import torch
 
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
+from dpaat.evaluation.attacking import CLEAN, AttackSpec
 from dpaat.evaluation.metrics import classification_metrics, constant_predictor
 from dpaat.evaluation.results import Population, constant_entry, result_entry, save_result
-from dpaat.evaluation.suite import CLEAN, AttackSpec, Result
+from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
 from dpaat.runs import write_config, write_json
 
@@ -87,8 +88,9 @@ def make_run(
         result = Result(
             AttackSpec("pgd", 20) if eps_value else CLEAN,
             eps_value,
-            probabilities,
+            probabilities.argmax(1).numpy(),
             classification_metrics(probabilities, labels, classes),
+            probabilities,
         )
         entry = result_entry(result, population, checkpoint="c0ffee")
         save_result(path, {"checkpoint": "c0ffee", "seed": 0, "device": "cpu"}, result=entry, constant=constant)

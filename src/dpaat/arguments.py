@@ -17,9 +17,16 @@ TRAIN_EXAMPLES = """examples:
   dpaat train --config runs/ham/config.yaml --seed 1 --out runs/ham-seed1
   dpaat train --resume --out runs/ham"""
 EVALUATE_EXAMPLES = """examples:
-  dpaat evaluate runs/ham
-  dpaat evaluate runs/ham --attack fgsm,pgd --steps 20 --eps 2/255,4/255,8/255
-  dpaat evaluate runs/ham --data folder:other-clinic --split all"""
+  dpaat evaluate runs/ham                                        PGD-20 at 1, 2, 4 and 8/255
+  dpaat evaluate runs/ham --suite standard                       the ensemble of attacks; run it again if interrupted
+  dpaat evaluate runs/ham --suite standard,masking,corruptions --max-samples 200 --steps square=1000
+  dpaat evaluate runs/ham --attack fgsm,apgd-dlr --steps 50 --eps 2/255,4/255
+  dpaat evaluate runs/ham --attack transfer --source runs/standard
+  dpaat evaluate runs/ham --data folder:other-clinic --split all
+  dpaat evaluate --model resnet18 --weights mine.pth --data folder:images --image-size 64 --out results/mine"""
+COMPARE_EXAMPLES = """examples:
+  dpaat compare runs/standard runs/pgd runs/dpaat
+  dpaat compare runs/*-fold? --out comparison.json               folds and seeds of one method are pooled"""
 PREDICT_EXAMPLES = """examples:
   dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
   dpaat predict runs/ham folder-of-photos --out predictions.csv"""
@@ -66,6 +73,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("quickstart", _quickstart_parser(), help="three methods on embedded images, side by side")
     commands.add_subcommand("train", _train_parser(), help="train a classifier into a run folder")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="measure a run, clean and under attack")
+    commands.add_subcommand("compare", _compare_parser(), help="compare evaluated runs, with intervals")
     commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
     commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
     data = _Parser("Look into a dataset.")
@@ -93,17 +101,25 @@ def _evaluate_parser() -> ArgumentParser:
         "Measure a run on clean images and under attack at fixed radii; results go to its evaluation.json.",
         EVALUATE_EXAMPLES,
     )
-    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("run", type=str | None, nargs="?", default=None, help="run folder; or see --weights")
+    parser.add_argument("--suite", type=str | None, default=None, help="standard, masking, corruptions; with commas")
     parser.add_argument("--attack", type=str, default="pgd", help="comma-separated; see `dpaat list attacks`")
-    parser.add_argument("--steps", type=int, default=20, help="iterations of iterative attacks")
-    parser.add_argument("--eps", type=str, default="1/255,2/255,4/255,8/255", help="radii, comma-separated")
+    parser.add_argument("--steps", type=str | None, default=None, help="budget: 20, or square=1000,apgd-t=50")
+    parser.add_argument("--eps", type=str | None, default=None, help="radii from small to large, comma-separated")
     parser.add_argument("--norm", type=str, default="linf", help="linf or l2")
     parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
     parser.add_argument("--split", type=str, default="test", help="train, val, test or all")
     parser.add_argument("--max_samples", type=int | None, default=None, help="a seeded stratified draw of so many")
     parser.add_argument("--batch_size", type=int, default=128, help="images per batch")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--precision", type=str, default="32", help="32 or bf16, for the search; verdicts are in 32")
     parser.add_argument("--seed", type=int, default=0, help="of random starts and of the draw")
+    parser.add_argument("--source", type=str | None, default=None, help="run whose model makes the transfer images")
+    parser.add_argument("--model", type=str | None, default=None, help="timm model of --weights")
+    parser.add_argument("--weights", type=str | None, default=None, help="weights from elsewhere; needs --data, --out")
+    parser.add_argument("--image_size", type=int, default=64, help="pixels at the side, with --weights")
+    parser.add_argument("--stem", type=str, default="auto", help="auto, original or small, with --weights")
+    parser.add_argument("--out", type=str | None, default=None, help="folder for the results, with --weights")
     return parser
 
 
@@ -114,6 +130,16 @@ def _predict_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str, default="predictions.csv", help="CSV file to write")
     parser.add_argument("--batch_size", type=int, default=128, help="images per batch")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    return parser
+
+
+def _compare_parser() -> ArgumentParser:
+    parser = _Parser(
+        "Compare evaluated runs image by image with the first; runs that differ in seed or fold only are pooled.",
+        COMPARE_EXAMPLES,
+    )
+    parser.add_argument("runs", type=str, nargs="+", help="run folders, those of the reference first")
+    parser.add_argument("--out", type=str, default="comparison.json", help="JSON file to write")
     return parser
 
 

@@ -106,26 +106,55 @@ def _check_same(out: Path, given: dict[str, Any]) -> None:
 
 
 def _evaluate(given: Namespace) -> int:
-    from dpaat.evaluation import evaluate_run, evaluation_table
+    from dpaat.evaluation import Plan, evaluate, evaluation_table, parse_steps
+    from dpaat.evaluation.run import resolve_device
+    from dpaat.evaluation.subject import subject_of_run, subject_of_weights
+    from dpaat.evaluation.suite import SUITE_ATTACKS
     from dpaat.radii import parse_radii
 
-    document = evaluate_run(
-        Path(given.run),
-        attacks=[name.strip() for name in given.attack.split(",")],
-        steps=given.steps,
-        eps=parse_radii(given.eps),
+    suites, attacks = _names(given.suite), _names(given.attack)
+    plan = Plan(
+        suites=suites,
+        attacks=attacks,
+        steps=parse_steps(given.steps, SUITE_ATTACKS if suites else attacks),
+        eps=None if given.eps is None else parse_radii(given.eps),
         norm=given.norm,
-        data=given.data,
         split=given.split,
-        batch_size=given.batch_size,
-        device=given.device,
         max_samples=given.max_samples,
+        batch_size=given.batch_size,
+        precision=given.precision,
         seed=given.seed,
     )
+    device = resolve_device(given.device)
+    if given.run is not None:
+        subject = subject_of_run(Path(given.run), data=given.data, device=device, progress=True)
+    else:
+        for name in ("model", "weights", "data", "out"):
+            if given[name] is None:
+                raise UserError(f"evaluate: name a run folder, or weights from elsewhere with --{name}")
+        subject = subject_of_weights(
+            given.model,
+            Path(given.weights),
+            data=given.data,
+            image_size=given.image_size,
+            stem=given.stem,
+            out=Path(given.out),
+            seed=given.seed,
+            device=device,
+            progress=True,
+        )
+    source = None
+    if given.source is not None:
+        source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False)
+    document = evaluate(subject, plan, source=source, device=device)
     console = _console()
     console.print(evaluation_table(document))
-    console.print(f"written to {Path(given.run) / 'evaluation.json'}", highlight=False, soft_wrap=True)
+    console.print(f"written to {subject.folder / 'evaluation.json'}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _names(text: str | None) -> list[str]:
+    return [] if text is None else [name.strip() for name in text.split(",")]
 
 
 def _predict(given: Namespace) -> int:
@@ -134,6 +163,17 @@ def _predict(given: Namespace) -> int:
     images = given.images[0] if len(given.images) == 1 else [Path(name) for name in given.images]
     out = predict(Path(given.run), images, Path(given.out), batch_size=given.batch_size, device=given.device)
     _console().print(f"written to {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _compare(given: Namespace) -> int:
+    from dpaat.evaluation.compare import compare_runs, differences_table, write_comparison
+
+    document = compare_runs([Path(run) for run in given.runs])
+    write_comparison(document, Path(given.out))
+    console = _console()
+    console.print(differences_table(document))
+    console.print(f"written to {given.out}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -183,6 +223,7 @@ def _quickstart(given: Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": _evaluate,
+    "compare": _compare,
     "predict": _predict,
     "report": _report,
     "data": _data,

@@ -52,10 +52,11 @@ def _models(containing: str) -> RenderableType:
 
 
 def _attacks(containing: str) -> RenderableType:
-    from dpaat.attacks import ATTACKS, NORMS
+    from dpaat.attacks import ATTACKS
 
-    table = Table("attack", "what it does", "cost per image", "norms", box=None, pad_edge=False)
+    table = Table("attack", "what it does", "cost per image", "K", "norms", box=None, pad_edge=False)
     for info in ATTACKS.values():
         if containing in info.name:
-            table.add_row(info.name, info.description, info.cost, ", ".join(NORMS))
-    return Group(table, Text("F: one forward pass; K: steps"))
+            steps = str(info.steps or "")
+            table.add_row(info.name, info.description, info.cost, steps, ", ".join(info.norms))
+    return Group(table, Text("F: one forward pass; K: steps, or queries of an attack without gradients"))

@@ -129,6 +129,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def load_foreign(model: Classifier, path: Path, *, num_classes: int) -> None:
+    """Load weights that were trained elsewhere, head included; prefixes such as "module." are taken off.
+
+    Raises:
+        UserError: not weights of this network, or with a head for another number of classes.
+    """
+    state, own = read_weights(path), model.network.state_dict()
+    last = next(reversed(own))
+    for prefix in {key[: -len(last)] for key in state if key.endswith(last)}:
+        stripped = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if own.keys() <= stripped.keys():
+            state = {key: stripped[key] for key in own}
+            break
+    differing = sorted(set(own) ^ set(state))
+    if differing:
+        raise UserError(f"{path}: not weights of this model ({len(differing)} tensors differ; first: {differing[0]})")
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"{path}: {key} has shape {tuple(value.shape)}, but the model for {num_classes} classes needs "
+                f"{tuple(own[key].shape)}"
+            )
+    model.network.load_state_dict(state)
+
+
 def _load_pretrained(network: nn.Module, config: dict[str, Any], path: Path, channels: int) -> None:
     from timm.models import adapt_input_conv
 

@@ -217,7 +217,7 @@ class AdaptivePerturbation(nn.Module):
         index = index.to(device)
         signal = signal.detach().to(device, torch.float32)
         collect = signal if collect is None else collect.detach().to(device, torch.float32)
-        index, first = _first_of_equals(index)
+        index, first = first_of_equals(index)
         signal, collect = signal[first], collect[first]
         usable = torch.isfinite(signal) & torch.isfinite(collect)
 
@@ -256,7 +256,7 @@ class AdaptivePerturbation(nn.Module):
         self._until_renewal = int(state["until_renewal"])
 
 
-def _first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
+def first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
     """Sort the index, and give every row the position of the first row with the same index.
 
     Equal rows then write equal values, so the order in which a device writes them does not matter.

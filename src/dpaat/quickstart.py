@@ -72,7 +72,7 @@ def quickstart(
             command=f"dpaat quickstart --data {data} --seed {seed}" + (f" --epochs {epochs}" if epochs else ""),
             console=console,
         )
-        documents[method] = evaluate_run(run, steps=STEPS, eps=RADII, device="cpu", progress=progress)
+        documents[method] = evaluate_run(run, steps={"pgd": STEPS}, eps=RADII, device="cpu", progress=progress)
     report = write_report([out / method for method in METHODS], out / "report.html")
     console.print()
     console.print(comparison_table(documents))

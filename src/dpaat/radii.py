@@ -35,15 +35,20 @@ def parse_radius(value: str | float, name: str = "eps") -> float:
 
 
 def parse_radii(value: str | float | Iterable[str | float], name: str = "eps") -> list[float]:
-    """Read a list of radii, "2/255,4/255" or a sequence; sorted, without duplicates.
+    """Read a list of ascending radii: "2/255,4/255", or a sequence.
 
     Raises:
-        UserError: as `parse_radius`, or an empty list.
+        UserError: as `parse_radius`; or an empty list, a radius that stands twice, or one out of order.
     """
-    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
-    radii = sorted({parse_radius(part, name) for part in parts})
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else list(value)
+    radii = [parse_radius(part, name) for part in parts]
     if not radii:
         raise UserError(f"{name}: give at least one radius, such as 8/255")
+    for before, after, text in zip(radii, radii[1:], parts[1:], strict=False):
+        if after == before:
+            raise UserError(f"{name}: {str(text).strip()} stands twice")
+        if after < before:
+            raise UserError(f"{name}: {str(text).strip()} is out of order; write radii from small to large")
     return radii
 
 

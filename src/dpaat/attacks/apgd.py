@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, targeted_dlr
 from dpaat.attacks.norms import Start, make_ball, widen
+from dpaat.attacks.restarts import PartialAttack, on_standing
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -116,7 +117,7 @@ def apgd_targeted(
     """Run Auto-PGD towards each of the likeliest wrong classes in turn; arguments and errors are those of `apgd`.
 
     Works for any number of classes K >= 2: at most K - 1 targets are tried, and below four classes the difference
-    of two logits takes the place of the targeted DLR loss.
+    of two logits takes the place of the targeted DLR loss. Each target is tried on the samples still standing.
 
     Args:
         model: see `apgd`.
@@ -129,33 +130,25 @@ def apgd_targeted(
         start: see `apgd`.
         generator: see `apgd`.
 
+    Returns:
+        Adversarial images `(B, C, H, W)`, detached: the first that fools, else that of the likeliest target.
+
     Source:
         Croce and Hein 2020, section 4.
     """
     with evaluation_mode(model), torch.no_grad():
         logits = model(x).float()
-    wrong = logits.scatter(1, y[:, None], -torch.inf)
-    ranked = wrong.argsort(dim=1, descending=True)
-    x_adv = x.detach()
-    standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for rank in range(min(targets, logits.shape[1] - 1)):
-        candidate = apgd(
-            model,
-            x,
-            y,
-            eps=eps,
-            steps=steps,
-            norm=norm,
-            loss=targeted_dlr(ranked[:, rank]),
-            start=start,
-            generator=generator,
-        )
-        with evaluation_mode(model), torch.no_grad():
-            fooled = model(candidate).argmax(1) != y
-        take = standing & fooled if rank else standing
-        x_adv = torch.where(widen(take, x), candidate, x_adv)
-        standing = standing & ~fooled
-    return x_adv
+    ranked = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+
+    def towards(rank: int) -> PartialAttack:
+        def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
+            loss = targeted_dlr(ranked[index, rank])
+            return apgd(model, x, y, eps=eps, steps=steps, norm=norm, loss=loss, start=start, generator=generator)
+
+        return attack
+
+    targets = min(targets, logits.shape[1] - 1)
+    return on_standing(model, x, y, eps=eps, attacks=map(towards, range(targets)), keep="first")
 
 
 class _Found:

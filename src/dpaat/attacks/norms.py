@@ -67,6 +67,10 @@ class Ball(ABC):
         """A point drawn uniformly from the ball, brought into the box."""
 
     @abstractmethod
+    def distance(self, x_adv: Tensor) -> Tensor:
+        """How far each image is from its `x`, `(B,)`."""
+
+    @abstractmethod
     def project_(self, x_adv: Tensor) -> Tensor:
         """The nearest allowed image, computed in place."""
 
@@ -87,6 +91,10 @@ class LinfBall(Ball):
     def random_start(self, generator: torch.Generator | None) -> Tensor:
         noise = torch.rand(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
         return self.project_(self.x + (2 * noise - 1) * self.eps)
+
+    @override
+    def distance(self, x_adv: Tensor) -> Tensor:
+        return (x_adv - self.x).flatten(1).abs().amax(1)
 
     @override
     def project_(self, x_adv: Tensor) -> Tensor:
@@ -111,6 +119,10 @@ class L2Ball(Ball):
         share = torch.rand(self.eps.expand(len(self.x), *self.eps.shape[1:]).shape, **draw)  # type: ignore[arg-type]
         radius = self.eps * share.pow(1 / self.x[0].numel())
         return self.project_(self.x + noise * radius)
+
+    @override
+    def distance(self, x_adv: Tensor) -> Tensor:
+        return _length(x_adv - self.x).flatten()
 
     @override
     def project_(self, x_adv: Tensor) -> Tensor:

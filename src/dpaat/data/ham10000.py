@@ -15,6 +15,9 @@ from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, unknown
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+# akiec counts as malignant: actinic keratoses and Bowen's disease are carcinomas in situ to Tschandl et al. 2018, who
+# add that some authors call them precursors, and that all agree that they may become invasive.
+TASKS = {"melanoma": ("mel",), "malignant": ("akiec", "bcc", "mel")}
 LICENCE = "CC BY-NC 4.0"
 CITATION = "Tschandl, Rosendahl, Kittler: The HAM10000 dataset. Scientific Data 5 (2018), doi 10.7910/DVN/DBW86T"
 
@@ -82,6 +85,7 @@ def load(argument: str, spec: str) -> ImageTable:
         near_duplicates=_near_duplicates(folder / "near_duplicates.csv", set(ids)),
         licence=LICENCE,
         citation=CITATION,
+        tasks=TASKS,
     )
 
 

@@ -48,6 +48,14 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "organcmnist": _ORGANS,
     "organsmnist": _ORGANS,
 }  # fmt: skip
+# Where the second of two classes is not the finding, or classes together are one. DermaMNIST holds HAM10000's images.
+TASKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "breastmnist": {"malignant": ("malignant",)},
+    "dermamnist": {
+        "melanoma": ("melanoma",),
+        "malignant": ("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma", "melanoma"),
+    },
+}
 SIZES = ("28", "64", "128", "224")
 CITATION = "Yang et al.: MedMNIST v2. Scientific Data 10 (2023), doi 10.1038/s41597-022-01721-8"
 INSTALL = "pip install 'dpaat[medmnist]'"
@@ -113,6 +121,7 @@ def _table(path: Path, flag: str, spec: str) -> ImageTable:
         describe=reader.describe,
         licence={"dermamnist": "CC BY-NC 4.0"}.get(flag, "CC BY 4.0" if flag in CLASSES else ""),
         citation=CITATION if flag in CLASSES else "",
+        tasks=TASKS.get(flag, {}),
     )
 
 

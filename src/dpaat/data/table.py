@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ class ImageTable:
         licence: terms of use of the data.
         citation: what to cite.
         synthetic: whether the images are generated, which every output has to say.
+        tasks: binary questions that a clinic asks of these images: name to the classes whose answer is yes.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ImageTable:
     licence: str = ""
     citation: str = ""
     synthetic: bool = False
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -62,6 +64,13 @@ class ImageTable:
     def labels(self) -> np.ndarray:
         """Class numbers, (N,) int64."""
         return self.frame["label"].to_numpy(dtype=np.int64)
+
+
+def tasks_of(table: ImageTable) -> dict[str, tuple[str, ...]]:
+    """Binary questions to ask of a dataset: its own; with none and two classes, whether it is the second; else none."""
+    if table.tasks or len(table.classes) != 2:
+        return table.tasks
+    return {table.classes[1]: (table.classes[1],)}
 
 
 def validate(table: ImageTable) -> ImageTable:

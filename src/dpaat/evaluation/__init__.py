@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from dpaat.evaluation.attacking import Attacker, AttackSpec, attack_spec
 from dpaat.evaluation.metrics import Metrics, classification_metrics, constant_predictor
+from dpaat.evaluation.plan import Plan, parse_steps
 from dpaat.evaluation.predict import predict
 from dpaat.evaluation.results import read_evaluation
-from dpaat.evaluation.run import evaluate_run
-from dpaat.evaluation.suite import AttackSpec, Result, attack_logits, attack_spec, evaluate_model, run_suite
+from dpaat.evaluation.run import evaluate, evaluate_run
+from dpaat.evaluation.suite import Curve, Result, evaluate_model, run_attacks, run_standard
 from dpaat.evaluation.table import comparison_table, evaluation_table
 
 __all__ = [
     "AttackSpec",
+    "Attacker",
+    "Curve",
     "Metrics",
+    "Plan",
     "Result",
-    "attack_logits",
     "attack_spec",
     "classification_metrics",
     "comparison_table",
     "constant_predictor",
+    "evaluate",
     "evaluate_model",
     "evaluate_run",
     "evaluation_table",
+    "parse_steps",
     "predict",
     "read_evaluation",
-    "run_suite",
+    "run_attacks",
+    "run_standard",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
 from dpaat.runs import write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FOLDER = "predictions.parquet"
 
@@ -30,6 +30,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         "fingerprint": pa.string(),
         "id": pa.string(),
         "split": pa.string(),
+        "group": pa.string(),
         "label": pa.string(),
         "attack": pa.string(),
         "norm": pa.string(),
@@ -37,6 +38,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         "eps": pa.float64(),
         "predicted": pa.string(),
         "probabilities": pa.list_(pa.float64()),
+        "fell_to": pa.string(),
     }
 )
 
@@ -75,12 +77,13 @@ class Group:
         return f"{self.population.data}, {self.population.split}, {self.population.n:,} images"
 
 
-def result_entry(result: Result, population: Population, **settings: Any) -> Entry:
+def result_entry(result: Result, population: Population, intervals: Entry | None = None, **settings: Any) -> Entry:
     """Describe a result for `evaluation.json`.
 
     Args:
         result: the model under one attack at one radius.
         population: the images.
+        intervals: of the metrics, see `dpaat.evaluation.statistics.intervals`.
         settings: what else it depends on: checkpoint, seed, device, batch size.
     """
     spec = result.spec
@@ -91,11 +94,12 @@ def result_entry(result: Result, population: Population, **settings: Any) -> Ent
         "label": spec.label,
         "norm": spec.norm if attacked else None,
         "steps": spec.steps,
-        "start": spec.start if attacked else None,
+        "start": spec.start,
         "eps": result.eps,
         "eps_text": format_radius(result.eps),
         **settings,
         "metrics": result.metrics,
+        "intervals": intervals,
     }
 
 
@@ -126,33 +130,52 @@ def read_evaluation(run: Path) -> Document | None:
     return dict(document)
 
 
-def merge(document: Document | None, head: Document, *, result: Entry, constant: Entry) -> Document:
-    """Put a result into a document in place of an earlier one of the same kind.
+def merge(
+    document: Document | None,
+    head: Document,
+    *,
+    result: Entry | None = None,
+    constant: Entry | None = None,
+    analyses: Mapping[str, Entry] | None = None,
+) -> Document:
+    """Put results into a document in place of earlier ones of the same kind.
 
     Args:
         document: what was there before.
-        head: top-level fields of the latest command; its `checkpoint` is that of `result`.
+        head: top-level fields of the latest command; its `checkpoint` is that of the results.
         result: see `result_entry`.
         constant: see `constant_entry`.
+        analyses: what was concluded from several results, by name, each with the fields of its population.
 
     Returns:
         A new document. Results of another checkpoint are left out: they describe a model that is gone.
     """
-    found = document or {"results": [], "constant": []}
-    results = [
-        entry for entry in found["results"] if entry["checkpoint"] == head["checkpoint"] and _key(entry) != _key(result)
-    ]
-    constants = [entry for entry in found["constant"] if population_of(entry) != population_of(constant)]
+    found = document or {}
+
+    def others(entries: Sequence[Entry], new: Entry | None, key: Callable[[Entry], object]) -> list[Entry]:
+        kept = [e for e in entries if e.get("checkpoint", head["checkpoint"]) == head["checkpoint"]]
+        return kept if new is None else [*(e for e in kept if key(e) != key(new)), new]
+
+    named: dict[str, list[Entry]] = found.get("analyses", {})
+    fresh = analyses or {}
+    joined = {name: others(named.get(name, []), fresh.get(name), _subject) for name in sorted({*named, *fresh})}
     return {
         **head,
         "schema_version": SCHEMA_VERSION,
-        "constant": sorted([*constants, constant], key=lambda entry: tuple(vars(population_of(entry)).values())),
-        "results": sorted([*results, result], key=_order),
+        "constant": sorted(others(found.get("constant", []), constant, population_of), key=_subject),
+        "results": sorted(others(found.get("results", []), result, _key), key=_order),
+        "analyses": {name: sorted(entries, key=_subject) for name, entries in joined.items() if entries},
     }
 
 
 def save_result(
-    run: Path, head: Document, *, result: Entry, constant: Entry, predictions: pa.Table | None = None
+    run: Path,
+    head: Document,
+    *,
+    result: Entry | None = None,
+    constant: Entry | None = None,
+    analyses: Mapping[str, Entry] | None = None,
+    predictions: pa.Table | None = None,
 ) -> Document:
     """Merge a result into the run folder; each file is replaced as a whole or not at all.
 
@@ -164,7 +187,7 @@ def save_result(
     before = read_evaluation(run)
     folder = run / PREDICTIONS_FOLDER
     try:
-        if predictions is not None:
+        if result is not None and predictions is not None:
             result = {**result, "predictions": part_name(result)}
             folder.mkdir(exist_ok=True)
             part = folder / result["predictions"]
@@ -172,7 +195,7 @@ def save_result(
             temporary = part.with_name(f".{part.name}.{os.getpid()}.tmp")
             pq.write_table(predictions, temporary)
             temporary.replace(part)
-        document = merge(before, head, result=result, constant=constant)
+        document = merge(before, head, result=result, constant=constant, analyses=analyses)
         write_text(run / EVALUATION_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         kept = {entry.get("predictions") for entry in document["results"]}
         for entry in before["results"] if before else []:
@@ -184,10 +207,15 @@ def save_result(
 
 
 def prediction_rows(
-    result: Result, population: Population, *, ids: Sequence[str], labels: np.ndarray, classes: Sequence[str]
+    result: Result,
+    population: Population,
+    *,
+    ids: Sequence[str],
+    groups: Sequence[str],
+    labels: np.ndarray,
+    classes: Sequence[str],
 ) -> pa.Table:
     """One row per image: `PREDICTIONS_SCHEMA`; `probabilities` in the order of the run's classes."""
-    probabilities = result.probabilities.numpy()
     n = len(ids)
     attacked = result.spec.name != "clean"
     columns: dict[str, list[Any]] = {
@@ -195,13 +223,15 @@ def prediction_rows(
         "fingerprint": [population.fingerprint] * n,
         "id": list(ids),
         "split": [population.split] * n,
+        "group": list(groups),
         "label": [classes[k] for k in labels],
         "attack": [result.spec.name] * n,
         "norm": [result.spec.norm if attacked else None] * n,
         "steps": [result.spec.steps] * n,
         "eps": [result.eps] * n,
-        "predicted": [classes[k] for k in probabilities.argmax(axis=1)],
-        "probabilities": list(probabilities),
+        "predicted": [classes[k] for k in result.predicted],
+        "probabilities": [None] * n if result.probabilities is None else list(result.probabilities.numpy()),
+        "fell_to": [None] * n if result.fell_to is None else [label or None for label in result.fell_to],
     }
     return pa.table(columns, schema=PREDICTIONS_SCHEMA)
 
@@ -232,10 +262,15 @@ def _key(entry: Entry) -> tuple[object, ...]:
     return (population_of(entry), entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
 
 
+def _subject(entry: Entry) -> tuple[Any, ...]:
+    return (*vars(population_of(entry)).values(), entry.get("norm") or "")
+
+
 def _order(entry: Entry) -> tuple[Any, ...]:
     return (
         *vars(population_of(entry)).values(),
         entry["attack"] != "clean",
+        entry["attack"] == "worst-case",
         entry["attack"],
         entry["norm"] or "",
         entry["steps"] or 0,

@@ -1,19 +1,29 @@
-"""Evaluate a run folder: the run's own test split, or another dataset whose classes match by name."""
+"""Evaluate a model and keep the results in its folder."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dpaat.attacks import NORMS
-from dpaat.data import PreparedData, prepare
-from dpaat.errors import UserError, unknown
+import dpaat
+from dpaat.attacks import find_attack
+from dpaat.data.table import tasks_of
+from dpaat.errors import UserError
+from dpaat.evaluation.attacking import CLEAN, Attacker
+from dpaat.evaluation.clinic import clinical_analyses
+from dpaat.evaluation.corruption_suite import run_corruptions
+from dpaat.evaluation.journal import Journal
 from dpaat.evaluation.metrics import constant_predictor
+from dpaat.evaluation.plan import Plan, stratified_draw
 from dpaat.evaluation.results import (
     Document,
     Population,
@@ -23,68 +33,59 @@ from dpaat.evaluation.results import (
     result_entry,
     save_result,
 )
-from dpaat.evaluation.suite import attack_spec, run_suite
-from dpaat.radii import parse_radii
-from dpaat.runs import Run, device_name, open_run, provenance
+from dpaat.evaluation.statistics import intervals
+from dpaat.evaluation.subject import Subject, subject_of_run
+from dpaat.evaluation.suite import Curve, Result, run_attacks, run_standard
 
-SPLITS = ("train", "val", "test", "all")
-DEFAULT_RADII = (2 / 255, 4 / 255, 8 / 255)
-
-
-@dataclass(frozen=True, eq=False)
-class RowView:
-    """Some rows of a memory map, read when sliced; grey images are shown as RGB where a model needs three channels.
-
-    Attributes:
-        images: `(M, C, H, W)`, uint8.
-        rows: `(N,)` row numbers.
-        channels: channels wanted, C or 3.
-    """
-
-    images: np.ndarray
-    rows: np.ndarray
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        images = np.asarray(self.images[self.rows[rows]])
-        return np.repeat(images, self.channels // images.shape[1], axis=1)
+PARTIAL = "evaluation.partial"
 
 
 def evaluate_run(
     run: Path,
     *,
-    attacks: Sequence[str] = ("pgd",),
-    steps: int = 20,
-    eps: Sequence[float] = DEFAULT_RADII,
-    norm: str = "linf",
     data: str | None = None,
-    split: str = "test",
-    batch_size: int = 128,
+    source: Path | None = None,
     device: str = "auto",
-    max_samples: int | None = None,
-    seed: int = 0,
     progress: bool = True,
+    **options: Any,
 ) -> Document:
     """Measure a trained run on clean images and under attack, and keep the results in its folder.
 
-    Each result is merged into `evaluation.json`, and its predictions written to `predictions.parquet/`, as soon as it
-    is finished, so that an interruption loses one radius at most. Other results of the same checkpoint are kept.
-
     Args:
         run: the run folder.
-        attacks: names, see `dpaat.attacks.ATTACKS`.
-        steps: iterations of the attacks that iterate.
-        eps: radii in units of a [0, 1] image; clean images are always evaluated, and first.
-        norm: "linf" or "l2".
         data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
-        split: "train", "val", "test" or "all".
-        batch_size: images per batch.
+        source: run folder of the model on which transfer attacks make their images.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        max_samples: evaluate a stratified draw of so many images.
-        seed: of the draw and the attacks.
+        progress: show a progress bar with the time left on stderr.
+        options: fields of `Plan`.
+
+    Returns:
+        The document, as written to `evaluation.json`.
+
+    Raises:
+        UserError: bad input, or a folder that cannot be written.
+    """
+    plan = Plan(**options)
+    target = resolve_device(device)
+    subject = subject_of_run(run, data=data, device=target, progress=progress)
+    other = None if source is None else subject_of_run(source, data=data, device=target, progress=False)
+    return evaluate(subject, plan, source=other, device=target, progress=progress)
+
+
+def evaluate(
+    subject: Subject, plan: Plan, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
+) -> Document:
+    """Measure a model, and keep the results in its folder.
+
+    Each result is merged into `evaluation.json`, and its predictions written to `predictions.parquet/`, as soon as it
+    is finished. Finished batches are kept aside, so that the same call after an interruption goes on where it
+    stopped and ends with the same results. Other results of the same checkpoint are kept.
+
+    Args:
+        subject: the model and its data.
+        plan: what to do.
+        source: the model on which transfer attacks make their images.
+        device: where to compute.
         progress: show a progress bar with the time left on stderr.
 
     Returns:
@@ -93,100 +94,172 @@ def evaluate_run(
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
-    opened = open_run(run)
-    specs = [attack_spec(name, steps=steps, norm=norm) for name in dict.fromkeys(attacks)]
-    radii = parse_radii(list(eps))
-    _check_options(norm=norm, split=split, batch_size=batch_size, max_samples=max_samples)
-    target = resolve_device(device)
-    _check_writable(opened.path)
-    read_evaluation(opened.path)
+    if source is None and any(find_attack(spec.name).needs_source for spec in plan.specs):
+        raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
+    _check_writable(subject.folder)
+    read_evaluation(subject.folder)
+    rows = subject.rows(plan.split)
+    if plan.max_samples is not None:
+        rows = rows[stratified_draw(subject.view(subject.data, rows)[1], plan.max_samples, seed=plan.seed)]
+    writer = _Writer(subject, plan, rows, source)
+    with writer.attacker(device, source, progress) as attacker:
+        if not plan.suites:
+            for result in run_attacks(attacker, plan.specs, plan.radii, subject.classes):
+                writer.save(result)
+        if "standard" in plan.suites:
+            _standard(writer, attacker)
+        if "corruptions" in plan.suites:
+            found = run_corruptions(
+                subject.model,
+                writer.images,
+                writer.labels,
+                writer.ids,
+                classes=subject.classes,
+                batch_size=plan.batch_size,
+                device=device,
+                seed=plan.seed,
+                journal=attacker.journal.within("corruptions"),
+                progress=progress,
+            )
+            writer.save_analyses({"corruptions": found})
+    return writer.document
 
-    classes = tuple(opened.info["classes"])
-    prepared = _prepare(opened, data, progress=progress)
-    known = _match_classes(prepared, classes, run=opened.path)
-    rows = np.arange(len(prepared.split)) if split == "all" else prepared.rows(split)
-    if not len(rows):
-        raise UserError(f"{prepared.table.spec}: no images in split {split!r}")
-    labels = known[prepared.labels]
-    if max_samples is not None:
-        rows = rows[stratified_draw(labels[rows], max_samples, seed=seed)]
-    labels = labels[rows]
-    images = RowView(prepared.images, rows, _channels(prepared, opened))
 
-    population = Population(prepared.table.name, prepared.fingerprint, split, len(rows))
-    majority = max(opened.info["train_counts"], key=opened.info["train_counts"].__getitem__)
-    constant = constant_entry(
-        constant_predictor(torch.from_numpy(labels), classes, majority), population, predicts=majority
+def _standard(writer: _Writer, attacker: Attacker) -> None:
+    subject, plan = writer.subject, writer.plan
+    results = []
+    for found in run_standard(attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps):
+        if isinstance(found, Curve):
+            writer.save_analyses({"curve": vars(found)})
+        else:
+            writer.save(found)
+            results.append(found)
+    table = subject.data.table
+    analyses = clinical_analyses(
+        results,
+        validation=_validation(subject, plan, attacker.device),
+        labels=writer.labels,
+        groups=writer.groups,
+        frame=table.frame.iloc[writer.rows],
+        tasks=tasks_of(table),
+        classes=subject.classes,
     )
-    model = opened.load_model(device=target)
-    settings = {
-        "checkpoint": opened.checkpoint_digest,
-        "seed": seed,
-        "device": device_name(target),
-        "batch_size": batch_size,
-    }
-    head = {
-        **provenance(target),
-        "run": opened.path.resolve().name,
-        "method": opened.config.method,
-        "model": opened.config.model,
-        "training_seed": opened.config.seed,
-        "classes": list(classes),
-        "synthetic": prepared.table.synthetic,
-        "data_fingerprint": prepared.fingerprint,
-        **settings,
-    }
-    document: Document = {}
-    suite = run_suite(
-        model,
+    writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
+
+
+def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tuple[np.ndarray, np.ndarray] | None:
+    """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
+    own = subject.own_data
+    if own is None or (own is subject.data and plan.split in ("val", "all")):
+        return None
+    images, labels = subject.view(own, own.rows("val"))
+    attacker = Attacker(
+        subject.model,
         images,
         labels,
-        classes=classes,
-        specs=specs,
-        radii=radii,
-        batch_size=batch_size,
-        device=target,
-        seed=seed,
-        progress=progress,
+        num_classes=len(subject.classes),
+        batch_size=plan.batch_size,
+        device=device,
+        progress=False,
     )
-    for result in suite:
-        document = save_result(
-            opened.path,
-            head,
-            result=result_entry(result, population, data_spec=prepared.table.spec, **settings),
-            constant=constant,
-            predictions=prediction_rows(
-                result, population, ids=prepared.ids[rows].tolist(), labels=labels, classes=classes
-            ),
+    return attacker.outputs(CLEAN).logits.numpy(), labels
+
+
+class _Writer:
+    """Writes results of one evaluation as they come."""
+
+    def __init__(self, subject: Subject, plan: Plan, rows: np.ndarray, source: Subject | None) -> None:
+        self.subject, self.plan, self.rows = subject, plan, rows
+        self.images, self.labels = subject.view(subject.data, rows)
+        self.ids = subject.data.ids[rows]
+        self.groups = subject.data.table.frame["group"].to_numpy(dtype=str)[rows]
+        self.population = Population(subject.data.table.name, subject.data.fingerprint, plan.split, len(rows))
+        self.settings = {
+            "checkpoint": subject.head["checkpoint"],
+            "seed": plan.seed,
+            "device": subject.head["device"],
+            "batch_size": plan.batch_size,
+            "precision": plan.precision,
+            "source": None if source is None else source.head["checkpoint"],
+        }
+        metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
+        self.constant = constant_entry(metrics, self.population, subject.majority)
+        self.document: Document = {}
+
+    @contextmanager
+    def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
+        """Make the attacker; what it finishes is kept until all is done."""
+        plan, subject = self.plan, self.subject
+        journal = self._journal()
+        attacker = Attacker(
+            subject.model,
+            self.images,
+            self.labels,
+            num_classes=len(subject.classes),
+            batch_size=plan.batch_size,
+            device=device,
+            seed=plan.seed,
+            precision=plan.precision,
+            source=None if source is None else source.model,
+            journal=journal,
+            progress=progress,
         )
-    return document
+        try:
+            yield attacker
+        finally:
+            attacker.bar.close()
+        journal.clear()
 
+    def save(self, result: Result) -> None:
+        """Write one result with its intervals and predictions."""
+        subject = self.subject
+        entry = result_entry(
+            result,
+            self.population,
+            dict(
+                intervals(
+                    result.predicted,
+                    None if result.probabilities is None else result.probabilities.numpy(),
+                    self.labels,
+                    self.groups,
+                    subject.classes,
+                )
+            ),
+            data_spec=subject.data.table.spec,
+            **self.settings,
+        )
+        predictions = prediction_rows(
+            result,
+            self.population,
+            ids=self.ids.tolist(),
+            groups=self.groups.tolist(),
+            labels=self.labels,
+            classes=subject.classes,
+        )
+        self.document = save_result(
+            subject.folder, self._full_head, result=entry, constant=self.constant, predictions=predictions
+        )
 
-def stratified_draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
-    """Draw n positions, each class in proportion to its size but at least one of each while n allows.
+    def save_analyses(self, analyses: dict[str, dict[str, Any]]) -> None:
+        """Write what was concluded from several results."""
+        common = {**vars(self.population), **self.settings, "norm": self.plan.norm}
+        entries = {name: {**common, **values} for name, values in analyses.items()}
+        self.document = save_result(self.subject.folder, self._full_head, constant=self.constant, analyses=entries)
 
-    Args:
-        labels: `(N,)` class numbers.
-        n: how many; all are returned if N is not larger.
-        seed: of the draw.
+    @property
+    def _full_head(self) -> dict[str, Any]:
+        return {**self.subject.head, **self.settings}
 
-    Returns:
-        Ascending positions, int64.
-    """
-    if n >= len(labels):
-        return np.arange(len(labels))
-    classes, counts = np.unique(labels, return_counts=True)
-    exact = counts * n / len(labels)
-    take = np.floor(exact).astype(np.int64)
-    if n >= len(classes):
-        take = np.maximum(take, 1)
-    while take.sum() != n:
-        step = 1 if take.sum() < n else -1
-        allowed = take < counts if step > 0 else take > 1
-        take[np.argmax(np.where(allowed, step * (exact - take), -np.inf))] += step
-    rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(np.flatnonzero(labels == k))[:count] for k, count in zip(classes, take, strict=True)]
-    return np.sort(np.concatenate(drawn)).astype(np.int64)
+    def _journal(self) -> Journal:
+        """Where finished batches stand until all is done; those of models that are gone are removed."""
+        root = self.subject.folder / PARTIAL
+        depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
+        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+        checkpoint = self.settings["checkpoint"]
+        for folder in root.glob("*"):
+            if not folder.name.startswith(f"{checkpoint}-"):
+                shutil.rmtree(folder, ignore_errors=True)
+        return Journal(root / f"{checkpoint}-{digest}")
 
 
 def resolve_device(device: str) -> str:
@@ -204,48 +277,10 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _check_options(*, norm: str, split: str, batch_size: int, max_samples: int | None) -> None:
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    if batch_size < 1:
-        raise UserError(f"batch size: {batch_size} must be at least 1")
-    if max_samples is not None and max_samples < 1:
-        raise UserError(f"max samples: {max_samples} must be at least 1")
-
-
-def _check_writable(run: Path) -> None:
-    probe = run / f".write-test-{os.getpid()}"
+def _check_writable(folder: Path) -> None:
+    probe = folder / f".write-test-{os.getpid()}"
     try:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{run}: results cannot be written there ({error.strerror})") from None
-
-
-def _prepare(run: Run, data: str | None, *, progress: bool) -> PreparedData:
-    own = run.info["fingerprint"]
-    if data is not None:
-        config = run.config
-        other = prepare(data, image_size=config.image_size, fit=config.fit, seed=config.seed, progress=progress)
-        if other.fingerprint != own:
-            return other
-        # The same images under another spec: split anew, they would put training images into the test split.
-    return run.prepare(progress=progress)
-
-
-def _match_classes(prepared: PreparedData, classes: tuple[str, ...], *, run: Path) -> np.ndarray:
-    strange = [name for name in prepared.classes if name not in classes]
-    if strange:
-        raise UserError(
-            f"{prepared.table.spec}: classes unknown to {run}: {', '.join(strange)}; it knows {', '.join(classes)}"
-        )
-    return np.array([classes.index(name) for name in prepared.classes], dtype=np.int64)
-
-
-def _channels(prepared: PreparedData, run: Run) -> int:
-    found, needed = int(prepared.images.shape[1]), int(run.info["channels"])
-    if found not in (1, needed):
-        raise UserError(f"{prepared.table.spec}: RGB images, but {run.path} was trained on grey ones")
-    return needed
+        raise UserError(f"{folder}: results cannot be written there ({error.strerror})") from None

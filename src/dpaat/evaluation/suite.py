@@ -1,242 +1,217 @@
-"""Attack a model at fixed radii, the same for every method, and score what is left."""
+"""Robustness at fixed radii, the same for every method: single attacks, and the worst case over several."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dpaat.attacks import find_attack
-from dpaat.attacks.gradient import evaluation_mode
-from dpaat.errors import UserError
-from dpaat.evaluation.metrics import Metrics, classification_metrics, require_finite
+from dpaat.evaluation.attacking import CLEAN, Attacker, AttackSpec, ImageArray, Outputs, attack_spec
+from dpaat.evaluation.cascade import Cascade, run_cascade
+from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
 from dpaat.radii import format_radius
 
-
-class ImageArray(Protocol):
-    """Images `(N, C, H, W)`, uint8: an array, a memory map, or anything that can be sliced like one."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class AttackSpec:
-    """An attack and its budget; the radius comes on top.
-
-    Attributes:
-        name: a key of `dpaat.attacks.ATTACKS`, or "clean" for no attack.
-        steps: iterations, None for an attack without.
-        norm: "linf" or "l2".
-        start: "random" or "zero".
-    """
-
-    name: str
-    steps: int | None = None
-    norm: str = "linf"
-    start: str = "random"
-
-    @property
-    def label(self) -> str:
-        """The name that people read, such as "PGD-20"."""
-        if self.name == "clean":
-            return "clean"
-        return self.name.upper() + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
-
-    @property
-    def passes(self) -> int:
-        """Rough cost per image in forward passes, for the time left."""
-        return 1 if self.name == "clean" else 3 * (self.steps or 1) + 1
-
-
-CLEAN = AttackSpec("clean", start="zero")
-
-
-def attack_spec(name: str, *, steps: int, norm: str) -> AttackSpec:
-    """Make the spec of a named attack; one step starts at the image, more start at random in the ball.
-
-    Raises:
-        UserError: unknown attack, or fewer than 1 step.
-    """
-    iterative = find_attack(name).iterative
-    if iterative and steps < 1:
-        raise UserError(f"steps: {steps} must be at least 1")
-    return AttackSpec(name, steps if iterative else None, norm, "random" if iterative else "zero")
+SCORED = ("fgsm", "pgd", "apgd-ce")
+"""Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
+ENSEMBLE = ("apgd-t", "fab-t", "square")
+"""Attacks of the standard suite that are run on what the others left standing."""
+SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
+CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
+"""Radii at which the security curve goes on beyond the fixed ones, by PGD on what stands."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A model under one attack at one radius.
+    """A model under one attack, or the worst case over several, at one radius.
 
     Attributes:
         spec: the attack.
         eps: radius in units of a [0, 1] image, 0 for clean images.
-        probabilities: `(N, K)`, float64.
-        metrics: their scores.
+        predicted: class of every image `(N,)`.
+        metrics: scores; those that rank probabilities are None in the worst case.
+        probabilities: `(N, K)`, float64; None in the worst case, which has verdicts only.
+        fell_to: label of the attack that each image fell to, "" where it stands; in the worst case only.
     """
 
     spec: AttackSpec
     eps: float
-    probabilities: Tensor
+    predicted: np.ndarray
     metrics: Metrics
+    probabilities: Tensor | None = None
+    fell_to: np.ndarray | None = None
 
 
-def attack_logits(
-    model: nn.Module,
-    images: ImageArray,
-    labels: np.ndarray,
-    *,
-    num_classes: int,
-    spec: AttackSpec,
-    eps: float,
-    batch_size: int = 128,
-    device: str | torch.device = "cpu",
-    seed: int = 0,
-    progress: Callable[[int], object] | None = None,
-) -> Tensor:
-    """Outputs of a model on attacked images, all of them, also those that it misclassified before.
+@dataclass(frozen=True)
+class Curve:
+    """The worst case over growing radii, from 0.
 
-    The result does not depend on what was evaluated before: randomness is keyed by (seed, attack, eps, first row
-    of the batch). The model, which must be on `device`, is left in the modes in which it was found.
+    Attributes:
+        eps: radii, ascending, the first 0.
+        accuracy: robust accuracy at each.
+        balanced_accuracy: robust balanced accuracy at each.
+        area: up to this radius, the largest fixed one, the area under both curves is taken.
+        accuracy_area: normalized area under the robust accuracy, in [0, 1].
+        balanced_accuracy_area: the same under the robust balanced accuracy.
+        fallen_to: for every radius, how many images fell to which attack, in the order of the attacks, those that an
+            earlier one had not felled; "" for those that stand.
+    """
+
+    eps: list[float]
+    accuracy: list[float]
+    balanced_accuracy: list[float]
+    area: float
+    accuracy_area: float
+    balanced_accuracy_area: float
+    fallen_to: list[dict[str, int]]
+
+
+def run_attacks(
+    attacker: Attacker, specs: Sequence[AttackSpec], radii: Sequence[float], classes: Sequence[str]
+) -> Iterator[Result]:
+    """Evaluate on clean images, then under every attack at every radius, on all images.
+
+    Each result comes as soon as it is done.
 
     Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        images: `(N, C, H, W)`, uint8.
-        labels: `(N,)`, int64.
-        num_classes: K.
-        spec: the attack; "clean" leaves the images alone.
-        eps: radius in units of a [0, 1] image.
-        batch_size: images per batch.
-        device: where to compute.
-        seed: source of random starts.
-        progress: called with the forward passes done, about, after every batch.
-
-    Returns:
-        Logits `(N, K)`, float32, on the CPU.
-
-    Raises:
-        UserError: outputs that are not finite logits `(B, K)`.
+        attacker: the model and its images.
+        specs: attacks.
+        radii: in units of a [0, 1] image, ascending; 0 adds nothing to the clean result.
+        classes: K class names.
     """
-    parts = []
-    with evaluation_mode(model), _full_precision():
-        for first in range(0, len(images), batch_size):
-            rows = slice(first, first + batch_size)
-            x = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device).float() / 255
-            if spec.name != "clean":
-                y = torch.from_numpy(np.ascontiguousarray(labels[rows])).to(device)
-                generator = torch.Generator(device).manual_seed(_key(seed, spec, eps, first))
-                x = _attack(model, x, y, spec=spec, eps=eps, generator=generator)
-            with torch.no_grad():
-                logits = model(x)
-            parts.append(_check_logits(logits, len(x), num_classes).float().cpu())
-            if progress is not None:
-                progress(spec.passes * len(x))
-    outputs = torch.cat(parts)
-    require_finite(outputs)
-    return outputs
+    radii = [eps for eps in radii if eps > 0]
+    plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii)]
+    clean: Outputs | None = None
+    nearest: dict[AttackSpec, Outputs] = {}
+    for number, (spec, eps) in enumerate(plan):
+        left = sum(later.passes(attacker.num_classes) for later, _ in plan[number:]) * len(attacker)
+        attacker.bar.expect(f"{spec.label} {format_radius(eps)}" if eps else spec.label, left)
+        if spec == CLEAN:
+            outputs = clean = attacker.outputs(spec)
+        elif find_attack(spec.name).minimal:
+            assert clean is not None
+            if spec not in nearest:  # one run, at the largest radius, serves all
+                nearest[spec] = attacker.outputs(spec, radii[-1])
+            outputs = nearest[spec].within(eps, clean)
+        else:
+            outputs = attacker.outputs(spec, eps)
+        yield _scored(spec, eps, outputs, attacker.labels, classes)
 
 
-def run_suite(
+def run_standard(
+    attacker: Attacker,
+    radii: Sequence[float],
+    classes: Sequence[str],
+    *,
+    norm: str = "linf",
+    steps: Mapping[str, int] | None = None,
+) -> Iterator[Result | Curve]:
+    """Run the standard suite: single attacks on all images, then an ensemble on what they leave, then the curve.
+
+    FGSM, PGD and APGD-CE are scored on all images. APGD-T, FAB-T and Square attack what still stands; with APGD-CE
+    they are the ensemble of AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), for any number of classes. An
+    image counts as robust in the worst case if it withstands every one of the six.
+
+    Args:
+        attacker: the model and its images.
+        radii: fixed radii in units of a [0, 1] image, ascending.
+        classes: K class names.
+        norm: "linf" or "l2".
+        steps: budgets by attack, where not the attack's own.
+
+    Yields:
+        A result per attack and radius, then the worst case at every radius, then the curve.
+    """
+    budgets = steps or {}
+    specs = {name: attack_spec(name, steps=budgets.get(name), norm=norm) for name in SUITE_ATTACKS}
+    radii = [eps for eps in radii if eps > 0]
+    cascade: Cascade | None = None
+    everything = np.arange(len(attacker))
+    for result in run_attacks(attacker, [specs[name] for name in SCORED], radii, classes):
+        if cascade is None:
+            cascade = Cascade(attacker.labels, result.predicted)
+        else:
+            cascade.note(result.spec.label, everything, result.predicted, result.eps)
+        yield result
+    assert cascade is not None
+    beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
+    plan: list[tuple[AttackSpec, Sequence[float]]] = [(specs["pgd"], beyond)] if beyond else []
+    run_cascade(attacker, cascade, plan + ([(specs[name], radii) for name in ENSEMBLE] if radii else []))
+
+    worst = AttackSpec("worst-case", norm=norm)
+    for eps in radii:
+        predicted, fell_to = cascade.at(eps)
+        metrics = verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(attacker.labels), classes)
+        yield Result(worst, eps, predicted, metrics, fell_to=fell_to)
+    yield _curve(cascade, radii, beyond, classes)
+
+
+def evaluate_model(
     model: nn.Module,
     images: ImageArray,
     labels: np.ndarray,
     *,
     classes: Sequence[str],
-    specs: Sequence[AttackSpec],
     radii: Sequence[float],
-    batch_size: int = 128,
-    device: str | torch.device = "cpu",
-    seed: int = 0,
-    progress: bool = True,
-) -> Iterator[Result]:
-    """Evaluate on clean images, then under every attack at every radius; each result comes as soon as it is done.
-
-    Arguments and errors are those of `attack_logits` and `classification_metrics`; the model is moved to `device`.
-    """
-    if not len(images):
-        raise UserError("there are no images to evaluate")
-    model.to(device)
-    plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii if eps > 0)]
-    with tqdm(
-        total=len(images) * sum(spec.passes for spec, _ in plan),
-        disable=not progress,
-        leave=False,
-        dynamic_ncols=True,
-        bar_format="{desc:<20} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
-    ) as bar:
-        for spec, eps in plan:
-            bar.set_description_str(f"{spec.label} {format_radius(eps)}" if eps else spec.label)
-            logits = attack_logits(
-                model,
-                images,
-                labels,
-                num_classes=len(classes),
-                spec=spec,
-                eps=eps,
-                batch_size=batch_size,
-                device=device,
-                seed=seed,
-                progress=bar.update,
-            )
-            probabilities = logits.double().softmax(dim=1)
-            metrics = classification_metrics(probabilities, torch.from_numpy(labels), classes)
-            yield Result(spec, eps, probabilities, metrics)
-
-
-def evaluate_model(
-    model: nn.Module, images: ImageArray, labels: np.ndarray, *, classes: Sequence[str], **options: Any
+    specs: Sequence[AttackSpec] | None = None,
+    norm: str = "linf",
+    steps: Mapping[str, int] | None = None,
+    **options: Any,
 ) -> list[Result]:
-    """`run_suite` at once: robustness of any `nn.Module` that maps [0, 1] images to logits."""
-    return list(run_suite(model, images, labels, classes=classes, **options))
+    """Measure any `nn.Module` that maps [0, 1] images to logits.
 
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
+        labels: `(N,)`, int64, 0 to K - 1.
+        classes: K class names.
+        radii: in units of a [0, 1] image, ascending.
+        specs: single attacks; None runs the standard suite.
+        norm: of the standard suite.
+        steps: budgets of the standard suite by attack, where not the attack's own.
+        options: of `Attacker`: batch_size, device, seed, precision, source, progress.
 
-def _attack(
-    model: nn.Module, x: Tensor, y: Tensor, *, spec: AttackSpec, eps: float, generator: torch.Generator
-) -> Tensor:
-    options = {} if spec.steps is None else {"steps": spec.steps}
-    function = find_attack(spec.name).function
-    return function(model, x, y, eps=eps, norm=spec.norm, start=spec.start, generator=generator, **options)
+    Returns:
+        The results, clean first; those of the standard suite end with the worst case at every radius.
 
-
-def _check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
-    if not isinstance(logits, Tensor):
-        raise UserError(f"the model must return logits (batch, {num_classes}); it returned a {type(logits).__name__}")
-    if logits.shape != (batch, num_classes) or not logits.is_floating_point():
-        raise UserError(
-            f"the model must return logits of shape ({batch}, {num_classes}) for {batch} images and {num_classes} "
-            f"classes; it returned {tuple(logits.shape)}, {logits.dtype}"
-        )
-    return logits
-
-
-def _key(seed: int, spec: AttackSpec, eps: float, first: int) -> int:
-    return zlib.crc32(repr((seed, spec.name, spec.steps, spec.norm, round(eps, 9), first)).encode())
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute in float32 throughout: TF32 and autocast would shift verdicts near the decision boundary."""
-    found = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    cudnn = torch.backends.cudnn
+    Raises:
+        UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
+    """
+    attacker = Attacker(model, images, labels, num_classes=len(classes), **options)
     try:
-        with (
-            cudnn.flags(
-                enabled=cudnn.enabled,
-                benchmark=cudnn.benchmark,
-                deterministic=cudnn.deterministic,
-                allow_tf32=False,
-            ),
-            torch.autocast("cuda", enabled=False),
-            torch.autocast("cpu", enabled=False),
-        ):
-            yield
+        if specs is not None:
+            return list(run_attacks(attacker, specs, radii, classes))
+        suite = run_standard(attacker, radii, classes, norm=norm, steps=steps)
+        return [result for result in suite if isinstance(result, Result)]
     finally:
-        torch.set_float32_matmul_precision(found)
+        attacker.bar.close()
+
+
+def _scored(spec: AttackSpec, eps: float, outputs: Outputs, labels: np.ndarray, classes: Sequence[str]) -> Result:
+    probabilities = outputs.logits.double().softmax(dim=1)
+    metrics = classification_metrics(probabilities, torch.from_numpy(labels), classes)
+    return Result(spec, eps, probabilities.argmax(1).numpy(), metrics, probabilities)
+
+
+def _curve(cascade: Cascade, radii: Sequence[float], beyond: Sequence[float], classes: Sequence[str]) -> Curve:
+    eps = [0.0, *radii, *beyond]
+    labels = torch.from_numpy(cascade.labels)
+    verdicts = [cascade.at(radius) for radius in eps]
+    metrics = [verdict_metrics(torch.from_numpy(predicted), labels, classes) for predicted, _ in verdicts]
+    accuracy = [each["accuracy"] for each in metrics]
+    balanced = [each["balanced_accuracy"] for each in metrics]
+    fixed = len(radii) + 1
+    return Curve(
+        eps=eps,
+        accuracy=accuracy,
+        balanced_accuracy=balanced,
+        area=eps[fixed - 1],
+        accuracy_area=curve_area(eps[:fixed], accuracy[:fixed]),
+        balanced_accuracy_area=curve_area(eps[:fixed], balanced[:fixed]),
+        fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to in verdicts],
+    )

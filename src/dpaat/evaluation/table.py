@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group as Lines
@@ -13,6 +13,7 @@ from dpaat.evaluation.results import Document, Entry, Group, groups
 
 MAX_CLASSES = 20
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
+WITH_INTERVAL = ("balanced_accuracy", "map")
 
 
 def percent(fraction: float | None) -> str:
@@ -46,17 +47,19 @@ def comparison_table(runs: Mapping[str, Document]) -> Lines:
     return Lines(*(_comparison(found) for found in by_population.values()))
 
 
-def _titled(title: str, table: Table) -> Lines:
+def titled(title: str, table: Table) -> Lines:
+    """A table under a line of its own."""
     # A table's own title would be broken at the width of the table, and read as markup.
     return Lines(Text(title, style="bold"), table, Text())
 
 
-def _table() -> Table:
+def plain_table() -> Table:
+    """A table in the one style of all."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def _scores(group: Group) -> Lines:
-    table = _table()
+    table = plain_table()
     table.add_column("")
     for heading in SCORES.values():
         table.add_column(heading, justify="right")
@@ -64,8 +67,21 @@ def _scores(group: Group) -> Lines:
         scores = [percent(group.constant["metrics"][key]) for key in SCORES]
         table.add_row(Text(f"constant: {group.constant['predicts']}"), *scores, style="dim")
     for entry in group.results:
-        table.add_row(condition(entry), *(percent(entry["metrics"][key]) for key in SCORES))
-    return _titled(f"{group.title} (percent)", table)
+        table.add_row(condition(entry), *(_score(entry, key) for key in SCORES))
+    return titled(f"{group.title} (percent, 95 % intervals)", table)
+
+
+def _score(entry: Entry, key: str) -> str:
+    interval = (entry["intervals"] or {}).get(key) if key in WITH_INTERVAL else None
+    return with_interval(entry["metrics"][key], interval)
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None, *, sign: bool = False) -> str:
+    """Write a fraction and its interval as percent, such as "56.4 [53.0, 59.9]"; with a sign for differences."""
+    if value is None or interval is None:
+        return percent(value)
+    text = f"{100 * value:+.1f}" if sign else percent(value)
+    return f"{text} [{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def _recall(group: Group) -> Lines:
@@ -78,22 +94,24 @@ def _recall(group: Group) -> Lines:
     if len(present) > MAX_CLASSES:
         shown = sorted(present, key=lambda name: first[name] or 0.0)[:MAX_CLASSES]
         title = f"recall per class (percent), the {MAX_CLASSES} lowest of {len(present)}"
-    table = _table()
+    worst = [entry for entry in group.results if entry["attack"] in ("clean", "worst-case")]
+    entries = worst if len(worst) > 1 else group.results
+    table = plain_table()
     table.add_column("class")
     table.add_column("images", justify="right")
-    for entry in group.results:
+    for entry in entries:
         table.add_column(condition(entry), justify="right")
     for name in shown:
-        recalls = [percent(entry["metrics"]["per_class_recall"][name]) for entry in group.results]
+        recalls = [percent(entry["metrics"]["per_class_recall"][name]) for entry in entries]
         table.add_row(Text(name), str(support[name]), *recalls)
-    return _titled(title + (f"; {absent} absent" if absent else ""), table)
+    return titled(title + (f"; {absent} absent" if absent else ""), table)
 
 
 def _comparison(found: Mapping[str, Group]) -> Lines:
     conditions = list(dict.fromkeys(condition(entry) for group in found.values() for entry in group.results))
     any_group = next(iter(found.values()))
     title = f"{any_group.title}: accuracy, balanced accuracy, mAP (percent)"
-    table = _table()
+    table = plain_table()
     table.add_column("")
     for heading in conditions:
         table.add_column(heading, justify="right")
@@ -103,7 +121,7 @@ def _comparison(found: Mapping[str, Group]) -> Lines:
     for name, group in found.items():
         cells = {condition(entry): _triple(entry) for entry in group.results}
         table.add_row(Text(name), *(cells.get(heading, "-") for heading in conditions))
-    return _titled(title, table)
+    return titled(title, table)
 
 
 def _triple(entry: Entry) -> str:

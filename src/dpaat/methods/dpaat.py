@@ -92,11 +92,13 @@ class DPAAT(Method):
         )
         loss, logits, clean = learn(model, x, x_adv, y, setting)
         adversarial = logits.detach()
+        signal, collect = self.observe(adversarial, clean_at_start if clean is None else clean.detach(), y)
+        return Visit(loss, adversarial, index, signal, collect)
+
+    def observe(self, adversarial: Tensor, clean: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the state is to see of logits `(B, K)`: the signal `(B,)`, and what to collect instead, if anything."""
         measure = cross_entropy if self.options.signal == "loss" else margin
-        collect: Tensor | None = None
-        if self.options.collect == "clean":
-            collect = measure(clean_at_start if clean is None else clean.detach(), y)
-        return Visit(loss, adversarial, index, measure(adversarial, y), collect)
+        return measure(adversarial, y), measure(clean, y) if self.options.collect == "clean" else None
 
     @override
     def after_step(self, visit: Visit) -> None:

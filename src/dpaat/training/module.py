@@ -22,6 +22,7 @@ from dpaat.data.loading import Batch, key
 from dpaat.errors import UserError
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.methods import Method, Visit
+from dpaat.methods.radii_state import SampleRadii
 from dpaat.models import Classifier
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.radii import format_radius
@@ -61,7 +62,7 @@ class TrainingModule(L.LightningModule):
         return self.model if self.ema is None else self.ema.module
 
     @property
-    def perturbation(self) -> AdaptivePerturbation | None:
+    def perturbation(self) -> AdaptivePerturbation | SampleRadii | None:
         """The per-sample state of a method that has one."""
         return getattr(self.method, "perturbation", None)
 
@@ -164,13 +165,10 @@ class TrainingModule(L.LightningModule):
             robust = "robust_" if radius else ""
             if not radius:
                 scores["val/loss"] = float(F.cross_entropy(logits, labels))
-                scores["val/auroc"] = float("nan") if metrics["auroc"] is None else metrics["auroc"]
-            for name, value in (
-                ("accuracy", metrics["accuracy"]),
-                ("balanced_accuracy", metrics["balanced_accuracy"]),
-                ("map", metrics["map"]),
-            ):
-                scores[f"val/{robust}{name}{at}"] = value
+                scores["val/auroc"] = _number(metrics["auroc"])
+            scores[f"val/{robust}accuracy{at}"] = metrics["accuracy"]
+            scores[f"val/{robust}balanced_accuracy{at}"] = metrics["balanced_accuracy"]
+            scores[f"val/{robust}map{at}"] = _number(metrics["map"])
             balanced.append(metrics["balanced_accuracy"])
         select = self.config.select
         if select == "auto":
@@ -203,6 +201,10 @@ class TrainingModule(L.LightningModule):
         names = self.classes if len(criterion) > 1 else ("all",)
         scores |= {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
         return scores
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _of_all_processes(visit: Visit) -> Visit:

@@ -1,0 +1,110 @@
+"""Decoupled direction and norm: the nearest misclassified image in the Euclidean sense."""
+
+from __future__ import annotations
+
+from math import cos, inf, pi
+
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.losses import cross_entropy, margin
+from dpaat.attacks.norms import Ball, make_ball, widen
+
+FIRST_STEP, LAST_STEP = 1.0, 0.01
+
+
+def ddn(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor = inf,
+    steps: int = 100,
+    norm: str = "l2",
+    init: float = 1.0,
+    gamma: float = 0.05,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Find the nearest adversarial images by steps whose direction and length are chosen apart.
+
+    A step of length $\alpha$ along the gradient of the cross-entropy gives the direction of the next perturbation;
+    its length is $1 - \gamma$ times the last one's where the last iterate is adversarial, else $1 + \gamma$ times.
+    $\alpha$ falls from 1 to 0.01 along a cosine. Iterates are not rounded to 8 bits. The radius guides nothing, so
+    one run at the largest serves all smaller ones. The model runs in eval mode and is left exactly as found.
+
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        x: clean images `(B, C, H, W)` in [0, 1].
+        y: labels `(B,)`, int64.
+        eps: largest radius of interest in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        steps: iterations, at least 1; each costs a forward pass and an input gradient, and the last iterate one more
+            forward pass.
+        norm: "l2"; there is no other.
+        init: length of the perturbation before the first step, above 0.
+        gamma: relative change of the length at each step, in (0, 1).
+        generator: not used, nothing is drawn; here so that all attacks are called alike.
+
+    Returns:
+        Images `(B, C, H, W)`, detached: the nearest adversarial image found if it lies within `eps`, else `x` itself;
+        `x` too where it is misclassified already.
+
+    Raises:
+        ValueError: another norm, steps below 1, init or gamma out of range, radius of a wrong shape.
+
+    Source:
+        Rony et al., "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses",
+        CVPR 2019, arXiv 1811.09600, algorithm 1.
+    """
+    if norm != "l2":
+        raise ValueError(f"norm must be 'l2', not {norm!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if init <= 0 or not 0 < gamma < 1:
+        raise ValueError(f"init must be above 0 and gamma in (0, 1), not {init} and {gamma}")
+    x = x.detach()
+    ball = make_ball(norm, x, eps)
+    current, length = x, x.new_full((len(x),), init)
+    nearest = Nearest(ball)
+    with evaluation_mode(model):
+        for k in range(steps):
+            gradient, logits = input_gradient(model, current, y, cross_entropy)
+            margins = margin(logits, y)
+            nearest.update(current, margins)
+            length = length * torch.where(margins > 0, 1 - gamma, 1 + gamma)
+            step = LAST_STEP + (FIRST_STEP - LAST_STEP) * (1 + cos(pi * k / steps)) / 2
+            turned = current - x + step * ball.direction(gradient.nan_to_num_(0, 0, 0))
+            current = (x + widen(length, x) * ball.direction(turned)).clamp_(0, 1)
+        with torch.no_grad():
+            nearest.update(current, margin(model(current), y))
+    return nearest.within_radius()
+
+
+class Nearest:
+    """The nearest misclassified image found so far, per sample.
+
+    Attributes:
+        ball: around the clean images, with the largest radii of interest.
+        image: `(B, C, H, W)`, the clean one while nothing is found.
+        distance: from the clean image `(B,)`, infinite while nothing is found.
+        margin: best other logit minus the true one `(B,)`, infinite while nothing is found.
+    """
+
+    def __init__(self, ball: Ball) -> None:
+        self.ball = ball
+        self.image = ball.x
+        self.distance = ball.x.new_full((len(ball.x),), inf)
+        self.margin = self.distance
+
+    def update(self, image: Tensor, margins: Tensor) -> None:
+        """Take in images `(B, C, H, W)` with their margins `(B,)`; a tie of two logits is not adversarial yet."""
+        distance = self.ball.distance(image)
+        better = (margins > 0) & (distance < self.distance)
+        self.image = torch.where(widen(better, image), image, self.image)
+        self.distance = torch.where(better, distance, self.distance)
+        self.margin = torch.where(better, margins.to(distance), self.margin)
+
+    def within_radius(self) -> Tensor:
+        """What was found where it lies within the ball, else the clean images."""
+        near = self.distance <= self.ball.eps.flatten()
+        return torch.where(widen(near, self.image), self.image, self.ball.x)

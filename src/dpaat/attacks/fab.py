@@ -1,0 +1,184 @@
+"""The fast adaptive boundary attack: the nearest misclassified image, whatever its distance."""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks.apgd import MAX_TARGETS
+from dpaat.attacks.ddn import Nearest
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.losses import LossFunction, margin
+from dpaat.attacks.norms import make_ball, per_sample, widen
+
+OVERSHOOT = 1.05
+"""How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it."""
+MAX_BIAS = 0.1
+"""Largest weight of the clean image's own projection in the next iterate."""
+BACKWARD = 0.9
+"""Share of its perturbation that an adversarial iterate keeps."""
+SEARCH_STEPS = 3
+SEARCH_BEYOND = 0.1
+"""How far beyond the expected boundary the search looks, as a share of the way from there to what was found."""
+
+_TINY = 1e-12
+_NEWTON_STEPS = 50
+
+
+def fab_targeted(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor = inf,
+    steps: int = 100,
+    norm: str = "linf",
+    targets: int = MAX_TARGETS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Find the nearest adversarial images by FAB towards each of the likeliest wrong classes in turn.
+
+    Every step takes the boundary between the true class and the target for a plane, projects the iterate and the
+    clean image onto the part of it that lies in the box, and goes a little beyond a mean of the two; from an
+    adversarial iterate it then goes back towards the clean image. One start, at the clean image itself. Works for any
+    number of classes K >= 2: at most K - 1 targets are tried. Being misclassified as any class counts. The radius
+    guides nothing, so one run at the largest serves all smaller ones. Samples that are misclassified already cost one
+    forward pass. The model runs in eval mode and is left exactly as found.
+
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        x: clean images `(B, C, H, W)` in [0, 1].
+        y: labels `(B,)`, int64.
+        eps: largest radius of interest in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        steps: iterations for each target, at least 1; each costs two forward passes and an input gradient.
+        norm: "linf" or "l2".
+        targets: most classes to try, at least 1.
+        generator: not used, nothing is drawn; here so that all attacks are called alike.
+
+    Returns:
+        Images `(B, C, H, W)`, detached: the nearest adversarial image found if it lies within `eps`, else `x` itself;
+        `x` too where it is misclassified already.
+
+    Raises:
+        ValueError: unknown norm, steps or targets below 1, radius of a wrong shape.
+
+    Source:
+        Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
+        arXiv 1907.02044, algorithm 1; towards targets as in Croce and Hein, "Reliable evaluation of adversarial
+        robustness with an ensemble of diverse parameter-free attacks", ICML 2020, arXiv 2003.01690.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if targets < 1:
+        raise ValueError(f"targets must be at least 1, not {targets}")
+    x_adv = x.detach().clone()
+    radius = per_sample(eps, x).flatten().expand(len(x))
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(x).float()
+        standing = (logits.argmax(1) == y).nonzero().flatten()
+        if not len(standing):
+            return x_adv
+        y, logits = y[standing], logits[standing]
+        nearest = Nearest(make_ball(norm, x_adv[standing], radius[standing]))
+        wrong = logits.scatter(1, y[:, None], -inf)
+        for target in wrong.topk(min(targets, logits.shape[1] - 1)).indices.unbind(1):
+            _approach(model, y, target, nearest, steps, norm)
+        _search(model, y, nearest, margin(logits, y))
+    x_adv[standing] = nearest.within_radius()
+    return x_adv
+
+
+def way_to_plane(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
+    r"""Shortest way, inside the box, from points to planes: the nearest $z$ in [0, 1] with $w (z - p) + b = 0$.
+
+    The nearest image moves pixel i by $\min(v_i t, r_i)$ against the sign of $b w_i$, where $r_i$ is its room up to
+    the box and $v_i$ is 1 (Linf) or $|w_i|$ (L2). What the move gains, $\sum_i |w_i| \min(v_i t, r_i)$, is concave
+    and piecewise linear in t, so Newton's method from t = 0 rises to the solution and meets it after finitely many
+    steps, three or so on images: several times faster than sorting the pixels by where they reach the box.
+
+    Args:
+        point: p, images `(B, C, H, W)` in [0, 1].
+        normal: w `(B, C, H, W)`; a plane without a normal is reached by staying.
+        offset: b `(B,)`.
+        norm: "linf" or "l2", in which the way is measured.
+
+    Returns:
+        $z - p$, `(B, C, H, W)`; where the plane misses the box, the way to the corner of the box nearest to it.
+
+    Source:
+        Croce and Hein 2020, arXiv 1907.02044, projection on a hyperplane with box constraints.
+    """
+    scale = widen(normal.abs().flatten(1).amax(1), point)
+    weight = torch.where(scale > 0, normal.abs() / scale, 0.0)
+    upwards = (normal > 0) ^ (widen(offset, point) > 0)
+    room = torch.where(upwards, 1 - point, point)
+    speed = weight if norm == "l2" else torch.ones_like(weight)
+    need = widen(offset.abs(), point) / scale
+    reachable = need < _total(weight * room)
+    need = torch.where(reachable, need, 0.0)
+    t = torch.zeros_like(need)
+    for _ in range(_NEWTON_STEPS):
+        move = torch.minimum(speed * t, room)
+        missing = need - _total(weight * move)
+        if bool((missing <= 1e-5 * need).all()):
+            break
+        slope = _total(weight * speed * (move < room))
+        t = t + torch.where(slope > 0, missing.clamp(min=0) / slope, 0.0)
+    move = torch.where(reachable, torch.minimum(speed * t, room), room) * (weight > 0)
+    return torch.where(upwards, move, -move)
+
+
+def _approach(model: nn.Module, y: Tensor, target: Tensor, nearest: Nearest, steps: int, norm: str) -> None:
+    """Iterate towards one target per sample."""
+    x = current = nearest.ball.x
+    lead = _lead_of(target)
+    for _ in range(steps):
+        gradient, logits = input_gradient(model, current, y, lead)
+        moved = _step(x, current, gradient.nan_to_num_(0, 0, 0), lead(logits, y).to(x).nan_to_num_(0), norm)
+        margins = margin(model(moved), y)
+        nearest.update(moved, margins)
+        current = torch.where(widen(margins > 0, x), torch.lerp(x, moved, BACKWARD), moved)
+
+
+def _step(x: Tensor, current: Tensor, gradient: Tensor, lead: Tensor, norm: str) -> Tensor:
+    """The next iterate, before any step back."""
+    from_current = way_to_plane(current, gradient, lead, norm)
+    lead_at_x = lead + _total(gradient * (x - current)).flatten()
+    from_x = way_to_plane(x, gradient, lead_at_x, norm)
+    near, far = _length(from_current, norm), _length(from_x, norm)
+    bias = (near / (near + far).clamp(min=_TINY)).clamp(max=MAX_BIAS)
+    return torch.lerp(current + OVERSHOOT * from_current, x + OVERSHOOT * from_x, bias).clamp_(0, 1)
+
+
+def _search(model: nn.Module, y: Tensor, nearest: Nearest, clean: Tensor) -> None:
+    """Look for nearer images between what was found and the clean ones, where a linear margin would just turn."""
+    inner, inner_margin = nearest.ball.x, clean.to(nearest.margin)
+    for _ in range(SEARCH_STEPS):
+        share = (inner_margin / (inner_margin - nearest.margin)).nan_to_num_(0).clamp_(0, 1)
+        share = share + SEARCH_BEYOND * (1 - share)
+        between = torch.lerp(inner, nearest.image, widen(share, inner)).clamp_(0, 1)
+        margins = margin(model(between), y).to(nearest.margin)
+        nearest.update(between, margins)
+        inside = margins <= 0
+        inner = torch.where(widen(inside, inner), between, inner)
+        inner_margin = torch.where(inside, margins, inner_margin)
+
+
+def _lead_of(target: Tensor) -> LossFunction:
+    """How far the target's logit is ahead of the true one."""
+
+    def lead(logits: Tensor, y: Tensor) -> Tensor:
+        logits = logits.float()
+        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+    return lead
+
+
+def _total(batch: Tensor) -> Tensor:
+    return widen(batch.flatten(1).sum(1), batch)
+
+
+def _length(batch: Tensor, norm: str) -> Tensor:
+    return widen(torch.linalg.vector_norm(batch.flatten(1), ord=2 if norm == "l2" else inf, dim=1), batch)

@@ -1,0 +1,105 @@
+"""Attacks one after another, each on what the ones before left standing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import repeat
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks.gradient import evaluation_mode
+from dpaat.attacks.losses import LossFunction, margin
+from dpaat.attacks.norms import per_sample
+from dpaat.attacks.pgd import pgd
+
+PartialAttack = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Images `(n, C, H, W)`, labels, radii and positions in the whole batch `(n,)` to adversarial images."""
+
+
+def on_standing(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    attacks: Iterable[PartialAttack],
+    keep: Literal["first", "best"] = "best",
+) -> Tensor:
+    """Run attacks in turn on the samples that none has fooled so far; stops when none stands.
+
+    The model runs in eval mode and is left exactly as found. Each attack costs one forward pass more, which judges it.
+
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        x: clean images `(B, C, H, W)` in [0, 1].
+        y: labels `(B,)`, int64.
+        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        attacks: the attacks in their order; each is called once, with the samples that stand.
+        keep: which image to return where no attack fools: that of the first attack, or the one with the largest
+            margin.
+
+    Returns:
+        Adversarial images `(B, C, H, W)`, detached: the first that fools, else what `keep` says; `x` without attacks.
+
+    Raises:
+        ValueError: radius of a wrong shape.
+    """
+    x = x.detach()
+    radius = per_sample(eps, x).flatten().expand(len(x))
+    x_adv, index = x.clone(), torch.arange(len(x), device=x.device)
+    best = x.new_full((len(x),), -torch.inf, dtype=torch.float)
+    with evaluation_mode(model):
+        for attack in attacks:
+            if not len(index):
+                break
+            candidate = attack(x[index], y[index], radius[index], index)
+            with torch.no_grad():
+                logits = model(candidate)
+            value, fooled = margin(logits, y[index]), logits.argmax(1) != y[index]
+            better = fooled | ~(value <= best[index])  # so that NaN comes out too, and can be complained of
+            x_adv[index[better]] = candidate[better]
+            best[index] = best[index].maximum(value) if keep == "best" else torch.inf
+            index = index[~fooled]
+    return x_adv
+
+
+def pgd_restarts(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: int = 20,
+    restarts: int = 5,
+    norm: str = "linf",
+    loss: LossFunction = margin,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run PGD from several random starts; samples that are misclassified are not attacked again.
+
+    Args:
+        model: see `pgd`.
+        x: see `pgd`.
+        y: see `pgd`.
+        eps: see `pgd`.
+        steps: iterations from each start.
+        restarts: most starts, at least 1.
+        norm: see `pgd`.
+        loss: what to raise, per sample; default margin.
+        generator: source of the random starts.
+
+    Returns:
+        Adversarial images `(B, C, H, W)`, detached: the first misclassified result, else that with the largest margin.
+
+    Raises:
+        ValueError: restarts below 1, and what `pgd` raises.
+    """
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, not {restarts}")
+
+    def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:
+        return pgd(model, x, y, eps=eps, steps=steps, norm=norm, start="random", loss=loss, generator=generator)
+
+    return on_standing(model, x, y, eps=eps, attacks=repeat(attack, restarts))

@@ -1,0 +1,268 @@
+"""One attack at one radius on one model, batch by batch, so that any batch can be repeated alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks import NORMS, find_attack
+from dpaat.attacks.gradient import evaluation_mode
+from dpaat.attacks.norms import make_ball
+from dpaat.errors import UserError, unknown
+from dpaat.evaluation.journal import Arrays, Journal
+from dpaat.evaluation.metrics import require_finite, require_labels
+from dpaat.evaluation.progress import PassBar
+
+Precision = Literal["32", "bf16"]
+PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16}
+
+
+class ImageArray(Protocol):
+    """Images `(N, C, H, W)`, uint8, or floating in [0, 1]: an array, a memory map, or what is indexed like one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack and its budget; the radius comes on top.
+
+    Attributes:
+        name: a key of `dpaat.attacks.ATTACKS`, "clean" for no attack, "worst-case" for several together.
+        steps: iterations, or queries of an attack that sees no gradients; None for an attack without.
+        norm: "linf" or "l2".
+    """
+
+    name: str
+    steps: int | None = None
+    norm: str = "linf"
+
+    @property
+    def label(self) -> str:
+        """The name that people read, such as "PGD-20"."""
+        if self.name in ("clean", "worst-case"):
+            return self.name.replace("-", " ")
+        return self.name.upper() + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
+
+    @property
+    def start(self) -> str | None:
+        """Where it starts: attacks that iterate start at random in the ball, one step starts at the image."""
+        if self.name in ("clean", "worst-case") or not find_attack(self.name).starts:
+            return None
+        return "random" if self.steps else "zero"
+
+    def passes(self, num_classes: int) -> int:
+        """Forward passes per image, about."""
+        return 1 if self.name == "clean" else find_attack(self.name).passes(self.steps or 1, num_classes) + 1
+
+
+CLEAN = AttackSpec("clean")
+
+
+def attack_spec(name: str, *, steps: int | None = None, norm: str = "linf") -> AttackSpec:
+    """Make the spec of a named attack.
+
+    Args:
+        name: see `dpaat.attacks.ATTACKS`.
+        steps: its budget; default the attack's own. Ignored where it takes none.
+        norm: "linf" or "l2".
+
+    Raises:
+        UserError: unknown attack or norm, fewer than 1 step, or an attack that does not know the norm.
+    """
+    info = find_attack(name)
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS)
+    if norm not in info.norms:
+        raise UserError(f"attack {name!r} works in {' and '.join(info.norms)} only, not in {norm}")
+    if info.steps and steps is not None and steps < 1:
+        raise UserError(f"steps: {steps} must be at least 1")
+    return AttackSpec(name, (steps or info.steps) if info.steps else None, norm)
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model says of attacked images.
+
+    Attributes:
+        logits: `(n, K)`, float32, on the CPU.
+        distance: how far each attacked image is from its own clean one, `(n,)`, float64.
+    """
+
+    logits: Tensor
+    distance: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Class numbers `(n,)`, int64."""
+        return self.logits.argmax(1).numpy()
+
+    def within(self, eps: float, clean: Outputs) -> Outputs:
+        """These where the attacked image lies within `eps`, else the clean ones."""
+        near = self.distance <= eps
+        logits = torch.where(torch.from_numpy(near)[:, None], self.logits, clean.logits)
+        return Outputs(logits, np.where(near, self.distance, 0.0))
+
+
+class Attacker:
+    """A model, the images it is tried on, and how.
+
+    No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model
+    is left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched.
+
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`.
+        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
+        labels: `(N,)`, int64, 0 to K - 1.
+        num_classes: K.
+        batch_size: images per batch.
+        device: where to compute.
+        seed: source of all random starts and draws.
+        precision: in which the attacks search, "32" or "bf16".
+        source: another model, for attacks that transfer their images from one.
+        journal: where finished batches are kept.
+        progress: show a bar with the time left.
+
+    Raises:
+        UserError: no images, or labels that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageArray,
+        labels: np.ndarray,
+        *,
+        num_classes: int,
+        batch_size: int = 128,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        precision: Precision = "32",
+        source: nn.Module | None = None,
+        journal: Journal | None = None,
+        progress: bool = True,
+    ) -> None:
+        if not len(images):
+            raise UserError("there are no images to evaluate")
+        require_labels(torch.as_tensor(labels), len(images), num_classes)
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        self.model, self.source = model.to(device), None if source is None else source.to(device)
+        self.images, self.labels, self.num_classes = images, np.asarray(labels, dtype=np.int64), num_classes
+        self.batch_size, self.device, self.seed, self.precision = batch_size, device, seed, precision
+        self.journal = Journal() if journal is None else journal
+        self.bar = PassBar(show=progress)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
+        """Attack images and let the model judge them.
+
+        Args:
+            spec: the attack; "clean" leaves the images alone.
+            eps: radius in units of a [0, 1] image.
+            positions: which images `(n,)`, all by default.
+
+        Raises:
+            UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
+        """
+        positions = np.arange(len(self)) if positions is None else positions
+        passes = spec.passes(self.num_classes)
+        parts = []
+        with evaluation_mode(self.model), _full_precision():
+            for first in range(0, len(positions), self.batch_size):
+                batch = positions[first : first + self.batch_size]
+                key = repr((spec, round(eps, 9), zlib.crc32(np.ascontiguousarray(batch).tobytes())))
+                known = self.journal.holds(key)
+                parts.append(self.journal(key, partial(self._batch, spec, eps, batch)))
+                (self.bar.skipped if known else self.bar.done)(passes * len(batch))
+        if not parts:
+            return Outputs(torch.zeros(0, self.num_classes), np.zeros(0))
+        logits = torch.from_numpy(np.concatenate([part["logits"] for part in parts]))
+        require_finite(logits)
+        return Outputs(logits, np.concatenate([part["distance"] for part in parts]))
+
+    def load(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images `(n, C, H, W)` in [0, 1] and labels `(n,)` on the device."""
+        images = np.ascontiguousarray(self.images[positions])
+        x = torch.from_numpy(images).to(self.device)
+        if images.dtype == np.uint8:
+            x = x.float() / 255
+        elif not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
+            raise UserError(
+                f"images must be uint8, or floating in [0, 1]; these are {images.dtype} from {images.min()} to "
+                f"{images.max()}; leave normalization to the model"
+            )
+        return x.float(), torch.from_numpy(self.labels[positions]).to(self.device)
+
+    def generator(self, *parts: object) -> torch.Generator:
+        """A source of random numbers keyed by the seed and whatever else tells one draw from another."""
+        return torch.Generator(self.device).manual_seed(zlib.crc32(repr((self.seed, *parts)).encode()))
+
+    def _batch(self, spec: AttackSpec, eps: float, batch: np.ndarray) -> Arrays:
+        x, y = self.load(batch)
+        x_adv = x if spec.name == "clean" else self._attack(spec, eps, x, y, int(batch[0]))
+        distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
+        if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
+            raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
+        with torch.no_grad():
+            logits = _check_logits(self.model(x_adv), len(x), self.num_classes)
+        return {"logits": logits.float().cpu().numpy(), "distance": distance.double().cpu().numpy()}
+
+    def _attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, first: int) -> Tensor:
+        info = find_attack(spec.name)
+        options: dict[str, Any] = {"generator": self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), first)}
+        if spec.steps is not None:
+            options["steps"] = spec.steps
+        if spec.start is not None:
+            options["start"] = spec.start
+        if info.needs_source:
+            options["source"] = self.source
+        # The nearest image that fools in half precision often lies on the wrong side in full.
+        dtype = None if info.minimal else PRECISIONS[self.precision]
+        device = torch.device(self.device).type
+        with nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
+            return info.function(self.model, x, y, eps=eps, norm=spec.norm, **options)
+
+
+def _check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise UserError(f"the model must return logits (batch, {num_classes}); it returned a {type(logits).__name__}")
+    if logits.shape != (batch, num_classes) or not logits.is_floating_point():
+        raise UserError(
+            f"the model must return logits of shape ({batch}, {num_classes}) for {batch} images and {num_classes} "
+            f"classes; it returned {tuple(logits.shape)}, {logits.dtype}"
+        )
+    return logits
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute in float32 throughout: TF32 and autocast would shift verdicts near the decision boundary."""
+    found = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    cudnn = torch.backends.cudnn
+    try:
+        with (
+            cudnn.flags(
+                enabled=cudnn.enabled,
+                benchmark=cudnn.benchmark,
+                deterministic=cudnn.deterministic,
+                allow_tf32=False,
+            ),
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(found)

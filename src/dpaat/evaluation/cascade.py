@@ -1,0 +1,97 @@
+"""Which images have fallen, at what radius, and to what: the worst case over several attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dpaat.attacks import find_attack
+from dpaat.evaluation.attacking import Attacker, AttackSpec
+from dpaat.radii import format_radius
+
+
+class Cascade:
+    """Verdicts that grow with every attack.
+
+    An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
+    0. Only verdicts come out of this: the outputs behind them belong to different attacks, and ranking them against
+    each other would mean nothing.
+
+    Args:
+        labels: `(N,)`.
+        predicted: class that the model gives to every clean image `(N,)`.
+
+    Attributes:
+        fell: smallest radius at which each image is known to fall, `(N,)`, infinite where it stands.
+    """
+
+    def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
+        self.labels = labels
+        self.fell = np.full(len(labels), np.inf)
+        self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
+        self.note("clean", np.arange(len(labels)), predicted, 0.0)
+
+    def standing(self, eps: float) -> np.ndarray:
+        """Positions of the images not known to fall at this radius, ascending."""
+        return np.flatnonzero(self.fell > eps)
+
+    def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
+        """Take an attack's verdicts in.
+
+        Args:
+            label: of the attack.
+            positions: which images it attacked `(n,)`.
+            predicted: what the model said of them `(n,)`.
+            radius: how far it had to go, one number or `(n,)`.
+        """
+        reached, answer = np.full(len(self.labels), np.inf), self.labels.copy()
+        reached[positions] = np.where(predicted != self.labels[positions], radius, np.inf)
+        answer[positions] = predicted
+        self.fell = np.minimum(self.fell, reached)
+        self._notes.append((label, reached, answer))
+
+    def at(self, eps: float) -> tuple[np.ndarray, np.ndarray]:
+        """The worst case at a radius.
+
+        Returns:
+            Predicted class of every image `(N,)`, and the attack that it falls to, the first of those noted that
+            suffices at this radius, "" where it stands `(N,)`.
+        """
+        predicted, by = self.labels.copy(), np.full(len(self.labels), "", dtype=object)
+        for label, reached, answer in self._notes:
+            new = (by == "") & (reached <= eps)
+            predicted[new], by[new] = answer[new], label
+        return predicted, by.astype(str)
+
+
+def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> None:
+    """Attack what still stands: attack by attack, each at growing radii.
+
+    Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
+    stands at the smallest.
+
+    Args:
+        attacker: the model and its images.
+        cascade: verdicts so far, taken further in place.
+        plan: attacks in their order, each with its radii, ascending.
+    """
+    stages = list(_stages(plan))
+    for number, (spec, eps, smallest) in enumerate(stages):
+        left = sum(
+            len(cascade.standing(lowest)) * later.passes(attacker.num_classes) for later, _, lowest in stages[number:]
+        )
+        attacker.bar.expect(f"{spec.label} {format_radius(eps)}", left)
+        positions = cascade.standing(smallest)
+        outputs = attacker.outputs(spec, eps, positions)
+        minimal = find_attack(spec.name).minimal
+        cascade.note(spec.label, positions, outputs.predicted, outputs.distance if minimal else eps)
+
+
+def _stages(plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> Iterator[tuple[AttackSpec, float, float]]:
+    """Attack, radius, and the radius at which an image must stand to be attacked."""
+    for spec, radii in plan:
+        if find_attack(spec.name).minimal:
+            yield spec, radii[-1], radii[0]
+        else:
+            yield from ((spec, eps, eps) for eps in radii)

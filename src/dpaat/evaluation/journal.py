@@ -1,0 +1,78 @@
+"""Finished pieces of a long evaluation, kept on disk until the whole is done."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from dpaat.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+
+class Journal:
+    """Remembers what has been computed, so that an interrupted evaluation goes on where it stopped.
+
+    Every piece stands in a file of its own, written under a temporary name and renamed: a process that is killed
+    loses the piece it was computing and no other.
+
+    Args:
+        folder: where to keep the pieces; it must name everything that their contents depend on. None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def __call__(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Look a piece up, or compute and keep it.
+
+        Args:
+            key: what tells the piece from the others of this evaluation.
+            compute: makes the piece, arrays by name.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if self.folder is None:
+            return compute()
+        path = self._path(key)
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                return dict(content)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            pass  # not there, or cut off
+        arrays = compute()
+        temporary = path.with_suffix(".tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            temporary.replace(path)
+        except OSError as error:
+            raise UserError(f"{self.folder}: results cannot be written there ({error.strerror or error})") from None
+        return arrays
+
+    def within(self, name: str) -> Journal:
+        """A journal for a part of the evaluation, whose keys mean something else."""
+        return Journal(None if self.folder is None else self.folder / name)
+
+    def holds(self, key: str) -> bool:
+        """Whether a piece has been computed before."""
+        return self.folder is not None and self._path(key).is_file()
+
+    def clear(self) -> None:
+        """Forget everything: the evaluation is done."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # others' pieces may stand beside
+                self.folder.parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"

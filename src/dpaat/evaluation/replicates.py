@@ -1,0 +1,177 @@
+"""Several runs of one recipe: seeds on the same images, folds on different ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpaat.evaluation.resampling import (
+    Clusters,
+    Moments,
+    find_clusters,
+    leave_out_precision,
+    merge_clusters,
+    precision_moments,
+    recall_moments,
+)
+
+SMOOTHING = 2 / 3
+"""Weight, shared by the classes, of a made-up lesion that is right and one that is wrong; chosen by simulation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one run says about its images.
+
+    Attributes:
+        ids: image ids, `(N,)` str.
+        labels: true classes, `(N,)` int64, 0 to K - 1.
+        groups: the lesion of every image, `(N,)`.
+        predicted: predicted classes, `(N,)` int64.
+        probabilities: class probabilities, `(N, K)`, or None where only the predicted class is known.
+        classes: K class names.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray | None
+    classes: Sequence[str]
+
+    def __post_init__(self) -> None:
+        n, k = len(self.labels), len(self.classes)
+        if not n or any(part.shape != (n,) for part in (self.ids, self.labels, self.groups, self.predicted)):
+            raise ValueError("ids, labels, groups and predicted must be of one length, at least 1")
+        if self.labels.min() < 0 or self.labels.max() >= k:
+            raise ValueError(f"labels must be between 0 and {k - 1}")
+        if self.probabilities is not None and self.probabilities.shape != (n, k):
+            raise ValueError(f"probabilities have shape {self.probabilities.shape}, not {(n, k)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Outcomes on one set of images, of S seeds of one recipe, or differences between two recipes.
+
+    Attributes:
+        images: any of the runs, for what does not depend on the model.
+        blocks: the lesions as they are left out for average precision.
+        correct: 1 or 0 for every seed and image, `(S, N)`, or their differences.
+        precision: see `precision_moments`, `(S, 1 + blocks, K)`; None without probabilities.
+    """
+
+    images: Predictions
+    blocks: Clusters
+    correct: np.ndarray
+    precision: np.ndarray | None
+
+    @property
+    def recall_weights(self) -> np.ndarray:
+        """Weight of every image in its class's recall, `(N,)`."""
+        return 1 / np.bincount(self.images.labels)[self.images.labels]
+
+    def minus(self, other: Fold) -> Fold:
+        """Take the difference of two recipes, seed by seed."""
+        precision = None
+        if self.precision is not None and other.precision is not None:
+            precision = self.precision - other.precision
+        return Fold(self.images, self.blocks, self.correct - other.correct, precision)
+
+
+def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
+    """Sort runs into folds: those on the same images are seeds of one.
+
+    Raises:
+        ValueError: no runs, two that share a part of their images, or that order them or the classes differently.
+    """
+    if not runs:
+        raise ValueError("there are no runs")
+    folds: list[list[Predictions]] = []
+    for run in runs:
+        for seeds in folds:
+            if np.array_equal(run.ids, seeds[0].ids) and np.array_equal(run.labels, seeds[0].labels):
+                seeds.append(run)
+                break
+            if np.isin(run.ids, seeds[0].ids).any():
+                raise ValueError("two runs must have all images and labels in common, in the same order, or none")
+        else:
+            folds.append([run])
+    if any(list(run.classes) != list(runs[0].classes) for run in runs):
+        raise ValueError("the runs differ in their classes")
+    return [_fold(seeds) for seeds in folds]
+
+
+def find_moments(folds: Sequence[Fold], smoothing: float) -> dict[str, Moments]:
+    """Find the moments of every metric, pooled over folds and averaged over seeds.
+
+    Args:
+        folds: of one recipe, or differences.
+        smoothing: see `recall_moments`; shared by the classes present. 0 for differences.
+
+    Returns:
+        `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
+    """
+    num_classes = len(folds[0].images.classes)
+    labels = np.concatenate([fold.images.labels for fold in folds])
+    clusters = find_clusters(labels, np.concatenate([fold.images.groups for fold in folds]))
+    correct = np.concatenate([fold.correct.mean(axis=0) for fold in folds])
+    images = np.bincount(labels, minlength=num_classes)
+    present = images > 0
+    share = smoothing / present.sum()
+
+    accuracy = recall_moments(correct, clusters, images / images.sum(), share)
+    balanced = recall_moments(correct, clusters, present / present.sum(), share)
+    found = {
+        "accuracy": _with_training(accuracy, [fold.correct.mean(axis=1) for fold in folds]),
+        "balanced_accuracy": _with_training(
+            balanced, [fold.correct @ fold.recall_weights / len(np.unique(fold.images.labels)) for fold in folds]
+        ),
+    }
+    tables = [fold.precision for fold in folds if fold.precision is not None]
+    if len(tables) == len(folds):
+        parts = []
+        for fold, table in zip(folds, tables, strict=True):
+            own = find_clusters(fold.images.labels, fold.images.groups)
+            parts.append(precision_moments(table.mean(axis=0), fold.blocks, own, share))
+        mean = Moments(
+            float(np.mean([part.value for part in parts])),
+            float(np.mean([part.center for part in parts])),
+            np.concatenate([part.variances for part in parts]) / len(parts) ** 2,
+            np.concatenate([part.dof for part in parts]),
+        )
+        found["map"] = _with_training(mean, [np.nanmean(table[:, 0], axis=1) for table in tables])
+    return found
+
+
+def _fold(seeds: Sequence[Predictions]) -> Fold:
+    images = seeds[0]
+    blocks = merge_clusters(find_clusters(images.labels, images.groups))
+    correct = np.array([run.predicted == images.labels for run in seeds], dtype=float)
+    if any(run.probabilities is None for run in seeds):
+        return Fold(images, blocks, correct, None)
+    precision = np.full((len(seeds), 1 + len(blocks.label), len(images.classes)), np.nan)
+    for s, run in enumerate(seeds):
+        assert run.probabilities is not None
+        for k in np.unique(images.labels):
+            precision[s, :, k] = leave_out_precision(run.probabilities[:, k], images.labels, k, blocks)
+    return Fold(images, blocks, correct, precision)
+
+
+def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:
+    """Add what another training would change, as far as several runs show it.
+
+    Args:
+        moments: with the variance from lesions.
+        values: the metric of every seed, per fold. Seeds show the variance of training by themselves; with one run
+            per fold it is what the folds differ by beyond their lesions.
+    """
+    dof = sum(len(seeds) - 1 for seeds in values)
+    if dof:
+        variance = sum(float(np.sum((seeds - seeds.mean()) ** 2)) for seeds in values) / dof
+        return moments.add(variance * sum(1 / len(seeds) for seeds in values) / len(values) ** 2, dof)
+    if len(values) > 1:
+        total = float(np.var([seeds[0] for seeds in values], ddof=1)) / len(values)
+        return moments.add(max(total - moments.variance, 0.0), len(values) - 1)
+    return moments

@@ -1,0 +1,211 @@
+"""The delete-one-lesion jackknife: how far a metric moves when single lesions of a class are left out.
+
+Everything is conditional on the classes' numbers of images: when a lesion is left out, the others of its class are
+weighted up to the class's full size, so that the prevalence that average precision depends on stays what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import xlogy
+
+MAX_BLOCKS = 100
+"""A class with more lesions is cut at random into this many blocks, left out one at a time for average precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Images in clusters, each within one class; a lesion, or a block of lesions.
+
+    Attributes:
+        index: the cluster of every image, `(N,)` int64 in 0 to C - 1.
+        label: the class of every cluster, `(C,)` int64.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+
+    @property
+    def size(self) -> np.ndarray:
+        """Images per cluster, `(C,)`."""
+        return np.bincount(self.index, minlength=len(self.label))
+
+    def per_class(self, num_classes: int) -> np.ndarray:
+        """Clusters per class, `(K,)`."""
+        return np.bincount(self.label, minlength=num_classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """A metric with its variance, taken apart by where the variance comes from.
+
+    Attributes:
+        value: the metric.
+        center: the metric corrected for bias and drawn away from the ends of its range.
+        variances: independent parts of its sampling variance, `(M,)`.
+        dof: degrees of freedom with which each part is known, `(M,)`.
+    """
+
+    value: float
+    center: float
+    variances: np.ndarray
+    dof: np.ndarray
+
+    @property
+    def variance(self) -> float:
+        """Their sum."""
+        return float(self.variances.sum())
+
+    def add(self, variance: float, dof: float) -> Moments:
+        """Include one more source of variance."""
+        return Moments(self.value, self.center, np.append(self.variances, variance), np.append(self.dof, dof))
+
+
+def find_clusters(labels: np.ndarray, groups: np.ndarray) -> Clusters:
+    """Make a cluster of the images that share both lesion and class.
+
+    Args:
+        labels: `(N,)` int64.
+        groups: the lesion of every image, `(N,)`.
+    """
+    span = int(labels.max()) + 1
+    _, lesion = np.unique(groups, return_inverse=True)
+    keys, index = np.unique(lesion * span + labels, return_inverse=True)
+    return Clusters(index, keys % span)
+
+
+def merge_clusters(clusters: Clusters, limit: int = MAX_BLOCKS) -> Clusters:
+    """Merge the clusters of every class that has more than `limit` into that many, at random but always alike."""
+    rng = np.random.default_rng(0)
+    block = np.empty(len(clusters.label), dtype=np.int64)
+    label: list[int] = []
+    for k in np.unique(clusters.label):
+        members = np.flatnonzero(clusters.label == k)
+        count = min(len(members), limit)
+        block[members] = len(label) + rng.permutation(np.arange(len(members)) % count)
+        label += [int(k)] * count
+    return Clusters(block[clusters.index], np.array(label))
+
+
+def recall_moments(values: np.ndarray, clusters: Clusters, weights: np.ndarray, smoothing: float) -> Moments:
+    """Find the moments of a weighted sum of recalls, or of differences of recalls.
+
+    A recall is a ratio of sums over lesions, so the jackknife needs no repetition: leaving out a lesion with m of
+    the class's n images, x of them right, moves a recall r by (x - r m) / n to first order.
+
+    Args:
+        values: 1 for an image that is right, 0 for a wrong one, or a mean or difference of these, `(N,)`.
+        clusters: the lesions.
+        weights: of the K classes, 0 for absent ones, `(K,)`.
+        smoothing: weight of two made-up lesions of average size in every class, one right and one wrong. Without
+            them, a rare class without an error would count as known exactly. 0 for differences.
+
+    Returns:
+        One part of variance per class present. A class of one lesion shows no spread: it takes the largest variance
+        that a recall can have, 1/4, or for a difference its square.
+    """
+    present = np.flatnonzero(weights)
+    size = clusters.size
+    images = np.bincount(clusters.label, size, len(weights))[present]
+    lesions = clusters.per_class(len(weights))[present]
+    right = np.bincount(clusters.index, values)
+    raw = np.bincount(clusters.label, right, len(weights))[present] / images
+    made_up = smoothing * images / lesions
+    rate = (raw * images + made_up) / (images + 2 * made_up)
+
+    all_rates = np.zeros(len(weights))
+    all_rates[present] = rate
+    moves = right - all_rates[clusters.label] * size
+    squares = np.bincount(clusters.label, moves**2, len(weights))[present]
+    squares += smoothing * (images / lesions) ** 2 * (rate**2 + (1 - rate) ** 2)
+    spread = squares / (images + 2 * made_up) ** 2 * lesions / np.maximum(lesions - 1, 1)
+    spread = np.where(lesions > 1, spread, 0.25 if smoothing else raw**2)
+    w = weights[present]
+    return Moments(float(w @ raw), float(w @ rate), w**2 * spread, np.maximum(lesions - 1, 1))
+
+
+def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blocks: Clusters) -> np.ndarray:
+    """Compute the one-vs-rest average precision of a class on all images and without each block.
+
+    Average precision is the mean, over the images of the class, of the precision at the image's score; images of
+    equal score stand or fall together, as in `torchmetrics.functional.binary_average_precision`.
+
+    Args:
+        scores: of the class, `(N,)`, higher for more likely.
+        labels: `(N,)` int64.
+        target: the class; it must have images.
+        blocks: C clusters to leave out in turn.
+
+    Returns:
+        `(1 + C,)`: first with all images. 0 without the only block of the class itself.
+    """
+    positive = np.flatnonzero(labels == target)
+    positive = positive[np.argsort(-scores[positive], kind="stable")]
+    n = len(positive)
+    # For every image, the first image of the class, in falling order, that it does not score below.
+    place = np.searchsorted(-scores[positive], -scores, side="left")
+    counts = np.bincount(blocks.index * (n + 1) + place, minlength=len(blocks.label) * (n + 1))
+    above = counts.reshape(len(blocks.label), n + 1)[:, :n].cumsum(axis=1)
+    everything = above.sum(axis=0)
+    hits = above[blocks.label == target].sum(axis=0)
+
+    result = np.empty(1 + len(blocks.label))
+    result[0] = np.mean(hits / everything)
+    size = blocks.size
+    for k in np.unique(blocks.label):
+        rows = np.flatnonzero(blocks.label == k)
+        images = size[rows].sum()
+        if k == target and len(rows) == 1:
+            result[1 + rows] = 0.0
+            continue
+        scale = images / np.maximum(images - size[rows], 1)[:, None]
+        of_class = above[rows].sum(axis=0)
+        kept = scale * (of_class - above[rows])
+        if k == target:
+            chosen = everything - hits + kept
+            precision = np.divide(kept, chosen, out=np.zeros_like(kept), where=chosen > 0)
+            precision *= blocks.index[positive] != rows[:, None]
+            result[1 + rows] = precision.sum(axis=1) * scale[:, 0] / n
+        else:
+            result[1 + rows] = (hits / (everything - of_class + kept)).mean(axis=1)
+    return result
+
+
+def precision_moments(precision: np.ndarray, blocks: Clusters, clusters: Clusters, smoothing: float) -> Moments:
+    """Find the moments of the mean average precision, or of a difference of two.
+
+    Args:
+        precision: what `leave_out_precision` gives for every class, or a mean or difference of such, `(1 + C, K)`;
+            NaN in the columns of absent classes.
+        blocks: the C blocks left out.
+        clusters: the lesions.
+        smoothing: weight of a made-up lesion in every class that the model misses. 0 for differences.
+
+    Returns:
+        One part of variance per class of the lesions left out. The jackknife's estimate of the bias is taken off
+        the center: the average precision of few images is too high on average, since each stands above itself.
+        A class of one lesion as in `recall_moments`.
+    """
+    present = np.flatnonzero(~np.isnan(precision[0]))
+    full, without = precision[0, present], precision[1:, present]
+    bias = np.zeros(len(present))
+    variances = np.empty(len(present))
+    for i, k in enumerate(present):
+        rows = without[blocks.label == k]
+        bias += (len(rows) - 1) * (rows.mean(axis=0) - full)
+        moves = rows.mean(axis=1)
+        variances[i] = (len(rows) - 1) * moves.var()
+        if len(rows) == 1:
+            variances[i] = (0.25 if smoothing else full[i] ** 2) / len(present) ** 2
+    corrected = full - bias
+    lesions = clusters.per_class(precision.shape[1])[present]
+    if smoothing:
+        images = np.bincount(clusters.label, clusters.size, precision.shape[1])[present]
+        share = images / images.sum()
+        # No ranking has a lower average precision than the one that puts the class last.
+        corrected = np.clip(corrected, 1 + xlogy(1 - share, 1 - share) / share, 1) * lesions / (lesions + smoothing)
+        variances += smoothing * (full / (lesions + smoothing) / len(present)) ** 2
+    dof = np.maximum(blocks.per_class(precision.shape[1])[present] - 1, 1)
+    return Moments(float(full.mean()), float(corrected.mean()), variances, dof)

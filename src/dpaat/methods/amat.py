@@ -1,0 +1,70 @@
+"""AMAT: a sample's radius grows as long as its loss under attack stays below a threshold from the run itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks.losses import cross_entropy
+from dpaat.methods.base import Setting, Visit
+from dpaat.methods.ima import IMA, IMAOptions
+
+
+@dataclass(frozen=True)
+class AMATOptions(IMAOptions):
+    """Options of AMAT: those of IMA, and of the threshold.
+
+    Attributes:
+        z: the threshold, in standard deviations of the clean losses above their mean.
+        warmup: share of the epochs, one at the least, that learn clean images only and yield the losses, in [0, 1].
+    """
+
+    z: float = 2.0
+    warmup: float = 0.3
+
+
+class AMAT(IMA):
+    r"""Adaptive-margin adversarial training (Ma and Liang 2022, arXiv 2206.01736), our reading for classification.
+
+    The paper segments and detects, so it replaces IMA's correctness by a loss below a threshold $\mu + z \sigma$ of
+    the losses that ordinary training leaves on the training set. Here the run's own first epochs are that training:
+    they learn clean images only, then the mean and the standard deviation of the last clean loss of each sample, a
+    plain cross-entropy from the training pass, are taken once and for all. From then on a sample below the threshold
+    is attacked; radii grow by eps_max / 10 in an epoch and never shrink, and $x_n$ of IMA's objective is where the
+    loss meets the threshold.
+    """
+
+    def __init__(self, setting: Setting, options: AMATOptions) -> None:
+        if not 0 <= options.warmup <= 1:
+            raise ValueError(f"warmup must lie in [0, 1], not {options.warmup}")
+        super().__init__(setting, options)
+        self.z, self.warmup = options.z, max(1.0, options.warmup * setting.epochs)
+        self.begin_epoch(0)
+
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        self.warming = epoch < self.warmup
+        state = self.perturbation
+        if not self.warming and state.criterion.isnan():
+            losses = state.loss[state.visits > 0].double()
+            state.criterion.fill_(losses.mean() + self.z * losses.std(correction=0))
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        if not self.warming:
+            return super().forward(model, index, x, y)
+        logits = model(x)
+        clean = logits.detach()
+        loss = self.setting.learn_loss(logits, y).mean()
+        return Visit(loss, clean, index, self.perturbation.eps[index], cross_entropy(clean, y))
+
+    @override
+    def holds(self, logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(logits, y) <= self.perturbation.criterion
+
+    @override
+    def met(self, eps: Tensor, margin: Tensor) -> Tensor:
+        return eps

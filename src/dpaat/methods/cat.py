@@ -1,0 +1,83 @@
+"""CAT: a sample's radius grows at every visit that it withstands, and its label softens with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import pgd
+from dpaat.attacks.losses import cross_entropy
+from dpaat.methods.base import LearnLoss, Setting, Visit, learn
+from dpaat.methods.radii_state import RadiiMethod, SampleRadii
+
+
+@dataclass(frozen=True)
+class CATOptions:
+    """Options of CAT.
+
+    Attributes:
+        increment: growth of the radius in one visit, eta in the paper, in pixel units, above 0.
+        smoothing: label noise per unit of the radius, c in the paper, at least 0; times eps at most 1.
+    """
+
+    increment: float = 0.005
+    smoothing: float = 10.0
+
+
+class CAT(RadiiMethod):
+    r"""Customized adversarial training (Cheng et al., IJCAI 2022, arXiv 2002.06789, algorithm 1, with cross-entropy).
+
+    Radii start at 0. A visit attacks at $\epsilon_i + \eta$; if the training pass still classifies the image rightly,
+    that is the sample's new radius, at most the run's, else the old one stays. The label to learn is
+    $(1 - c\, \epsilon_i)\, y_i + c\, \epsilon_i\, q$ with $q \sim Dirichlet(1)$ drawn anew. The paper's other loss, a
+    margin, is left out.
+
+    The loss at a soft label is the mean, under that label, of the run's loss to learn from. With a clean weight, the
+    clean image keeps its hard label, for its radius is 0.
+    """
+
+    def __init__(self, setting: Setting, options: CATOptions) -> None:
+        super().__init__(setting)
+        if not options.increment > 0:
+            raise ValueError(f"increment must be above 0, not {options.increment}")
+        if not 0 <= options.smoothing * setting.eps <= 1:
+            raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {setting.eps:.4g}")
+        self.options = options
+        self.perturbation = SampleRadii(len(setting.labels))
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting, options = self.setting, self.options
+        before = self.perturbation.eps[index]
+        trial = (before + options.increment).clamp(max=setting.eps)
+        x_adv = pgd(model, x, y, eps=trial, steps=setting.steps, norm=setting.norm)
+        loss, logits, _ = learn(model, x, x_adv, y, setting)
+        adversarial = logits.detach()
+        eps = torch.where(adversarial.argmax(1) == y, trial, before)
+        noise = random_labels(adversarial)
+        softening = soft_label_excess(setting.learn_loss, logits, y, noise, options.smoothing * eps)
+        loss = loss + (1 - setting.clean_weight) * softening.mean()
+        return Visit(loss, adversarial, index, eps, cross_entropy(adversarial, y))
+
+
+def random_labels(logits: Tensor) -> Tensor:
+    """Draw a distribution over the classes for each row of `(B, K)`, all equally likely: Dirichlet(1)."""
+    draws = torch.empty_like(logits, dtype=torch.float32).exponential_()
+    return draws / draws.sum(1, keepdim=True)
+
+
+def soft_label_excess(learn_loss: LearnLoss, logits: Tensor, y: Tensor, noise: Tensor, share: Tensor) -> Tensor:
+    """What the loss `(B,)` at the label (1 - share) * y + share * noise is above that at y.
+
+    Args:
+        learn_loss: loss of logits at a class, per sample.
+        logits: `(B, K)`.
+        y: labels `(B,)`.
+        noise: distributions over the classes `(B, K)`.
+        share: weight of the noise `(B,)`.
+    """
+    at_each = torch.stack([learn_loss(logits, torch.full_like(y, label)) for label in range(logits.shape[1])], dim=1)
+    return share * ((noise * at_each).sum(1) - at_each.gather(1, y[:, None])[:, 0])

@@ -1,0 +1,124 @@
+"""IMA and AME: a sample's radius grows until its attack meets the decision boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks.losses import cross_entropy
+from dpaat.attacks.norms import make_ball, widen
+from dpaat.methods.base import Setting, Visit
+from dpaat.methods.boundary import bisect, score
+from dpaat.methods.iterates import Iterate, iterates
+from dpaat.methods.mma import check_share
+from dpaat.methods.radii_state import EpochRadii, RadiiMethod
+
+
+@dataclass(frozen=True)
+class IMAOptions:
+    """Options of IMA.
+
+    Attributes:
+        beta: weight of the adversarial loss against the clean one, in [0, 1].
+        increment: growth of a radius in one epoch, and the radius at the start, as a share of eps_max, in (0, 1];
+            the authors take from 1/100 to 1/6, with 100 epochs and more.
+    """
+
+    beta: float = 0.5
+    increment: float = 0.1
+
+
+class IMA(RadiiMethod):
+    r"""Increasing-margin adversarial training (Ma and Liang 2020, arXiv 2005.09147).
+
+    A sample that is classified rightly is attacked at its radius $E_i$. If the attack fails, $E_i$ grows by $\Delta$.
+    If it succeeds, 10 bisections between the image and its adversarial version find $x_n$, just on the right side of
+    the boundary, and $E_i \leftarrow (E_i + \|x_n - x\|) / 2$. The radius of a sample that is wrong stays. The new
+    radii, at most eps_max, take effect in the next epoch. The objective is $(1 - \beta)\, \ell(x)$ plus
+    $\beta\, \ell(x_n)$ for the samples with an $x_n$, averaged over the batch.
+
+    The attack is that of fixed-radius training, in eval mode; the authors take 20 steps of $4 E_i / 20$ from a random
+    start near the sphere.
+    """
+
+    def __init__(self, setting: Setting, options: IMAOptions) -> None:
+        super().__init__(setting)
+        check_share(setting, options.beta)
+        if not 0 < options.increment <= 1:
+            raise ValueError(f"increment must lie in (0, 1], not {options.increment}")
+        self.options = options
+        self.increment = options.increment * setting.eps
+        self.perturbation: EpochRadii = EpochRadii(len(setting.labels), self.increment)
+
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        self.perturbation.begin_epoch()
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting, beta = self.setting, self.options.beta
+        eps = self.perturbation.eps[index]
+        ball = make_ball(setting.norm, x, eps)
+        first: Iterate | None = None
+        x_adv = x
+        for iterate in iterates(model, x, y, ball=ball, steps=setting.steps):
+            first = first or iterate
+            x_adv = iterate.after
+        assert first is not None
+        held = self.holds(first.logits, y)
+        found = held & ~self.holds(score(model, x_adv), y)
+
+        def at(share: Tensor) -> Tensor:
+            return x + widen(share, x) * (x_adv - x)
+
+        share, _ = bisect(lambda share: ~self.holds(score(model, at(share)), y), torch.ones_like(eps))
+        at_margin = at(torch.where(found, share, 0))
+        moved = torch.where(found, self.met(eps, ball.distance(at_margin)), eps + self.growth(eps, first.gradient))
+        eps = torch.where(held, moved, eps).clamp(max=setting.eps)
+
+        clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
+        loss = (1 - beta) * setting.learn_loss(clean, y) + beta * found * setting.learn_loss(adversarial, y)
+        adversarial = adversarial.detach()
+        return Visit(loss.mean(), adversarial, index, eps, cross_entropy(adversarial, y))
+
+    def holds(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Whether the network copes with each sample `(B,)`: here, whether it is classified rightly."""
+        return logits.argmax(1) == y
+
+    def met(self, eps: Tensor, margin: Tensor) -> Tensor:
+        """The radius of a sample whose attack at `eps` has succeeded, `margin` away from the image."""
+        return (eps + margin) / 2
+
+    def growth(self, eps: Tensor, gradient: Tensor) -> Tensor:
+        """How much the radius of a sample grows whose attack at `eps` has failed; gradient of its clean loss."""
+        return torch.full_like(eps, self.increment)
+
+
+@dataclass(frozen=True)
+class AMEOptions(IMAOptions):
+    """Options of AME: those of IMA, with an increment of 2/255 at eps 8/255."""
+
+    increment: float = 0.25
+
+
+class AME(IMA):
+    r"""Adaptive margin evolution (Ma and Liang, Neurocomputing 2023, doi 10.1016/j.neucom.2023.126524).
+
+    As IMA, but a radius grows by $\Delta\, 0.9^{\lfloor E_i / \Delta \rfloor} / (1 + \max |\nabla_x \ell|)$, less
+    and less and on steep losses less, and where the attack succeeds, it becomes the distance of the boundary. The
+    authors know no largest radius, and stop when no radius has grown in 5 epochs; here the largest one and the number
+    of epochs are the run's.
+    """
+
+    @override
+    def met(self, eps: Tensor, margin: Tensor) -> Tensor:
+        return margin
+
+    @override
+    def growth(self, eps: Tensor, gradient: Tensor) -> Tensor:
+        # a radius of n increments has passed n of them, which rounding must not undo
+        passed = torch.floor(eps / self.increment + 1e-4)
+        return self.increment * 0.9**passed / (1 + gradient.abs().flatten(1).amax(1))

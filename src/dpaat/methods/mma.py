@@ -1,0 +1,107 @@
+"""MMA: each image is learned at the decision boundary, as far as that is within reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import pgd_with_clean_logits
+from dpaat.attacks.losses import cross_entropy
+from dpaat.attacks.norms import make_ball, widen
+from dpaat.methods.base import Setting, Visit
+from dpaat.methods.boundary import bisect, score
+from dpaat.methods.radii_state import RadiiMethod, SampleRadii
+from dpaat.methods.trades import check_weights
+
+
+@dataclass(frozen=True)
+class MMAOptions:
+    """Options of MMA.
+
+    Attributes:
+        beta: weight of the margin term against the clean loss, in [0, 1].
+        least: smallest radius of the attack that gives the direction, in pixel units, above 0; at most eps counts.
+    """
+
+    beta: float = 2 / 3
+    least: float = 0.005
+
+
+class MMA(RadiiMethod):
+    r"""Max-margin adversarial training (Ding et al., ICLR 2020, arXiv 1812.02637, algorithms 1 and 2).
+
+    A sample that is classified rightly is attacked at its last radius; along the direction found, its new radius is
+    where the soft margin $\log \sum_{k \ne y} \exp z_k - z_y$ reaches 0, at most $d_{max}$, the run's radius. The
+    objective is $(1 - \beta)\, \ell(x) + \beta\, \ell(x + \epsilon_i u_i)$, the second term only for samples with
+    $\epsilon_i < d_{max}$, and at $x$ itself for those that are wrong there. Attack and search are made in eval mode;
+    the authors search in train mode. Where the true class has less than half of the probability, the soft margin is
+    above 0 at $x$ already, and the radius ends at 0.
+    """
+
+    def __init__(self, setting: Setting, options: MMAOptions) -> None:
+        super().__init__(setting)
+        check_share(setting, options.beta)
+        if not options.least > 0:
+            raise ValueError(f"least must be above 0, not {options.least}")
+        self.options = options
+        self.perturbation = SampleRadii(len(setting.labels))
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting, options = self.setting, self.options
+        stored = self.perturbation.eps[index]
+        last = stored.clamp(min=min(options.least, setting.eps))
+        x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=last, steps=setting.steps, norm=setting.norm)
+        correct = clean_at_start.argmax(1) == y
+        direction = (x_adv - x) / widen(make_ball(setting.norm, x, last).distance(x_adv), x).clamp_(min=1e-12)
+        margin = margin_along(model, x, y, direction, setting.eps)
+        at_margin = torch.where(widen(correct, x), (x + widen(margin, x) * direction).clamp(0, 1), x)
+
+        clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
+        within_reach = ~correct | (margin < setting.eps)
+        loss = (1 - options.beta) * setting.learn_loss(clean, y)
+        loss = loss + options.beta * within_reach * setting.learn_loss(adversarial, y)
+        adversarial = adversarial.detach()
+        eps = torch.where(correct, margin, stored)
+        return Visit(loss.mean(), adversarial, index, eps, cross_entropy(adversarial, y))
+
+
+def margin_along(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, eps_max: float) -> Tensor:
+    """How far from `x` the soft margin reaches 0 `(B,)`, in [0, eps_max]; eps_max where it does not.
+
+    Args:
+        model: maps images in [0, 1] to logits; left exactly as found.
+        x: clean images `(B, C, H, W)` in [0, 1].
+        y: labels `(B,)`.
+        direction: perturbations of length 1 `(B, C, H, W)`; the images on the way are brought into the box.
+        eps_max: end of the search.
+    """
+
+    def crossed(eps: Tensor) -> Tensor:
+        return soft_margin(score(model, (x + widen(eps, x) * direction).clamp(0, 1)), y) > 0
+
+    end = x.new_full((len(x),), eps_max)
+    reached = crossed(end)
+    near, far = bisect(crossed, end)
+    return torch.where(reached, (near + far) / 2, end)
+
+
+def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Log-sum of the other logits minus the true one, per sample `(B,)`, from logits `(B, K)`."""
+    logits = logits.float()
+    true = logits.gather(1, y[:, None])
+    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true[:, 0]
+
+
+def check_share(setting: Setting, beta: float) -> None:
+    """Refuse what has no meaning in an objective that mixes clean and adversarial loss by itself.
+
+    Raises:
+        ValueError: a clean weight, or a beta outside [0, 1].
+    """
+    check_weights(setting, beta)
+    if not beta <= 1:
+        raise ValueError(f"beta must be at most 1, not {beta}")

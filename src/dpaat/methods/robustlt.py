@@ -1,0 +1,80 @@
+"""RobustLT: a radius per class, the larger the rarer the class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import pgd
+from dpaat.methods.base import Method, Setting, Visit, learn
+
+
+@dataclass(frozen=True)
+class RobustLTOptions:
+    """Options of RobustLT.
+
+    Attributes:
+        share: a in the paper, how much of the radius the class size decides on, in [0, 1].
+        ramp: share of the epochs in which the radii grow from 0 to their full size, in [0, 1].
+    """
+
+    share: float = 0.3
+    ramp: float = 0.8
+
+
+class RobustLT(Method):
+    """Rebalance adversarial training by the perturbation (Zhang et al., CVPR 2026, arXiv 2605.13395).
+
+    Fixed-radius training with the radii of `class_radii` times a linear ramp over the epochs, steps in proportion.
+    It looks at class sizes, never at losses. The mean over the images is the run's radius, so rare classes exceed it.
+
+    With `--imbalance balanced-softmax` it stands on AT-BSL (Yue et al., CVPR 2024, arXiv 2403.10073), which is `pgd`
+    with that same option.
+    """
+
+    radii: Tensor
+
+    def __init__(self, setting: Setting, options: RobustLTOptions) -> None:
+        super().__init__(setting)
+        for name in ("share", "ramp"):
+            if not 0 <= getattr(options, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(options, name)}")
+        self.options = options
+        counts = torch.bincount(setting.labels, minlength=setting.num_classes)
+        self.register_buffer("radii", class_radii(counts, setting.eps, options.share), persistent=False)
+        self.begin_epoch(0)
+
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        length = self.options.ramp * self.setting.epochs
+        self.reached = min(1.0, epoch / length) if length else 1.0
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting = self.setting
+        x_adv = pgd(model, x, y, eps=self.reached * self.radii[y], steps=setting.steps, norm=setting.norm)
+        loss, logits, _ = learn(model, x, x_adv, y, setting)
+        return Visit(loss, logits.detach(), index)
+
+
+def class_radii(counts: Tensor, eps: float, share: float) -> Tensor:
+    r"""Radii $\epsilon\, [(1 - a) + \tau \sqrt{\log(n_{max} / n_k)}]$ of the classes `(K,)`, float32.
+
+    $\tau = a / \sum_k (n_k / N) \sqrt{\log(n_{max} / n_k)}$ keeps the mean over the images at eps. Classes of equal
+    size all get eps.
+
+    Args:
+        counts: training images of each class `(K,)`; a class without any counts as one of 1.
+        eps: mean radius.
+        share: a.
+
+    Source:
+        Zhang et al. 2026.
+    """
+    rarity = (counts.max() / counts.clamp(min=1)).double().log().sqrt()
+    spread = (counts * rarity).sum() / counts.sum()
+    relative = rarity / spread if spread > 0 else torch.ones_like(rarity)
+    return (eps * (1 - share + share * relative)).float()
