@@ -18,7 +18,7 @@ from dpaat.evaluation.resampling import (
 )
 
 SMOOTHING = 2 / 3
-"""Weight, shared by the classes, of a made-up lesion that is right and one that is wrong; chosen by simulation."""
+"""Weight, shared by the classes, of the made-up lesions that smooth the estimates; chosen by simulation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +103,12 @@ def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
     return [_fold(seeds) for seeds in folds]
 
 
-def find_moments(folds: Sequence[Fold], smoothing: float) -> dict[str, Moments]:
+def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
     """Find the moments of every metric, pooled over folds and averaged over seeds.
 
     Args:
         folds: of one recipe, or differences.
-        smoothing: see `recall_moments`; shared by the classes present. 0 for differences.
+        paired: the folds hold differences.
 
     Returns:
         `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
@@ -119,10 +119,10 @@ def find_moments(folds: Sequence[Fold], smoothing: float) -> dict[str, Moments]:
     correct = np.concatenate([fold.correct.mean(axis=0) for fold in folds])
     images = np.bincount(labels, minlength=num_classes)
     present = images > 0
-    share = smoothing / present.sum()
+    share = SMOOTHING / present.sum()
 
-    accuracy = recall_moments(correct, clusters, images / images.sum(), share)
-    balanced = recall_moments(correct, clusters, present / present.sum(), share)
+    accuracy = recall_moments(correct, clusters, images / images.sum(), share, paired=paired)
+    balanced = recall_moments(correct, clusters, present / present.sum(), share, paired=paired)
     found = {
         "accuracy": _with_training(accuracy, [fold.correct.mean(axis=1) for fold in folds]),
         "balanced_accuracy": _with_training(
@@ -134,7 +134,7 @@ def find_moments(folds: Sequence[Fold], smoothing: float) -> dict[str, Moments]:
         parts = []
         for fold, table in zip(folds, tables, strict=True):
             own = find_clusters(fold.images.labels, fold.images.groups)
-            parts.append(precision_moments(table.mean(axis=0), fold.blocks, own, share))
+            parts.append(precision_moments(table.mean(axis=0), fold.blocks, own, share, paired=paired))
         mean = Moments(
             float(np.mean([part.value for part in parts])),
             float(np.mean([part.center for part in parts])),
@@ -149,14 +149,15 @@ def _fold(seeds: Sequence[Predictions]) -> Fold:
     images = seeds[0]
     blocks = merge_clusters(find_clusters(images.labels, images.groups))
     correct = np.array([run.predicted == images.labels for run in seeds], dtype=float)
-    if any(run.probabilities is None for run in seeds):
-        return Fold(images, blocks, correct, None)
-    precision = np.full((len(seeds), 1 + len(blocks.label), len(images.classes)), np.nan)
-    for s, run in enumerate(seeds):
-        assert run.probabilities is not None
+    tables = []
+    for run in seeds:
+        if run.probabilities is None:
+            return Fold(images, blocks, correct, None)
+        table = np.full((1 + len(blocks.label), len(images.classes)), np.nan)
         for k in np.unique(images.labels):
-            precision[s, :, k] = leave_out_precision(run.probabilities[:, k], images.labels, k, blocks)
-    return Fold(images, blocks, correct, precision)
+            table[:, k] = leave_out_precision(run.probabilities[:, k], images.labels, k, blocks)
+        tables.append(table)
+    return Fold(images, blocks, correct, np.array(tables))
 
 
 def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:

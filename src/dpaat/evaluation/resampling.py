@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import xlogy
 
-MAX_BLOCKS = 100
+MAX_BLOCKS = 50
 """A class with more lesions is cut at random into this many blocks, left out one at a time for average precision."""
 
 
@@ -89,18 +89,21 @@ def merge_clusters(clusters: Clusters, limit: int = MAX_BLOCKS) -> Clusters:
     return Clusters(block[clusters.index], np.array(label))
 
 
-def recall_moments(values: np.ndarray, clusters: Clusters, weights: np.ndarray, smoothing: float) -> Moments:
+def recall_moments(
+    values: np.ndarray, clusters: Clusters, weights: np.ndarray, smoothing: float, *, paired: bool
+) -> Moments:
     """Find the moments of a weighted sum of recalls, or of differences of recalls.
 
     A recall is a ratio of sums over lesions, so the jackknife needs no repetition: leaving out a lesion with m of
     the class's n images, x of them right, moves a recall r by (x - r m) / n to first order.
 
     Args:
-        values: 1 for an image that is right, 0 for a wrong one, or a mean or difference of these, `(N,)`.
+        values: 1 for an image that is right, 0 for a wrong one, or the mean of several such, or a difference, `(N,)`.
         clusters: the lesions.
         weights: of the K classes, 0 for absent ones, `(K,)`.
-        smoothing: weight of two made-up lesions of average size in every class, one right and one wrong. Without
-            them, a rare class without an error would count as known exactly. 0 for differences.
+        smoothing: weight of a made-up lesion of average size in every class. Without it, a rare class on which a
+            model makes no error would count as known exactly.
+        paired: values are differences; the made-up lesion has none. Otherwise there are two, one right, one wrong.
 
     Returns:
         One part of variance per class present. A class of one lesion shows no spread: it takes the largest variance
@@ -110,18 +113,18 @@ def recall_moments(values: np.ndarray, clusters: Clusters, weights: np.ndarray, 
     size = clusters.size
     images = np.bincount(clusters.label, size, len(weights))[present]
     lesions = clusters.per_class(len(weights))[present]
-    right = np.bincount(clusters.index, values)
-    raw = np.bincount(clusters.label, right, len(weights))[present] / images
-    made_up = smoothing * images / lesions
-    rate = (raw * images + made_up) / (images + 2 * made_up)
+    sums = np.bincount(clusters.index, values)
+    raw = np.bincount(clusters.label, sums, len(weights))[present] / images
+    made_up = np.array([0.0] if paired else [0.0, 1.0])
+    share = smoothing / lesions
+    rate = (raw + share * made_up.sum()) / (1 + share * len(made_up))
 
     all_rates = np.zeros(len(weights))
     all_rates[present] = rate
-    moves = right - all_rates[clusters.label] * size
-    squares = np.bincount(clusters.label, moves**2, len(weights))[present]
-    squares += smoothing * (images / lesions) ** 2 * (rate**2 + (1 - rate) ** 2)
-    spread = squares / (images + 2 * made_up) ** 2 * lesions / np.maximum(lesions - 1, 1)
-    spread = np.where(lesions > 1, spread, 0.25 if smoothing else raw**2)
+    moves = np.bincount(clusters.label, (sums - all_rates[clusters.label] * size) ** 2, len(weights))[present]
+    moves = moves / images**2 + share / lesions * np.sum((made_up - rate[:, None]) ** 2, axis=1)
+    spread = moves / (1 + share * len(made_up)) ** 2 * lesions / np.maximum(lesions - 1, 1)
+    spread = np.where(lesions > 1, spread, raw**2 if paired else 0.25)
     w = weights[present]
     return Moments(float(w @ raw), float(w @ rate), w**2 * spread, np.maximum(lesions - 1, 1))
 
@@ -147,7 +150,7 @@ def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blo
     # For every image, the first image of the class, in falling order, that it does not score below.
     place = np.searchsorted(-scores[positive], -scores, side="left")
     counts = np.bincount(blocks.index * (n + 1) + place, minlength=len(blocks.label) * (n + 1))
-    above = counts.reshape(len(blocks.label), n + 1)[:, :n].cumsum(axis=1)
+    above = counts.reshape(len(blocks.label), n + 1)[:, :n].cumsum(axis=1, dtype=float)
     everything = above.sum(axis=0)
     hits = above[blocks.label == target].sum(axis=0)
 
@@ -156,24 +159,27 @@ def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blo
     size = blocks.size
     for k in np.unique(blocks.label):
         rows = np.flatnonzero(blocks.label == k)
-        images = size[rows].sum()
         if k == target and len(rows) == 1:
             result[1 + rows] = 0.0
             continue
+        images = size[rows].sum()
         scale = images / np.maximum(images - size[rows], 1)[:, None]
-        of_class = above[rows].sum(axis=0)
-        kept = scale * (of_class - above[rows])
+        rest = above[rows].sum(axis=0) - above[rows]
+        rest *= scale
         if k == target:
-            chosen = everything - hits + kept
-            precision = np.divide(kept, chosen, out=np.zeros_like(kept), where=chosen > 0)
+            chosen = everything - hits + rest
+            precision = np.divide(rest, chosen, out=np.zeros_like(rest), where=chosen > 0)
             precision *= blocks.index[positive] != rows[:, None]
             result[1 + rows] = precision.sum(axis=1) * scale[:, 0] / n
         else:
-            result[1 + rows] = (hits / (everything - of_class + kept)).mean(axis=1)
+            rest += everything - above[rows].sum(axis=0)
+            result[1 + rows] = np.divide(hits, rest, out=rest).mean(axis=1)
     return result
 
 
-def precision_moments(precision: np.ndarray, blocks: Clusters, clusters: Clusters, smoothing: float) -> Moments:
+def precision_moments(
+    precision: np.ndarray, blocks: Clusters, clusters: Clusters, smoothing: float, *, paired: bool
+) -> Moments:
     """Find the moments of the mean average precision, or of a difference of two.
 
     Args:
@@ -181,31 +187,32 @@ def precision_moments(precision: np.ndarray, blocks: Clusters, clusters: Cluster
             NaN in the columns of absent classes.
         blocks: the C blocks left out.
         clusters: the lesions.
-        smoothing: weight of a made-up lesion in every class that the model misses. 0 for differences.
+        smoothing: weight of a made-up lesion in every class that the model misses, or that both models rank alike.
+        paired: the values are differences.
 
     Returns:
         One part of variance per class of the lesions left out. The jackknife's estimate of the bias is taken off
         the center: the average precision of few images is too high on average, since each stands above itself.
         A class of one lesion as in `recall_moments`.
     """
+    num_classes = precision.shape[1]
     present = np.flatnonzero(~np.isnan(precision[0]))
     full, without = precision[0, present], precision[1:, present]
-    bias = np.zeros(len(present))
-    variances = np.empty(len(present))
+    bias, variances = np.zeros(len(present)), np.zeros(len(present))
     for i, k in enumerate(present):
         rows = without[blocks.label == k]
         bias += (len(rows) - 1) * (rows.mean(axis=0) - full)
-        moves = rows.mean(axis=1)
-        variances[i] = (len(rows) - 1) * moves.var()
-        if len(rows) == 1:
-            variances[i] = (0.25 if smoothing else full[i] ** 2) / len(present) ** 2
+        variances[i] = (len(rows) - 1) * rows.mean(axis=1).var()
     corrected = full - bias
-    lesions = clusters.per_class(precision.shape[1])[present]
-    if smoothing:
-        images = np.bincount(clusters.label, clusters.size, precision.shape[1])[present]
+    if not paired:
+        images = np.bincount(clusters.label, clusters.size, num_classes)[present]
         share = images / images.sum()
         # No ranking has a lower average precision than the one that puts the class last.
-        corrected = np.clip(corrected, 1 + xlogy(1 - share, 1 - share) / share, 1) * lesions / (lesions + smoothing)
-        variances += smoothing * (full / (lesions + smoothing) / len(present)) ** 2
-    dof = np.maximum(blocks.per_class(precision.shape[1])[present] - 1, 1)
-    return Moments(float(full.mean()), float(corrected.mean()), variances, dof)
+        corrected = np.clip(corrected, 1 + xlogy(1 - share, 1 - share) / share, 1)
+    lesions = clusters.per_class(num_classes)[present]
+    center = corrected * lesions / (lesions + smoothing)
+    alone = np.square(full) if paired else np.full(len(present), 0.25)
+    own = np.where(lesions > 1, smoothing * (full / (lesions + smoothing)) ** 2, alone)
+    variances += own / len(present) ** 2
+    dof = np.maximum(blocks.per_class(num_classes)[present] - 1, 1)
+    return Moments(float(full.mean()), float(center.mean()), variances, dof)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit, logit
 
-from dpaat.evaluation.replicates import SMOOTHING, Fold, Predictions, find_folds, find_moments
+from dpaat.evaluation.replicates import Fold, Predictions, find_folds, find_moments
 from dpaat.evaluation.resampling import Moments
 
 __all__ = [
@@ -133,7 +133,7 @@ def paired_difference(
             raise ValueError("paired runs must have the same images with the same labels, in the same order")
     ours, theirs = find_folds(first), find_folds(second)
     our_scores, their_scores = _scores(ours, level), _scores(theirs, level)
-    differences = find_moments([a.minus(b) for a, b in zip(ours, theirs, strict=True)], smoothing=0)
+    differences = find_moments([a.minus(b) for a, b in zip(ours, theirs, strict=True)], paired=True)
     found = {}
     for name, moments in differences.items():
         half, error = _half_width(moments, level), np.sqrt(moments.variance)
@@ -208,7 +208,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _scores(folds: Sequence[Fold], level: float) -> dict[str, Score]:
     """Intervals on the logit scale, which keeps them within 0 and 1 and skews them as the metric is skewed."""
     found = {}
-    for name, moments in find_moments(folds, SMOOTHING).items():
+    for name, moments in find_moments(folds, paired=False).items():
         half = _half_width(moments, level) / (moments.center * (1 - moments.center))
         ends = expit(logit(moments.center) + np.array([-half, half]))
         found[name] = Score(value=moments.value, interval=_holding(moments.value, ends))

@@ -1,0 +1,66 @@
+"""Weights from elsewhere, evaluated as a run is."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from dpaat.cli import main
+from dpaat.models import build_model
+
+MODEL = "test_resnet"
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(MODEL, num_classes=3, channels=3, image_size=32).network
+
+
+def evaluate(capfd, images, weights, out, *extra: object) -> tuple[int, str, str]:
+    arguments = ["evaluate", "--model", MODEL, "--weights", weights, "--data", f"folder:{images}", "--out", out]
+    options = ["--image-size", 32, "--eps", "2/255", "--steps", 2, "--device", "cpu", *extra]
+    code = main([str(argument) for argument in [*arguments, *options]])
+    captured = capfd.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.network."])
+def test_weights_from_elsewhere_are_evaluated(tiny_images, tmp_path, capfd, network, prefix) -> None:
+    state = {prefix + name: value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state | {"epoch": torch.tensor(3)}} if prefix else state, tmp_path / "mine.pth")
+    code, out, _ = evaluate(capfd, tiny_images, tmp_path / "mine.pth", tmp_path / "results")
+    assert code == 0
+    assert "PGD-2 2/255" in out
+    document = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    assert document["model"] == MODEL
+    assert document["method"] is None
+    assert len(document["results"]) == 2
+    assert (tmp_path / "results" / "predictions.parquet").is_dir()
+
+
+def test_weights_that_do_not_fit_are_one_line(tiny_images, tmp_path, capfd, network) -> None:
+    state = network.state_dict()
+    other = build_model(MODEL, num_classes=5, channels=3, image_size=32).network
+    cases = {
+        "head.pth": (other.state_dict(), "needs (3, "),
+        "part.pth": (dict(list(state.items())[3:]), "not weights of this model"),
+        "nan.pth": ({k: v * float("nan") if v.is_floating_point() else v for k, v in state.items()}, "NaN"),
+    }
+    for name, (content, message) in cases.items():
+        torch.save(content, tmp_path / name)
+        code, _, err = evaluate(capfd, tiny_images, tmp_path / name, tmp_path / "out")
+        assert code == 2, name
+        assert message in err
+        assert err.count("\n") == 1
+    code, _, err = evaluate(capfd, tiny_images, tmp_path / "absent.pth", tmp_path / "out")
+    assert code == 2
+    assert "absent.pth: no such weights file" in err
+
+
+def test_what_is_missing_is_named(capfd) -> None:
+    assert main(["evaluate", "--model", MODEL]) == 2
+    assert "--weights" in capfd.readouterr().err
+    assert main(["evaluate"]) == 2
+    assert "name a run folder" in capfd.readouterr().err
