@@ -106,7 +106,7 @@ def _check_same(out: Path, given: dict[str, Any]) -> None:
 
 
 def _evaluate(given: Namespace) -> int:
-    from dpaat.evaluation import Plan, evaluate, evaluation_table, parse_steps
+    from dpaat.evaluation import Plan, analyses_summary, evaluate, evaluation_table, parse_steps
     from dpaat.evaluation.run import resolve_device
     from dpaat.evaluation.subject import subject_of_run, subject_of_weights
     from dpaat.evaluation.suite import SUITE_ATTACKS
@@ -148,7 +148,7 @@ def _evaluate(given: Namespace) -> int:
         source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False)
     document = evaluate(subject, plan, source=source, device=device)
     console = _console()
-    console.print(evaluation_table(document))
+    console.print(evaluation_table(document), analyses_summary(document))
     console.print(f"written to {subject.folder / 'evaluation.json'}", highlight=False, soft_wrap=True)
     return 0
 
@@ -175,6 +175,22 @@ def _compare(given: Namespace) -> int:
     console.print(differences_table(document))
     console.print(f"written to {given.out}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _benchmark(given: Namespace) -> int:
+    from dpaat.benchmark import benchmark, list_cells
+
+    options = {
+        "out": Path(given.out) if given.out else None,
+        "data": given.data or [],
+        "workers": given.workers,
+        "only": given.only,
+        "console": _console(),
+    }
+    if given.dry_run:
+        list_cells(Path(given.grid), **options)
+        return 0
+    return int(benchmark(Path(given.grid), **options) > 0)
 
 
 def _report(given: Namespace) -> int:
@@ -224,6 +240,7 @@ def _quickstart(given: Namespace) -> int:
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": _evaluate,
     "compare": _compare,
+    "benchmark": _benchmark,
     "predict": _predict,
     "report": _report,
     "data": _data,

@@ -9,6 +9,7 @@ from dpaat.evaluation.predict import predict
 from dpaat.evaluation.results import read_evaluation
 from dpaat.evaluation.run import evaluate, evaluate_run
 from dpaat.evaluation.suite import Curve, Result, evaluate_model, run_attacks, run_standard
+from dpaat.evaluation.summary import analyses_summary
 from dpaat.evaluation.table import comparison_table, evaluation_table
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Metrics",
     "Plan",
     "Result",
+    "analyses_summary",
     "attack_spec",
     "classification_metrics",
     "comparison_table",
