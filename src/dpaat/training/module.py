@@ -26,6 +26,7 @@ from dpaat.methods.radii_state import SampleRadii
 from dpaat.models import Classifier
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.radii import format_radius
+from dpaat.training.awp import perturbed_visit
 
 
 class TrainingModule(L.LightningModule):
@@ -100,7 +101,10 @@ class TrainingModule(L.LightningModule):
         index, images, y = batch
         x = augment(images.float() / 255, self.config.augmentations)
         x = x.contiguous(memory_format=torch.channels_last)
-        visit = self.method(self.model, index, x, y)
+        if self.config.awp:
+            visit = perturbed_visit(self.method, self.model, index, x, y, gamma=self.config.awp)
+        else:
+            visit = self.method(self.model, index, x, y)
         correct = (visit.logits.argmax(1) == y).sum()
         self._train_sums += torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)])
         self._visit = visit
