@@ -22,6 +22,7 @@ OPTIONS = [
     ("eps", "--eps", "-1/255"),
     ("eps", "--eps=nan"),
     ("eps: 'big'", "--eps=big"),
+    ("awp", "--awp=1"),
     ("eps", "--eps=8/0"),
     ("eps", "--eps=0"),
     ("eps", "--eps=-1", "--method=standard"),

@@ -65,7 +65,8 @@ class Plan:
                 raise UserError(f"steps: attack {name!r} takes no number of steps")
             if value < 1:
                 raise UserError(f"steps: {value} for {name} must be at least 1")
-        self.radii  # noqa: B018 - parsed here for its error
+        if not self.radii and self.suites:
+            raise UserError("eps: a suite needs a radius above 0, such as 8/255")
         self.specs  # noqa: B018 - looked up here for its error
 
     @property

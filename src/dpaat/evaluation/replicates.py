@@ -70,7 +70,7 @@ class Fold:
     @property
     def recall_weights(self) -> np.ndarray:
         """Weight of every image in its class's recall, `(N,)`."""
-        return 1 / np.bincount(self.images.labels)[self.images.labels]
+        return np.asarray(1 / np.bincount(self.images.labels)[self.images.labels])
 
     def minus(self, other: Fold) -> Fold:
         """Take the difference of two recipes, seed by seed."""

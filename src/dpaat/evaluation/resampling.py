@@ -126,7 +126,7 @@ def recall_moments(
     spread = moves / (1 + share * len(made_up)) ** 2 * lesions / np.maximum(lesions - 1, 1)
     spread = np.where(lesions > 1, spread, raw**2 if paired else 0.25)
     w = weights[present]
-    return Moments(float(w @ raw), float(w @ rate), w**2 * spread, np.maximum(lesions - 1, 1))
+    return Moments(float(w @ raw), float(w @ rate), w**2 * spread, _dof(lesions, paired))
 
 
 def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blocks: Clusters) -> np.ndarray:
@@ -214,5 +214,10 @@ def precision_moments(
     alone = np.square(full) if paired else np.full(len(present), 0.25)
     own = np.where(lesions > 1, smoothing * (full / (lesions + smoothing)) ** 2, alone)
     variances += own / len(present) ** 2
-    dof = np.maximum(blocks.per_class(num_classes)[present] - 1, 1)
+    dof = _dof(blocks.per_class(num_classes)[present], paired)
     return Moments(float(full.mean()), float(center.mean()), variances, dof)
+
+
+def _dof(clusters: np.ndarray, paired: bool) -> np.ndarray:
+    """Degrees of freedom per class; none are lost where a variance is assumed, or widened enough by smoothing."""
+    return np.where(paired & (clusters > 1), clusters - 1.0, np.inf)

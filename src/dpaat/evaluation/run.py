@@ -22,6 +22,7 @@ from dpaat.evaluation.attacking import CLEAN, Attacker
 from dpaat.evaluation.clinic import clinical_analyses
 from dpaat.evaluation.corruption_suite import run_corruptions
 from dpaat.evaluation.journal import Journal
+from dpaat.evaluation.masking import run_masking, summary
 from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.plan import Plan, stratified_draw
 from dpaat.evaluation.results import (
@@ -108,6 +109,8 @@ def evaluate(
                 writer.save(result)
         if "standard" in plan.suites:
             _standard(writer, attacker)
+        if "masking" in plan.suites:
+            _masking(writer, attacker)
         if "corruptions" in plan.suites:
             found = run_corruptions(
                 subject.model,
@@ -145,6 +148,14 @@ def _standard(writer: _Writer, attacker: Attacker) -> None:
         classes=subject.classes,
     )
     writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
+
+
+def _masking(writer: _Writer, attacker: Attacker) -> None:
+    plan, eps = writer.plan, max(writer.plan.radii)
+    checks = run_masking(attacker, eps=eps, norm=plan.norm)
+    verdict, line = summary(checks)
+    found = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
+    writer.save_analyses({"masking": found})
 
 
 def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tuple[np.ndarray, np.ndarray] | None:

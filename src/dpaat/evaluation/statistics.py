@@ -138,7 +138,7 @@ def paired_difference(
     for name, moments in differences.items():
         half, error = _half_width(moments, level), np.sqrt(moments.variance)
         ends = moments.center + np.array([-half, half])
-        p_value = 2 * stats.t.sf(abs(moments.center) / error, _dof(moments)) if error else moments.value == 0
+        p_value = 2 * stats.t.sf(abs(moments.center) / error, _dof(moments)) if error else 1.0
         found[name] = Difference(
             first=our_scores[name],
             second=their_scores[name],
@@ -209,15 +209,18 @@ def _scores(folds: Sequence[Fold], level: float) -> dict[str, Score]:
     """Intervals on the logit scale, which keeps them within 0 and 1 and skews them as the metric is skewed."""
     found = {}
     for name, moments in find_moments(folds, paired=False).items():
-        half = _half_width(moments, level) / (moments.center * (1 - moments.center))
-        ends = expit(logit(moments.center) + np.array([-half, half]))
+        center, half = moments.center, _half_width(moments, level)
+        ends = expit(logit(center) + np.array([-half, half]) / (center * (1 - center)))
+        # Where classes of a lesion or two leave nearly everything open, the logit would stretch across all of 0 to 1.
+        ends = np.clip(ends, center - 2 * half, center + 2 * half)
         found[name] = Score(value=moments.value, interval=_holding(moments.value, ends))
     return found
 
 
 def _dof(moments: Moments) -> float:
     """Degrees of freedom of the variance, by Satterthwaite's approximation."""
-    return float(moments.variance**2 / np.sum(moments.variances**2 / moments.dof))
+    uncertain = np.sum(moments.variances**2 / moments.dof)
+    return float(moments.variance**2 / uncertain) if uncertain else np.inf
 
 
 def _half_width(moments: Moments, level: float) -> float:

@@ -1,0 +1,174 @@
+"""Can a robustness number be believed? Checks that tell a model that holds from one that hides its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dpaat.evaluation.attacking import Attacker, ImageArray
+from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
+from dpaat.evaluation.masking_verdicts import (
+    MIN_CORRECT,
+    TARGETED_GAIN,
+    Check,
+    Summary,
+    Verdict,
+    compare,
+    judge_ascent,
+    judge_gradient,
+    judge_large_radius,
+    judge_predictions,
+    judge_repeatability,
+    judge_start,
+    summary,
+)
+from dpaat.evaluation.plan import stratified_draw
+
+LARGE_RADIUS = 0.5
+
+_FOLLOWING = (
+    "start",
+    "loss along the gradient",
+    "large radius",
+    "more budget",
+    "single step",
+    "black box",
+    "transfer",
+    "targets",
+)
+"""Checks that need a gradient to follow."""
+
+
+def masking_checks(
+    model: nn.Module, images: ImageArray, labels: np.ndarray, *, classes: Sequence[str], eps: float, **options: Any
+) -> list[Check]:
+    """Look for gradient masking in any `nn.Module` that maps [0, 1] images to logits.
+
+    Args:
+        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
+        labels: `(N,)`, int64, 0 to K - 1.
+        classes: K class names.
+        eps: reference radius, see `run_masking`.
+        options: norm, steps, queries and max_samples of `run_masking`; batch_size, device, seed, source, journal and
+            progress of `Attacker`.
+
+    Returns:
+        See `run_masking`.
+
+    Raises:
+        UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
+    """
+    own = {name: options.pop(name) for name in ("norm", "steps", "queries", "max_samples") if name in options}
+    attacker = Attacker(model, images, labels, num_classes=len(classes), **options)
+    try:
+        return run_masking(attacker, eps=eps, **own)
+    finally:
+        attacker.bar.close()
+
+
+def run_masking(
+    attacker: Attacker,
+    *,
+    eps: float,
+    norm: str = "linf",
+    steps: int = 50,
+    queries: int = 1000,
+    max_samples: int = 100,
+) -> list[Check]:
+    """Look for gradient masking, each attack alone on the correctly classified images of a stratified draw.
+
+    Attacks are compared at the radius, among `eps` and its halves down to 1/32, at which PGD-10 leaves most nearly
+    half of the images standing: where all of them fall, or none, two attacks cannot be told apart.
+
+    Costs at most 2 * steps * (9 + min(9, K - 1)) + queries + 280 forward passes per image, that is 2,780 with 7
+    classes and 3,080 with 10 or more; less in practice, since several attacks stop where an image falls. A model that
+    answers at random costs 410 more.
+
+    Args:
+        attacker: the model and its images; its `source` is used for transfer.
+        eps: reference radius in units of a [0, 1] image: the largest at which robustness is claimed.
+        norm: "linf" or "l2".
+        steps: of APGD.
+        queries: of Square.
+        max_samples: images to draw.
+
+    Returns:
+        The checks in a fixed order, "skipped" where one could not be done. `masking_verdicts` holds the thresholds,
+        `docs/masking.md` the reasons and sources.
+
+    Raises:
+        UserError: outputs that are not finite logits, images outside [0, 1].
+    """
+    bench = Bench(attacker, norm=norm, eps=eps, steps=steps, queries=queries)
+    drawn = stratified_draw(attacker.labels, max_samples, seed=attacker.seed)
+    labels = attacker.labels[drawn]
+    logits = bench.clean(drawn)
+    predictions, repeatability = judge_predictions(logits[:, 0], labels), judge_repeatability(logits)
+    right = logits[:, 0].argmax(1) == labels
+    correct = drawn[right]
+    if predictions.verdict == "fail" or len(correct) < MIN_CORRECT:
+        reason = "the model is degenerate" if predictions.verdict == "fail" else "too few images classified correctly"
+        return [predictions, repeatability, *_skipped(("gradient", *_FOLLOWING), reason)]
+    if not bench.reached(correct[:1]).all():
+        lost = Check("gradient", "fail", "no gradient reaches the image; attacks that follow it cannot even be run")
+        return [predictions, repeatability, lost, *_skipped(_FOLLOWING, "there is no gradient")]
+
+    gradient = bench.gradient(correct)
+    curve = {eps * part: 1 - float(bench.fallen("search", correct, eps * part).mean()) for part in FRACTIONS}
+    radius = min(curve, key=lambda each: abs(curve[each] - 0.5))
+    fell = {
+        role: (attack.name, bench.fallen(role, correct, radius))
+        for role, attack in bench.attacks.items()
+        if role != "search"
+    }
+    standing = right.copy()
+    standing[right] = ~bench.fallen("ce", correct, LARGE_RADIUS, norm="linf")
+    if repeatability.verdict == "fail":
+        repeatability = _with_mean(repeatability, bench, correct, radius, fell["random"])
+    against = partial(compare, radius=_words(radius, norm))
+    return [
+        predictions,
+        repeatability,
+        judge_gradient(gradient["silent"]),
+        judge_start(gradient["ratio"], against("start", fell["random"], fell["zero"])),
+        judge_ascent(gradient["odds"], gradient["standing"], [_words(eps * part, norm) for part in PATH]),
+        judge_large_radius(standing, labels, {_words(each, norm): share for each, share in sorted(curve.items())}),
+        against("more budget", fell["more"], fell["ce"]),
+        against("single step", fell["single"], fell["ce"]),
+        against("black box", fell["square"], fell["targeted"]),
+        against("transfer", fell["transfer"], fell["targeted"])
+        if "transfer" in fell
+        else Check("transfer", "skipped", "no other model was given to make images on"),
+        against("targets", fell["targeted"], fell["ce"], gain=TARGETED_GAIN),
+    ]
+
+
+def _skipped(names: Sequence[str], reason: str) -> list[Check]:
+    return [Check(name, "skipped", reason) for name in names]
+
+
+def _with_mean(
+    check: Check, bench: Bench, positions: np.ndarray, radius: float, single: tuple[str, np.ndarray]
+) -> Check:
+    """Add what the attack finds on the expectation over the model's randomness."""
+    name, fallen = single
+    fallen_in_mean = bench.fallen_in_mean("random", positions, radius)
+    evidence = (
+        f"{check.evidence}; at {_words(radius, bench.norm)} {name} fells {fallen.sum()} of {len(positions)} images, "
+        f"and {fallen_in_mean.sum()} if every answer is the mean of {MEAN_OF} passes: attack the mean"
+    )
+    values = {"fallen": int(fallen.sum()), "fallen_in_mean": int(fallen_in_mean.sum())}
+    return replace(check, evidence=evidence, values=check.values | values)
+
+
+def _words(eps: float, norm: str) -> str:
+    return f"{eps * 255:.3g}/255" if norm == "linf" else f"L2 {eps:.3g}"
+
+
+__all__ = ["Check", "Summary", "Verdict", "masking_checks", "run_masking", "summary"]

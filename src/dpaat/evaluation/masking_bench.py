@@ -1,0 +1,236 @@
+"""What the masking checks measure: attacks, gradients and repeated answers, on chosen images, each seeded alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import apgd, apgd_targeted, fgsm, on_standing, pgd, square, transfer
+from dpaat.attacks.apgd import MAX_TARGETS
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.losses import cross_entropy
+from dpaat.attacks.norms import Start, make_ball
+from dpaat.evaluation.attacking import Attacker, _check_logits, _full_precision
+from dpaat.evaluation.journal import Arrays
+from dpaat.evaluation.metrics import require_finite
+
+Work = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]
+"""Images `(n, C, H, W)`, labels `(n,)` and a source of random numbers to tensors `(n, ...)` by name."""
+
+FRACTIONS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
+"""Parts of the reference radius, from which the one to compare attacks at is chosen."""
+PATH = tuple(k / 8 for k in range(1, 9))
+"""Points along the gradient, in parts of the reference radius."""
+SEARCH_STEPS, START_STEPS = 10, 20
+"""Steps of PGD to choose the radius, and to compare starts."""
+RESTARTS, MORE_STEPS = 3, 2
+"""The larger budget: so many starts, each of so many times the steps."""
+REPEATS, MEAN_OF = 5, 10
+"""Passes over the same images, and passes averaged where they disagree."""
+
+_REACH_PASSES, _GRADIENT_PASSES = 2, 2 * 3 + len(PATH)
+
+
+@dataclass(frozen=True)
+class BenchAttack:
+    """An attack with its budget.
+
+    Attributes:
+        name: for people, and for the journal.
+        function: called as `function(model, x, y, eps=, norm=, generator=)`.
+        passes: most forward passes per image, the verdict included.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    passes: int
+
+
+class Bench:
+    """Runs pieces of work batch by batch, each with its own randomness, and keeps them in the attacker's journal.
+
+    Args:
+        attacker: the model and its images.
+        norm: "linf" or "l2".
+        eps: reference radius.
+        steps: of APGD.
+        queries: of Square.
+
+    Attributes:
+        attacks: by role: "search" to choose a radius, "ce", "targeted", "more", "zero", "random", "single", "square",
+            and "transfer" where the attacker has a source.
+    """
+
+    def __init__(self, attacker: Attacker, *, norm: str, eps: float, steps: int, queries: int) -> None:
+        self.attacker, self.norm, self.eps = attacker, norm, eps
+        self.attacks = _attacks(attacker, steps, queries)
+        runs = {"search": len(FRACTIONS), "ce": 2}
+        self._left = sum(attack.passes * runs.get(role, 1) for role, attack in self.attacks.items())
+        self._left += REPEATS + _REACH_PASSES + _GRADIENT_PASSES
+
+    def clean(self, positions: np.ndarray) -> np.ndarray:
+        """Logits of several passes over the same images `(n, REPEATS, K)`.
+
+        Raises:
+            UserError: outputs that are not finite logits `(n, K)`.
+        """
+        attacker = self.attacker
+
+        def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            with torch.no_grad():
+                passes = [_check_logits(attacker.model(x), len(x), attacker.num_classes) for _ in range(REPEATS)]
+            return {"logits": torch.stack(passes, 1).float()}
+
+        logits = self._run("clean", positions, work, passes=REPEATS)["logits"]
+        require_finite(torch.from_numpy(logits).flatten(1))
+        return logits
+
+    def fallen(self, role: str, positions: np.ndarray, eps: float, *, norm: str | None = None) -> np.ndarray:
+        """Whether each image is misclassified after an attack `(n,)`."""
+        attack = self.attacks[role]
+        return self._fallen(attack, self.attacker.model, positions, eps, self.norm if norm is None else norm)
+
+    def fallen_in_mean(self, role: str, positions: np.ndarray, eps: float) -> np.ndarray:
+        """The same where every answer is the mean of several passes."""
+        attack = self.attacks[role]
+        name, passes = f"{attack.name}, mean of {MEAN_OF} passes", attack.passes * MEAN_OF
+        attack = BenchAttack(name, attack.function, passes)
+        return self._fallen(attack, _Mean(self.attacker.model, MEAN_OF), positions, eps, self.norm)
+
+    def gradient(self, positions: np.ndarray) -> Arrays:
+        """Probe the gradient at the images, at random points of the ball, and the answers along it.
+
+        Returns:
+            "silent": whether the cross-entropy's gives no direction `(n,)`; "ratio": its length at the image over that
+            at the random point `(n,)`; "odds": `log_odds` at the image and along the gradient `(n, 1 + T)`;
+            "standing": whether the model is right there `(n, 1 + T)`.
+        """
+        model, norm, eps = self.attacker.model, self.norm, self.eps
+
+        def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            ball = make_ball(norm, x, eps)
+            of_loss, _ = input_gradient(model, x, y, cross_entropy)
+            here, clean = input_gradient(model, x, y, log_odds)
+            nearby, _ = input_gradient(model, ball.random_start(generator), y, log_odds)
+            length, length_nearby = (each.flatten(1).norm(dim=1) for each in (here, nearby))
+            step = ball.eps * ball.direction(here)
+            with torch.no_grad():
+                along = [clean, *(model(ball.project_(x + part * step)) for part in PATH)]
+            return {
+                # In L2 a gradient that is lost in rounding gives a step that is too short.
+                "silent": ball.direction(of_loss).flatten(1).norm(dim=1) < 0.5,
+                "ratio": torch.where(length_nearby > 0, length / length_nearby, 0.0),
+                "odds": torch.stack([log_odds(logits, y) for logits in along], 1),
+                "standing": torch.stack([logits.argmax(1) == y for logits in along], 1),
+            }
+
+        return self._run("gradient", positions, work, norm, round(eps, 9), passes=_GRADIENT_PASSES)
+
+    def reached(self, positions: np.ndarray) -> np.ndarray:
+        """Whether any gradient reaches each image, be it zero `(n,)`."""
+        model = self.attacker.model
+
+        def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            with torch.enable_grad():
+                x = x.requires_grad_()
+                logits = model(x)
+                follows = logits.requires_grad
+                reached = follows and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None
+            return {"reached": torch.full((len(x),), reached)}
+
+        return self._run("differentiability", positions, work, passes=_REACH_PASSES)["reached"]
+
+    def _fallen(
+        self, attack: BenchAttack, model: nn.Module, positions: np.ndarray, eps: float, norm: str
+    ) -> np.ndarray:
+        def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            x_adv = attack.function(model, x, y, eps=eps, norm=norm, generator=generator)
+            with torch.no_grad():
+                return {"fallen": model(x_adv).argmax(1) != y}
+
+        return self._run(attack.name, positions, work, norm, round(eps, 9), passes=attack.passes)["fallen"]
+
+    def _run(self, name: str, positions: np.ndarray, work: Work, *key: object, passes: int) -> Arrays:
+        attacker, parts = self.attacker, []
+        attacker.bar.expect(name, max(self._left, passes) * len(positions))
+        self._left -= passes
+        with evaluation_mode(attacker.model), _full_precision():
+            for first in range(0, len(positions), attacker.batch_size):
+                batch = positions[first : first + attacker.batch_size]
+                unit = repr(("masking", name, *key, zlib.crc32(np.ascontiguousarray(batch).tobytes())))
+                known = attacker.journal.holds(unit)
+                parts.append(attacker.journal(unit, partial(self._unit, unit, batch, work)))
+                (attacker.bar.skipped if known else attacker.bar.done)(passes * len(batch))
+        return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+
+    def _unit(self, unit: str, batch: np.ndarray, work: Work) -> Arrays:
+        attacker = self.attacker
+        generator = attacker.generator(unit)
+        # A model that draws takes its numbers from the global generators: these are keyed too, and given back.
+        with torch.random.fork_rng([attacker.device] if torch.device(attacker.device).type == "cuda" else []):
+            torch.manual_seed(generator.initial_seed())
+            found = work(*attacker.load(batch), generator)
+        return {field: values.detach().cpu().numpy() for field, values in found.items()}
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Log-odds of all other classes together against the true one, `(B,)`.
+
+    The cross-entropy is `log(1 + exp(log_odds))`: both rise together, but this one does not saturate.
+    """
+    logits = logits.float()
+    true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
+    return logits.masked_fill(true, -torch.inf).logsumexp(1) - logits[true]
+
+
+class _Mean(nn.Module):
+    """A model that answers at random, made to answer with the mean of its probabilities over several passes."""
+
+    def __init__(self, model: nn.Module, passes: int) -> None:
+        super().__init__()
+        self.model, self.passes = model, passes
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.model(x).float().log_softmax(1) for _ in range(self.passes)]).logsumexp(0)
+
+
+def _attacks(attacker: Attacker, steps: int, queries: int) -> dict[str, BenchAttack]:
+    source, targets, more = attacker.source, min(attacker.num_classes - 1, MAX_TARGETS), MORE_STEPS * steps
+
+    def plain(steps: int, place: str, start: Start) -> BenchAttack:
+        return BenchAttack(f"PGD-{steps} from {place}", partial(pgd, steps=steps, start=start), 2 * steps + 1)
+
+    attacks = {
+        "search": plain(SEARCH_STEPS, "a random start", "random"),
+        "ce": BenchAttack(f"APGD-CE-{steps}", partial(apgd, steps=steps), 2 * steps + 3),
+        "targeted": BenchAttack(f"APGD-T-{steps}", partial(apgd_targeted, steps=steps), targets * (2 * steps + 3) + 2),
+        "more": BenchAttack(
+            f"APGD-CE-{more} from {RESTARTS} starts", partial(_restarted, steps=more), RESTARTS * (2 * more + 3) + 1
+        ),
+        "zero": plain(START_STEPS, "the image", "zero"),
+        "random": plain(START_STEPS, "a random start", "random"),
+        "single": BenchAttack("FGSM", fgsm, 3),
+        "square": BenchAttack(f"Square-{queries}", partial(square, steps=queries), queries + 1),
+    }
+    if source is not None:
+        attacks["transfer"] = BenchAttack(
+            f"transfer-{steps}", partial(transfer, source=source, steps=steps), 2 * steps + 3
+        )
+    return attacks
+
+
+def _restarted(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, steps: int, generator: torch.Generator
+) -> Tensor:
+    def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:
+        return apgd(model, x, y, eps=eps, steps=steps, norm=norm, generator=generator)
+
+    return on_standing(model, x, y, eps=eps, attacks=[attack] * RESTARTS)

@@ -1,0 +1,246 @@
+"""Verdicts on whether attacks fail because gradients are hidden: from what was measured to pass, warn or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import binomtest
+
+Verdict = Literal["pass", "warn", "fail", "skipped"]
+Summary = Literal["believable", "suspicious", "masked", "degenerate"]
+
+PREDICTIONS = "predictions"
+"""The check that tells a degenerate model."""
+
+MIN_CORRECT = 10
+"""With fewer correctly classified images no comparison of attacks is made."""
+ONE_CLASS = 0.99
+"""A model that predicts one class for more than this share of the images is degenerate."""
+NOISE = 1e-3
+"""Largest difference between passes, in parts of the spread of the logits; rounding makes about 1e-6."""
+FEW, MANY = 0.02, 0.10
+"""Shares of images whose gradient is lost: more than the first warns, more than the second fails."""
+VANISHING = 0.01
+"""A gradient at the image below this part of the one at a random point of the ball counts as vanishing."""
+RISING = (0.90, 0.75)
+"""Shares of images whose loss rises over an eighth of the radius: fewer than the first warns, than the second fails."""
+LOWER = (0.08, 0.12)
+"""Shares of images whose loss is lower after a longer step than at the image: more warns, fails; sound: up to 0.04."""
+SIGNIFICANT = 0.05
+"""Level of the one-sided exact McNemar test."""
+GAIN = 0.02
+"""Smallest gain of one attack over another that counts, as a share of the images."""
+TARGETED_GAIN = (0.20, 0.30)
+"""The same for APGD-T over APGD-CE, to warn and to fail: sound models were seen to show up to 0.19."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sign of gradient masking, looked for.
+
+    Attributes:
+        name: what was looked at.
+        verdict: "pass", "warn", "fail"; "skipped" if it could not be done.
+        evidence: one sentence with the numbers, or the reason for skipping.
+        values: the numbers, ready for JSON.
+    """
+
+    name: str
+    verdict: Verdict
+    evidence: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
+    """Conclude from all checks.
+
+    Returns:
+        "degenerate" if the model gives one answer whatever the image; "masked" if a check fails; "suspicious" if one
+        warns; else "believable"; and a line that names the checks behind it.
+    """
+    named = {kind: [c.name for c in checks if c.verdict == kind] for kind in ("pass", "warn", "fail", "skipped")}
+    words = {"pass": "passed", "warn": "warns of", "fail": "failed", "skipped": "skipped"}
+    line = "; ".join(
+        f"{len(names)} passed" if kind == "pass" else f"{words[kind]}: {', '.join(names)}"
+        for kind, names in named.items()
+        if names
+    )
+    verdict: Summary
+    if PREDICTIONS in named["fail"]:
+        verdict = "degenerate"
+    elif named["fail"]:
+        verdict = "masked"
+    else:
+        verdict = "suspicious" if named["warn"] else "believable"
+    return verdict, f"{verdict} ({line})"
+
+
+def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:
+    """Fail a model whose answer does not depend on the image; warn of one that is no better than guessing.
+
+    Args:
+        logits: of clean images `(N, K)`.
+        labels: `(N,)`.
+    """
+    predicted = logits.argmax(1)
+    top, commonest = (float(np.bincount(each).max() / len(labels)) for each in (predicted, labels))
+    right = predicted == labels
+    balanced, chance = balanced_share(right, labels), 1 / len(np.unique(labels))
+    constant = len(labels) > 1 and float(np.ptp(logits, axis=0).max()) <= 1e-6 * float(np.abs(logits).max())
+    evidence = (
+        f"{right.sum()} of {len(labels)} clean images are classified correctly, balanced accuracy {balanced:.1%}; the "
+        f"class predicted most is given to {top:.1%} of them"
+    )
+    verdict: Verdict = "pass"
+    if constant or (top > ONE_CLASS and top > commonest):
+        verdict, evidence = "fail", f"{evidence}: the answer hardly depends on the image"
+    elif right.sum() < MIN_CORRECT or (chance < 1 and balanced <= chance):
+        verdict, evidence = "warn", f"{evidence}: too few, or no better than guessing ({chance:.1%})"
+    values = {"images": len(labels), "correct": int(right.sum()), "balanced_accuracy": balanced, "largest_share": top}
+    return Check(PREDICTIONS, verdict, evidence, values)
+
+
+def judge_repeatability(passes: np.ndarray) -> Check:
+    """Fail a model that gives two answers for the same image.
+
+    Args:
+        passes: logits of the same images, pass after pass `(N, P, K)`.
+    """
+    first = passes[:, :1]
+    difference = float(np.abs(passes - first).max() / max(float(np.ptp(first)), np.finfo(np.float32).tiny))
+    changed = int((passes.argmax(2) != first.argmax(2)).any(1).sum())
+    evidence = (
+        f"{passes.shape[1]} passes over the same images differ by at most {difference:.2g} of the spread of the "
+        f"logits, and in their predictions for {changed} of {len(passes)}"
+    )
+    verdict: Verdict = "fail" if difference > NOISE else "pass"
+    return Check("repeatability", verdict, evidence, {"difference": difference, "changed": changed})
+
+
+def judge_gradient(silent: np.ndarray) -> Check:
+    """Fail a model whose cross-entropy has no gradient to follow.
+
+    Args:
+        silent: whether the gradient at the image gives no direction `(n,)`.
+    """
+    share = float(silent.mean())
+    evidence = f"the cross-entropy has no gradient at {silent.sum()} of {len(silent)} correctly classified images"
+    return Check("gradient", _above(share, FEW, MANY), evidence, {"images": len(silent), "share": share})
+
+
+def judge_start(ratio: np.ndarray, fell: Check) -> Check:
+    """Fail a model whose gradient vanishes at the images themselves, so that attacks from there go nowhere.
+
+    Args:
+        ratio: length of the gradient at the image over that at a random point of the ball `(n,)`.
+        fell: PGD from a random start compared with PGD from the image.
+    """
+    lost = ratio < VANISHING
+    share = float(lost.mean())
+    evidence = (
+        f"the gradient at the image is below {VANISHING:.0%} of that at a random point nearby for {lost.sum()} of "
+        f"{len(ratio)} images (median {float(np.median(ratio)):.2g}); {fell.evidence}"
+    )
+    return Check("start", _worse(_above(share, FEW, MANY), fell.verdict), evidence, {"vanishing": share, **fell.values})
+
+
+def judge_ascent(odds: np.ndarray, standing: np.ndarray, points: Sequence[str]) -> Check:
+    """Fail a model whose loss does not rise along its gradient, or falls below where it began within the radius.
+
+    The second is the mark of catastrophic overfitting to single-step attacks.
+
+    Args:
+        odds: log-odds of the other classes at the image and along the gradient `(n, 1 + T)`.
+        standing: whether the model is still right there, `(n, 1 + T)`.
+        points: radii along the gradient in words `(T,)`, ascending.
+    """
+    change = odds[:, 1:] - odds[:, :1]
+    rising, lower = float((change[:, 0] > 0).mean()), (change[:, 1:] < 0).mean(0)
+    worst, along = len(lower) - 1 - int(lower[::-1].argmax()), standing[:, 1:].mean(0)
+    evidence = (
+        f"after a step of {points[0]} along the gradient the loss is higher for {rising:.1%} of {len(odds)} images; "
+        f"after one of {points[1 + worst]} it is lower than at the image for {lower[worst]:.1%}, and "
+        f"{along[1 + worst]:.1%} are still classified correctly"
+    )
+    verdicts = _above(1 - rising, *(1 - share for share in RISING)), _above(float(lower[worst]), *LOWER)
+    values = {"points": list(points), "rising": rising, "lower": lower.tolist(), "standing": along.tolist()}
+    return Check("loss along the gradient", _worse(*verdicts), evidence, values)
+
+
+def judge_large_radius(standing: np.ndarray, labels: np.ndarray, curve: dict[str, float]) -> Check:
+    """Fail attacks that leave more than 1/K at Linf 0.5.
+
+    Within 0.5 every image can be made the same uniform grey, for which a model has one answer: the worst case has a
+    balanced accuracy of at most 1/K whatever the model, so there is no tolerance.
+
+    Args:
+        standing: whether each image withstands the attack at Linf 0.5 `(N,)`.
+        labels: `(N,)`; K counts the classes among them.
+        curve: share that PGD leaves standing, by radius.
+    """
+    balanced, limit = balanced_share(standing, labels), 1 / len(np.unique(labels))
+    steps = ", ".join(f"{share:.1%} at {radius}" for radius, share in curve.items())
+    evidence = f"at Linf 0.5 APGD-CE leaves a balanced accuracy of {balanced:.1%}, at most {limit:.1%} is possible; "
+    return Check(
+        "large radius",
+        "fail" if balanced > limit else "pass",
+        f"{evidence}PGD-10 leaves {steps} of the correctly classified images standing",
+        {"balanced_accuracy": balanced, "limit": limit, "standing": curve},
+    )
+
+
+def compare(
+    name: str,
+    challenger: tuple[str, np.ndarray],
+    reference: tuple[str, np.ndarray],
+    *,
+    radius: str,
+    gain: tuple[float, float] = (GAIN, GAIN),
+) -> Check:
+    """Fail if an attack that should be no stronger is stronger beyond noise.
+
+    Stronger beyond noise means both: the one-sided exact McNemar test on the images that fall to only one of the two
+    gives p < 0.05, and the difference is above `gain`.
+
+    Args:
+        name: of the check.
+        challenger: name, and whether each image falls to it `(n,)`.
+        reference: name, and whether each image falls to it `(n,)`.
+        radius: in words.
+        gain: differences, in shares of the images, from which it warns and fails.
+    """
+    (one, first), (two, second) = challenger, reference
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n, discordant = len(first), only_first + only_second
+    p_value = float(binomtest(only_first, discordant, alternative="greater").pvalue) if discordant else 1.0
+    difference = (only_first - only_second) / n
+    evidence = (
+        f"at {radius}, {one} fells {first.sum()} and {two} {second.sum()} of {n} images, {only_first} and "
+        f"{only_second} of them alone (McNemar p = {p_value:.2g})"
+    )
+    values = {
+        "radius": radius,
+        "images": n,
+        "attacks": [one, two],
+        "fallen": [int(first.sum()), int(second.sum())],
+        "alone": [only_first, only_second],
+        "gain": difference,
+        "p_value": p_value,
+    }
+    return Check(name, _above(difference, *gain) if p_value < SIGNIFICANT else "pass", evidence, values)
+
+
+def balanced_share(true: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images for which something is true, averaged over the classes present."""
+    return float(np.mean([true[labels == k].mean() for k in np.unique(labels)]))
+
+
+def _worse(one: Verdict, other: Verdict) -> Verdict:
+    return max(one, other, key=("pass", "warn", "fail").index)
+
+
+def _above(value: float, warn: float, fail: float) -> Verdict:
+    return "fail" if value > fail else "warn" if value > warn else "pass"
