@@ -17,7 +17,7 @@ from dpaat.methods import METHODS
 from dpaat.runs import read_config
 from training_makers import tiny_arguments, tiny_config
 
-COMMANDS = ["quickstart", "train", "evaluate", "predict", "report", "data check", "list"]
+COMMANDS = ["quickstart", "train", "evaluate", "compare", "benchmark", "predict", "report", "data check", "list"]
 
 
 def run(*arguments: str) -> int:

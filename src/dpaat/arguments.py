@@ -27,6 +27,11 @@ EVALUATE_EXAMPLES = """examples:
 COMPARE_EXAMPLES = """examples:
   dpaat compare runs/standard runs/pgd runs/dpaat
   dpaat compare runs/*-fold? --out comparison.json               folds and seeds of one method are pooled"""
+BENCHMARK_EXAMPLES = """examples:
+  dpaat benchmark benchmarks/grids/smoke.yaml               run it again to go on, or to retry what failed
+  dpaat benchmark grid.yaml --data ham10000:DIR --workers 2 --out results/ham
+  dpaat benchmark grid.yaml --only 'dpaat-*-f1-s0'               one row again
+  dpaat benchmark grid.yaml --dry-run"""
 PREDICT_EXAMPLES = """examples:
   dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
   dpaat predict runs/ham folder-of-photos --out predictions.csv"""
@@ -74,6 +79,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("train", _train_parser(), help="train a classifier into a run folder")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="measure a run, clean and under attack")
     commands.add_subcommand("compare", _compare_parser(), help="compare evaluated runs, with intervals")
+    commands.add_subcommand("benchmark", _benchmark_parser(), help="train, evaluate and compare a grid of recipes")
     commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
     commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
     data = _Parser("Look into a dataset.")
@@ -140,6 +146,25 @@ def _compare_parser() -> ArgumentParser:
     )
     parser.add_argument("runs", type=str, nargs="+", help="run folders, those of the reference first")
     parser.add_argument("--out", type=str, default="comparison.json", help="JSON file to write")
+    return parser
+
+
+def _benchmark_parser() -> ArgumentParser:
+    parser = _Parser(
+        "Train and evaluate every cell of a grid, several side by side, and sum up what is finished. What is done is "
+        "not repeated, what failed is tried again, and one failure does not stop the rest.",
+        BENCHMARK_EXAMPLES,
+    )
+    parser.add_argument("grid", type=str, help="YAML file of recipes, models, data, folds and seeds; docs/benchmark.md")
+    parser.add_argument(
+        "--data", type=str, action="append", default=None, help="in place of the grid's; may be repeated"
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="folder to make; default runs/ and the grid's name"
+    )
+    parser.add_argument("--workers", type=int | None, default=None, help="cells side by side; default the grid's")
+    parser.add_argument("--only", type=str, default="*", help="run the cells whose names match this pattern")
+    parser.add_argument("--dry_run", action="store_true", help="list the cells and what each is expected to cost")
     return parser
 
 

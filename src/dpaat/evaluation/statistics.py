@@ -109,7 +109,7 @@ def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dic
     Raises:
         ValueError: no runs, or two that share a part of their images.
     """
-    return _scores(find_folds(runs), level)
+    return fold_scores(find_folds(runs), level)
 
 
 def paired_difference(
@@ -132,18 +132,18 @@ def paired_difference(
         if not (np.array_equal(a.ids, b.ids) and np.array_equal(a.labels, b.labels)):
             raise ValueError("paired runs must have the same images with the same labels, in the same order")
     ours, theirs = find_folds(first), find_folds(second)
-    our_scores, their_scores = _scores(ours, level), _scores(theirs, level)
+    our_scores, their_scores = fold_scores(ours, level), fold_scores(theirs, level)
     differences = find_moments([a.minus(b) for a, b in zip(ours, theirs, strict=True)], paired=True)
     found = {}
     for name, moments in differences.items():
-        half, error = _half_width(moments, level), np.sqrt(moments.variance)
+        half, error = half_width(moments, level), np.sqrt(moments.variance)
         ends = moments.center + np.array([-half, half])
-        p_value = 2 * stats.t.sf(abs(moments.center) / error, _dof(moments)) if error else 1.0
+        p_value = 2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else 1.0
         found[name] = Difference(
             first=our_scores[name],
             second=their_scores[name],
             difference=moments.value,
-            interval=_holding(moments.value, np.clip(ends, -1, 1)),
+            interval=holding(moments.value, np.clip(ends, -1, 1)),
             p_value=float(p_value),
         )
     return found
@@ -173,7 +173,7 @@ def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95
     effective = n / design_effect(correct, groups)
     tail = (1 - level) / 2
     a, b = rate * effective + 0.5, (1 - rate) * effective + 0.5
-    low, high = _holding(rate, stats.beta.ppf([tail, 1 - tail], a, b))
+    low, high = holding(rate, stats.beta.ppf([tail, 1 - tail], a, b))
     return low, high
 
 
@@ -205,30 +205,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def _scores(folds: Sequence[Fold], level: float) -> dict[str, Score]:
-    """Intervals on the logit scale, which keeps them within 0 and 1 and skews them as the metric is skewed."""
+def fold_scores(folds: Sequence[Fold], level: float) -> dict[str, Score]:
+    """Find metrics and intervals of runs that are sorted into folds already, see `pooled_intervals`.
+
+    Intervals are made on the logit scale, which keeps them within 0 and 1 and skews them as the metric is skewed.
+    """
     found = {}
     for name, moments in find_moments(folds, paired=False).items():
-        center, half = moments.center, _half_width(moments, level)
+        center, half = moments.center, half_width(moments, level)
         ends = expit(logit(center) + np.array([-half, half]) / (center * (1 - center)))
         # Where classes of a lesion or two leave nearly everything open, the logit would stretch across all of 0 to 1.
         ends = np.clip(ends, center - 2 * half, center + 2 * half)
-        found[name] = Score(value=moments.value, interval=_holding(moments.value, ends))
+        found[name] = Score(value=moments.value, interval=holding(moments.value, ends))
     return found
 
 
-def _dof(moments: Moments) -> float:
+def degrees_of_freedom(moments: Moments) -> float:
     """Degrees of freedom of the variance, by Satterthwaite's approximation."""
     uncertain = np.sum(moments.variances**2 / moments.dof)
     return float(moments.variance**2 / uncertain) if uncertain else np.inf
 
 
-def _half_width(moments: Moments, level: float) -> float:
+def half_width(moments: Moments, level: float) -> float:
+    """Half the length of Student's interval."""
     if not moments.variance:
         return 0.0
-    return float(stats.t.ppf((1 + level) / 2, _dof(moments)) * np.sqrt(moments.variance))
+    return float(stats.t.ppf((1 + level) / 2, degrees_of_freedom(moments)) * np.sqrt(moments.variance))
 
 
-def _holding(value: float, ends: np.ndarray) -> list[float]:
+def holding(value: float, ends: np.ndarray) -> list[float]:
     """Stretch an interval to hold its metric, which corrections of the center may have left outside."""
     return [float(min(ends[0], value)), float(max(ends[1], value))]

@@ -1,0 +1,193 @@
+"""Many runs compared: a grid of recipes, models, datasets, folds and seeds, trained, evaluated and summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rich.console import Console
+
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.cost import Size, cell_passes, size_of
+from dpaat.benchmark.datasets import public_spec
+from dpaat.benchmark.document import make_document
+from dpaat.benchmark.grid import Cell, Grid, read_grid
+from dpaat.benchmark.outcomes import read_outcome
+from dpaat.benchmark.plot import write_pareto
+from dpaat.benchmark.runner import Runner
+from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
+from dpaat.data import prepare
+from dpaat.data.splits import export_splits
+from dpaat.errors import UserError
+from dpaat.evaluation.table import plain_table
+from dpaat.runs import write_json, write_text
+
+SPLIT_SEED = 0
+"""All seeds share the splits that this one makes, so that they can be pooled image by image."""
+
+
+def benchmark(
+    path: Path,
+    *,
+    out: Path | None = None,
+    data: Sequence[str] = (),
+    workers: int | None = None,
+    only: str = "*",
+    console: Console,
+    progress: bool = True,
+) -> int:
+    """Run what is left of a grid and sum up all of it that is finished.
+
+    Args:
+        path: the grid, a YAML file.
+        out: folder of the benchmark; default `runs/NAME` of the grid.
+        data: dataset specs in place of the grid's.
+        workers: cells side by side, in place of the grid's.
+        only: run the cells whose names match this pattern, as file names do.
+        console: where to print.
+        progress: show a progress line on stderr.
+
+    Returns:
+        How many of the chosen cells failed.
+
+    Raises:
+        UserError: something is wrong with the grid, found before anything runs.
+    """
+    grid = read_grid(path, data=data, workers=workers)
+    out = _folder(grid, out)
+    runs = [CellRun(cell, out) for cell in grid.cells]
+    chosen = choose(runs, only)
+    for run in chosen:
+        run.check()
+    left = [run for run in chosen if not run.finished(grid.plans)]
+    if left:
+        sizes = sizes_of(grid, [run.cell for run in left])
+        runner = Runner(
+            grid.plans,
+            workers=grid.workers,
+            threads=grid.threads,
+            splits=shared_splits([run.cell for run in left], out),
+        )
+        passes = [cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in left]
+        runner.run(left, passes, progress=progress)
+    finished = [run for run in runs if run.finished(grid.plans)]
+    if finished:
+        _write(grid, runs, finished, out, _command(path, grid, data), console)
+    failed = [run for run in chosen if run.state(grid.plans) == "failed"]
+    for run in failed:
+        console.print(f"failed: {run.cell.name}: {run.record['error']}", markup=False, highlight=False, soft_wrap=True)
+    return len(failed)
+
+
+def list_cells(
+    path: Path,
+    *,
+    out: Path | None = None,
+    data: Sequence[str] = (),
+    workers: int | None = None,
+    only: str = "*",
+    console: Console,
+) -> None:
+    """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
+    grid = read_grid(path, data=data, workers=workers)
+    runs = choose([CellRun(cell, _folder(grid, out)) for cell in grid.cells], only)
+    sizes = sizes_of(grid, [run.cell for run in runs])
+    costs = {run: cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in runs}
+    pace = {}
+    for run in runs:
+        if run.finished(grid.plans):
+            pace[run.cell.data, run.cell.model] = sum(run.record["seconds"].values()) / costs[run]
+    table = plain_table()
+    for heading in ("cell", "state", "10^6 forward passes", "minutes"):
+        table.add_column(heading, justify="left" if heading == "cell" else "right", overflow="fold")
+    for run, passes in costs.items():
+        seconds = pace.get((run.cell.data, run.cell.model))
+        minutes = "-" if seconds is None else f"{seconds * passes / 60:.1f}"
+        table.add_row(run.cell.name, run.state(grid.plans), f"{passes / 1e6:.2f}", minutes)
+    console.print(table)
+    console.print(
+        f"{len(runs)} cells, {sum(costs.values()) / 1e6:.1f} million forward passes at most; minutes are known once a "
+        "cell of the same data and model is finished",
+        soft_wrap=True,
+    )
+
+
+def choose(runs: Sequence[CellRun], only: str) -> list[CellRun]:
+    """The cells whose names match a pattern.
+
+    Raises:
+        UserError: none does.
+    """
+    chosen = [run for run in runs if fnmatchcase(run.cell.name, only)]
+    if not chosen:
+        raise UserError(f"--only {only}: matches none of the {len(runs)} cells, such as {runs[0].cell.name}")
+    return chosen
+
+
+def sizes_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, Size]:
+    """Look into the datasets, which also tells early whether they are there.
+
+    Raises:
+        UserError: one is not, or something is wrong with it.
+    """
+    sizes = {}
+    for spec in dict.fromkeys(cell.config.data for cell in cells):
+        try:
+            sizes[spec] = size_of(spec)
+        except UserError as error:
+            hint = f"; say with --data {public_spec(spec)} where it is" if spec in grid.content["data"] else ""
+            raise UserError(f"{error}{hint}") from None
+    return sizes
+
+
+def shared_splits(cells: Sequence[Cell], out: Path) -> dict[str, Path]:
+    """Write the splits of cells whose own seed would make others.
+
+    Returns:
+        Name of the cell to file of its split.
+
+    Raises:
+        UserError: data that cannot be read or split.
+    """
+    found = {}
+    for cell in cells:
+        if cell.seed == SPLIT_SEED:
+            continue
+        fold = "" if cell.fold is None else "-" + cell.fold.replace("/", "of").replace(" ", "")
+        path = out / "splits" / f"{cell.data}{fold}.csv"
+        if not path.is_file():
+            config = cell.config
+            prepared = prepare(
+                config.data, image_size=config.image_size, fit=config.fit, seed=SPLIT_SEED, fold=cell.fold
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            export_splits(path, prepared.ids, prepared.split)
+        found[cell.name] = path
+    return found
+
+
+def _folder(grid: Grid, out: Path | None) -> Path:
+    return Path("runs") / grid.name if out is None else out
+
+
+def _write(
+    grid: Grid, runs: Sequence[CellRun], finished: Sequence[CellRun], out: Path, command: str, console: Console
+) -> None:
+    outcomes = {run.cell.name: read_outcome(run, grid.plans) for run in finished}
+    document = make_document(grid, runs, outcomes, command=command)
+    write_json(out / "benchmark.json", document)
+    write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
+    write_pareto(document, out / "pareto.svg")
+    console.print(benchmark_table(document))
+    files = ", ".join(str(out / name) for name in ("benchmark.json", "benchmark.md", "pareto.svg"))
+    console.print(f"written to {files}", highlight=False, soft_wrap=True)
+
+
+def _command(path: Path, grid: Grid, data: Sequence[str]) -> str:
+    """The command without this machine's paths."""
+    shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    return " ".join(["dpaat", "benchmark", shown, *(f"--data {public_spec(spec)}" for spec in data)])
+
+
+__all__ = ["benchmark", "list_cells", "read_grid"]

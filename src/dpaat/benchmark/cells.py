@@ -1,0 +1,153 @@
+"""A cell's run folder: what has been done in it, and how it is begun."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+import statistics
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dpaat.benchmark.datasets import data_name
+from dpaat.benchmark.grid import Cell
+from dpaat.benchmark.plans import Plans, digest
+from dpaat.config import TrainConfig
+from dpaat.errors import UserError
+from dpaat.evaluation.plan import Plan
+from dpaat.evaluation.results import EVALUATION_FILE
+from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
+
+RECORD = "cell.json"
+MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
+"""Fields that say where a run is computed, not what."""
+
+
+class CellRun:
+    """A cell and its run folder.
+
+    Beside what training and evaluation leave, the folder holds `cell.json`: `status` ("begun", "failed", "finished"),
+    `error` of the last attempt, `seconds` spent on training and on evaluation in all attempts, and `evaluated`, the
+    digests of the plans that were carried out.
+
+    Args:
+        cell: the cell.
+        out: folder of the benchmark.
+    """
+
+    def __init__(self, cell: Cell, out: Path) -> None:
+        self.cell = cell
+        self.folder = out / "cells" / cell.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `cell.json` says; empty before the first attempt."""
+        path = self.folder / RECORD
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What its `run.json` says."""
+        return read_json(self.folder / INFO)
+
+    def note(self, **fields: Any) -> None:
+        """Change fields of `cell.json`."""
+        write_json(self.folder / RECORD, self.record | fields)
+
+    def spent(self, kind: str, seconds: float) -> None:
+        """Add to the seconds spent on "train" or "evaluate"."""
+        before = self.record.get("seconds", {})
+        self.note(seconds=before | {kind: round(before.get(kind, 0.0) + seconds, 1)})
+
+    def note_evaluated(self, plan: Plan) -> None:
+        """Remember that a plan was carried out."""
+        self.note(evaluated=[*self.record.get("evaluated", []), digest(plan)])
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a training that can be resumed."""
+        return (self.folder / LAST).is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training is finished."""
+        with suppress(UserError):  # damaged, which training will say
+            return (self.folder / INFO).is_file() and self.info["status"] == "finished"
+        return False
+
+    def evaluated(self, plan: Plan) -> bool:
+        """Whether a plan was carried out on the finished training."""
+        known = (self.folder / EVALUATION_FILE).is_file() and digest(plan) in self.record.get("evaluated", [])
+        return known and self.trained
+
+    def finished(self, plans: Plans) -> bool:
+        """Whether nothing is left to do."""
+        return all(self.evaluated(plan) for plan in plans.all)
+
+    def state(self, plans: Plans) -> str:
+        """Where it stands: "finished", "failed", "begun" or "waiting"."""
+        if self.finished(plans):
+            return "finished"
+        return "failed" if self.record.get("status") == "failed" else "begun" if self.begun else "waiting"
+
+    def begin(self, splits: Path | None) -> None:
+        """Make the folder so that `train --resume` finds it; a training that stands in it is kept.
+
+        Args:
+            splits: the split to train on; None leaves it to the training.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            if not self.begun:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+                if splits is not None:
+                    shutil.copyfile(splits, self.folder / SPLITS)
+            # Also of a training that goes on: the data may have been moved since.
+            write_config(self.folder / CONFIG, self.cell.config)
+            self.note(status="begun", error=None)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def check(self) -> None:
+        """Refuse a training that was begun under another configuration than the grid's.
+
+        Raises:
+            UserError: names the first field that differs.
+        """
+        if not self.begun:
+            return
+        path = self.folder / CONFIG
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            before, now = _compared(found), _compared(dataclasses.asdict(self.cell.config))
+        except (OSError, yaml.YAMLError, TypeError, AttributeError):
+            raise UserError(f"{path}: not a configuration; delete {self.folder} to train this cell anew") from None
+        for name in now:
+            if before[name] != now[name]:
+                raise UserError(
+                    f"{self.folder}: was begun with {name} {before[name]!r}, the grid says {now[name]!r}; choose "
+                    "another --out, or delete that folder to train this cell anew"
+                )
+
+    def seconds_per_epoch(self) -> float | None:
+        """Median wall-clock time of its epochs, validation included; None before the first."""
+        path = self.folder / "timing.csv"
+        if not path.is_file():
+            return None
+        with path.open(newline="", encoding="utf-8") as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+        return statistics.median(seconds) if seconds else None
+
+
+def _compared(values: dict[str, Any]) -> dict[str, Any]:
+    """What two configurations must share to be the same run, on whatever machine."""
+    full = {**dataclasses.asdict(TrainConfig()), **values}
+    full["data"] = data_name(full["data"])
+    full["weights"] = full["weights"] and Path(full["weights"]).name
+    return {name: value for name, value in full.items() if name not in MACHINE}

@@ -1,0 +1,156 @@
+"""Estimates over several conditions at once: areas under curves, and recipes against the front of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TypedDict
+
+import numpy as np
+from scipy import stats
+
+from dpaat.evaluation.replicates import Fold, find_moments
+from dpaat.evaluation.statistics import Score, degrees_of_freedom, fold_scores, half_width, holding
+
+ONE_SIDED = 0.9
+"""The lower end of the interval of this level is the lower one-sided bound at 95 %."""
+
+
+class Contrast(TypedDict):
+    """A difference between recipes on the same images; `bound` is the lower one-sided one at 95 %."""
+
+    difference: float
+    interval: list[float]
+    bound: float
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A recipe in a plane of two metrics, such as clean balanced accuracy and robust area.
+
+    Attributes:
+        x: outcomes behind the abscissa, one per fold.
+        y: outcomes behind the ordinate, on the same images.
+        metric: key of `find_moments` that both are read by.
+    """
+
+    x: Sequence[Fold]
+    y: Sequence[Fold]
+    metric: str
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """The values of both."""
+        return _value(self.x, self.metric), _value(self.y, self.metric)
+
+
+def combine(parts: Sequence[tuple[float, Sequence[Fold]]]) -> list[Fold]:
+    """Add outcomes on the same images with weights, image by image.
+
+    Every metric of a `Fold` is linear in its outcomes, so the metric of the sum is the sum of the metrics, and the
+    jackknife over lesions takes in that the parts are correlated.
+
+    Args:
+        parts: weight and outcomes, one per fold.
+    """
+    weights = [weight for weight, _ in parts]
+    return [
+        reduce(_add, (_scaled(weight, fold) for weight, fold in zip(weights, folds, strict=True)))
+        for folds in zip(*(folds for _, folds in parts), strict=True)
+    ]
+
+
+def area_weights(eps: Sequence[float]) -> list[float]:
+    """Weights of the points in `dpaat.evaluation.metrics.curve_area`.
+
+    Args:
+        eps: radii, strictly ascending, the first 0.
+    """
+    steps = np.diff(eps)
+    return [float(weight) for weight in (np.append(steps, 0.0) + np.append(0.0, steps)) / 2 / eps[-1]]
+
+
+def score(folds: Sequence[Fold]) -> dict[str, Score]:
+    """Find metrics with intervals, as `dpaat.evaluation.statistics.pooled_intervals`."""
+    return fold_scores(folds, 0.95)
+
+
+def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contrast]:
+    """Compare outcomes on the same images, as `dpaat.evaluation.statistics.paired_difference`: first minus second."""
+    found = {}
+    pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]
+    for name, moments in find_moments(pairs, paired=True).items():
+        ends = moments.center + np.array([-1, 1]) * half_width(moments, 0.95)
+        error = np.sqrt(moments.variance)
+        p_value = (
+            2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else moments.value == 0
+        )
+        found[name] = Contrast(
+            difference=moments.value,
+            interval=holding(moments.value, ends),
+            bound=min(moments.value, moments.center - half_width(moments, ONE_SIDED)),
+            p_value=float(p_value),
+        )
+    return found
+
+
+def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[Contrast, list[str]]:
+    """Compare a recipe with the Pareto front of others, at the recipe's own abscissa.
+
+    Straight lines join the points that no other beats in both metrics. With a and b the neighbours of the challenger
+    c on the front and x the abscissa, the front's height at `x_c` is `(1 - t) y_a + t y_b`, where
+    `t = (x_c - x_a) / (x_b - x_a)`. Since x_c, x_a and x_b are estimates too, the variance is that of the difference
+    to first order, `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken
+    image by image; which points are neighbours is taken as known. Beyond its ends the front goes on at the height of
+    its last point: on the left another point is better in both metrics, on the right this favours the front.
+
+    Args:
+        challenger: the recipe.
+        baselines: name to point of the others, at least one.
+
+    Returns:
+        Challenger minus front, and the names of the one or two points compared with.
+    """
+    metric = challenger.metric
+    places = {name: point.place for name, point in baselines.items()}
+    front = pareto_front(places)
+    x = challenger.place[0]
+    above = [name for name in front if places[name][0] > x]
+    below = [name for name in front if places[name][0] <= x]
+    if not above or not below:
+        nearest = below[-1] if below else above[0]
+        return contrast(challenger.y, baselines[nearest].y)[metric], [nearest]
+    a, b = below[-1], above[0]
+    (x_a, y_a), (x_b, y_b) = places[a], places[b]
+    slope, t = (y_b - y_a) / (x_b - x_a), (x - x_a) / (x_b - x_a)
+    ours, left, right = (
+        combine([(1.0, point.y), (-slope, point.x)]) for point in (challenger, baselines[a], baselines[b])
+    )
+    return contrast(ours, combine([(1 - t, left), (t, right)]))[metric], [a, b]
+
+
+def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points that no other reaches in both metrics, by ascending abscissa."""
+    front: list[str] = []
+    for name in sorted(places, key=lambda each: places[each], reverse=True):
+        if not front or places[name][1] > places[front[-1]][1]:
+            front.append(name)
+    return front[::-1]
+
+
+def _value(folds: Sequence[Fold], metric: str) -> float:
+    return find_moments(folds, paired=True)[metric].value
+
+
+def _scaled(weight: float, fold: Fold) -> Fold:
+    precision = None if fold.precision is None else weight * fold.precision
+    return Fold(fold.images, fold.blocks, weight * fold.correct, precision)
+
+
+def _add(first: Fold, second: Fold) -> Fold:
+    precision = None
+    if first.precision is not None and second.precision is not None:
+        precision = first.precision + second.precision
+    return Fold(first.images, first.blocks, first.correct + second.correct, precision)

@@ -1,0 +1,47 @@
+"""Datasets by the names that they have on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpaat.errors import UserError
+
+PLACES = {"ham10000": "DIR", "folder": "DIR", "csv": "FILE.csv"}
+"""Kinds of datasets that are found by a path, and what stands for it."""
+
+
+def data_name(spec: str) -> str:
+    """Name a dataset without its place: "ham10000", "pneumoniamnist", "synthetic-200"."""
+    kind, _, argument = spec.partition(":")
+    if kind == "medmnist":
+        return argument.partition(":")[0] or kind
+    return kind if kind in PLACES or not argument else f"{kind}-{argument}"
+
+
+def public_spec(spec: str) -> str:
+    """Write a spec with a placeholder for the place, as it may be published: "ham10000:DIR"."""
+    kind, _, argument = spec.partition(":")
+    if kind in PLACES:
+        return f"{kind}:{PLACES[kind]}"
+    return f"{kind}:{argument.partition(':')[0]}" if kind == "medmnist" else spec
+
+
+def replace_data(specs: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Put specs in the place of others: the only one, or those of the same name.
+
+    Args:
+        specs: of the grid.
+        given: of the command line.
+
+    Raises:
+        UserError: nothing of that name to replace.
+    """
+    if len(specs) == len(given) == 1:
+        return [*given]
+    found = [*specs]
+    names = [data_name(spec) for spec in specs]
+    for spec in given:
+        if names.count(data_name(spec)) != 1:
+            raise UserError(f"--data {spec}: replaces none of the grid's datasets, which are {', '.join(names)}")
+        found[names.index(data_name(spec))] = spec
+    return found

@@ -1,0 +1,98 @@
+"""`benchmark.json`: what was done, on what, how it ended, and the tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.grid import Grid
+from dpaat.benchmark.outcomes import CellOutcome, scores_of
+from dpaat.benchmark.plans import ranked_attack, words
+from dpaat.benchmark.summary import summarize
+from dpaat.evaluation.plan import Plan
+from dpaat.runs import provenance
+
+SCHEMA_VERSION = 1
+Document = dict[str, Any]
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:;,()'\"]+/)+")
+
+
+def make_document(
+    grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome], *, command: str
+) -> Document:
+    """Put everything together that is to be published; no path of this machine stands in it.
+
+    Args:
+        grid: the grid.
+        runs: all of its cells.
+        outcomes: by name of the cell, those of the finished ones.
+        command: the command line that makes this document.
+    """
+    finished = [(run, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
+    documents = [outcome.document for _, outcome in finished]
+    return {
+        **provenance("cpu"),
+        "schema_version": SCHEMA_VERSION,
+        "device": ", ".join(sorted({document["device"] for document in documents})),
+        "command": command,
+        "grid": _without_paths(grid.content),
+        "reference": grid.reference,
+        "evaluation": _plan(grid.plans.main),
+        "draw": None if grid.plans.draw is None else _plan(grid.plans.draw),
+        "fingerprints": {run.cell.data: outcome.document["data_fingerprint"] for run, outcome in finished},
+        "cells": [_cell(run, outcomes.get(run.cell.name), grid) for run in runs],
+        "tables": summarize(grid, finished),
+    }
+
+
+def _plan(plan: Plan) -> Document:
+    return {
+        "suites": list(plan.suites),
+        "attacks": words(plan),
+        "ranked": ranked_attack(plan).label,
+        "eps": plan.radii,
+        "norm": plan.norm,
+        "split": plan.split,
+        "max_samples": plan.max_samples,
+        "seed": plan.seed,
+    }
+
+
+def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
+    cell, record = run.cell, run.record
+    state = run.state(grid.plans)
+    found: Document = {
+        "name": cell.name,
+        "recipe": cell.recipe,
+        "model": cell.model,
+        "data": cell.data,
+        "fold": cell.fold,
+        "seed": cell.seed,
+        "status": state,
+        "error": _hide(record.get("error")),
+        "seconds": record.get("seconds", {}),
+        "seconds_per_epoch": run.seconds_per_epoch(),
+    }
+    if outcome is not None:
+        head = outcome.document
+        found |= {"digest": head["recipe"], "checkpoint": head["checkpoint"], "device": head["device"]}
+        found["scores"] = scores_of(outcome.main)
+    return found
+
+
+def _hide(text: str | None) -> str | None:
+    """Reduce absolute paths in a message to their last part."""
+    return text and _FOLDERS.sub("", text)
+
+
+def _without_paths(value: Any) -> Any:
+    """Reduce file names in a grid to their last part."""
+    if isinstance(value, dict):
+        return {
+            name: Path(each).name if name == "weights" and each else _without_paths(each)
+            for name, each in value.items()
+        }
+    return [_without_paths(each) for each in value] if isinstance(value, list) else value

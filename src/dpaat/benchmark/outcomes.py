@@ -1,0 +1,165 @@
+"""What the finished evaluations of a cell say, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
+from dpaat.errors import UserError
+from dpaat.evaluation.attacking import CLEAN, AttackSpec
+from dpaat.evaluation.cascade import Cascade
+from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
+from dpaat.evaluation.plan import Plan
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, Document, Entry, read_evaluation
+from dpaat.evaluation.statistics import Predictions
+from dpaat.radii import format_radius
+
+METRICS = ("accuracy", "balanced_accuracy", "map")
+AREA = "area"
+"""The area under the robust balanced accuracy, up to the largest radius."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A run on one set of images.
+
+    Attributes:
+        clean: on the images as they are.
+        verdicts: the worst case over all attacks that were made on these images, by radius; without probabilities.
+        ranked: under the attack whose outputs are ranked, by radius.
+    """
+
+    clean: Predictions
+    verdicts: Mapping[float, Predictions]
+    ranked: Mapping[float, Predictions]
+
+
+@dataclass(frozen=True, eq=False)
+class CellOutcome:
+    """A finished cell.
+
+    Attributes:
+        document: its `evaluation.json`.
+        main: on the images of the main plan.
+        draw: on the smaller draw, attacked by both plans; None without one.
+    """
+
+    document: Document
+    main: Outcome
+    draw: Outcome | None
+
+
+def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
+    """Read the predictions of a finished cell.
+
+    Raises:
+        UserError: a result of the plans is missing or cannot be read.
+    """
+    document = read_evaluation(cell.folder)
+    if document is None:
+        raise UserError(f"{cell.folder}: has no evaluation")
+    reader = _Reader(cell, document)
+    main = reader.outcome(plans.main, plans.main)
+    draw = None if plans.draw is None else reader.outcome(plans.draw, plans.main, plans.draw)
+    return CellOutcome(document, main, draw)
+
+
+class _Reader:
+    def __init__(self, cell: CellRun, document: Document) -> None:
+        self.folder, self.document = cell.folder, document
+        self.number = {name: k for k, name in enumerate(document["classes"])}
+        counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
+        self.sizes = counts | {"all": sum(counts.values())}
+
+    def outcome(self, images: Plan, *attackers: Plan) -> Outcome:
+        """The images of one plan, attacked by several, each of which has all of them among its own."""
+        clean = self.predictions(images, CLEAN, 0.0)
+        cascade = Cascade(clean.labels, clean.predicted)
+        everything = np.arange(len(clean.ids))
+        for plan in attackers:
+            for spec in attacks_of(plan):
+                for eps in plan.radii:
+                    predicted = self.frame(plan, spec, eps)["predicted"].reindex(clean.ids).map(self.number)
+                    if predicted.isna().any():
+                        raise self.lacks(plan, spec, eps)
+                    cascade.note(spec.label, everything, predicted.to_numpy(dtype=np.int64), eps)
+        ranked = ranked_attack(images)
+        return Outcome(
+            clean,
+            {eps: _verdicts(clean, cascade.at(eps)[0]) for eps in images.radii},
+            {eps: self.predictions(images, ranked, eps) for eps in images.radii},
+        )
+
+    def predictions(self, plan: Plan, spec: AttackSpec, eps: float) -> Predictions:
+        frame = self.frame(plan, spec, eps)
+        return Predictions(
+            ids=frame.index.to_numpy(dtype=str),
+            labels=frame["label"].map(self.number).to_numpy(dtype=np.int64, copy=True),
+            groups=frame["group"].to_numpy(dtype=str),
+            predicted=frame["predicted"].map(self.number).to_numpy(dtype=np.int64, copy=True),
+            probabilities=np.stack(frame["probabilities"].to_list()),
+            classes=self.document["classes"],
+        )
+
+    def frame(self, plan: Plan, spec: AttackSpec, eps: float) -> pd.DataFrame:
+        """The predictions of one result, by image id in ascending order."""
+        entry = self.entry(plan, spec, eps)
+        part = self.folder / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
+        columns = ["id", "label", "group", "predicted", "probabilities"]
+        try:
+            frame: pd.DataFrame = pq.read_table(part, columns=columns).to_pandas()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{part}: cannot be read ({error}); delete it and the cell's cell.json") from None
+        return frame.set_index("id").sort_index()
+
+    def entry(self, plan: Plan, spec: AttackSpec, eps: float) -> Entry:
+        images = min(plan.max_samples or self.sizes[plan.split], self.sizes[plan.split])
+        for entry in self.document["results"]:
+            if (
+                (entry["fingerprint"], entry["split"]) == (self.document["data_fingerprint"], plan.split)
+                and entry["n"] == images
+                and (entry["attack"], entry["steps"]) == (spec.name, spec.steps)
+                and abs(entry["eps"] - eps) < 1e-9
+                and entry["norm"] in (None, spec.norm)
+            ):
+                return dict(entry)
+        raise self.lacks(plan, spec, eps)
+
+    def lacks(self, plan: Plan, spec: AttackSpec, eps: float) -> UserError:
+        return UserError(
+            f"{self.folder}: its evaluation lacks {spec.label} at {eps:g} on the images of split {plan.split!r}; "
+            "delete the cell's cell.json to evaluate it again"
+        )
+
+
+def scores_of(outcome: Outcome) -> dict[str, float | None]:
+    """Score one run on one set of images, in the names of `dpaat.benchmark.summary.conditions`."""
+    labels, classes = torch.from_numpy(outcome.clean.labels), outcome.clean.classes
+
+    def ranked(run: Predictions) -> Metrics:
+        assert run.probabilities is not None
+        return classification_metrics(torch.from_numpy(run.probabilities), labels, classes)
+
+    clean = ranked(outcome.clean)
+    scores = {"accuracy": clean["accuracy"], "balanced_accuracy": clean["balanced_accuracy"], "map": clean["map"]}
+    curve = [clean["balanced_accuracy"]]
+    for eps, run in outcome.verdicts.items():
+        at = format_radius(eps)
+        verdicts = verdict_metrics(torch.from_numpy(run.predicted), labels, classes)
+        scores[f"accuracy@{at}"] = verdicts["accuracy"]
+        scores[f"balanced_accuracy@{at}"] = verdicts["balanced_accuracy"]
+        scores[f"map@{at}"] = ranked(outcome.ranked[eps])["map"]
+        curve.append(verdicts["balanced_accuracy"])
+    return scores | {AREA: curve_area([0.0, *outcome.verdicts], curve)}
+
+
+def _verdicts(clean: Predictions, predicted: np.ndarray) -> Predictions:
+    return Predictions(clean.ids, clean.labels, clean.groups, predicted, None, clean.classes)

@@ -1,0 +1,131 @@
+"""The evaluations of a cell: one on all images, perhaps one by costlier attacks on a draw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpaat.benchmark.fields import as_mapping, at, check_known, make
+from dpaat.errors import UserError
+from dpaat.evaluation.attacking import AttackSpec
+from dpaat.evaluation.plan import Plan, parse_steps
+from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
+from dpaat.radii import parse_radii
+
+SUBSET = "subset"
+DRAW_FIELDS = ("suites", "attacks", "steps", "eps", "max_samples", "batch_size", "precision")
+INHERITED = ("eps", "norm", "split", "batch_size", "precision", "seed")
+RANKED = "apgd-ce"
+"""The attack whose outputs are ranked for the mean average precision, where a plan has it."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What every cell is evaluated by.
+
+    Attributes:
+        main: on all images of the split, or on a draw if it says so.
+        draw: further attacks on a smaller draw; None if there are none.
+    """
+
+    main: Plan
+    draw: Plan | None = None
+
+    @property
+    def all(self) -> tuple[Plan, ...]:
+        """Both."""
+        return (self.main,) if self.draw is None else (self.main, self.draw)
+
+
+def read_plans(values: Any) -> Plans:
+    """Read the field `evaluate` of a grid: fields of `Plan`, and `subset` with those of the draw.
+
+    Raises:
+        UserError: a wrong field or value, naming it.
+    """
+    with at("evaluate"):
+        values = as_mapping(values, "{suites: [standard]}")
+        own = {name: value for name, value in values.items() if name != SUBSET}
+        main = _make_plan(own, Plan.__dataclass_fields__)
+        drawn = values.get(SUBSET)
+        if drawn is None:
+            return Plans(main)
+        with at(SUBSET):
+            drawn = as_mapping(drawn, "{attacks: [square], max_samples: 200}")
+            if "max_samples" not in drawn:
+                raise UserError("needs max_samples, the number of images to draw")
+            check_known("field", drawn, DRAW_FIELDS)
+            inherited = {name: value for name, value in own.items() if name in INHERITED}
+            return Plans(main, _make_plan(inherited | drawn, Plan.__dataclass_fields__))
+
+
+def attacks_of(plan: Plan) -> list[AttackSpec]:
+    """The attacks of a plan whose results stand in `evaluation.json`, the worst case of the standard suite included."""
+    if not plan.suites:
+        return plan.specs
+    return [*(plan.spec(name) for name in SCORED), AttackSpec("worst-case", norm=plan.norm)]
+
+
+def ranked_attack(plan: Plan) -> AttackSpec:
+    """The attack that the mean average precision is measured under: APGD-CE, or else the last one of the plan."""
+    specs = [spec for spec in attacks_of(plan) if spec.name != "worst-case"]
+    return next((spec for spec in specs if spec.name == RANKED), specs[-1])
+
+
+def words(plan: Plan) -> str:
+    """The attacks behind a plan's verdicts, for people: "FGSM, PGD-20, APGD-CE-100, ..."."""
+    names = SUITE_ATTACKS if plan.suites else tuple(dict.fromkeys(plan.attacks))
+    return ", ".join(plan.spec(name).label for name in names)
+
+
+def digest(plan: Plan) -> str:
+    """8 hex digits that tell plans apart."""
+    fields = {**vars(plan), "steps": dict(plan.steps), "eps": plan.radii}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=list).encode()).hexdigest()[:8]
+
+
+def arguments_of(plan: Plan, run: Path, device: str) -> list[str]:
+    """The command line that carries a plan out."""
+    options: dict[str, Any] = {
+        "eps": ",".join(repr(eps) for eps in plan.radii),
+        "norm": plan.norm,
+        "split": plan.split,
+        "batch-size": plan.batch_size,
+        "precision": plan.precision,
+        "seed": plan.seed,
+        "device": device,
+    }
+    options["suite" if plan.suites else "attack"] = ",".join(plan.suites or plan.attacks)
+    if plan.steps:
+        options["steps"] = ",".join(f"{name}={steps}" for name, steps in plan.steps.items())
+    if plan.max_samples is not None:
+        options["max-samples"] = plan.max_samples
+    return ["evaluate", str(run), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _make_plan(values: Mapping[str, Any], known: Iterable[str]) -> Plan:
+    check_known("field", values, known)
+    values = dict(values)
+    for name in ("suites", "attacks"):
+        if isinstance(values.get(name), str):
+            values[name] = [part.strip() for part in values[name].split(",")]
+    if not isinstance(values.get("steps", {}), dict):
+        chosen = SUITE_ATTACKS if values.get("suites") else values.get("attacks", Plan.attacks)
+        values["steps"] = parse_steps(values["steps"], chosen)
+    if values.get("eps") is not None:
+        values["eps"] = parse_radii(values["eps"])
+    plan = make(Plan, values)
+    if plan.suites and "standard" not in plan.suites:
+        raise UserError("suites: needs 'standard', whose verdicts the table shows")
+    if not plan.suites and "transfer" in plan.attacks:
+        raise UserError("attacks: transfer needs a source model, which cells do not have")
+    if not plan.radii:
+        raise UserError("eps: needs a radius above 0")
+    return plan
+
+
+__all__ = ["Plans", "arguments_of", "attacks_of", "digest", "ranked_attack", "read_plans", "words"]

@@ -1,0 +1,201 @@
+"""Cells side by side, each in processes of its own, so that whatever ends one leaves the others alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.plans import Plans, arguments_of
+from dpaat.runs import LAST
+
+if sys.platform != "win32":
+    import fcntl
+
+LOG, ERRORS = "benchmark.log", "benchmark.err"
+EVALUATION_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+PATIENCE = 15.0
+"""Seconds that interrupted cells have to end by themselves before they are told to."""
+
+
+class Runner:
+    """Runs cells until each is finished or has failed.
+
+    Args:
+        plans: the evaluations of every cell.
+        workers: cells side by side.
+        threads: of every cell; None shares the cores out among the workers.
+        splits: file of the split that a cell must take, by name of the cell; others split the data themselves.
+    """
+
+    def __init__(
+        self, plans: Plans, *, workers: int, threads: int | None, splits: Mapping[str, Path] | None = None
+    ) -> None:
+        self.plans, self.workers, self.splits = plans, workers, splits or {}
+        per_cell = threads or max(1, count_cores() // workers)
+        # Progress bars that nobody sees would fill the logs.
+        self.environment = os.environ | {"OMP_NUM_THREADS": str(per_cell), "TQDM_MININTERVAL": "60"}
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def run(self, cells: Sequence[CellRun], passes: Sequence[float], *, progress: bool = True) -> None:
+        """Run cells, in their order as far as several at a time have one.
+
+        Args:
+            cells: those that are not finished.
+            passes: the cost that each is expected to have, for the time left.
+            progress: show a line with cells done and left, failures and the time left on stderr.
+        """
+        bar = tqdm(
+            total=sum(passes),
+            disable=not progress,
+            leave=False,
+            dynamic_ncols=True,
+            smoothing=0,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
+        )
+        with bar, ThreadPoolExecutor(self.workers) as pool:
+            left = {pool.submit(self._cell, cell): cost for cell, cost in zip(cells, passes, strict=True)}
+            failed, total = 0, len(left)
+            try:
+                while left:
+                    state = f"{total - len(left)} of {total} cells done, {failed} failed"
+                    bar.set_description_str(state, refresh=sys.stderr.isatty())
+                    done, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        failed += not future.result()
+                        bar.update(left.pop(future))
+            except BaseException:
+                self._stop(left)
+                raise
+
+    def _cell(self, cell: CellRun) -> bool:
+        """Do what is left of a cell; False if it failed."""
+        lock = cell.folder.parent / f".{cell.cell.name}.lock"
+        with _claimed(lock, lambda: self._stopping) as claim:
+            if self._stopping or cell.finished(self.plans):
+                return True
+            cell.begin(self.splits.get(cell.cell.name))
+            error = self._train(cell, claim)
+            for plan in self.plans.all:
+                if error is None and not cell.evaluated(plan):
+                    error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, _device(cell)), claim)
+                    if error is None:
+                        cell.note_evaluated(plan)
+            if not self._stopping:
+                cell.note(status="finished" if error is None else "failed", error=error)
+            return error is None
+
+    def _train(self, cell: CellRun, claim: int | None) -> str | None:
+        if cell.trained:
+            return None
+        cell.note(evaluated=[])
+        arguments = ["train", "--resume", "--out", str(cell.folder)]
+        error = self._step(cell, "train", arguments, claim)
+        if error is not None and str(cell.folder / LAST) in error:
+            # Killed while it was writing the checkpoint: nothing is left to resume from.
+            (cell.folder / LAST).unlink(missing_ok=True)
+            error = self._step(cell, "train", arguments, claim)
+        return error
+
+    def _step(self, cell: CellRun, kind: str, arguments: Sequence[str], claim: int | None) -> str | None:
+        """Run one command of a cell and count its time; returns what it died of."""
+        if self._stopping:
+            return "interrupted"
+        started = time.perf_counter()
+        error = run_command(arguments, cell.folder, environment=self.environment, keep_open=claim, live=self._live)
+        cell.spent(kind, time.perf_counter() - started)
+        return None if error is None else f"{kind}: {error}"
+
+    def _stop(self, left: Mapping[Future[bool], float]) -> None:
+        """End all cells: a terminal has told them already, other senders of the signal have not."""
+        self._stopping = True
+        for future in left:
+            future.cancel()
+        deadline = time.monotonic() + PATIENCE
+        for process in [*self._live]:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            process.terminate()
+
+
+def run_command(
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    environment: Mapping[str, str],
+    keep_open: int | None,
+    live: set[subprocess.Popen[bytes]],
+) -> str | None:
+    """Run a command of this package in a process of its own.
+
+    Args:
+        arguments: of the command line.
+        folder: where what it prints is kept, in `benchmark.log` and `benchmark.err`.
+        environment: of the process.
+        keep_open: a file that the process holds open as long as it lives.
+        live: where the process stands meanwhile.
+
+    Returns:
+        The last line that it wrote on stderr if it failed, or the signal that killed it; None if it succeeded.
+    """
+    with (folder / LOG).open("ab") as log, (folder / ERRORS).open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dpaat", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=errors,
+            env=environment,
+            pass_fds=() if keep_open is None else (keep_open,),
+        )
+        live.add(process)
+        try:
+            code = process.wait()
+        finally:
+            live.discard(process)
+    if code == 0:
+        return None
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    text = (folder / ERRORS).read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    return lines[-1].removeprefix("dpaat: error: ") if lines else f"ended with code {code}"
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _device(cell: CellRun) -> str:
+    return EVALUATION_DEVICES.get(cell.cell.config.accelerator, "auto")
+
+
+@contextmanager
+def _claimed(path: Path, give_up: Callable[[], bool]) -> Iterator[int | None]:
+    """Wait until no other process works on a cell, then hold it.
+
+    The claim lasts as long as the file is open here or in the process that trains: a cell whose benchmark was killed
+    is not taken up before that process has ended too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        if sys.platform == "win32":
+            yield None
+        else:
+            while not give_up():
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.5)
+            yield file.fileno()

@@ -1,0 +1,239 @@
+"""From finished cells to one document: every recipe pooled over folds and seeds, compared on the same images."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.contrasts import Contrast, Point, area_weights, combine, contrast, front_contrast, score
+from dpaat.benchmark.grid import Grid, Recipe
+from dpaat.benchmark.outcomes import AREA, METRICS, CellOutcome, Outcome
+from dpaat.evaluation.replicates import Fold, find_folds
+from dpaat.evaluation.statistics import holm
+from dpaat.radii import format_radius
+
+Document = dict[str, Any]
+Replicate = tuple[str | None, int]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Outcomes of one recipe under one condition.
+
+    Attributes:
+        folds: one per set of images.
+        names: what the metrics of these outcomes are called in the document.
+    """
+
+    folds: list[Fold]
+    names: dict[str, str]
+
+
+def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Condition]:
+    """Take a recipe's runs as clean images, verdicts and ranked outputs per radius, and the area under the curve.
+
+    Metrics are called "accuracy", "balanced_accuracy" and "map" on clean images, "accuracy@2/255" under attack, and
+    "area" for the area under the robust balanced accuracy.
+
+    Args:
+        outcomes: one per fold and seed, in the same order for all recipes.
+        radii: ascending, above 0.
+    """
+    clean = find_folds([outcome.clean for outcome in outcomes])
+    found = [Condition(clean, {name: name for name in METRICS})]
+    curve = [clean]
+    for eps in radii:
+        at = f"@{format_radius(eps)}"
+        verdicts = find_folds([outcome.verdicts[eps] for outcome in outcomes])
+        ranked = find_folds([outcome.ranked[eps] for outcome in outcomes])
+        curve.append(verdicts)
+        found.append(Condition(verdicts, {name: name + at for name in METRICS[:2]}))
+        found.append(Condition(ranked, {"map": "map" + at}))
+    area = combine(list(zip(area_weights([0.0, *radii]), curve, strict=True)))
+    return [*found, Condition(area, {"balanced_accuracy": AREA})]
+
+
+def summarize(grid: Grid, finished: Sequence[tuple[CellRun, CellOutcome]]) -> list[Document]:
+    """Make a table for every dataset and model that has finished cells.
+
+    Every recipe is pooled over its own cells. Differences from the reference, and from the front of every family of
+    recipes, are taken over the folds and seeds that both have; their p-values are adjusted by Holm's method over all
+    comparisons of one metric in the table.
+
+    Args:
+        grid: the grid.
+        finished: its finished cells with their outcomes.
+    """
+    tables: dict[tuple[str, str], dict[str, dict[Replicate, tuple[CellRun, CellOutcome]]]] = {}
+    for run, outcome in finished:
+        cell = run.cell
+        rows = tables.setdefault((cell.data, cell.model), {})
+        rows.setdefault(cell.recipe, {})[cell.fold, cell.seed] = (run, outcome)
+    replicates = len({(cell.fold, cell.seed) for cell in grid.cells})
+    return [
+        {"data": data, "model": model, "replicates": replicates, **_table(grid, rows)}
+        for (data, model), rows in tables.items()
+    ]
+
+
+def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[CellRun, CellOutcome]]]) -> Document:
+    radii = grid.plans.main.radii
+    recipes = [recipe for recipe in grid.recipes if recipe.name in found]
+    main = _Pool({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
+    draw = None
+    if grid.plans.draw is not None:
+        drawn = {
+            name: {r: outcome.draw for r, (_, outcome) in found[name].items() if outcome.draw is not None}
+            for name in found
+        }
+        draw = _Pool(drawn, grid.plans.draw.radii)
+    rows = []
+    for recipe in recipes:
+        cells = [run for run, _ in found[recipe.name].values()]
+        row: Document = {
+            "recipe": recipe.name,
+            "family": recipe.family,
+            "method": cells[0].cell.config.method,
+            "cells": [run.cell.name for run in cells],
+            "seconds_per_epoch": _median([run.seconds_per_epoch() for run in cells]),
+            "masking": _masking(found[recipe.name].values()),
+            "scores": main.scores(recipe.name),
+            "differences": main.differences(recipe.name, grid.reference),
+            "fronts": _fronts(main, recipe, recipes, grid.reference),
+        }
+        if draw is not None:
+            row["draw"] = {
+                "n": draw.images(recipe.name),
+                "scores": draw.scores(recipe.name),
+                "differences": draw.differences(recipe.name, grid.reference),
+            }
+        rows.append(row)
+    _compare_cost(rows)
+    _adjust([row["differences"] for row in rows])
+    _adjust([row["draw"]["differences"] for row in rows if "draw" in row])
+    _adjust([front["differences"] for row in rows for front in row["fronts"].values()])
+    return {"n": max(main.images(recipe.name) for recipe in recipes), "rows": rows}
+
+
+class _Pool:
+    """The outcomes of all recipes on one kind of images, put together once for every choice of replicates."""
+
+    def __init__(self, outcomes: Mapping[str, Mapping[Replicate, Outcome]], radii: Sequence[float]) -> None:
+        self.outcomes, self.radii = outcomes, radii
+        self._known: dict[tuple[str, tuple[Replicate, ...]], list[Condition]] = {}
+
+    def conditions(self, recipe: str, replicates: Sequence[Replicate] | None = None) -> list[Condition]:
+        chosen = tuple(self.shared(recipe) if replicates is None else replicates)
+        key = recipe, chosen
+        if key not in self._known:
+            self._known[key] = conditions([self.outcomes[recipe][each] for each in chosen], self.radii)
+        return self._known[key]
+
+    def shared(self, *recipes: str) -> list[Replicate]:
+        """The folds and seeds that all of some recipes have."""
+        first, *others = (self.outcomes[recipe] for recipe in recipes)
+        kept = [replicate for replicate in first if all(replicate in other for other in others)]
+        return sorted(kept, key=lambda replicate: (replicate[0] or "", replicate[1]))
+
+    def images(self, recipe: str) -> int:
+        return sum(len(fold.images.labels) for fold in self.conditions(recipe)[0].folds)
+
+    def scores(self, recipe: str) -> Document:
+        return {
+            name: found[metric]
+            for condition in self.conditions(recipe)
+            if (found := score(condition.folds))
+            for metric, name in condition.names.items()
+        }
+
+    def differences(self, recipe: str, reference: str) -> Document | None:
+        """A recipe minus the reference; None for the reference itself, or without replicates in common."""
+        if recipe == reference or reference not in self.outcomes:
+            return None
+        shared = self.shared(recipe, reference)
+        if not shared:
+            return None
+        pairs = zip(self.conditions(recipe, shared), self.conditions(reference, shared), strict=True)
+        return {
+            name: found[metric]
+            for ours, theirs in pairs
+            if (found := contrast(ours.folds, theirs.folds))
+            for metric, name in ours.names.items()
+        }
+
+    def points(self, recipe: str, replicates: Sequence[Replicate]) -> dict[str, Point]:
+        """A recipe in the planes of clean against robust scores: the area, and the mAP at every radius."""
+        found = self.conditions(recipe, replicates)
+        clean = found[0].folds
+        points = {AREA: Point(clean, found[-1].folds, "balanced_accuracy")}
+        for condition in found[1:]:
+            if "map" in condition.names:
+                points[condition.names["map"]] = Point(clean, condition.folds, "map")
+        return points
+
+
+def _fronts(pool: _Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: str) -> dict[str, Document]:
+    """A recipe of its own against the front of every family; the reference is the end of each at radius 0."""
+    if recipe.family is not None or recipe.name == reference:
+        return {}
+    families: dict[str, list[str]] = {}
+    for other in recipes:
+        if other.family is not None:
+            families.setdefault(other.family, []).append(other.name)
+    fronts = {}
+    for family, members in families.items():
+        if reference in pool.outcomes and reference not in members:
+            members = [reference, *members]
+        replicates = pool.shared(recipe.name, *members)
+        if not replicates:
+            continue
+        baselines = {member: pool.points(member, replicates) for member in members}
+        differences: dict[str, Contrast] = {}
+        against = {}
+        for name, point in pool.points(recipe.name, replicates).items():
+            others = {member: points[name] for member, points in baselines.items()}
+            differences[name], against[name] = front_contrast(point, others)
+        fronts[family] = {"members": members, "differences": differences, "against": against}
+    return fronts
+
+
+def _masking(found: Iterable[tuple[CellRun, CellOutcome]]) -> list[Document]:
+    """What the masking checks concluded of every run, with their evidence; empty where none was checked."""
+    return [
+        {
+            "cell": run.cell.name,
+            "verdict": entry["verdict"],
+            "summary": entry["summary"],
+            "evidence": {check["name"]: check["evidence"] for check in entry["checks"] if check["verdict"] != "pass"},
+        }
+        for run, outcome in found
+        for entry in outcome.document["analyses"].get("masking", [])
+        if entry["fingerprint"] == outcome.document["data_fingerprint"]
+    ]
+
+
+def _compare_cost(rows: Sequence[Document]) -> None:
+    """Relate the time of an epoch to that of standard training."""
+    standard = next((row["seconds_per_epoch"] for row in rows if row["method"] == "standard"), None)
+    for row in rows:
+        seconds = row["seconds_per_epoch"]
+        row["relative_cost"] = seconds / standard if seconds and standard else None
+
+
+def _adjust(families: Sequence[Mapping[str, Any] | None]) -> None:
+    """Add adjusted p-values, one family per metric whatever its radius."""
+    found: dict[str, list[Any]] = {}
+    for differences in families:
+        for name, difference in (differences or {}).items():
+            found.setdefault(name.partition("@")[0], []).append(difference)
+    for same in found.values():
+        for difference, adjusted in zip(same, holm([each["p_value"] for each in same]), strict=True):
+            difference["p_adjusted"] = adjusted
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None

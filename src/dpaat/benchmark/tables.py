@@ -1,0 +1,194 @@
+"""The tables of a benchmark, for the terminal and for Markdown; every number comes from its document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group as Lines
+from rich.text import Text
+
+from dpaat.benchmark.document import Document
+from dpaat.benchmark.outcomes import AREA, METRICS
+from dpaat.evaluation.table import percent, plain_table, titled, with_interval
+from dpaat.radii import format_radius
+
+COMPARED = {"balanced_accuracy": "clean balanced", "map": "clean mAP", AREA: "area"}
+FOOTNOTE = (
+    "Percent, 95 % intervals. Robust accuracy and balanced accuracy: worst case over the attacks named; area: under "
+    "the robust balanced accuracy over the radius, in parts of the largest; seconds per epoch include validation; "
+    "bound: lower one-sided at 95 %; p: adjusted by Holm over all comparisons of one metric in the table."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with its title.
+
+    Attributes:
+        title: one line.
+        headings: of the columns; the first is the row's name.
+        rows: cells as text.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def lines(self) -> Lines:
+        """For the terminal."""
+        table = plain_table()
+        for k, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if k else "left")
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return titled(self.title, table)
+
+    def markdown(self) -> str:
+        """For `docs/`."""
+        rule = ["---", *("---:" for _ in self.headings[1:])]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (self.headings, rule, *self.rows))
+
+
+def sections(document: Document, *, full: bool) -> list[Section]:
+    """Scores, differences from the reference, fronts and the smaller draw, for every dataset and model.
+
+    Args:
+        document: see `make_document`.
+        full: with all metrics, bounds and intervals; else what a terminal has room for.
+    """
+    makers = (_scores, _differences, _fronts, _draw)
+    found = [make(document, table, full) for table in document["tables"] for make in makers]
+    return [section for section in found if section.rows]
+
+
+def benchmark_table(document: Document) -> Lines:
+    """All sections for the terminal."""
+    return Lines(*(section.lines() for section in sections(document, full=False)), Text(FOOTNOTE))
+
+
+def benchmark_markdown(document: Document, name: str) -> str:
+    """All sections for `docs/`, with the command, the data and the devices that they come from.
+
+    Args:
+        document: see `make_document`.
+        name: of the grid.
+    """
+    cells = document["cells"]
+    failed = [cell for cell in cells if cell["status"] == "failed"]
+    done = sum(cell["status"] == "finished" for cell in cells)
+    fingerprints = ", ".join(f"{data} `{digest}`" for data, digest in document["fingerprints"].items())
+    parts = [
+        f"# Benchmark `{name}`",
+        f"    {document['command']}",
+        f"{done} of {len(cells)} cells finished; dpaat {document['dpaat_version']}, torch {document['torch_version']}, "
+        f"{document['device']}. Data: {fingerprints}.",
+        FOOTNOTE,
+        "![Clean balanced accuracy against the area under the robust balanced accuracy](pareto.svg)",
+    ]
+    for section in sections(document, full=True):
+        parts += [f"## {section.title}", section.markdown()]
+    if evidence := _evidence(document):
+        parts += ["## Not to be believed without further evidence", "\n".join(evidence)]
+    if failed:
+        parts += ["## Failed", "\n".join(f"- {cell['name']}: {cell['error']}" for cell in failed)]
+    parts.append(f"One row alone: `{document['command']} --only 'RECIPE-*'`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores(document: Document, table: Document, full: bool) -> Section:
+    plan = document["evaluation"]
+    radii = [format_radius(eps) for eps in plan["eps"]]
+    headings = ["accuracy / balanced / mAP" if full else "", "runs", "clean", *radii, "area", "s/epoch", "masking"]
+    rows = []
+    for row in table["rows"]:
+        scores = row["scores"]
+        under = [
+            _triple(scores, f"@{at}") if full else percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii
+        ]
+        runs = f"{len(row['cells'])}/{table['replicates']}"
+        area = _score(scores[AREA])
+        rows.append([row["recipe"], runs, _triple(scores, ""), *under, area, _seconds(row), _masking(row["masking"])])
+    title = f"{_title(table)}: {plan['attacks']}; mAP under {plan['ranked']}"
+    if not full:
+        title += "; clean: accuracy / balanced / mAP, attacked: balanced"
+    return Section(title, headings, rows)
+
+
+def _differences(document: Document, table: Document, full: bool) -> Section:
+    reference = document["reference"]
+    rows = [
+        [row["recipe"], *(_contrast(row["differences"][name], full) for name in COMPARED)]
+        for row in table["rows"]
+        if row["differences"]
+    ]
+    return Section(f"{_title(table)}: minus {reference}", [f"minus {reference}", *COMPARED.values()], rows)
+
+
+def _fronts(document: Document, table: Document, full: bool) -> Section:
+    names = [AREA, *(f"map@{format_radius(eps)}" for eps in document["evaluation"]["eps"])] if full else [AREA]
+    rows = [
+        [row["recipe"], family, *(_contrast(front["differences"][name], full) for name in names)]
+        for row in table["rows"]
+        for family, front in row["fronts"].items()
+    ]
+    title = f"{_title(table)}: above the front of a sweep, at the recipe's own clean score"
+    return Section(title, ["minus front", "of", *(name.replace("map@", "mAP ") for name in names)], rows)
+
+
+def _draw(document: Document, table: Document, full: bool) -> Section:
+    plan = document["draw"]
+    if plan is None:
+        return Section("", [], [])
+    radii = [format_radius(eps) for eps in plan["eps"]]
+    rows = []
+    for row in table["rows"]:
+        scores = row["draw"]["scores"]
+        names = ("balanced_accuracy", *(f"balanced_accuracy@{at}" for at in radii), AREA)
+        shown = [_score(scores[name]) if full or name == AREA else percent(scores[name]["value"]) for name in names]
+        rows.append([row["recipe"], f"{row['draw']['n']:,}", *shown])
+    title = f"{_title(table)}: balanced accuracy on a draw, {plan['attacks']} as well"
+    return Section(title, ["balanced accuracy" if full else "", "images", "clean", *radii, AREA], rows)
+
+
+def _title(table: Document) -> str:
+    return f"{table['data']}, {table['model']}, {table['n']:,} images"
+
+
+def _triple(scores: Mapping[str, Any], at: str) -> str:
+    return " / ".join(percent(scores[name + at]["value"]) for name in METRICS)
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    return with_interval(score["value"], score["interval"])
+
+
+def _contrast(contrast: Mapping[str, Any], full: bool) -> str:
+    text = with_interval(contrast["difference"], contrast["interval"], sign=True)
+    bound = f" bound {100 * contrast['bound']:+.1f}" if full else ""
+    return f"{text}{bound} p {contrast['p_adjusted']:.2g}"
+
+
+def _seconds(row: Document) -> str:
+    if row["seconds_per_epoch"] is None:
+        return "-"
+    ratio = "" if row["relative_cost"] is None else f" ({row['relative_cost']:.1f}x)"
+    return f"{row['seconds_per_epoch']:.3g}{ratio}"
+
+
+def _masking(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The verdicts on all runs of a recipe, each once."""
+    return ", ".join(dict.fromkeys(entry["verdict"] for entry in entries)) or "-"
+
+
+def _evidence(document: Document) -> list[str]:
+    """Why runs are not to be believed."""
+    return [
+        f"- {entry['cell']}: {entry['summary']}"
+        + "".join(f"; {name}: {why}" for name, why in entry["evidence"].items())
+        for table in document["tables"]
+        for row in table["rows"]
+        for entry in row["masking"]
+        if entry["verdict"] != "believable"
+    ]

@@ -1,0 +1,515 @@
+"""Grids: read, run, resumed, summed up. Training and evaluation run in this process, which is quicker."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+from sklearn.metrics import average_precision_score
+
+from dpaat.benchmark import benchmark, read_grid, runner
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.cost import Size, cell_passes, step_passes
+from dpaat.benchmark.datasets import data_name, public_spec
+from dpaat.benchmark.plans import digest
+from dpaat.cli import main
+from dpaat.config import TrainConfig, complete
+from dpaat.data import prepare
+from dpaat.methods import METHODS
+from dpaat.runs import read_config
+from training_makers import TINY, fails
+
+GRID = {
+    "train": {**{k: v for k, v in TINY.items() if k != "model"}, "epochs": 1, "steps": 1, "val_eps": "0"},
+    "recipes": {"standard": {"method": "standard"}, "pgd": {"method": "pgd", "eps": ["8/255"]}},
+    "models": ["test_resnet"],
+    "folds": ["1/2", "2/2"],
+    "evaluate": {"attacks": ["fgsm", "pgd"], "steps": {"pgd": 2}, "eps": ["2/255", "8/255"]},
+}
+CELLS = [f"{recipe}-test_resnet-folder-f{fold}-s0" for fold in (1, 2) for recipe in ("standard", "pgd-8")]
+
+
+def write_grid(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**GRID, "data": "folder:DIR", **changes}, sort_keys=False))
+    return path
+
+
+def here(arguments: list[str], folder: Path, **options: object) -> str | None:
+    """What `run_command` does, in this process."""
+    errors = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        code = main([*arguments])
+    return errors.getvalue().splitlines()[-1] if code else None
+
+
+class Commands:
+    """Stands in for `run_command`: notes what is asked for and copies what a finished benchmark has.
+
+    Args:
+        finished: folder of that benchmark.
+        fails: tells by command and cell whether to fail.
+    """
+
+    def __init__(self, finished: Path, fails: Callable[[str, str], bool] = lambda kind, cell: False) -> None:
+        self.finished, self.fails = finished, fails
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, arguments: list[str], folder: Path, **options: object) -> str | None:
+        self.asked.append((arguments[0], folder.name))
+        if self.fails(arguments[0], folder.name):
+            return "Lightning refuses precision 12-true"
+        parts = shutil.ignore_patterns("cell.json", "evaluation.json" if arguments[0] == "train" else "")
+        shutil.copytree(self.finished / "cells" / folder.name, folder, dirs_exist_ok=True, ignore=parts)
+        return None
+
+
+@pytest.fixture(scope="module")
+def done(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished benchmark of 2 recipes and 2 folds; its grid stands beside it."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "run_command", here)
+        assert run(write_grid(folder / "grid.yaml"), folder / "out", tiny_images) == 0
+    return folder
+
+
+def run(grid: Path, out: Path, images: Path, **options: object) -> int:
+    console = Console(file=io.StringIO(), width=200)
+    return benchmark(grid, out=out, data=[f"folder:{images}"], console=console, progress=False, **options)
+
+
+def document(out: Path) -> dict:
+    return json.loads((out / "benchmark.json").read_text())
+
+
+# --- the whole way
+
+
+def test_every_cell_is_a_run_folder_and_nothing_tells_of_this_machine(done, tiny_images):
+    found = document(done / "out")
+    assert [cell["name"] for cell in found["cells"]] == CELLS
+    assert {cell["status"] for cell in found["cells"]} == {"finished"}
+    assert all(cell["seconds"].keys() == {"train", "evaluate"} for cell in found["cells"])
+    assert read_config(done / "out" / "cells" / CELLS[1] / "config.yaml").eps == "8/255"
+    assert found["command"] == "dpaat benchmark grid.yaml --data folder:DIR"
+    assert found["grid"]["data"] == ["folder:DIR"]
+    fingerprint = json.loads((done / "out" / "cells" / CELLS[0] / "run.json").read_text())["fingerprint"]
+    assert found["fingerprints"] == {"folder": fingerprint}
+    for name in ("benchmark.json", "benchmark.md", "pareto.svg"):
+        assert str(tiny_images.parent) not in (done / "out" / name).read_text()
+
+
+def test_scores_are_those_of_the_predictions(done):
+    """Recalls over the images of both folds together, the worst of both attacks; mAP as the mean of the folds."""
+    (table,) = document(done / "out")["tables"]
+    assert (table["n"], table["replicates"]) == (54, 2)
+    for row in table["rows"]:
+        frames = [
+            pd.read_parquet(done / "out" / "cells" / name / "predictions.parquet").assign(cell=name)
+            for name in row["cells"]
+        ]
+        frame = pd.concat(frames)
+        frame["wrong"] = frame["predicted"] != frame["label"]
+        labels = frame[frame["attack"] == "clean"].set_index("id")["label"]
+        balanced = []
+        for eps, at in ((0, ""), (2 / 255, "@2/255"), (8 / 255, "@8/255")):
+            fallen = frame[frame["eps"] <= eps + 1e-9].groupby("id")["wrong"].any()
+            recalls = (~fallen).groupby(labels.loc[fallen.index].to_numpy()).mean()
+            balanced.append(recalls.mean())
+            assert row["scores"][f"accuracy{at}"]["value"] == pytest.approx((~fallen).mean())
+            assert row["scores"][f"balanced_accuracy{at}"]["value"] == pytest.approx(recalls.mean())
+            ranked = frame[(frame["attack"] == ("pgd" if eps else "clean")) & np.isclose(frame["eps"], eps)]
+            precision = [
+                average_precision_score(part["label"] == name, np.stack(part["probabilities"].to_list())[:, k])
+                for _, part in ranked.groupby("cell")
+                for k, name in enumerate(("c0", "c1", "c2"))
+            ]
+            assert row["scores"][f"map{at}"]["value"] == pytest.approx(np.mean(precision))
+        area = (2 * (balanced[0] + balanced[1]) + 6 * (balanced[1] + balanced[2])) / 2 / 8
+        assert row["scores"]["area"]["value"] == pytest.approx(area)
+        assert all(s["interval"][0] <= s["value"] <= s["interval"][1] for s in row["scores"].values())
+
+
+def test_differences_and_cost_are_relative_to_the_reference(done):
+    (table,) = document(done / "out")["tables"]
+    standard, pgd = table["rows"]
+    assert standard["differences"] is None
+    assert pgd["differences"].keys() == pgd["scores"].keys()
+    for name, found in pgd["differences"].items():
+        difference = pgd["scores"][name]["value"] - standard["scores"][name]["value"]
+        assert found["difference"] == pytest.approx(difference)
+        assert found["interval"][0] <= found["bound"] <= found["difference"] <= found["interval"][1]
+        assert found["p_adjusted"] >= found["p_value"]
+    assert standard["relative_cost"] == 1
+    assert pgd["relative_cost"] == pytest.approx(pgd["seconds_per_epoch"] / standard["seconds_per_epoch"])
+
+
+def test_markdown_and_plot_show_every_recipe(done):
+    text = (done / "out" / "benchmark.md").read_text()
+    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| standard", "| pgd-8"))] == [
+        "| standard",
+        "| pgd-8",
+        "| pgd-8",
+    ]
+    drawing = "".join(ElementTree.parse(done / "out" / "pareto.svg").getroot().itertext())
+    assert all(word in drawing for word in ("standard", "pgd", "8", "folder, test_resnet"))
+
+
+def test_a_row_alone_gives_the_same_digits(done, tiny_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run_command", here)
+    assert run(done / "grid.yaml", tmp_path / "again", tiny_images, only="pgd-8-*-f2-*") == 0
+    again = {cell["name"]: cell for cell in document(tmp_path / "again")["cells"]}
+    before = {cell["name"]: cell for cell in document(done / "out")["cells"]}
+    assert [cell["status"] for cell in again.values()] == ["waiting", "waiting", "waiting", "finished"]
+    assert again[CELLS[3]]["scores"] == before[CELLS[3]]["scores"]
+
+
+# --- going on, and failing
+
+
+def test_a_second_call_does_nothing(done, tiny_images, monkeypatch):
+    commands = Commands(done / "out")
+    monkeypatch.setattr(runner, "run_command", commands)
+    tables = document(done / "out")["tables"]
+    assert run(done / "grid.yaml", done / "out", tiny_images) == 0
+    assert commands.asked == []
+    assert document(done / "out")["tables"] == tables
+
+
+def test_a_failure_stops_nothing_and_is_tried_again(done, tiny_images, tmp_path, monkeypatch):
+    broken = Commands(done / "out", fails=lambda kind, cell: kind == "train" and cell == CELLS[0])
+    monkeypatch.setattr(runner, "run_command", broken)
+    assert run(done / "grid.yaml", tmp_path, tiny_images) == 1
+    assert len(broken.asked) == 1 + 3 * 2
+    cells = {cell["name"]: cell for cell in document(tmp_path)["cells"]}
+    assert {name: cell["status"] for name, cell in cells.items()} == dict.fromkeys(CELLS, "finished") | {
+        CELLS[0]: "failed"
+    }
+    assert cells[CELLS[0]]["error"] == "train: Lightning refuses precision 12-true"
+    (table,) = document(tmp_path)["tables"]
+    assert [len(row["cells"]) for row in table["rows"]] == [1, 2]
+    standard, pgd = (row["scores"]["map"]["value"] for row in table["rows"])
+    paired = cells[CELLS[3]]["scores"]["map"] - cells[CELLS[2]]["scores"]["map"]
+    assert table["rows"][1]["differences"]["map"]["difference"] == pytest.approx(paired)
+    assert pgd - standard != pytest.approx(paired), "differences are taken over the folds that both have"
+
+    mended = Commands(done / "out")
+    monkeypatch.setattr(runner, "run_command", mended)
+    assert run(done / "grid.yaml", tmp_path, tiny_images) == 0
+    assert mended.asked == [("train", CELLS[0]), ("evaluate", CELLS[0])]
+    assert (
+        document(tmp_path)["tables"][0]["rows"][0]["scores"] == document(done / "out")["tables"][0]["rows"][0]["scores"]
+    )
+
+
+def test_what_was_interrupted_goes_on_where_it_stood(done, tiny_images, tmp_path, monkeypatch):
+    broken = Commands(done / "out", fails=lambda kind, cell: kind == "evaluate" and cell == CELLS[1])
+    monkeypatch.setattr(runner, "run_command", broken)
+    run(done / "grid.yaml", tmp_path, tiny_images)
+    checkpoint = tmp_path / "cells" / CELLS[2] / "run.json"
+    checkpoint.write_text(checkpoint.read_text().replace('"finished"', '"running"'))
+    mended = Commands(done / "out")
+    monkeypatch.setattr(runner, "run_command", mended)
+    run(done / "grid.yaml", tmp_path, tiny_images)
+    assert mended.asked == [("evaluate", CELLS[1]), ("train", CELLS[2]), ("evaluate", CELLS[2])]
+
+
+def test_another_plan_is_evaluated_without_training_again(done, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(done / "out", tmp_path / "out")
+    asked = []
+    monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: asked.append(arguments) or "no")
+    grid = write_grid(tmp_path / "grid.yaml", evaluate={**GRID["evaluate"], "eps": ["4/255"], "max_samples": 20})
+    assert run(grid, tmp_path / "out", tiny_images, only=CELLS[0]) == 1
+    (arguments,) = asked
+    assert arguments[:2] == ["evaluate", str(tmp_path / "out" / "cells" / CELLS[0])]
+    wanted = {"--attack=fgsm,pgd", "--steps=pgd=2", f"--eps={4 / 255}", "--max-samples=20", "--device=cpu"}
+    assert wanted <= set(arguments)
+
+
+def test_a_checkpoint_cut_off_by_a_kill_is_trained_anew(done, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(done / "out", tmp_path / "out")
+    folder = tmp_path / "out" / "cells" / CELLS[0]
+    last = folder / "checkpoints" / "last.ckpt"
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"finished"', '"running"'))
+    there = []
+
+    def damaged(arguments, *_, **__):
+        there.append(last.is_file())
+        return f"{last}: not a checkpoint" if last.is_file() else "out of time"
+
+    monkeypatch.setattr(runner, "run_command", damaged)
+    assert run(done / "grid.yaml", tmp_path / "out", tiny_images, only=CELLS[0]) == 1
+    assert there == [True, False]
+
+
+def test_a_cell_of_another_configuration_is_not_passed_off(done, tiny_images, tmp_path):
+    shutil.copytree(done / "out", tmp_path / "out")
+    grid = write_grid(tmp_path / "grid.yaml", train=GRID["train"] | {"lr": 0.5})
+    with pytest.raises(Exception, match=rf"{CELLS[0]}: was begun with lr 0.02, the grid says 0.5"):
+        run(grid, tmp_path / "out", tiny_images)
+
+
+def test_a_cell_goes_on_where_its_data_were_moved(done, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(done / "out", tmp_path / "out")
+    folder = tmp_path / "out" / "cells" / CELLS[1]
+    (folder / "evaluation.json").unlink()
+    moved = shutil.copytree(tiny_images, tmp_path / "moved")
+    monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: "no")
+    run(done / "grid.yaml", tmp_path / "out", moved, only=CELLS[1])
+    assert read_config(folder / "config.yaml").data == f"folder:{moved}"
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_all_seeds_share_the_splits_of_seed_0(tiny_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: "not now")
+    grid = write_grid(tmp_path / "grid.yaml", seeds=[0, 3], recipes={"standard": {"method": "standard"}})
+    assert run(grid, tmp_path / "out", tiny_images) == 4
+    cells = tmp_path / "out" / "cells"
+    assert not (cells / "standard-test_resnet-folder-f2-s0" / "splits.csv").exists(), "training makes these itself"
+    splits = pd.read_csv(cells / "standard-test_resnet-folder-f2-s3" / "splits.csv").set_index("id")["split"]
+    data = prepare(f"folder:{tiny_images}", image_size=32, seed=0, fold="2/2", progress=False)
+    assert splits.to_dict() == dict(zip(data.ids, data.split, strict=True))
+    folder = cells / "standard-test_resnet-folder-f2-s3"
+    assert here(["train", "--resume", "--out", str(folder)], folder) is None
+    assert pd.read_csv(folder / "splits.csv").set_index("id")["split"].to_dict() == splits.to_dict()
+    assert (read_config(folder / "config.yaml").seed, read_config(folder / "config.yaml").fold) == (3, "2/2")
+
+
+# --- processes
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a shell script in the place of the interpreter."""
+
+    def write(script: str) -> Path:
+        path = tmp_path / "program"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(runner.sys, "executable", str(path))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("echo fine; echo a warning >&2", None),
+        ("echo '50 % |###' >&2; printf '60 %%\\rdpaat: error: no such folder\\n\\n' >&2; exit 2", "no such folder"),
+        ("exit 3", "ended with code 3"),
+        ("kill -9 $$", "killed by SIGKILL"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_what_a_process_died_of(script, error, program):
+    folder = program(script)
+    assert runner.run_command(["train"], folder, environment=os.environ, keep_open=None, live=set()) == error
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_cores_are_shared_out_among_the_workers(program, done, tiny_images, tmp_path, monkeypatch):
+    folder = program('echo "$OMP_NUM_THREADS $3" >> "$(dirname "$0")/said"; exit 1')
+    monkeypatch.setattr(runner, "count_cores", lambda: 7)
+    assert run(done / "grid.yaml", folder / "out", tiny_images, workers=3) == 4
+    assert (folder / "said").read_text().splitlines() == ["2 train"] * 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_an_interruption_ends_the_cells_and_blames_none(program, done, tiny_images, monkeypatch):
+    folder = program('echo $$ > "$(dirname "$0")/id"; exec sleep 60')
+    monkeypatch.setattr(runner, "PATIENCE", 0.1)
+
+    def interrupted(futures, **options):
+        while not (folder / "id").is_file() or not (folder / "id").read_text().strip():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(done / "grid.yaml", folder / "out", tiny_images)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "id").read_text()), 0)
+    grid = read_grid(done / "grid.yaml")
+    states = [CellRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
+    assert states == ["waiting"] * 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_a_cell_is_not_taken_up_while_another_process_works_on_it(tmp_path):
+    order = []
+
+    def second() -> None:
+        with runner._claimed(tmp_path / "lock", lambda: False):
+            order.append("second")
+
+    with runner._claimed(tmp_path / "lock", lambda: False):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+# --- grids
+
+
+def test_a_grid_is_the_product_of_its_axes(tmp_path):
+    changes = {
+        "models": ["test_resnet", {"model": "test_resnet", "stem": "small", "name": "small"}],
+        "data": ["synthetic:200", "medmnist:pneumoniamnist:/x/file.npz"],
+        "folds": None,
+        "seeds": [0, 1],
+    }
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", **changes))
+    names = [cell.name for cell in grid.cells]
+    assert len(names) == len(set(names)) == 2 * 2 * 2 * 2
+    assert names[:2] == ["standard-test_resnet-synthetic-200-s0", "pgd-8-test_resnet-synthetic-200-s0"]
+    small = next(cell for cell in grid.cells if cell.name == "pgd-8-small-pneumoniamnist-s1")
+    assert (small.config.stem, small.config.seed, small.config.eps) == ("small", 1, "8/255")
+    assert small.config == complete(small.config)
+
+
+def test_recipes_override_what_they_share(tmp_path):
+    recipes = {"weak": {"method": "pgd", "eps": ["1/255", 0.05]}, "slow": {"method": "standard", "lr": 0.001}}
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes))
+    assert [(recipe.name, recipe.family) for recipe in grid.recipes] == [
+        ("weak-1", "weak"),
+        ("weak-0.05", "weak"),
+        ("slow", None),
+    ]
+    assert [cell.config.lr for cell in grid.cells[:3]] == [0.02, 0.02, 0.001]
+    assert [cell.config.radius for cell in grid.cells[:3]] == pytest.approx([1 / 255, 0.05, 0])
+    assert grid.reference == "weak-1"
+
+
+def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
+    evaluate = {"suites": "standard", "steps": 5, "eps": "1/255", "batch_size": 7}
+    drawn = {"attacks": "square,fab-t", "steps": {"square": 10}, "max_samples": 9}
+    plans = read_grid(write_grid(tmp_path / "grid.yaml", evaluate={**evaluate, "subset": drawn})).plans
+    assert plans.main.steps == dict.fromkeys(("pgd", "apgd-ce", "apgd-t", "fab-t", "square"), 5)
+    assert plans.draw is not None
+    assert (plans.draw.radii, plans.draw.batch_size, plans.draw.max_samples) == ([1 / 255], 7, 9)
+    assert (plans.draw.suites, plans.draw.attacks, plans.draw.steps) == ([], ["square", "fab-t"], {"square": 10})
+    assert digest(plans.main) != digest(plans.draw)
+
+
+@pytest.mark.parametrize(
+    ("named", "changes"),
+    [
+        ("unknown field 'recipe'", {"recipe": {}}),
+        ("recipes", {"recipes": {}}),
+        ("recipes.pgd", {"recipes": {"pgd": None}}),
+        ("recipes: 'a/b'", {"recipes": {"a/b": {"method": "pgd"}}}),
+        ("nearest: pgd", {"recipes": {"mine": {"method": "pdg"}}}),
+        ("nearest: clean_weight", {"recipes": {"mine": {"clean_weigth": 1}}}),
+        ("recipe mine, model test_resnet: clean_weight", {"recipes": {"mine": {"method": "pgd", "clean_weight": 2}}}),
+        ("recipes.mine.seed: is set by the grid's own seeds", {"recipes": {"mine": {"seed": 1}}}),
+        ("out of order", {"recipes": {"mine": {"method": "pgd", "eps": ["4/255", "2/255"]}}}),
+        ("train.model", {"train": {"model": "resnet18"}}),
+        ("image_size", {"train": {"image_size": "wide"}}),
+        ("Trainer option", {"train": {"trainer": {"gradient_clip": 1}}}),
+        ("reference", {"reference": "dpaat"}),
+        ("models", {"models": []}),
+        ("unknown model 'resnt18'", {"models": ["resnt18"]}),
+        ("stands twice", {"models": ["test_resnet", {"model": "test_resnet", "stem": "small"}]}),
+        ("folds", {"folds": ["1/3", "2/4"]}),
+        ("fold", {"folds": ["4/3"]}),
+        ("seeds", {"seeds": [-1]}),
+        ("seeds", {"seeds": [1, 1]}),
+        ("workers", {"workers": 0}),
+        ("threads", {"threads": "many"}),
+        ("data", {"data": ["folder:one", "folder:two"]}),
+        ("nearest: max_samples", {"evaluate": {"max_sample": 3}}),
+        ("unknown attack", {"evaluate": {"attacks": ["pgdd"]}}),
+        ("evaluate: suites: needs 'standard'", {"evaluate": {"suites": ["masking"]}}),
+        ("evaluate", {"evaluate": {"max_samples": "few"}}),
+        ("share images", {"evaluate": {"split": "val"}}),
+        ("radius above 0", {"evaluate": {"eps": [0]}}),
+        ("transfer", {"evaluate": {"attacks": ["transfer"]}}),
+        ("max_samples", {"evaluate": {"subset": {"attacks": ["square"]}}}),
+        ("evaluate: subset: unknown field 'split'", {"evaluate": {"subset": {"max_samples": 3, "split": "val"}}}),
+        ("no such folder: DIR; say with --data folder:DIR where it is", {}),
+    ],
+)
+def test_a_bad_grid_is_told_in_one_line(named, changes, tmp_path, capfd):
+    grid = write_grid(tmp_path / "grid.yaml", **changes)
+    fails(capfd, "benchmark", grid, "--out", tmp_path / "out", names=(named,))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "arguments"),
+    [
+        ("--only", ["--only=dpaat*"]),
+        ("--data", ["--data=synthetic", "--data=synthetic:99"]),
+        ("workers", ["--workers=0"]),
+    ],
+)
+def test_bad_options_are_told_in_one_line(named, arguments, tmp_path, capfd):
+    fails(capfd, "benchmark", write_grid(tmp_path / "grid.yaml"), *arguments, names=(named,))
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "\x00"])
+def test_a_file_that_is_no_grid(content, tmp_path, capfd):
+    (tmp_path / "grid.yaml").write_text(content)
+    fails(capfd, "benchmark", tmp_path / "grid.yaml", names=("grid.yaml",))
+
+
+def test_dry_run_lists_the_cells_and_runs_none(done, tiny_images, tmp_path, capsys):
+    shutil.copytree(done / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "cells" / CELLS[3])
+    arguments = [
+        "benchmark",
+        str(done / "grid.yaml"),
+        "--data",
+        f"folder:{tiny_images}",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert [text.count(name) for name in CELLS] == [1] * 4
+    assert (text.count("finished"), text.count("waiting")) == (4, 1), "the last line speaks of finished cells too"
+    assert not (tmp_path / "out" / "cells" / CELLS[3]).exists()
+
+
+def test_the_grid_in_configs_is_right():
+    grid = read_grid(Path(__file__).resolve().parents[1] / "benchmarks" / "grids" / "smoke.yaml")
+    assert len(grid.cells) == 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "public"),
+    [
+        ("ham10000:/home/me/ham", "ham10000", "ham10000:DIR"),
+        ("medmnist:pneumoniamnist:/x/y.npz", "pneumoniamnist", "medmnist:pneumoniamnist"),
+        ("synthetic", "synthetic", "synthetic"),
+        ("synthetic:200,features=robust", "synthetic-200,features=robust", "synthetic:200,features=robust"),
+    ],
+)
+def test_datasets_are_named_without_their_place(spec, name, public):
+    assert (data_name(spec), public_spec(spec)) == (name, public)
+
+
+def test_passes_count_training_validation_and_attacks(tmp_path):
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", train=GRID["train"] | {"epochs": 3, "val_eps": "1/255"}))
+    config = grid.cells[1].config
+    assert step_passes(config) == 2 * 1 + 3
+    # 40 images of each fold are tested, an eighth of the other 40 validated; fgsm 2 + 1 and pgd-2 4 + 1 passes.
+    expected = 3 * (35 * 5 + 5 * (1 + 2 * 2)) + 40 * (1 + 2 * (3 + 5))
+    assert cell_passes(config, grid.plans, Size(80, 3)) == pytest.approx(expected)
+    for name in METHODS:
+        assert step_passes(complete(TrainConfig(method=name))) >= 3

@@ -1,0 +1,160 @@
+"""Areas and fronts from simulated predictions: by hand, against the plain statistics, and by resampling."""
+
+import numpy as np
+import pytest
+
+from dpaat.benchmark.contrasts import Point, area_weights, combine, contrast, front_contrast, pareto_front, score
+from dpaat.benchmark.outcomes import Outcome
+from dpaat.benchmark.summary import conditions
+from dpaat.evaluation.metrics import curve_area
+from dpaat.evaluation.replicates import Fold, find_folds
+from dpaat.evaluation.statistics import Predictions, paired_difference, pooled_intervals
+
+CLASSES = ("a", "b", "c")
+COUNTS = (120, 45, 15)
+
+
+def predictions(rates: tuple[float, ...], seed: int, *, fold: int = 0, scored: bool = True) -> Predictions:
+    """Images in lesions of three, right with their class's rate, hard ones for all models alike."""
+    labels = np.repeat(np.arange(3), COUNTS)
+    n = len(labels)
+    hardness = np.random.default_rng(fold).normal(size=n) + np.repeat(np.random.default_rng(99).normal(size=n // 3), 3)
+    ease = -hardness + 0.7 * np.random.default_rng(seed).normal(size=n)
+    right = np.zeros(n, dtype=bool)
+    for k, rate in enumerate(rates):
+        members = np.flatnonzero(labels == k)
+        right[members[np.argsort(-ease[members])[: round(rate * len(members))]]] = True
+    predicted = np.where(right, labels, (labels + 1) % 3)
+    probabilities = np.random.default_rng(seed + 1000).dirichlet(np.ones(3), n) / 2 + np.eye(3)[predicted] / 2
+    return Predictions(
+        ids=np.array([f"{fold}-{k:03d}" for k in range(n)]),
+        labels=labels,
+        groups=np.array([f"{fold}-{k // 3}" for k in range(n)]),
+        predicted=predicted,
+        probabilities=probabilities if scored else None,
+        classes=CLASSES,
+    )
+
+
+def folds_of(*rates: float, seed: int) -> list[Fold]:
+    return find_folds([predictions(rates, seed + 10 * fold, fold=fold) for fold in range(2)])
+
+
+def test_area_weights_are_those_of_the_trapezoid():
+    eps, values = [0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255], [0.6, 0.5, 0.35, 0.2, 0.05]
+    assert np.dot(area_weights(eps), values) == pytest.approx(curve_area(eps, values))
+    assert area_weights([0.0, 0.1]) == pytest.approx([0.5, 0.5])
+
+
+def test_the_pooled_area_is_the_area_under_the_pooled_curve():
+    radii = [2 / 255, 8 / 255]
+    outcomes = []
+    for fold in range(2):
+        runs = [
+            predictions(rates, 10 * fold + k, fold=fold) for k, rates in enumerate(((0.8,) * 3, (0.6,) * 3, (0.1,) * 3))
+        ]
+        outcomes.append(
+            Outcome(runs[0], dict(zip(radii, runs[1:], strict=True)), dict(zip(radii, runs[1:], strict=True)))
+        )
+    found = {
+        name: score(each.folds)[metric] for each in conditions(outcomes, radii) for metric, name in each.names.items()
+    }
+    curve = [
+        found[name]["value"] for name in ("balanced_accuracy", "balanced_accuracy@2/255", "balanced_accuracy@8/255")
+    ]
+    assert found["area"]["value"] == pytest.approx(curve_area([0.0, *radii], curve))
+    plain = pooled_intervals([outcome.clean for outcome in outcomes])
+    assert {name: found[name] for name in plain} == plain
+
+
+def test_a_contrast_is_the_paired_difference():
+    first = [predictions((0.8, 0.6, 0.5), 10 * fold, fold=fold) for fold in range(2)]
+    second = [predictions((0.7, 0.6, 0.4), 10 * fold + 1, fold=fold) for fold in range(2)]
+    plain, one_sided = paired_difference(first, second), paired_difference(first, second, level=0.9)
+    for name, found in contrast(find_folds(first), find_folds(second)).items():
+        assert found["difference"] == plain[name]["difference"]
+        assert found["interval"] == pytest.approx(plain[name]["interval"])
+        assert found["p_value"] == plain[name]["p_value"]
+        assert found["bound"] == pytest.approx(one_sided[name]["interval"][0])
+
+
+def test_a_sum_of_outcomes_has_the_sum_of_the_metrics():
+    one, other = folds_of(0.8, 0.6, 0.5, seed=0), folds_of(0.7, 0.7, 0.2, seed=1)
+    parts = [contrast(each, folds_of(0.5, 0.5, 0.5, seed=2)) for each in (one, other)]
+    zero = folds_of(0.5, 0.5, 0.5, seed=2)
+    both = contrast(combine([(0.25, one), (0.75, other)]), zero)
+    for name in ("accuracy", "balanced_accuracy", "map"):
+        expected = 0.25 * parts[0][name]["difference"] + 0.75 * parts[1][name]["difference"]
+        assert both[name]["difference"] == pytest.approx(expected)
+
+
+def test_pareto_front():
+    places = {"best": (0.6, 0.1), "beaten": (0.4, 0.25), "low": (0.3, 0.35), "mid": (0.5, 0.3), "same": (0.5, 0.2)}
+    assert pareto_front(places) == ["low", "mid", "best"]
+
+
+@pytest.fixture
+def sweep() -> dict[str, Point]:
+    rates = {"1": (0.8, 0.3), "2": (0.6, 0.4), "4": (0.4, 0.5)}
+    return {
+        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
+        for k, (name, (x, y)) in enumerate(rates.items())
+    }
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "height", "neighbours"),
+    [
+        (0.6, 0.6, 0.4, ["2", "1"]),
+        (0.8, 0.35, 0.3, ["1"]),
+        (0.2, 0.45, 0.5, ["4"]),
+        (2 / 3, 0.5, 0.4 - 0.1 / 3, ["2", "1"]),
+        (0.46666667, 0.4, 0.4 + 0.2 / 3, ["4", "2"]),
+    ],
+)
+def test_the_front_is_taken_at_the_own_clean_score(sweep, x, y, height, neighbours):
+    challenger = Point(folds_of(x, x, x, seed=7), folds_of(y, y, y, seed=57), "balanced_accuracy")
+    found, against = front_contrast(challenger, sweep)
+    assert against == neighbours
+    assert found["difference"] == pytest.approx(challenger.place[1] - height, abs=0.02)
+    assert found["interval"][0] < found["bound"] <= found["difference"] < found["interval"][1]
+
+
+def test_a_point_of_the_front_does_not_rise_above_it(sweep):
+    found, against = front_contrast(sweep["2"], sweep)
+    assert against == ["2", "1"]
+    assert found["difference"] == pytest.approx(0)
+    assert found["p_value"] == pytest.approx(1)
+
+
+def test_the_interval_of_a_front_agrees_with_resampled_lesions():
+    """One fold, neighbours fixed: the spread of the difference over bootstrap samples of lesions within class."""
+
+    def place(correct: np.ndarray, weights: np.ndarray) -> float:
+        return float(np.mean([np.average(correct[labels == k], weights=weights[labels == k]) for k in range(3)]))
+
+    rates = {"a": (0.5, 0.45), "b": (0.75, 0.3), "c": (0.6, 0.5)}
+    runs = {
+        name: [predictions((value,) * 3, 20 * k + axis) for axis, value in enumerate(values)]
+        for k, (name, values) in enumerate(rates.items())
+    }
+    labels = runs["a"][0].labels
+    points = {name: Point(*(find_folds([run]) for run in pair), "balanced_accuracy") for name, pair in runs.items()}
+    found, against = front_contrast(points["c"], {name: points[name] for name in "ab"})
+    assert against == ["a", "b"]
+
+    rng = np.random.default_rng(0)
+    correct = {name: [run.predicted == labels for run in pair] for name, pair in runs.items()}
+    lesions = np.arange(len(labels)) // 3
+    draws = []
+    for _ in range(1000):
+        weights = np.zeros(len(labels))
+        for k in range(3):
+            own = np.unique(lesions[labels == k])
+            drawn = np.bincount(rng.choice(own, len(own)), minlength=lesions.max() + 1)
+            weights += drawn[lesions] * (labels == k)
+        (x_a, y_a), (x_b, y_b), (x_c, y_c) = ([place(each, weights) for each in correct[name]] for name in "abc")
+        t = (x_c - x_a) / (x_b - x_a)
+        draws.append(y_c - (1 - t) * y_a - t * y_b)
+    half = (found["interval"][1] - found["interval"][0]) / 2
+    assert half == pytest.approx(1.96 * np.std(draws), rel=0.25)
