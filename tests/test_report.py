@@ -12,7 +12,7 @@ import torch
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import CLEAN, AttackSpec
-from dpaat.evaluation.metrics import classification_metrics, constant_predictor
+from dpaat.evaluation.metrics import classification_metrics, constant_predictor, verdict_metrics
 from dpaat.evaluation.results import Population, constant_entry, result_entry, save_result
 from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
@@ -151,6 +151,21 @@ def test_page_shows_the_numbers_of_the_json(tmp_path: Path) -> None:
     assert "Synthetic images" not in page.text
     assert "different data" not in page.text
     assert "Not evaluated" not in page.text
+
+
+def test_the_worst_case_comes_first_without_scores_that_it_has_not(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    document = json.loads((run / "evaluation.json").read_text())
+    for eps in (2 / 255, 8 / 255):
+        predicted = torch.arange(sum(HAM.values())) % len(HAM)
+        labels = torch.from_numpy(np.repeat(np.arange(len(HAM)), list(HAM.values())))
+        result = Result(AttackSpec("worst-case"), eps, predicted.numpy(), verdict_metrics(predicted, labels, list(HAM)))
+        population = Population("ham10000", "0123456789abcdef", "test", len(labels))
+        save_result(run, document, result=result_entry(result, population, checkpoint="c0ffee"))
+    page = _page([run], tmp_path / "report.html")
+    assert page.text.index("worst case") < page.text.index("PGD-20")
+    assert not any("average precision under worst case" in alt for alt in page.alts)
+    assert any("accuracy under worst case" in alt for alt in page.alts)
 
 
 def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:

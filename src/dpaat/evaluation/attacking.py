@@ -49,9 +49,10 @@ class AttackSpec:
     @property
     def label(self) -> str:
         """The name that people read, such as "PGD-20"."""
-        if self.name in ("clean", "worst-case"):
-            return self.name.replace("-", " ")
-        return self.name.upper() + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
+        if self.name == "clean":
+            return "clean"
+        name = "worst case" if self.name == "worst-case" else self.name.upper()
+        return name + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
 
     @property
     def start(self) -> str | None:

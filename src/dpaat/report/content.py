@@ -52,8 +52,9 @@ def compare(runs: Sequence[RunView]) -> list[Comparison]:
         attacked = [e for group in by_run.values() for e in group.results if e["attack"] != "clean"]
         steps = {entry["label"]: entry["steps"] or 1 for entry in attacked}
         count = Counter(entry["label"] for entry in attacked)
-        # The attack with most results first, the stronger of two: it is what the page is mainly about.
-        attacks = sorted(steps, key=lambda label: (-count[label], -steps[label]))
+        worst = {entry["label"] for entry in attacked if entry["attack"] == "worst-case"}
+        # The worst case, or else the attack with most results, the stronger of two: what the page is mainly about.
+        attacks = sorted(steps, key=lambda label: (label not in worst, -count[label], -steps[label]))
         comparisons += [_comparison(population, by_run, attack) for attack in attacks or [None]]
     return comparisons
 
@@ -142,12 +143,15 @@ def _comparison(population: Population, by_run: Mapping[str, Group], attack: str
     rows = [(name, [_scores(found.get(eps)) for eps in radii]) for name, found in entries.items()]
     curves = []
     for key, label in CURVES.items() if len(radii) > 1 else ():
+        lines = {
+            name: [(eps, e["metrics"][key]) for eps, e in sorted(found.items()) if e["metrics"][key] is not None]
+            for name, found in entries.items()
+        }
+        if not any(eps for points in lines.values() for eps, _ in points):
+            continue  # the worst case has verdicts, no scores
         curves.append(
             line_plot(
-                {
-                    name: [(eps, e["metrics"][key]) for eps, e in sorted(found.items())]
-                    for name, found in entries.items()
-                },
+                lines,
                 x_label=f"radius ({'L2' if attack and attack.endswith('L2') else 'Linf'})",
                 y_label=label,
                 caption=f"{label.capitalize()} under {attack}.",
