@@ -17,7 +17,7 @@ from dpaat.evaluation.resampling import (
     recall_moments,
 )
 
-SMOOTHING = 2 / 3
+SMOOTHING = 3 / 4
 """Weight, shared by the classes, of the made-up lesions that smooth the estimates; chosen by simulation."""
 
 

@@ -107,7 +107,8 @@ def recall_moments(
 
     Returns:
         One part of variance per class present. A class of one lesion shows no spread: it takes the largest variance
-        that a recall can have, 1/4, or for a difference its square.
+        that a recall can have, 1/4, or for a difference its square. Degrees of freedom are counted for differences;
+        elsewhere smoothing has widened the variance enough.
     """
     present = np.flatnonzero(weights)
     size = clusters.size
@@ -126,7 +127,8 @@ def recall_moments(
     spread = moves / (1 + share * len(made_up)) ** 2 * lesions / np.maximum(lesions - 1, 1)
     spread = np.where(lesions > 1, spread, raw**2 if paired else 0.25)
     w = weights[present]
-    return Moments(float(w @ raw), float(w @ rate), w**2 * spread, _dof(lesions, paired))
+    dof = np.where(paired & (lesions > 1), lesions - 1.0, np.inf)
+    return Moments(float(w @ raw), float(w @ rate), w**2 * spread, dof)
 
 
 def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blocks: Clusters) -> np.ndarray:
@@ -193,7 +195,10 @@ def precision_moments(
     Returns:
         One part of variance per class of the lesions left out. The jackknife's estimate of the bias is taken off
         the center: the average precision of few images is too high on average, since each stands above itself.
-        A class of one lesion as in `recall_moments`.
+        A class of one lesion as in `recall_moments`. No degrees of freedom are lost: for a statistic as bent as this
+        one the jackknife's variance is too large on average.
+
+    Source: B. Efron, C. Stein, "The jackknife estimate of variance", Annals of Statistics 9 (1981).
     """
     num_classes = precision.shape[1]
     present = np.flatnonzero(~np.isnan(precision[0]))
@@ -214,10 +219,4 @@ def precision_moments(
     alone = np.square(full) if paired else np.full(len(present), 0.25)
     own = np.where(lesions > 1, smoothing * (full / (lesions + smoothing)) ** 2, alone)
     variances += own / len(present) ** 2
-    dof = _dof(blocks.per_class(num_classes)[present], paired)
-    return Moments(float(full.mean()), float(center.mean()), variances, dof)
-
-
-def _dof(clusters: np.ndarray, paired: bool) -> np.ndarray:
-    """Degrees of freedom per class; none are lost where a variance is assumed, or widened enough by smoothing."""
-    return np.where(paired & (clusters > 1), clusters - 1.0, np.inf)
+    return Moments(float(full.mean()), float(center.mean()), variances, np.full(len(present), np.inf))
