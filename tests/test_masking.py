@@ -289,17 +289,29 @@ def test_lost_gradients(share, verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rising", "lower", "verdict"),
-    [(1.0, 0.0, "pass"), (0.8, 0.0, "warn"), (0.5, 0.0, "fail"), (1.0, 0.1, "warn"), (1.0, 0.3, "fail")],
+    ("rising", "lower", "many_steps", "verdict"),
+    [
+        (1.0, 0.0, 0.5, "pass"),
+        (0.8, 0.0, 0.5, "warn"),
+        (0.5, 0.0, 0.5, "fail"),
+        (1.0, 0.1, 0.5, "warn"),
+        (1.0, 0.3, 0.5, "fail"),
+        (1.0, 0.0, 0.25, "warn"),
+        (1.0, 0.0, 0.1, "fail"),
+        (1.0, 0.0, 1.0, "pass"),
+    ],
 )
-def test_loss_along_the_gradient(rising, lower, verdict) -> None:
+def test_loss_along_the_gradient(rising, lower, many_steps, verdict) -> None:
     odds = np.zeros((100, 4))
     odds[: int(100 * rising), 1] = 1
     odds[:, 2:] = 2
     odds[: int(100 * lower), 2] = -1
-    check = judge_ascent(odds, odds < 1, ["1/255", "2/255", "3/255"])
+    standing = np.ones((100, 4), bool)
+    standing[:40, 3] = False
+    check = judge_ascent(odds, standing, ["1/255", "2/255", "3/255"], many_steps)
     assert check.verdict == verdict
     assert check.values["lower"] == [lower, 0]
+    assert check.values["gap"] == pytest.approx(0.6 - many_steps)
 
 
 def test_summary_names_what_speaks_against() -> None:

@@ -101,6 +101,10 @@ def test_best_checkpoint_is_that_of_the_highest_score(tiny_images, tmp_path):
 # --- methods and losses
 
 
+WITH_RADII = {"dpaat", "dpaat-paper", "iaat", "cat", "mma", "ima", "ame", "amat"}
+WITH_RADII |= {"mean-radius", "class-mean-radius", "permuted-radius"}
+
+
 @pytest.mark.parametrize("imbalance", ["none", "weights", "sampler", "balanced-softmax"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_with_every_treatment_of_imbalance(tiny_images, tmp_path, method, imbalance):
@@ -109,7 +113,7 @@ def test_every_method_trains_with_every_treatment_of_imbalance(tiny_images, tmp_
     table = metrics(run)
     assert len(table) == 1
     assert math.isfinite(table["train/loss"][0])
-    assert ("eps/mean" in table) == method.startswith("dpaat") == (run / "perturbation.parquet").exists()
+    assert ("eps/mean" in table) == (method in WITH_RADII) == (run / "perturbation.parquet").exists()
     assert not [name for name in table if "robust" in name]
 
 

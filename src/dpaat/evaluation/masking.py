@@ -137,7 +137,7 @@ def run_masking(
         repeatability,
         judge_gradient(gradient["silent"]),
         judge_start(gradient["ratio"], against("start", fell["random"], fell["zero"])),
-        judge_ascent(gradient["odds"], gradient["standing"], [_words(eps * part, norm) for part in PATH]),
+        judge_ascent(gradient["odds"], gradient["standing"], [_words(eps * part, norm) for part in PATH], curve[eps]),
         judge_large_radius(standing, labels, {_words(each, norm): share for each, share in sorted(curve.items())}),
         against("more budget", fell["more"], fell["ce"]),
         against("single step", fell["single"], fell["ce"]),

@@ -29,6 +29,8 @@ RISING = (0.90, 0.75)
 """Shares of images whose loss rises over an eighth of the radius: fewer than the first warns, than the second fails."""
 LOWER = (0.08, 0.12)
 """Shares of images whose loss is lower after a longer step than at the image: more warns, fails; sound: up to 0.04."""
+STEP_GAP = (0.30, 0.45)
+"""Share that one full step leaves standing minus that of PGD: more warns, fails; sound: up to 0.16, overfitted: 0.53."""
 SIGNIFICANT = 0.05
 """Level of the one-sided exact McNemar test."""
 GAIN = 0.02
@@ -144,30 +146,33 @@ def judge_start(ratio: np.ndarray, fell: Check) -> Check:
         f"the gradient at the image is below {VANISHING:.0%} of that at a random point nearby for {lost.sum()} of "
         f"{len(ratio)} images (median {float(np.median(ratio)):.2g}); {fell.evidence}"
     )
-    return Check("start", _worse(_above(share, FEW, MANY), fell.verdict), evidence, {"vanishing": share, **fell.values})
+    return Check("start", _worst(_above(share, FEW, MANY), fell.verdict), evidence, {"vanishing": share, **fell.values})
 
 
-def judge_ascent(odds: np.ndarray, standing: np.ndarray, points: Sequence[str]) -> Check:
-    """Fail a model whose loss does not rise along its gradient, or falls below where it began within the radius.
+def judge_ascent(odds: np.ndarray, standing: np.ndarray, points: Sequence[str], many_steps: float) -> Check:
+    """Fail a model whose loss does not rise along its gradient, or that withstands one full step and not several.
 
-    The second is the mark of catastrophic overfitting to single-step attacks.
+    A loss below where it began, or a single step far weaker than several, is the mark of catastrophic overfitting to
+    single-step attacks.
 
     Args:
         odds: log-odds of the other classes at the image and along the gradient `(n, 1 + T)`.
         standing: whether the model is still right there, `(n, 1 + T)`.
         points: radii along the gradient in words `(T,)`, ascending.
+        many_steps: share of the images that PGD leaves standing at the last of these radii.
     """
     change = odds[:, 1:] - odds[:, :1]
     rising, lower = float((change[:, 0] > 0).mean()), (change[:, 1:] < 0).mean(0)
     worst, along = len(lower) - 1 - int(lower[::-1].argmax()), standing[:, 1:].mean(0)
+    gap = float(along[-1]) - many_steps
     evidence = (
         f"after a step of {points[0]} along the gradient the loss is higher for {rising:.1%} of {len(odds)} images; "
-        f"after one of {points[1 + worst]} it is lower than at the image for {lower[worst]:.1%}, and "
-        f"{along[1 + worst]:.1%} are still classified correctly"
+        f"after one of {points[1 + worst]} it is lower than at the image for {lower[worst]:.1%}; one step of "
+        f"{points[-1]} leaves {along[-1]:.1%} standing, PGD-10 {many_steps:.1%}"
     )
-    verdicts = _above(1 - rising, *(1 - share for share in RISING)), _above(float(lower[worst]), *LOWER)
-    values = {"points": list(points), "rising": rising, "lower": lower.tolist(), "standing": along.tolist()}
-    return Check("loss along the gradient", _worse(*verdicts), evidence, values)
+    verdict = _worst(_above(1 - rising, *(1 - share for share in RISING)), _above(float(lower[worst]), *LOWER))
+    values = {"points": list(points), "rising": rising, "lower": lower.tolist(), "standing": along.tolist(), "gap": gap}
+    return Check("loss along the gradient", _worst(verdict, _above(gap, *STEP_GAP)), evidence, values)
 
 
 def judge_large_radius(standing: np.ndarray, labels: np.ndarray, curve: dict[str, float]) -> Check:
@@ -238,7 +243,7 @@ def balanced_share(true: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([true[labels == k].mean() for k in np.unique(labels)]))
 
 
-def _worse(one: Verdict, other: Verdict) -> Verdict:
+def _worst(one: Verdict, other: Verdict) -> Verdict:
     return max(one, other, key=("pass", "warn", "fail").index)
 
 
