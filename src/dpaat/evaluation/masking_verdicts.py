@@ -30,7 +30,7 @@ RISING = (0.90, 0.75)
 LOWER = (0.08, 0.12)
 """Shares of images whose loss is lower after a longer step than at the image: more warns, fails; sound: up to 0.04."""
 STEP_GAP = (0.30, 0.45)
-"""Share that one full step leaves standing minus that of PGD: more warns, fails; sound: up to 0.16, overfitted: 0.53."""
+"""Share that one full step leaves standing minus that of PGD: more warns, fails; sound: to 0.16, overfitted: 0.53."""
 SIGNIFICANT = 0.05
 """Level of the one-sided exact McNemar test."""
 GAIN = 0.02
