@@ -72,7 +72,7 @@ class Ball(ABC):
 
     @abstractmethod
     def project_(self, x_adv: Tensor) -> Tensor:
-        """The nearest allowed image, computed in place."""
+        """An allowed image for each image, computed in place; an allowed one stays as it is."""
 
 
 class LinfBall(Ball):
@@ -104,8 +104,8 @@ class LinfBall(Ball):
 class L2Ball(Ball):
     """Euclidean distance within `eps`.
 
-    Clamping to the box after projecting onto the ball never leaves the ball: `x` lies in the box, so each
-    pixel only moves towards it.
+    Clamped to the box first, then shortened to `eps`: in this order what the box cuts off is left to the other pixels.
+    Shortening never leaves the box, since `x` lies in it.
     """
 
     @override
@@ -126,9 +126,9 @@ class L2Ball(Ball):
 
     @override
     def project_(self, x_adv: Tensor) -> Tensor:
-        delta = x_adv.sub_(self.x)
+        delta = x_adv.clamp_(0, 1).sub_(self.x)
         delta.mul_((self.eps / _length(delta).clamp_(min=_TINY)).clamp_(max=1))
-        return delta.add_(self.x).clamp_(0, 1)
+        return delta.add_(self.x).clamp_(0, 1)  # once more, for rounding
 
 
 def _length(batch: Tensor) -> Tensor:
