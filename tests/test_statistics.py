@@ -161,6 +161,19 @@ def test_a_class_of_one_lesion_leaves_much_open():
     assert high - low > 0.5
 
 
+def test_a_class_of_one_lesion_leaves_no_more_open_than_its_recall_does():
+    labels = np.repeat([0, 1, 2], [1, 50, 50])
+    correct = np.arange(101) == 1  # one image of all
+    predicted = np.where(correct, labels, (labels + 1) % 3)
+    found = intervals(predicted, None, labels, np.arange(101), ["a", "b", "c"])
+    low, high = np.mean(list(found["per_class_recall"].values()), axis=0)
+    assert found["balanced_accuracy"][1] == pytest.approx(high)
+    assert low <= found["balanced_accuracy"][0] < 0.02
+    assert high < 0.4
+    weights = np.array([1, 50, 50]) / 101
+    assert found["accuracy"][1] <= weights @ np.array(list(found["per_class_recall"].values()))[:, 1] + 1e-12
+
+
 def test_a_run_compared_with_itself_gives_exactly_0():
     runs = [make_run(seed, fold=fold) for fold in range(2) for seed in (5, 6)]
     for chosen in (runs[:1], runs[:2], runs):
