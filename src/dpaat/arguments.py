@@ -32,6 +32,9 @@ BENCHMARK_EXAMPLES = """examples:
   dpaat benchmark grid.yaml --data ham10000:DIR --workers 2 --out results/ham
   dpaat benchmark grid.yaml --only 'dpaat-*-f1-s0'               one row again
   dpaat benchmark grid.yaml --dry-run"""
+PROFILE_EXAMPLES = """examples:
+  dpaat profile --data ham10000:DIR --image-size 64 --model resnet18
+  dpaat profile --config runs/ham/config.yaml --batch-size 256 --out profile.json"""
 PREDICT_EXAMPLES = """examples:
   dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
   dpaat predict runs/ham folder-of-photos --out predictions.csv"""
@@ -80,6 +83,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("evaluate", _evaluate_parser(), help="measure a run, clean and under attack")
     commands.add_subcommand("compare", _compare_parser(), help="compare evaluated runs, with intervals")
     commands.add_subcommand("benchmark", _benchmark_parser(), help="train, evaluate and compare a grid of recipes")
+    commands.add_subcommand("profile", _profile_parser(), help="where a training step's time goes, and the run's time")
     commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
     commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
     data = _Parser("Look into a dataset.")
@@ -98,6 +102,16 @@ def _train_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str | None, default=None, help="run folder to make (required)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own configuration")
     parser.add_argument("--stop_after", type=int | None, default=None, help="end this call after so many epochs")
+    parser.add_argument("--cache", type=str | None, default=None, help="folder for decoded images")
+    return parser
+
+
+def _profile_parser() -> ArgumentParser:
+    parser = _Parser("Measure where the time of a training step goes, and estimate the whole run.", PROFILE_EXAMPLES)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options, such as a run's own")
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    parser.add_argument("--batches", type=int, default=9, help="how many batches to measure")
+    parser.add_argument("--out", type=str | None, default=None, help="JSON file to write")
     parser.add_argument("--cache", type=str | None, default=None, help="folder for decoded images")
     return parser
 

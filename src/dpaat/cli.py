@@ -193,6 +193,18 @@ def _benchmark(given: Namespace) -> int:
     return int(benchmark(Path(given.grid), **options) > 0)
 
 
+def _profile(given: Namespace) -> int:
+    from dpaat.runs import write_json
+    from dpaat.training.profile import profile, profile_table
+
+    config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
+    found = profile(config, batches=given.batches, cache_dir=Path(given.cache) if given.cache else None)
+    _console().print(profile_table(found))
+    if given.out:
+        write_json(Path(given.out), found)
+    return 0
+
+
 def _report(given: Namespace) -> int:
     from dpaat.report import write_report
 
@@ -242,6 +254,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "compare": _compare,
     "benchmark": _benchmark,
     "predict": _predict,
+    "profile": _profile,
     "report": _report,
     "data": _data,
     "list": _list,

@@ -103,7 +103,7 @@ def train(
     if resuming and data.fingerprint != info.get("fingerprint"):
         raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")
     trainer = make_trainer(config, out, data, stop_after=stop_after, console=console)
-    module = _build(config, data, from_checkpoint=resuming)
+    module = build(config, data, from_checkpoint=resuming)
     if resuming:
         _check_checkpoint(out / LAST, module)
     else:
@@ -147,7 +147,8 @@ def train(
     return out
 
 
-def _build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:
+def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:
+    """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says."""
     method = find_method(config.method)
     labels = torch.from_numpy(data.labels[data.rows("train")])
     setting = Setting(

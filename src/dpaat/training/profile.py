@@ -1,0 +1,152 @@
+"""Where the time of a training step goes, and what a whole run will take: measured on the run's own model and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from dpaat.config import TrainConfig, complete
+from dpaat.data import prepare
+from dpaat.data.loading import DataModule
+from dpaat.errors import UserError
+from dpaat.methods import find_method
+from dpaat.models import check_name
+from dpaat.runs import provenance
+from dpaat.training import build
+from dpaat.training.stopwatch import PHASES, Stopwatch
+from dpaat.training.trainer import check_options, make_trainer, quiet
+
+WARMUP = 3
+"""Batches that are not counted: the first ones choose kernels and fill caches."""
+STANDING = 0.4
+"""Share of the validation images that are attacked at a radius, since only those still standing are; typical."""
+SAFETY = 0.8
+"""Share of the free memory that a batch may fill."""
+
+
+def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = None) -> dict[str, Any]:
+    """Train a few batches as `train` would, in a folder that is thrown away, with a stopwatch.
+
+    Args:
+        config: the run.
+        batches: how many batches to measure.
+        cache_dir: where decoded images are kept.
+
+    Returns:
+        Ready for JSON: `batch`, median seconds of a step and of its phases; `floor`, the seconds of K forward passes
+        with input gradients and of one training pass on every view that is learned from; `memory` in bytes, and the
+        batch size that `fits`; `epoch` and `run`, estimated seconds.
+
+    Raises:
+        UserError: bad input, as in `train`, or a training split of too few batches.
+    """
+    config = complete(config)
+    check_options(config.trainer)
+    check_name(config.model)
+    splits = Path(config.splits) if config.splits else None
+    data = prepare(
+        config.data,
+        image_size=config.image_size,
+        fit=config.fit,
+        seed=config.seed,
+        fold=config.fold,
+        splits=splits,
+        cache_dir=cache_dir,
+        progress=False,
+    )
+    datamodule = DataModule(
+        data,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        balanced=config.imbalance == "sampler",
+        workers=config.workers,
+    )
+    per_epoch = -(-len(datamodule.train) // config.batch_size)
+    if per_epoch <= WARMUP:
+        raise UserError(f"batch_size: {per_epoch} batches an epoch are too few to measure; give a smaller one")
+    module = build(config, data, from_checkpoint=False)
+    watch = Stopwatch()
+    limits = {"limit_train_batches": min(WARMUP + batches, per_epoch), "limit_val_batches": 1}
+    short = dataclasses.replace(config, epochs=1, trainer=config.trainer | limits)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(short, Path(folder), data, stop_after=None, console=None)
+        trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
+        with quiet():
+            trainer.fit(module, datamodule)
+
+    times = {phase: watch.times[phase][WARMUP:] for phase in PHASES}
+    step = median(map(sum, zip(*times.values(), strict=True)))
+    steps = config.steps if find_method(config.method).adversarial else 0
+    floor = steps * watch.passes["input_gradient"] + (1 + bool(config.clean_weight)) * watch.passes["training"]
+    per_image = {name: value / config.batch_size for name, value in watch.passes.items()}
+    attacked = config.val_steps * per_image["input_gradient"] + per_image["forward"]
+    parts = {
+        "training": per_epoch * step,
+        "validation": len(datamodule.val) * (per_image["forward"] + STANDING * len(config.val_radii) * attacked),
+        "end": watch.epoch_end,
+    }
+    device = trainer.strategy.root_device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    return {
+        **provenance(str(device)),
+        "config": dataclasses.asdict(config),
+        "fingerprint": data.fingerprint,
+        "batches": len(times["attack"]),
+        "batch": {"phases": {phase: median(values) for phase, values in times.items()}, "seconds": step},
+        "floor": floor,
+        "over_floor": step / floor,
+        "images_per_second": config.batch_size / step,
+        "memory": watch.memory
+        | {"free": free, "fits": _fitting(free, watch.memory["model"], watch.memory["batch"] / config.batch_size)},
+        "epoch": parts | {"seconds": sum(parts.values())},
+        "run": config.epochs * sum(parts.values()),
+    }
+
+
+def profile_table(found: dict[str, Any]) -> RenderableType:
+    """Show what `profile` found."""
+    config, memory, epoch = found["config"], found["memory"], found["epoch"]
+    table = Table(title=f"a step of {config['method']} with {config['batch_size']} images on {found['device']}")
+    table.add_column("phase")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    for phase, seconds in found["batch"]["phases"].items():
+        table.add_row(phase, f"{1000 * seconds:,.1f}", f"{seconds / found['batch']['seconds']:.1%}")
+    table.add_section()
+    table.add_row("step", f"{1000 * found['batch']['seconds']:,.1f}", f"{found['images_per_second']:,.0f} images/s")
+    table.add_row("floor", f"{1000 * found['floor']:,.1f}", f"step = {found['over_floor']:.2f} x floor")
+    fits = f"{memory['fits']:,} images a batch would fit" if memory["fits"] else "not even one image would fit"
+    lines = (
+        f"memory: network and optimizer {_bytes(memory['model'])}, batch {_bytes(memory['batch'])}; "
+        f"{fits} into the {_bytes(memory['free'])} that are free",
+        f"time: {_duration(epoch['seconds'])} an epoch (training {_duration(epoch['training'])}, validation about "
+        f"{_duration(epoch['validation'])}), {_duration(found['run'])} for {config['epochs']} epochs",
+    )
+    return Group(table, *lines)
+
+
+def _fitting(free: int, model: int, per_image: float) -> int:
+    return max(int((SAFETY * free - model) / per_image), 0)
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,193 @@
+"""A stopwatch for the steps of a training, and the measures that go with it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from statistics import median
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from typing_extensions import override
+
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.losses import cross_entropy as attack_loss
+from dpaat.data.loading import Batch
+from dpaat.methods import Visit
+from dpaat.training.module import TrainingModule
+
+PHASES = ("loading", "augmentation", "attack", "forward", "backward", "optimizer", "state")
+
+
+class Stopwatch(L.Callback):
+    """Times the phases of every step, and at the end the passes that no training can do without.
+
+    The attack ends where the network is first called in train mode; what comes before its first call at all is
+    augmentation.
+
+    Attributes:
+        times: seconds of every step, for each of `PHASES`.
+        passes: see `time_passes`.
+        memory: see `measure_memory`.
+        epoch_end: seconds from the last validation batch to the end of the epoch: scores, logs, checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[float]] = defaultdict(list)
+        self.passes: dict[str, float] = {}
+        self.memory: dict[str, int] = {}
+        self.epoch_end = 0.0
+        self._last = 0.0
+        self._called = self._learning = False
+        self._batch: Batch | None = None
+
+    def _lap(self, phase: str | None = None) -> None:
+        now = _now()
+        if phase is not None:
+            self.times[phase].append(now - self._last)
+        self._last = now
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        pl_module.model.register_forward_pre_hook(self._before_network)
+        after_step = pl_module.method.after_step
+
+        def timed(visit: Visit) -> None:
+            self._lap("optimizer")
+            after_step(visit)
+            self._lap("state")
+
+        pl_module.method.after_step = timed  # type: ignore[method-assign]
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lap()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self._lap("loading")
+        self._called = self._learning = False
+        self._batch = batch
+
+    def _before_network(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._learning:
+            return
+        if not self._called:
+            self._called = True
+            self._lap("augmentation")
+        if network.training:
+            self._learning = True
+            self._lap("attack")
+
+    @override
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._lap("forward")
+
+    @override
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lap("backward")
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._learning = True  # validation is not a step
+        assert isinstance(pl_module, TrainingModule)
+        assert self._batch is not None
+        with trainer.precision_plugin.forward_context():
+            self.passes = time_passes(pl_module.model, self._batch)
+            self.memory = measure_memory(pl_module, self._batch)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lap()
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        before = self._last
+        self._lap()
+        self.epoch_end = self._last - before
+
+
+def time_passes(model: nn.Module, batch: Batch, repeats: int = 5) -> dict[str, float]:
+    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images."""
+    _, images, y = batch
+    x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(x)
+
+    def training() -> None:
+        model.train()
+        with torch.enable_grad():
+            cross_entropy(model(x).float(), y).backward()
+        model.zero_grad()
+
+    with evaluation_mode(model):
+        found = {
+            "forward": _seconds(forward, repeats),
+            "input_gradient": _seconds(lambda: input_gradient(model, x, y, attack_loss), repeats),
+        }
+    was_training = model.training
+    found["training"] = _seconds(training, repeats)
+    model.train(was_training)
+    return found
+
+
+def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
+    """Bytes that the network with gradients, momentum and average takes (`model`), and that a batch keeps (`batch`).
+
+    What a batch keeps is counted where autograd keeps it, so that it is the same on every device: the passes to learn
+    from together, or one pass of the attack if that keeps more.
+    """
+    index, images, y = batch
+    x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+    weights = {p.untyped_storage().data_ptr() for p in module.model.parameters()}
+    kept: dict[bool, dict[int, int]] = {True: {}, False: {}}
+    peak = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[module.model.training][storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def before(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal peak
+        peak = max(peak, sum(kept[False].values()))
+        kept[False].clear()
+
+    hook = module.model.register_forward_pre_hook(before)
+    was_training = module.model.training
+    module.model.train()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        visit = module.method(module.model, index, x, y)
+    hook.remove()
+    module.model.train(was_training)
+    del visit
+    copies = 3 + (module.ema is not None)
+    return {
+        "model": copies * sum(p.numel() * p.element_size() for p in module.model.parameters()),
+        "batch": max(peak, sum(kept[False].values()), sum(kept[True].values())),
+    }
+
+
+def _seconds(work: Callable[[], object], repeats: int) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        start = _now()
+        work()
+        times.append(_now() - start)
+    return median(times)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,71 @@
+import json
+import math
+
+import pytest
+import torch
+
+from dpaat.cli import main
+from dpaat.config import TrainConfig, complete
+from dpaat.data import prepare
+from dpaat.data.loading import DataModule
+from dpaat.errors import UserError
+from dpaat.training import build
+from dpaat.training.profile import profile
+from dpaat.training.stopwatch import PHASES, measure_memory
+
+TINY = {"data": "synthetic:120", "image_size": 32, "model": "test_resnet", "stem": "original", "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return profile(TrainConfig(**TINY, method="dpaat", steps=4, val_steps=2, accelerator="cpu"), batches=4)
+
+
+def test_phases_make_up_the_step_and_the_attack_is_most_of_it(found):
+    phases = found["batch"]["phases"]
+    assert tuple(phases) == PHASES
+    assert sum(phases.values()) == pytest.approx(found["batch"]["seconds"], rel=0.5)
+    assert phases["attack"] > 2 * phases["augmentation"] > 0
+    assert phases["attack"] > phases["forward"] > 0
+    assert found["batches"] == 4
+
+
+def test_a_run_is_its_epochs(found):
+    epoch = found["epoch"]
+    batches = math.ceil(86 / 8)  # what is left of 120 without test and validation
+    assert epoch["training"] == pytest.approx(batches * found["batch"]["seconds"], rel=0.1)
+    assert epoch["seconds"] == pytest.approx(epoch["training"] + epoch["validation"] + epoch["end"])
+    assert found["run"] == pytest.approx(30 * epoch["seconds"])
+
+
+def test_standard_training_has_no_attack():
+    found = profile(TrainConfig(**TINY, method="standard", accelerator="cpu"), batches=2)
+    assert found["batch"]["phases"]["attack"] < 0.1 * found["batch"]["phases"]["forward"]
+    assert 0.5 < found["over_floor"] < 4
+
+
+def test_memory_grows_with_the_batch():
+    config = complete(TrainConfig(**TINY, steps=2, accelerator="cpu"))
+    data = prepare(config.data, image_size=32)
+    module = build(config, data, from_checkpoint=False)
+    dataset = DataModule(data, batch_size=8, seed=0, balanced=False, workers=0).train
+    small, large = (measure_memory(module, dataset.__getitems__(range(n)))["batch"] for n in (8, 16))
+    assert large == pytest.approx(2 * small, rel=0.05)
+    weights = sum(p.numel() for p in module.model.parameters())
+    assert measure_memory(module, dataset.__getitems__(range(8)))["model"] == 3 * 4 * weights
+    assert torch.is_grad_enabled()
+
+
+def test_command(tmp_path, capsys):
+    options = ["--data", "synthetic:120", "--image-size", "32", "--model", "test_resnet", "--stem", "original"]
+    options += ["--steps", "1", "--batch-size", "16", "--batches", "2", "--accelerator", "cpu"]
+    assert main(["profile", *options, "--out", str(tmp_path / "profile.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "floor" in printed
+    assert "30 epochs" in " ".join(printed.split())
+    assert json.loads((tmp_path / "profile.json").read_text())["run"] > 0
+
+
+def test_too_few_batches():
+    with pytest.raises(UserError, match="batch_size"):
+        profile(TrainConfig(**TINY | {"batch_size": 100}, accelerator="cpu"))
