@@ -35,6 +35,8 @@ BENCHMARK_EXAMPLES = """examples:
 PROFILE_EXAMPLES = """examples:
   dpaat profile --data ham10000:DIR --image-size 64 --model resnet18
   dpaat profile --config runs/ham/config.yaml --batch-size 256 --out profile.json"""
+EXPORT_EXAMPLES = """examples:
+  dpaat export runs/ham --out export                             needs pip install 'dpaat[export]'"""
 PREDICT_EXAMPLES = """examples:
   dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
   dpaat predict runs/ham folder-of-photos --out predictions.csv"""
@@ -86,6 +88,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("profile", _profile_parser(), help="where a training step's time goes, and the run's time")
     commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
     commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
+    commands.add_subcommand("export", _export_parser(), help="write a run's network as ONNX and safetensors")
     data = _Parser("Look into a dataset.")
     commands.add_subcommand("data", data, help="look into a dataset")
     commands.add_subcommand("list", _list_parser(), help="list methods, models or attacks")
@@ -113,6 +116,16 @@ def _profile_parser() -> ArgumentParser:
     parser.add_argument("--batches", type=int, default=9, help="how many batches to measure")
     parser.add_argument("--out", type=str | None, default=None, help="JSON file to write")
     parser.add_argument("--cache", type=str | None, default=None, help="folder for decoded images")
+    return parser
+
+
+def _export_parser() -> ArgumentParser:
+    parser = _Parser(
+        "Write a run's network as ONNX and safetensors, and check that they agree with it.", EXPORT_EXAMPLES
+    )
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("--out", type=str, default="export", help="folder to write into")
+    parser.add_argument("--images", type=int, default=100, help="how many test images to compare on")
     return parser
 
 

@@ -205,6 +205,21 @@ def _profile(given: Namespace) -> int:
     return 0
 
 
+def _export(given: Namespace) -> int:
+    from dpaat.export import export
+
+    card = export(Path(given.run), Path(given.out), images=given.images)
+    checked = card["checked"]
+    worst = max(checked["largest_difference"].values())
+    _console().print(
+        f"written to {given.out}: ONNX and safetensors agree with the run on {checked['images']} {checked['of']} "
+        f"(largest difference of a logit: {worst:.1e})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
 def _report(given: Namespace) -> int:
     from dpaat.report import write_report
 
@@ -256,6 +271,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "predict": _predict,
     "profile": _profile,
     "report": _report,
+    "export": _export,
     "data": _data,
     "list": _list,
     "quickstart": _quickstart,

@@ -1,0 +1,143 @@
+"""A trained network for other programs: ONNX and safetensors, checked against the original."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpaat.errors import UserError
+from dpaat.models import Classifier, build_model, load_foreign
+from dpaat.runs import Run, open_run, provenance, write_json
+
+ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4
+"""Largest difference of a logit, relative to 1 and to the logit, whichever is more."""
+
+
+def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
+    """Write a run's network as one ONNX file and as safetensors, and compare what they say.
+
+    The ONNX model takes `images` `(B, C, H, W)`, float32 in [0, 1], for any B, and gives `logits` `(B, K)`;
+    normalization is inside. The safetensors hold the network's weights by timm's names; `model.json` says what else is
+    needed.
+
+    Args:
+        path: the run folder.
+        out: the folder to write into.
+        images: how many test images to compare on; random ones where the run's data are not there.
+
+    Returns:
+        What stands in `model.json`.
+
+    Raises:
+        UserError: no run, the extra `export` is not installed, a network that ONNX cannot express, outputs that differ.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"export needs {', '.join(missing)}: pip install 'dpaat[export]'")
+    if images < 1:
+        raise UserError(f"images: {images} must be at least 1")
+    run = open_run(path)
+    model = run.load_model()
+    assert isinstance(model, Classifier)
+    x, of = _test_images(run, images)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_onnx(model, x, out / ONNX)
+        _write_weights(model, run, out / WEIGHTS)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
+    with torch.inference_mode():
+        expected = model(x).numpy()
+    found = {ONNX: _run_onnx(out / ONNX, x), WEIGHTS: _run_weights(run, out / WEIGHTS, x)}
+    differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
+    for name, logits in found.items():
+        if not np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            raise UserError(f"{out / name}: differs from the run by up to {differences[name]:.2g}; do not use it")
+    card = provenance("cpu") | {
+        "run": run.path.name,
+        "checkpoint": run.checkpoint_digest,
+        "model": run.config.model,
+        "classes": run.info["classes"],
+        "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit},
+        "output": {"name": "logits", "shape": ["batch", len(run.info["classes"])]},
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "licence": run.info.get("licence"),
+        "citation": run.info.get("citation"),
+        "checked": {"images": len(x), "of": of, "largest_difference": differences},
+    }
+    write_json(out / CARD, card)
+    return card
+
+
+def _test_images(run: Run, count: int) -> tuple[Tensor, str]:
+    """Test images `(n, C, H, W)` in [0, 1], and what they are."""
+    try:
+        data = run.prepare(progress=False)
+    except UserError:
+        size = run.config.image_size
+        shape = (count, int(run.info["channels"]), size, size)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)), "random images"
+    rows = data.rows("test")[:count]
+    return torch.from_numpy(np.ascontiguousarray(data.images[rows])).float() / 255, "test images"
+
+
+def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                model,
+                (x[:2],),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # whatever a network holds that the exporter cannot express
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path}: this network cannot be written as ONNX: {reason}") from None
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+def _write_weights(model: Classifier, run: Run, path: Path) -> None:
+    from safetensors.torch import save
+
+    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    metadata = {"model": run.config.model, "classes": json.dumps(run.info["classes"])}
+    path.write_bytes(save(state, metadata))
+
+
+def _run_onnx(path: Path, x: Tensor) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    # In two batches of other sizes than it was traced with.
+    parts = [session.run(["logits"], {"images": part.numpy()})[0] for part in (x[:1], x[1:]) if len(part)]
+    return np.concatenate(parts)
+
+
+def _run_weights(run: Run, path: Path, x: Tensor) -> np.ndarray:
+    classes, config = len(run.info["classes"]), run.config
+    model = build_model(
+        config.model,
+        num_classes=classes,
+        channels=int(run.info["channels"]),
+        image_size=config.image_size,
+        stem=config.stem,
+    )
+    load_foreign(model, path, num_classes=classes)
+    with torch.inference_mode():
+        logits: np.ndarray = model.eval()(x).numpy()
+    return logits
