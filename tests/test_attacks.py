@@ -15,6 +15,7 @@ from dpaat.attacks import (
     find_attack,
     gaussian_noise,
     pgd,
+    pgd_graded,
     pgd_restarts,
     pgd_with_clean_logits,
 )
@@ -224,6 +225,16 @@ def test_zero_start_hands_back_the_clean_logits():
     x_adv, logits = pgd_with_clean_logits(network, x, y, eps=0.1, steps=2)
     assert torch.equal(x_adv, pgd(network, x, y, eps=0.1, steps=2))
     assert torch.equal(logits, network.eval()(x).detach())
+
+
+def test_graded_steps_are_those_of_each_sample_alone():
+    network, (x, y) = make_network(), image_batch(4)
+    eps, steps = torch.tensor([0.02, 0.1, 0.05, 0.1]), torch.tensor([1, 3, 2, 3])
+    x_adv, logits = pgd_graded(network, x, y, eps=eps, steps=steps)
+    for i in range(4):
+        alone = pgd(network, x[i : i + 1], y[i : i + 1], eps=float(eps[i]), steps=int(steps[i]))
+        torch.testing.assert_close(x_adv[i : i + 1], alone)
+    torch.testing.assert_close(logits, network.eval()(x).detach())
 
 
 def test_forward_passes_are_exactly_the_steps():

@@ -109,6 +109,7 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"ramp": 0}, r"ramp must lie in \(0, 1\]"),
         ("dpaat", {"ramp": -1}, "ramp must lie"),
         ("dpaat", {"ramp": "nan"}, "ramp must lie"),
+        ("dpaat", {"graded": 1.5}, r"graded must lie in \[0, 1\]"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
         ("dpaat", {"warmup": 1.5}, "options.warmup: 1.5 is not a whole number"),
         ("dpaat", {"warmup": True}, "not a whole number"),
@@ -261,6 +262,14 @@ def test_samples_are_attacked_at_their_own_radius():
     clean, adversarial = seen[-1].chunk(2)
     assert torch.equal(clean, x)
     assert torch.allclose((adversarial - x).abs().amax((1, 2, 3)), torch.linspace(0, 8 / 255, 6), atol=1e-6)
+
+
+def test_small_balls_get_few_attack_steps():
+    method, model = make("dpaat-fast", steps=10, clean_weight=0.5), Counting()
+    index, x, y = batch()
+    method.perturbation.eps[index] = torch.tensor([0.0, 1.0, 4.0, 5.0, 8.0, 8.0]) / 255
+    method(model, index, x, y)
+    assert model.forwards == [3, 3, 3, 12]  # ceil(10 / 5 * eps / eps_max), at least 1; then both views of all
 
 
 def test_global_scope_keeps_no_labels():

@@ -14,7 +14,7 @@ from dpaat.attacks.fab import fab_targeted
 from dpaat.attacks.fgsm import fgsm
 from dpaat.attacks.noise import gaussian_noise
 from dpaat.attacks.norms import NORMS
-from dpaat.attacks.pgd import pgd, pgd_with_clean_logits
+from dpaat.attacks.pgd import pgd, pgd_graded, pgd_with_clean_logits
 from dpaat.attacks.restarts import on_standing, pgd_restarts
 from dpaat.attacks.square import square
 from dpaat.attacks.transfer import transfer
@@ -181,6 +181,7 @@ __all__ = [
     "gaussian_noise",
     "on_standing",
     "pgd",
+    "pgd_graded",
     "pgd_restarts",
     "pgd_with_clean_logits",
     "square",

@@ -70,6 +70,24 @@ def pgd_with_clean_logits(
     return _ascend(model, ball.x, y, ball, steps, step_size, loss)
 
 
+def pgd_graded(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: Tensor, steps: Tensor, norm: str = "linf"
+) -> tuple[Tensor, Tensor]:
+    """`pgd_with_clean_logits` with a number of steps per sample `(B,)`, at least 1: a small ball needs few.
+
+    Samples with the same number of steps are attacked together.
+    """
+    x_adv = torch.empty_like(x)
+    clean = None
+    for count in steps.unique().tolist():
+        rows = (steps == count).nonzero()[:, 0]
+        x_adv[rows], logits = pgd_with_clean_logits(model, x[rows], y[rows], eps=eps[rows], steps=count, norm=norm)
+        clean = logits.new_empty(len(x), logits.shape[1]) if clean is None else clean
+        clean[rows] = logits
+    assert clean is not None
+    return x_adv, clean
+
+
 def _ascend(
     model: nn.Module,
     first: Tensor,

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd_with_clean_logits
+from dpaat.attacks import pgd_graded, pgd_with_clean_logits
 from dpaat.attacks.losses import cross_entropy, margin
 from dpaat.methods.base import Method, Setting, Visit, learn
 from dpaat.perturbation import AdaptivePerturbation
@@ -33,6 +33,8 @@ class DPAATOptions:
         warmup: visits that are collected only.
         loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
         momentum: weight of the old criterion when it is renewed, in [0, 1).
+        graded: above 0, a sample's attack takes ceil(graded * steps * eps_i / eps_max) steps, at least one, instead of
+            `steps`: no more than its own size needs.
     """
 
     scope: Literal["class", "global"] = "class"
@@ -46,6 +48,14 @@ class DPAATOptions:
     warmup: int = 1
     loss_decay: float = 0.0
     momentum: float = 0.0
+    graded: float = 0.0
+
+
+@dataclass(frozen=True)
+class FastOptions(DPAATOptions):
+    """One or two attack steps with `steps` 10, by the size of the sample's ball."""
+
+    graded: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class DPAAT(Method):
         super().__init__(setting)
         if not 0 < options.ramp <= 1:
             raise ValueError(f"ramp must lie in (0, 1], not {options.ramp}")
+        if not 0 <= options.graded <= 1:
+            raise ValueError(f"graded must lie in [0, 1], not {options.graded}")
         self.options = options
         self.perturbation = AdaptivePerturbation(
             len(setting.labels),
@@ -86,10 +98,12 @@ class DPAAT(Method):
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
-        x_adv, clean_at_start = pgd_with_clean_logits(
-            model, x, y, eps=self.perturbation.eps[index], steps=setting.steps, norm=setting.norm
-        )
+        setting, eps = self.setting, self.perturbation.eps[index]
+        if self.options.graded:
+            steps = (self.options.graded * setting.steps * eps / setting.eps).ceil().clamp(min=1).int()
+            x_adv, clean_at_start = pgd_graded(model, x, y, eps=eps, steps=steps, norm=setting.norm)
+        else:
+            x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm)
         loss, logits, clean = learn(model, x, x_adv, y, setting)
         adversarial = logits.detach()
         signal, collect = self.observe(adversarial, clean_at_start if clean is None else clean.detach(), y)
