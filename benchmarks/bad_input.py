@@ -4,7 +4,7 @@
 
 Every case is a small set of files and a command that reads them. It counts as refused if the exit code is 2 and stderr
 holds one line, as handled if the exit code is 0, or 1 from `dpaat data check`, which so says that it found problems.
-It fails if it ends otherwise, takes longer than a minute, runs planted code, or changes anything outside the folders
+It fails if it ends otherwise, computes for more than a minute, runs planted code, or changes anything outside the folders
 for results and for the cache. `--case KIND:NUMBER` runs one case and shows what it prints.
 """
 
@@ -31,8 +31,8 @@ from types import FrameType
 from typing import Any
 
 BAR = re.compile(r"\d% ?\|")
-LIMIT = 60
-"""Seconds that a case may take."""
+LIMIT, WAIT = 60, 600
+"""Seconds of computing, and in all, that a case may take."""
 
 
 class HangError(BaseException):
@@ -94,7 +94,9 @@ def in_process(arguments: list[str]) -> Ending:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(errors.fileno(), 2)
         signal.signal(signal.SIGALRM, stop)
-        signal.alarm(LIMIT)
+        signal.signal(signal.SIGPROF, stop)
+        signal.alarm(WAIT)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)
         code, raised = None, ""
         try:
             code = main(arguments)
@@ -106,6 +108,7 @@ def in_process(arguments: list[str]) -> Ending:
             raised = traceback.format_exc()
         finally:
             signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             sys.stdout.flush()
             sys.stderr.flush()
             for number, saved in enumerate(kept, start=1):
@@ -119,7 +122,7 @@ def through_shell(arguments: list[str]) -> Ending:
     """Run the command in a process of its own."""
     command = [sys.executable, "-m", "dpaat", *(argument.replace("\0", "0") for argument in arguments)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=2 * LIMIT, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=WAIT, check=False)
     except subprocess.TimeoutExpired:
         return Ending(None, "", "took too long")
     return Ending(done.returncode, done.stderr.decode(errors="replace"))

@@ -10,6 +10,7 @@ be as it was; and once there is room, the same command must end with the results
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -40,7 +41,8 @@ def small_disk() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            subprocess.run(["umount", folder], check=True)
+            gc.collect()  # memory maps of images keep the disk busy
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @contextmanager

@@ -32,11 +32,11 @@ INFO_SHAPE = {
     "channels": int,
     "fingerprint": str,
     "train_counts": {str: int},
-    "split_counts": Maybe({str: {str: int}}),
+    "split_counts": Maybe({str: {str: int}}, absent=True),
     "data": str,
-    "command": Maybe(str),
-    "licence": Maybe(str),
-    "citation": Maybe(str),
+    "command": Maybe(str, absent=True),
+    "licence": Maybe(str, absent=True),
+    "citation": Maybe(str, absent=True),
 }
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 

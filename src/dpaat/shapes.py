@@ -67,13 +67,15 @@ def _finite(text: str) -> float:
 
 @dataclass(frozen=True)
 class Maybe:
-    """A value that may be null, or a field that may be missing.
+    """A value that may be null.
 
     Attributes:
         shape: otherwise.
+        absent: whether the field may be missing, too.
     """
 
     shape: Any
+    absent: bool = False
 
 
 def misfit(value: Any, shape: Any, place: str = "") -> str | None:
@@ -101,7 +103,15 @@ def misfit(value: Any, shape: Any, place: str = "") -> str | None:
         if str in shape:
             found = (misfit(item, shape[str], f"{place}.{name}".lstrip(".")) for name, item in value.items())
         else:
-            found = (misfit(value.get(name), inner, f"{place}.{name}".lstrip(".")) for name, inner in shape.items())
+            there = {
+                name: inner
+                for name, inner in shape.items()
+                if name in value or not (isinstance(inner, Maybe) and inner.absent)
+            }
+            missing = next((name for name in there if name not in value), None)
+            if missing is not None:
+                return f"{place}.{missing}".lstrip(".")
+            found = (misfit(value[name], inner, f"{place}.{name}".lstrip(".")) for name, inner in there.items())
     else:
         fits = isinstance(value, shape) and (not isinstance(value, bool) or shape is bool)
         return None if fits and not (isinstance(value, int) and abs(value) >= 2**63) else place

@@ -9,7 +9,7 @@ from dpaat.shapes import Maybe, misfit
 
 NUMBER = int | float
 POPULATION = {"data": str, "fingerprint": str, "split": str, "n": int}
-SUBJECT = POPULATION | {"norm": Maybe(str), "checkpoint": Maybe(str)}
+SUBJECT = POPULATION | {"norm": Maybe(str, absent=True), "checkpoint": Maybe(str, absent=True)}
 SCORES = ("accuracy", "balanced_accuracy", "map", "auroc")
 METRICS = {
     "accuracy": NUMBER,
@@ -22,12 +22,13 @@ METRICS = {
 RESULT = SUBJECT | {
     "attack": str,
     "label": str,
+    "norm": Maybe(str),
     "steps": Maybe(int),
     "eps": NUMBER,
     "eps_text": str,
-    "predictions": Maybe(str),
+    "predictions": Maybe(str, absent=True),
     "metrics": METRICS,
-    "intervals": Maybe({"balanced_accuracy": Maybe([NUMBER]), "map": Maybe([NUMBER])}),
+    "intervals": Maybe({"balanced_accuracy": Maybe([NUMBER], absent=True), "map": Maybe([NUMBER], absent=True)}),
 }
 CONSTANT = SUBJECT | {"predicts": str, "metrics": METRICS}
 POINT = {
@@ -69,14 +70,14 @@ COMPARED = {
 
 def damage(document: dict[str, Any]) -> str | None:
     """The first place among the results that cannot be what an evaluation wrote; None if there is none."""
-    shape = {"results": [RESULT], "constant": [CONSTANT], "analyses": Maybe({str: [SUBJECT]})}
+    shape = {"results": [RESULT], "constant": [CONSTANT], "analyses": Maybe({str: [SUBJECT]}, absent=True)}
     return misfit(document, shape) or next(_contradictions(document), None)
 
 
 def damage_in_analyses(document: dict[str, Any]) -> str | None:
     """The same for what was concluded from the results."""
     analyses = document.get("analyses") or {}
-    shape = {name: Maybe([fields]) for name, fields in ANALYSES.items()}
+    shape = {name: Maybe([fields], absent=True) for name, fields in ANALYSES.items()}
     return misfit(analyses, shape, "analyses") or next(_uneven(analyses), None)
 
 
