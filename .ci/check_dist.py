@@ -43,6 +43,7 @@ def problems(name: str, content: bytes, places: list[str]) -> Iterator[str]:
 
 
 def main() -> int:
+    """Check all archives in a folder; 1 if something is wrong."""
     root = Path(__file__).resolve().parents[1]
     archives = sorted(Path(sys.argv[1]).glob("dpaat-*"))
     kinds = {".whl" if path.suffix == ".whl" else ".tar.gz" for path in archives}

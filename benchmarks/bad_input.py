@@ -4,8 +4,8 @@
 
 Every case is a small set of files and a command that reads them. It counts as refused if the exit code is 2 and stderr
 holds one line, as handled if the exit code is 0, or 1 from `dpaat data check`, which so says that it found problems.
-It fails if it ends otherwise, computes for more than a minute, runs planted code, or changes anything outside the folders
-for results and for the cache. `--case KIND:NUMBER` runs one case and shows what it prints.
+It fails if it ends otherwise, computes for more than a minute, runs planted code, or changes anything outside the
+folders for results and for the cache. `--case KIND:NUMBER` runs one case and shows what it prints.
 """
 
 from __future__ import annotations

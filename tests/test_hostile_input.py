@@ -77,9 +77,10 @@ def spoilt(draw: st.DrawFn, content: bytes) -> bytes:
 @given(st.text(max_size=40))
 def test_a_radius_is_a_number_or_refused(text):
     try:
-        assert all(np.isfinite(radius) and radius >= 0 for radius in parse_radii(text))
-    except UserError as error:
-        assert "eps" in str(error)
+        radii = parse_radii(text)
+    except UserError:
+        return
+    assert all(np.isfinite(radius) and radius >= 0 for radius in radii)
 
 
 def test_a_radius_of_spaces_is_refused_at_once():
@@ -299,7 +300,9 @@ def test_a_damaged_image_is_pixels_or_an_error(content, channels):
     try:
         assert decode_image(content, size=6, fit="crop", channels=channels).shape == (channels, 6, 6)
     except Exception as error:
-        assert not isinstance(error, AssertionError)
+        # Whatever Pillow raises: the callers tell it with the name of the file.
+        if isinstance(error, AssertionError):
+            raise
 
 
 @pytest.mark.parametrize(
