@@ -131,7 +131,7 @@ def test_ordinary_aliases_are_read():
 
 
 def test_shapes_name_the_place():
-    shape = {"n": int, "rows": [{"x": float | int, "y": Maybe(str)}], "names": {str: bool}}
+    shape = {"n": int, "rows": [{"x": float | int, "y": Maybe(str, absent=True)}], "names": {str: bool}}
     sound = {"n": 1, "rows": [{"x": 1}, {"x": 0.5, "y": "a"}], "names": {"b": True}, "more": []}
     assert misfit(sound, shape) is None
     for change, place in [
