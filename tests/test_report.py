@@ -258,7 +258,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         ([], "r.html", "at least one run"),
         ([tmp_path / "empty"], "r.html", "not a run folder"),
         ([tmp_path / "none"], "r.html", "not a run folder"),
-        ([old], "r.html", "lacks data, fingerprint"),
+        ([old], "r.html", "no usable 'classes'"),
         ([broken], "r.html", "cannot be read"),
         ([run], "no/r.html", "cannot be written"),
     ]:

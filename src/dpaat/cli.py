@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import os
 import shlex
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import Namespace, set_parsing_settings
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 from dpaat.arguments import make_parser, readable, with_underscores
 from dpaat.config import TrainConfig
-from dpaat.errors import UserError
+from dpaat.errors import UserError, one_line
+from dpaat.shapes import check_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+YAML = get_loader("yaml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 when a check found problems, 2 for bad input, 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _be_robust()
     try:
         return _run(argv)
     except UserError as error:
@@ -46,16 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
+        return _fail(_environment(error))
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error}); try smaller images or batches")
 
 
 def _run(argv: list[str]) -> int:
     set_parsing_settings(validate_defaults=False)
+    set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     parser = make_parser()
     hyphenated = [with_underscores(argument) for argument in argv]
     if not argv:
         parser.print_help()
         return EXIT_USER_ERROR
-    arguments = parser.parse_args(hyphenated)
+    try:
+        arguments = parser.parse_args(hyphenated)
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: not a text file in UTF-8 ({error})") from None
     command = str(arguments.subcommand)
     given = arguments[command]
     if command == "train":
@@ -281,12 +296,37 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    # Names of files and classes are no markup.
+    return Console(markup=False)
 
 
 def _fail(message: str) -> int:
-    print(f"dpaat: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"dpaat: error: {one_line(message)}", file=sys.stderr)
     return EXIT_USER_ERROR
+
+
+def _be_robust() -> None:
+    """Keep names that the terminal's encoding lacks, and remarks of the image library, from spoiling the output."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _load_yaml(text: str) -> Any:
+    check_yaml(text)
+    try:
+        return YAML(text)
+    except ValueError as error:
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _environment(error: OSError) -> str:
+    about = f"{error.filename}: " if error.filename else ""
+    text = f"{about}{error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        text += "; make room and run the same command again, a training with --resume: what was finished is kept"
+    return text
 
 
 if __name__ == "__main__":

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Bad input. The command line prints the message as one line and exits with code 2."""
+
+
+def is_printable(name: str) -> bool:
+    """Whether a name can be shown and stored: no control characters, nothing that is not Unicode."""
+    return name.isprintable() or not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+
+
+def require_printable(names: Iterable[str], place: str) -> None:
+    """Refuse names that cannot be shown or stored.
+
+    Args:
+        names: of files, classes and the like.
+        place: where they come from, for the message.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        if not is_printable(name):
+            raise UserError(f"{place}: the name {name!r} holds control characters or is not Unicode; rename it")
+
+
+def one_line(message: str) -> str:
+    """Bring a message into one line that a terminal shows as it is."""
+    line = " ".join(message.split())
+    return "".join(c if is_printable(c) else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dpaat.data.files import is_file
 from dpaat.errors import UserError, unknown
 
 Stem = Literal["auto", "original", "small"]
@@ -103,9 +106,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, or not a plain state dict of tensors.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path}: no such weights file")
     try:
+        if zipfile.is_zipfile(path):
+            _refuse_compressed(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -122,11 +127,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     tensors = (
-        {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+        {key: value for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
+        if isinstance(content, dict)
+        else {}
     )
     if not tensors:
         raise UserError(f"{path}: holds no state dict of tensors")
     return tensors
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Weights are stored as they are in memory; only a bomb would unpack to more than the file is long."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("compressed, as weights never are")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is an ordinary tensor; others have no place in a state dict."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def load_foreign(model: Classifier, path: Path, *, num_classes: int) -> None:
@@ -164,7 +190,8 @@ def _load_pretrained(network: nn.Module, config: dict[str, Any], path: Path, cha
     for first in (firsts,) if isinstance(firsts, str) else tuple(firsts):
         key = f"{first}.weight"
         if key in state and state[key].ndim == 4 and state[key].shape[1] != channels:
-            state[key] = adapt_input_conv(channels, state[key])
+            with suppress(AssertionError, NotImplementedError):  # no rule for so many channels: the shape tells below
+                state[key] = adapt_input_conv(channels, state[key])
     wrong = [key for key in state if key in own and state[key].shape != own[key].shape]
     for key in [key for key in wrong if key.startswith(tuple(f"{head}." for head in heads))]:
         state[key] = own[key]  # a head for other classes is learned anew

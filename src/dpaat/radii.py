@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 from dpaat.errors import UserError
-
-_FRACTION = re.compile(r"\s*([^/]+?)\s*(?:/\s*([^/]+?)\s*)?")
 
 
 def parse_radius(value: str | float, name: str = "eps") -> float:
@@ -22,11 +19,8 @@ def parse_radius(value: str | float, name: str = "eps") -> float:
         UserError: not a number, negative, infinite or NaN.
     """
     try:
-        match = _FRACTION.fullmatch(str(value))
-        if match is None:
-            raise ValueError
-        numerator, denominator = match.groups()
-        radius = float(numerator) / float(denominator or 1)
+        numerator, slash, denominator = str(value).partition("/")
+        radius = float(numerator) / (float(denominator) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{name}: {value!r} is not a radius; write a number such as 0.03 or 8/255") from None
     if not math.isfinite(radius) or radius < 0:

@@ -16,7 +16,8 @@ from jsonargparse import ArgumentParser
 
 import dpaat
 from dpaat.config import TrainConfig
-from dpaat.errors import UserError
+from dpaat.errors import UserError, is_printable
+from dpaat.shapes import Maybe, load_json, load_yaml, misfit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
-REQUIRED = ("schema_version", "classes", "channels", "fingerprint", "train_counts")
+INFO_SHAPE = {
+    "schema_version": int,
+    "classes": [str],
+    "channels": int,
+    "fingerprint": str,
+    "train_counts": {str: int},
+    "split_counts": Maybe({str: {str: int}}, absent=True),
+    "data": str,
+    "command": Maybe(str, absent=True),
+    "licence": Maybe(str, absent=True),
+    "citation": Maybe(str, absent=True),
+}
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 
@@ -117,16 +129,36 @@ def open_run(path: str | Path) -> Run:
         raise UserError(f"{path}: no such run folder")
     if not (path / INFO).is_file() or not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
-    info = read_json(path / INFO)
-    absent = [name for name in REQUIRED if name not in info]
-    if absent or not isinstance(info["schema_version"], int):
-        raise UserError(f"{path / INFO}: damaged, it has no usable {(absent or ['schema_version'])[0]!r}")
-    if info["schema_version"] > SCHEMA_VERSION:
-        raise UserError(f"{path / INFO}: written by a newer version of dpaat ({info.get('dpaat_version')})")
-    run = Run(path, read_config(path / CONFIG), info)
+    run = Run(path, read_config(path / CONFIG), read_info(path / INFO))
     if not run.checkpoint.is_file():
         raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
     return run
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read a `run.json` and check what others rely on.
+
+    Raises:
+        UserError: not readable, of a newer schema, or damaged.
+    """
+    info = read_json(path)
+    where = misfit(info, INFO_SHAPE) or _contradiction(info)
+    if where:
+        raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
+    if info["schema_version"] > SCHEMA_VERSION:
+        raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
+    return info
+
+
+def _contradiction(info: dict[str, Any]) -> str | None:
+    """A field of the right type that does not fit the others."""
+    classes = info["classes"]
+    if len(set(classes)) < max(len(classes), 2) or not all(map(is_printable, classes)):
+        return "classes"
+    if info["channels"] not in (1, 3):
+        return "channels"
+    counts = {"train_counts": info["train_counts"], **(info.get("split_counts") or {})}
+    return next((name for name, found in counts.items() if set(found) != set(classes)), None)
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -138,7 +170,7 @@ def read_config(path: Path) -> TrainConfig:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise TypeError("no fields")
         return TrainConfig(**vars(parser.parse_object(values)))
@@ -159,7 +191,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: not readable as such.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
@@ -175,8 +207,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # half of it, from a full disk
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import EVALUATION_FILE
 from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
+from dpaat.shapes import load_yaml
 
 RECORD = "cell.json"
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
@@ -124,7 +125,7 @@ class CellRun:
             return
         path = self.folder / CONFIG
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found = load_yaml(path.read_text(encoding="utf-8"))
             before, now = _compared(found), _compared(dataclasses.asdict(self.cell.config))
         except (OSError, yaml.YAMLError, TypeError, AttributeError):
             raise UserError(f"{path}: not a configuration; delete {self.folder} to train this cell anew") from None

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dpaat.errors import UserError, unknown
+from dpaat.shapes import load_yaml
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
@@ -35,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: not readable as such.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):

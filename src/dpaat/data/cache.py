@@ -153,7 +153,10 @@ def _unreadable(table: ImageTable, row: int, error: Exception, what: str = "") -
 
 def _default_folder() -> Path:
     chosen = os.environ.get("DPAAT_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dpaat"
+    try:
+        return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dpaat"
+    except RuntimeError:
+        raise UserError("there is no home folder for the image cache; set DPAAT_CACHE to a folder") from None
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -175,6 +178,9 @@ def _write(path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, prog
     temporary = Path(name)
     try:
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # others may fill the disk meanwhile
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
         def fill(row: int) -> None:
             images[row] = decode_row(table, row, image_size=shape[-1], fit=fit)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from dpaat.data import fingerprint, load_table
 from dpaat.data.cache import decode_row, digest_row, in_threads
@@ -73,12 +73,13 @@ def check(
 
     kind = "grey" if table.channels == 1 else "RGB"
     console.print(
-        f"{escape(spec)}: {len(table)} {kind} images, {table.frame['group'].nunique()} groups, "
+        f"{spec}: {len(table)} {kind} images, {table.frame['group'].nunique()} groups, "
         f"{len(table.classes)} classes, fingerprint {fingerprint(table, digests)}"
-        + (" [bold](synthetic images)[/bold]" if table.synthetic else "")
+        + (" (synthetic images)" if table.synthetic else ""),
+        markup=False,
     )
     if table.licence:
-        console.print(f"licence of the data: {escape(table.licence)}")
+        console.print(f"licence of the data: {table.licence}", markup=False)
     console.print(_counts(table, split))
     _show(console, "near-duplicate pairs", [" = ".join(pair) for pair in table.near_duplicates])
     _show(console, "sets of identical images", [" = ".join(names) for names in twins])
@@ -87,7 +88,7 @@ def check(
     _show(console, "unreadable images", unreadable, limit=len(unreadable))
     if export is not None:
         export_splits(export, table.ids, split)
-        console.print(f"splits written to {escape(str(export))}")
+        console.print(f"splits written to {export}", markup=False)
     problems = len(unreadable) + len(found) + len(contrary)
     console.print(f"{problems} problem(s)" if problems else "no problems")
     return problems
@@ -110,7 +111,7 @@ def _counts(table: ImageTable, split: np.ndarray) -> Table:
     for name, mine in [*rows, ("all", everything)]:
         counts = [int((mine & (split == part)).sum()) for part in SPLITS]
         shares = [f"{count} ({count / max(1, mine.sum()):.0%})" for count in counts]
-        grid.add_row(escape(name), *shares, str(mine.sum()), str(len(np.unique(groups[mine]))))
+        grid.add_row(Text(name), *shares, str(mine.sum()), str(len(np.unique(groups[mine]))))
     return grid
 
 

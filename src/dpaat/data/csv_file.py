@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dpaat.data.files import FileReader, ImageFile, existing, peek_channels
+from dpaat.data.files import FileReader, ImageFile, existing, home_path, is_file, peek_channels
 from dpaat.data.frames import metadata, read_text_table
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError
@@ -43,8 +44,8 @@ def load(argument: str, spec: str) -> ImageTable:
             f"{path}: row {several.index[0] + 2}: label {several.iloc[0]!r} looks like several labels; multi-label is "
             "out of scope, give one label per image"
         )
-    files = [ImageFile(path.parent / Path(name).expanduser()) for name in frame["path"]]
-    absent = [file for file in files if not file.path.is_file()]
+    files = [ImageFile(path.parent / home_path(name)) for name in frame["path"]]
+    absent = [file for file in files if not is_file(file.path)]
     if absent:
         raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}")
     classes = _classes(frame["label"])
@@ -79,7 +80,7 @@ def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
 
 def _classes(labels: pd.Series) -> tuple[str, ...]:
     names = sorted(set(labels))
-    numeric = all(name.lstrip("-").isdecimal() for name in names)
+    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
     return tuple(sorted(names, key=int) if numeric else names)
 
 

@@ -16,6 +16,10 @@ from dpaat.errors import UserError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".pgm", ".ppm"})
 
 
+MAX_BYTES = 2**29
+"""Of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to."""
+
+
 @lru_cache(maxsize=64)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
     # Keyed by process: a forked child that shared the parent's file offset would read rubbish.
@@ -30,10 +34,20 @@ class ImageFile:
     member: str | None = None
 
     def read(self) -> bytes:
-        """Return the encoded bytes."""
+        """Return the encoded bytes.
+
+        Raises:
+            ValueError: a device, a pipe or the like, which might never end; or more than `MAX_BYTES`.
+        """
         if self.member is None:
+            if not self.path.is_file():
+                raise ValueError("not a file" if self.path.exists() else "no such file")
+            _check_size(self.path.stat().st_size)
             return self.path.read_bytes()
-        return _archive(self.path, os.getpid()).read(self.member)
+        archive = _archive(self.path, os.getpid())
+        # What is unpacked never exceeds the size that the archive states.
+        _check_size(archive.getinfo(self.member).file_size)
+        return archive.read(self.member)
 
     def __str__(self) -> str:
         return str(self.path) if self.member is None else f"{self.path}:{self.member}"
@@ -77,7 +91,7 @@ def images_in_zip(path: Path) -> Iterator[ImageFile]:
     """
     try:
         names = _archive(path, os.getpid()).namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives fail in many ways
         raise UserError(f"{path}: not a readable zip archive ({error}); download it again") from None
     yield from (ImageFile(path, name) for name in names if is_image_name(name) and "__MACOSX" not in name)
 
@@ -104,16 +118,37 @@ def existing(argument: str, spec: str, *, kind: str, scheme: str) -> Path:
     """
     if not argument:
         raise UserError(f"{spec!r} names no {kind}; write {scheme}")
-    path = Path(argument).expanduser()
+    path = home_path(argument)
     try:
         found = path.exists()
     except OSError:  # a name longer than the file system allows
         found = False
     if not found:
         raise UserError(f"{spec}: no such {kind}: {path}")
-    if path.is_dir() != (kind == "folder"):
+    if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise UserError(f"{spec}: {path} is not a {kind}; write {scheme}")
     return path
+
+
+def home_path(text: str) -> Path:
+    """Read a path in which `~` is the home folder, where there is one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; also for names that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"{size / 1e6:,.0f} MB are too many for an image")
 
 
 def peek_channels(files: Sequence[ImageFile]) -> int:

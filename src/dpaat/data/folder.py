@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpaat.data.files import FileReader, ImageFile, existing, images_below, peek_channels
 from dpaat.data.table import ImageTable
-from dpaat.errors import UserError
+from dpaat.errors import UserError, require_printable
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -44,6 +44,7 @@ def load(argument: str, spec: str) -> ImageTable:
             raise UserError(f"{spec}: no images in {place}; add some or remove the folder")
         files += [ImageFile(file) for file in found]
         rows += [(file.relative_to(root).as_posix(), classes.index(place.name), split) for file in found]
+    require_printable([name for name, _, _ in rows], spec)
     frame = pd.DataFrame(rows, columns=["id", "label", "split"]).astype({"label": np.int64})
     frame["group"] = frame["id"]
     reader = FileReader(tuple(files))

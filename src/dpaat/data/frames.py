@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dpaat.errors import UserError
@@ -20,10 +22,14 @@ def read_text_table(path: Path, *, required: Iterable[str] = ()) -> pd.DataFrame
         with path.open(encoding="utf-8-sig") as file:
             separator = "\t" if "\t" in file.readline() else ","
             file.seek(0)
-            frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:  # pandas' parser errors and bad encodings are ValueErrors
+            with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+                frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # bad encodings are ValueErrors, like most others
         raise UserError(f"cannot read {path} as CSV: {' '.join(str(error).split())}") from None
     frame.columns = frame.columns.str.strip()
+    if frame.columns.duplicated().any():
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UserError(f"{path}: two columns are called {twice!r}; rename or remove one")
     missing = [column for column in required if column not in frame]
     if missing:
         raise UserError(
@@ -50,7 +56,7 @@ def metadata(frame: pd.DataFrame, names: dict[str, str]) -> dict[str, pd.Series]
         if column in frame:
             text = frame[column]
             kept[name] = (
-                pd.to_numeric(text, errors="coerce").astype(float)
+                pd.to_numeric(text, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
                 if name == "age"
                 else text.mask(text == "", "unknown").astype(str)
             )

@@ -12,6 +12,11 @@ from PIL import Image, ImageOps
 # hides its error (below one grey level on average); below that it would show.
 DRAFT_MARGIN = 4
 
+# Those of `dpaat.data.files.SUFFIXES`. Pillow knows more, among them PostScript, which it hands to another program.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM")
+MAX_PIXELS = 2**27
+"""Of one image, which takes 400 MB when decoded; a file of a few kB can promise any number."""
+
 
 def decode_image(encoded: bytes | np.ndarray, *, size: int, fit: str, channels: int) -> np.ndarray:
     """Decode, turn upright, make square and resize with antialiasing.
@@ -49,8 +54,10 @@ def decode_mask(encoded: bytes | np.ndarray, *, size: int, fit: str) -> np.ndarr
 
 def header_channels(path: Path) -> int:
     """Tell grey (1) from colour (3) by an image file's header alone; 1 for a file that is no image."""
+    if not path.is_file():  # a pipe would be waited for
+        return 1
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return 1 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16") else 3
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
         return 1
@@ -61,7 +68,9 @@ def _open(encoded: bytes | np.ndarray, size: int) -> Image.Image:
         if encoded.dtype != np.uint8:
             raise ValueError(f"pixels of type {encoded.dtype} instead of uint8")
         return Image.fromarray(encoded[..., 0] if encoded.ndim == 3 and encoded.shape[2] == 1 else encoded)
-    image: Image.Image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are too many; make it smaller")
     image.draft(None, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
     image.load()
     return _to_8_bit(ImageOps.exif_transpose(image))
@@ -71,10 +80,10 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save as 8-bit or 16-bit")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit pixels have no known range; save as 8-bit or 16-bit")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        return Image.fromarray(np.rint(values / np.float32(257)).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import existing
-from dpaat.data.table import SPLITS, ImageTable
+from dpaat.data.table import MAX_CLASSES, SPLITS, ImageTable
 from dpaat.errors import UserError, unknown
 
 _ORGANS = (
@@ -57,6 +58,8 @@ TASKS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 SIZES = ("28", "64", "128", "224")
+FREE_BYTES, MAX_RATIO = 2**28, 100
+"""A file may unpack to the one, or to so many times its own size; photographs shrink by less than 10."""
 CITATION = "Yang et al.: MedMNIST v2. Scientific Data 10 (2023), doi 10.1038/s41597-022-01721-8"
 INSTALL = "pip install 'dpaat[medmnist]'"
 
@@ -90,6 +93,7 @@ def load(argument: str, spec: str) -> ImageTable:
 def _table(path: Path, flag: str, spec: str) -> ImageTable:
     images, labels = {}, {}
     try:
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as archive:
             for split in SPLITS:
                 images[split], labels[split] = archive[f"{split}_images"], archive[f"{split}_labels"]
@@ -97,7 +101,7 @@ def _table(path: Path, flag: str, spec: str) -> ImageTable:
         raise UserError(
             f"{path}: no array {error.args[0]!s}; the file needs {{train,val,test}}_{{images,labels}}"
         ) from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives fail in many ways
         raise UserError(f"cannot read {path} as a MedMNIST .npz file: {error}") from None
     for split in SPLITS:
         labels[split] = _checked(path, split, images[split], labels[split])
@@ -105,6 +109,8 @@ def _table(path: Path, flag: str, spec: str) -> ImageTable:
         raise UserError(f"{path}: grey and RGB images in one file; use one of the two")
     label = np.concatenate([labels[split] for split in SPLITS])
     largest = int(label.max(initial=0))
+    if largest >= MAX_CLASSES:
+        raise UserError(f"{path}: label {largest}; at most {MAX_CLASSES} classes are supported, numbered from 0")
     classes = CLASSES.get(flag, tuple(str(number) for number in range(largest + 1)))
     if largest >= len(classes):
         raise UserError(f"{path}: label {largest} in a dataset of {len(classes)} classes; is the name {flag!r} right?")
@@ -123,6 +129,29 @@ def _table(path: Path, flag: str, spec: str) -> ImageTable:
         citation=CITATION if flag in CLASSES else "",
         tasks=TASKS.get(flag, {}),
     )
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Look at sizes before any memory is spent on them.
+
+    Raises:
+        ValueError: an archive that unpacks to incomparably more than it is, or an array that is not all there.
+        zipfile.BadZipFile: not an archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(FREE_BYTES, MAX_RATIO * path.stat().st_size):
+            raise ValueError(f"it would unpack to {unpacked / 1e9:,.1f} GB, which no real images do")
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} is cut off")
 
 
 class _Pixels:
@@ -148,7 +177,8 @@ def _checked(path: Path, split: str, images: np.ndarray, labels: np.ndarray) -> 
         raise UserError(
             f"{path}: {split}_images is {images.dtype} {images.shape}; 2-D images are uint8 (N, H, W) or (N, H, W, 3)"
         )
-    if labels.dtype.kind not in "iu" or labels.size != len(images) or (labels.size and labels.min() < 0):
+    whole = labels.dtype.kind in "iu" and not (labels.size and (labels.min() < 0 or labels.max() >= 2**63))
+    if not whole or labels.size != len(images):
         raise UserError(f"{path}: {split}_labels must be {len(images)} whole numbers from 0, one per image")
     return labels.reshape(-1).astype(np.int64)
 

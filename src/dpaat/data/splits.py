@@ -98,7 +98,8 @@ def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         UserError: no such file, a missing column, an unknown split, or an id that is absent or repeated.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:  # whatever its name, it is not unpacked
+            frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read splits from {path}: {error}") from None
     for column in ("id", "split"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from dpaat.errors import UserError
+from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
 MIN_CLASSES, MAX_CLASSES = 2, 100
@@ -77,7 +77,7 @@ def validate(table: ImageTable) -> ImageTable:
     """Return the table unchanged if it can be learned from.
 
     Raises:
-        UserError: no images, fewer than 2 or more than 100 classes, or an id given twice.
+        UserError: no images, fewer than 2 or more than 100 classes, an id given twice, or a name that cannot be shown.
     """
     if not len(table):
         raise UserError(f"{table.spec}: no images")
@@ -89,4 +89,7 @@ def validate(table: ImageTable) -> ImageTable:
     if repeated.any():
         first = table.frame["id"][repeated].iloc[0]
         raise UserError(f"{table.spec}: image {first!r} is listed twice ({repeated.sum()} such rows); remove them")
+    texts = [name for name in ("id", "group", "sex", "site", "source") if name in table.frame]
+    for names in (table.classes, [table.name], *(table.frame[text].tolist() for text in texts)):
+        require_printable(names, table.spec)
     return table

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Group as Lines
 from rich.text import Text
 
 import dpaat
 from dpaat.errors import UserError
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, Document, Entry, read_evaluation
+from dpaat.evaluation.results import (
+    EVALUATION_FILE,
+    PREDICTIONS_FOLDER,
+    PREDICTIONS_SCHEMA,
+    Document,
+    Entry,
+    read_evaluation,
+)
+from dpaat.evaluation.schema import COMPARED
 from dpaat.evaluation.statistics import Predictions, holm, paired_difference, pooled_intervals
 from dpaat.evaluation.table import condition, plain_table, titled, with_interval
 from dpaat.runs import write_text
+from dpaat.shapes import misfit
 
 SCHEMA_VERSION = 1
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP"}
@@ -139,6 +149,8 @@ def _evaluated(path: Path) -> Document:
     document = read_evaluation(path)
     if document is None:
         raise UserError(f"{path}: not evaluated yet; run `dpaat evaluate {path}` first")
+    if where := misfit(document, COMPARED):
+        raise UserError(f"{path / EVALUATION_FILE}: damaged, it has no usable {where!r}; evaluate {path} again")
     return document
 
 
@@ -183,12 +195,16 @@ def _predictions(path: Path, document: Document, key: tuple[Any, ...]) -> Predic
     entry = max((e for e in document["results"] if _key(e) == key), key=lambda e: e["n"])
     part = path / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
     try:
-        frame = pq.read_table(part).to_pandas().sort_values("id", kind="stable")
-    except (OSError, ValueError) as error:
+        frame = pq.read_table(part, schema=PREDICTIONS_SCHEMA).to_pandas().sort_values("id", kind="stable")
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{part}: cannot be read ({error}); evaluate {path} again") from None
     classes = document["classes"]
     number = {name: k for k, name in enumerate(classes)}
-    scored = frame["probabilities"].notna().all()
+    scored = bool(frame["probabilities"].notna().all())
+    known = frame[["label", "predicted"]].isin(classes).all(axis=None) and not frame["id"].duplicated().any()
+    rows = frame["probabilities"] if scored else []
+    if len(frame) != entry["n"] or not known or not all(_is_distribution(row, len(classes)) for row in rows):
+        raise UserError(f"{part}: damaged, it does not hold predictions of {entry['n']} images; evaluate {path} again")
     return Predictions(
         ids=frame["id"].to_numpy(dtype=str),
         labels=frame["label"].map(number).to_numpy(dtype=np.int64),
@@ -197,6 +213,10 @@ def _predictions(path: Path, document: Document, key: tuple[Any, ...]) -> Predic
         probabilities=np.stack(frame["probabilities"].to_list()) if scored else None,
         classes=classes,
     )
+
+
+def _is_distribution(probabilities: np.ndarray, classes: int) -> bool:
+    return len(probabilities) == classes and bool(np.isfinite(probabilities).all())
 
 
 def _adjust(conditions: Sequence[Document]) -> None:

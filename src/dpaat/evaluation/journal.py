@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -45,8 +44,8 @@ class Journal:
         try:
             with np.load(path, allow_pickle=False) as content:
                 return dict(content)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            pass  # not there, or cut off
+        except Exception:  # not there, cut off, or damaged in one of the many ways of archives
+            pass
         arrays = compute()
         temporary = path.with_suffix(".tmp")
         try:
@@ -55,6 +54,8 @@ class Journal:
                 np.savez(file, allow_pickle=False, **arrays)
             temporary.replace(path)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise UserError(f"{self.folder}: results cannot be written there ({error.strerror or error})") from None
         return arrays
 

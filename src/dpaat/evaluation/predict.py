@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from dpaat.data import LOADERS, load_table
 from dpaat.data.cache import in_threads
-from dpaat.data.files import images_below
+from dpaat.data.files import ImageFile, images_below
 from dpaat.data.images import decode_image
-from dpaat.errors import UserError
+from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.run import resolve_device
 from dpaat.runs import open_run
@@ -59,6 +59,7 @@ def predict(
         names, read = _from_spec(images) if _is_spec(images) else _from_paths([images])
     else:
         names, read = _from_paths(images)
+    require_printable(names, "predict")
     target = resolve_device(device)
     model = opened.load_model(device=target)
     size, fit, channels = opened.config.image_size, opened.config.fit, int(opened.info["channels"])
@@ -71,7 +72,7 @@ def predict(
             raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
 
     parts = []
-    with tqdm(total=len(names), desc="predicting", unit="img", disable=not progress) as bar:
+    with tqdm(total=len(names), desc="predicting", unit="img", disable=None if progress else True) as bar:
         for first in range(0, len(names), batch_size):
             rows = range(first, min(first + batch_size, len(names)))
             with torch.inference_mode():
@@ -107,7 +108,7 @@ def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read]:
         files += found
     if not files:
         raise UserError("give at least one image or folder of images")
-    return [str(file) for file in files], lambda row: files[row].read_bytes()
+    return [str(file) for file in files], lambda row: ImageFile(files[row]).read()
 
 
 def _check_output(out: Path) -> None:
@@ -126,5 +127,6 @@ def _write(out: Path, names: list[str], probabilities: np.ndarray, classes: list
         frame.to_csv(temporary, index=False, float_format="%.6g")
         temporary.replace(out)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return out

@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from dpaat.errors import UserError
 from dpaat.evaluation.metrics import Metrics
+from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
 from dpaat.runs import write_text
+from dpaat.shapes import load_json
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
@@ -116,7 +118,7 @@ def read_evaluation(run: Path) -> Document | None:
     """
     path = run / EVALUATION_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -127,6 +129,8 @@ def read_evaluation(run: Path) -> Document | None:
             f"{path}: schema version {version}, this dpaat reads version {SCHEMA_VERSION}; "
             "move it away and evaluate again"
         )
+    if where := damage(document):
+        raise UserError(f"{path}: damaged at {where!r}; move it away and evaluate again")
     return dict(document)
 
 
@@ -193,8 +197,11 @@ def save_result(
             part = folder / result["predictions"]
             # pyarrow and pandas skip names that begin with a dot when they read the folder.
             temporary = part.with_name(f".{part.name}.{os.getpid()}.tmp")
-            pq.write_table(predictions, temporary)
-            temporary.replace(part)
+            try:
+                pq.write_table(predictions, temporary)
+                temporary.replace(part)
+            finally:
+                temporary.unlink(missing_ok=True)
         document = merge(before, head, result=result, constant=constant, analyses=analyses)
         write_text(run / EVALUATION_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         kept = {entry.get("predictions") for entry in document["results"]}

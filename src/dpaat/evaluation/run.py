@@ -26,6 +26,7 @@ from dpaat.evaluation.masking import run_masking, summary
 from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.plan import Plan, stratified_draw
 from dpaat.evaluation.results import (
+    EVALUATION_FILE,
     Document,
     Population,
     constant_entry,
@@ -34,6 +35,7 @@ from dpaat.evaluation.results import (
     result_entry,
     save_result,
 )
+from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject, subject_of_run
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_standard
@@ -98,7 +100,9 @@ def evaluate(
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     _check_writable(subject.folder)
-    read_evaluation(subject.folder)
+    where = damage_in_analyses(read_evaluation(subject.folder) or {})
+    if where:
+        raise UserError(f"{subject.folder / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
     rows = subject.rows(plan.split)
     if plan.max_samples is not None:
         rows = rows[stratified_draw(subject.view(subject.data, rows)[1], plan.max_samples, seed=plan.seed)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.results import Document, read_evaluation
-from dpaat.runs import CONFIG, INFO, read_config, read_json
-
-NEEDED = ("data", "fingerprint", "classes", "train_counts")
+from dpaat.runs import CONFIG, INFO, read_config, read_info
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,7 @@ def read_run(path: Path, name: str) -> RunView:
     """
     if not (path / INFO).is_file() or not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
-    info = read_json(path / INFO)
-    missing = [field for field in NEEDED if field not in info]
-    if missing:
-        raise UserError(f"{path / INFO}: lacks {', '.join(missing)}; was it written by another version of dpaat?")
+    info = read_info(path / INFO)
     return RunView(
         name=name,
         path=path,
@@ -61,7 +60,7 @@ def read_run(path: Path, name: str) -> RunView:
         config_text=(path / CONFIG).read_text(encoding="utf-8"),
         evaluation=read_evaluation(path),
         epochs=_read_epochs(path / "metrics.csv"),
-        radii=_read_radii(path / "perturbation.parquet"),
+        radii=_read_radii(path / "perturbation.parquet", info["classes"]),
     )
 
 
@@ -74,14 +73,21 @@ def _read_epochs(path: Path) -> pd.DataFrame | None:
         raise UserError(f"{path}: not readable as CSV ({str(error).splitlines()[0]})") from None
     if "epoch" not in frame:
         raise UserError(f"{path}: has no column 'epoch'")
-    return frame if len(frame) else None
+    text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    if text and len(frame):
+        raise UserError(f"{path}: column {text[0]!r} holds something else than numbers")
+    return frame.replace([np.inf, -np.inf], np.nan) if len(frame) else None
 
 
-def _read_radii(folder: Path) -> pd.DataFrame | None:
+def _read_radii(folder: Path, classes: Sequence[str]) -> pd.DataFrame | None:
     parts = sorted(folder.glob("epoch-*.parquet"))
     if not parts:
         return None
     try:
-        return pd.read_parquet(parts[-1], columns=["class", "eps"])
-    except (ValueError, OSError, KeyError) as error:
+        frame: pd.DataFrame = pq.read_table(parts[-1], columns=["class", "eps"]).to_pandas()
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise UserError(f"{parts[-1]}: not readable ({str(error).splitlines()[0]})") from None
+    sound = list(frame) == ["class", "eps"] and pd.api.types.is_float_dtype(frame["eps"])
+    if not sound or not np.isfinite(frame["eps"]).all() or not set(frame["class"]) <= set(classes):
+        raise UserError(f"{parts[-1]}: damaged, its radii or classes are not those of the run")
+    return frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def _check_checkpoint(path: Path, module: TrainingModule) -> None:
     """Refuse a damaged or foreign checkpoint before Lightning stumbles over it."""
     found = {name: value.shape for name, value in read_weights(path).items()}
     own = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    parts = torch.load(path, weights_only=True, mmap=True).keys()
+    parts = torch.load(path, weights_only=True).keys()
     if found != own or not {"loops", "optimizer_states", "pytorch-lightning_version"} <= parts:
         raise UserError(f"{path}: not a checkpoint of the run that {CONFIG} describes; train anew into another --out")
 
@@ -210,12 +211,16 @@ def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str
 
 
 def _make_folder(out: Path, config: TrainConfig, info: dict[str, Any], data: PreparedData) -> None:
+    fresh = not (out / CONFIG).exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         export_splits(out / SPLITS, data.ids, data.split)
         write_json(out / INFO, info)
         write_config(out / CONFIG, config)
     except OSError as error:
+        for name in (SPLITS, INFO, CONFIG) if fresh else ():
+            with suppress(OSError):  # what is half made could neither be resumed nor made again
+                (out / name).unlink()
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 

@@ -147,7 +147,8 @@ def _keep_epochs_before(path: Path, epoch: int) -> None:
     if not path.exists():
         return
     header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [row for row in rows if row.split(",", 1)[0].isdigit() and int(row.split(",", 1)[0]) < epoch]
+    whole = [row for row in rows if row.endswith("\n")]  # a full disk may have cut the last one
+    kept = [row for row in whole if row.split(",", 1)[0].isdigit() and int(row.split(",", 1)[0]) < epoch]
     write_text(path, "".join([header, *kept]))
 
 
