@@ -70,16 +70,21 @@ class ExplainPlan:
         for name, value in (("batch size", self.batch_size), ("max samples", self.max_samples)):
             if value < 1:
                 raise UserError(f"{name}: {value} must be at least 1")
+        self.kinds, self.spec  # noqa: B018 - looked up here for their errors
         if min(self.radii) <= 0:
             raise UserError("eps: the clean images are explained anyway; give radii above 0, such as 4/255")
-        if self.layer is not None and not any(kind.needs_layer for kind in self.kinds):
+        if self.layer is not None and not self.needs_layer:
             raise UserError(f"layer: {', '.join(self.maps)} does not look at a layer; add grad-cam to --maps")
-        self.spec  # noqa: B018 - looked up here for its error
 
     @property
     def kinds(self) -> list[Attribution]:
         """The kinds of map."""
         return find_maps(list(self.maps))
+
+    @property
+    def needs_layer(self) -> bool:
+        """Whether any of them looks at a layer."""
+        return any(kind.needs_layer for kind in self.kinds)
 
     @property
     def radii(self) -> list[float]:
@@ -146,6 +151,10 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
     images, labels = subject.view(subject.data, rows)
     keep = _draw(labels, KEPT, seed=plan.seed)
     masks = masks_tensor(subject.data.masks(rows))
+    layer = None
+    if plan.needs_layer:
+        x = torch.from_numpy(images[np.array([0])]).to(device).float() / 255
+        layer = find_layer(subject.model, x, plan.layer)
     attacker = Attacker(
         subject.model,
         images,
@@ -156,9 +165,6 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         seed=plan.seed,
         progress=progress,
     )
-    layer = None
-    if any(kind.needs_layer for kind in plan.kinds):
-        layer = find_layer(subject.model, attacker.load(np.array([0]))[0], plan.layer)
     try:
         found = measure(attacker, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
     finally:

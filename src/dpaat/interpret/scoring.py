@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpaat.evaluation.means import score_means
+from dpaat.evaluation.statistics import Score
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 from dpaat.interpret.measure import RANDOM_ORDER, Measured
@@ -122,22 +123,19 @@ def summarize(
 
     Returns:
         Ready for JSON, one entry per map, radius and score: `n` images; `mean`, `balanced` and, in `per_class`, each
-        class with `value`, `interval` and `chance`.
+        class with `value`, `interval`, `chance`, and `excess` over it with its own interval.
     """
     entries = []
     for key, rows in scores.groupby(["map", "eps", "score"], sort=False):
         kind, eps, score = cast("tuple[str, float, str]", key)
         info, at = SCORES[score], rows["position"].to_numpy()
-        means = partial(
-            score_means,
-            labels=labels[at],
-            groups=groups[at],
-            classes=classes,
-            shares=shares,
-            bounds=(info.low, 1.0),
-        )
-        found = means(rows["value"].to_numpy(), binary=info.binary)
-        chance = None if rows["chance"].isna().any() else means(rows["chance"].to_numpy())
+        means = partial(score_means, labels=labels[at], groups=groups[at], classes=classes, shares=shares)
+        value, chance = rows["value"].to_numpy(), rows["chance"].to_numpy()
+        bounds = (info.low, 1.0)
+        found = means(value, bounds=bounds, binary=info.binary)
+        level = excess = None
+        if not np.isnan(chance).any():
+            level, excess = means(chance, bounds=bounds), means(value - chance, bounds=(info.low - 1, 1 - info.low))
         entries.append(
             {
                 "map": kind,
@@ -145,15 +143,25 @@ def summarize(
                 "eps_text": format_radius(eps),
                 "score": score,
                 "n": len(at),
-                "mean": {**found["mean"], "chance": chance and chance["mean"]["value"]},
-                "balanced": {**found["balanced"], "chance": chance and chance["balanced"]["value"]},
+                "mean": _beside(found["mean"], level and level["mean"], excess and excess["mean"]),
+                "balanced": _beside(found["balanced"], level and level["balanced"], excess and excess["balanced"]),
                 "per_class": {
-                    name: {**each, "chance": chance and chance["per_class"][name]["value"]}
+                    name: _beside(each, level and level["per_class"][name], excess and excess["per_class"][name])
                     for name, each in found["per_class"].items()
                 },
             }
         )
     return entries
+
+
+def _beside(score: Score, chance: Score | None, excess: Score | None) -> dict[str, Any]:
+    """A score beside its chance level; the interval of the difference, image by image, tells the two apart."""
+    return {
+        **score,
+        "chance": chance and chance["value"],
+        "excess": excess and excess["value"],
+        "excess_interval": excess and excess["interval"],
+    }
 
 
 def masks_tensor(masks: np.ndarray | None) -> Tensor | None:

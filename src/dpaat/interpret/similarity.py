@@ -92,9 +92,9 @@ def _cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def scaled(maps: Tensor) -> Tensor:
     """Maps `(B, H, W)`, each divided by its highest value, in [0, 1]; empty ones as they are."""
-    values = maps.detach().float()
+    values = maps.detach().double()
     highest = values.amax(dim=(1, 2), keepdim=True)
-    return torch.where(highest > 0, values / highest.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    return torch.where(highest > 0, values / highest.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
 
 def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

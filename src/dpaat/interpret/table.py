@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group as Lines
@@ -34,7 +33,8 @@ def _head(entry: Entry) -> Text:
     at = f"; Grad-CAM at layer {layer['name']} ({layer['height']} x {layer['width']})" if layer else ""
     return Text(
         f"{entry['data']}, {entry['split']}, {entry['n']:,} images, {entry['with_mask']:,} with a mask{at}\n"
-        "means over classes counted alike in percent, [95 % interval], (chance level)\n"
+        "means over classes counted alike in percent, [95 % interval], then whether above (>), below (<) or not told "
+        "apart (~) from the chance level\n"
     )
 
 
@@ -59,8 +59,8 @@ def _alignment(entry: Entry) -> Lines:
 
 def _table(title: str, entry: Entry, headings: dict[str, str]) -> Lines:
     table = plain_table()
-    table.add_column("map")
-    table.add_column("images")
+    table.add_column("map", no_wrap=True)
+    table.add_column("images", no_wrap=True)
     for heading in headings.values():
         table.add_column(heading, justify="right")
     rows: dict[tuple[str, str], dict[str, Entry]] = {}
@@ -92,7 +92,7 @@ def _energy_per_class(entry: Entry) -> Lines | None:
     for each in shown:
         table.add_column(each["map"], justify="right")
     first = shown[0]["per_class"]
-    names = sorted(first, key=lambda name: first[name]["value"] - first[name]["chance"])[:MAX_CLASSES]
+    names = sorted(first, key=lambda name: first[name]["excess"])[:MAX_CLASSES]
     for name in (name for name in first if name in names):
         table.add_row(Text(name), str(first[name]["n"]), *(_cell(each["per_class"][name]) for each in shown))
     title = "energy inside the lesion per class, clean images"
@@ -101,7 +101,7 @@ def _energy_per_class(entry: Entry) -> Lines | None:
 
 def _sanity(entry: Entry) -> Lines:
     table = plain_table()
-    table.add_column("map")
+    table.add_column("map", no_wrap=True)
     table.add_column("verdict")
     table.add_column("evidence", overflow="fold")
     for each in entry["randomization"]:
@@ -114,6 +114,8 @@ def _condition(entry: Entry, score: Entry) -> str:
 
 
 def _cell(score: Entry) -> str:
-    interval: Sequence[float] = score["interval"]
-    chance = "" if score["chance"] is None else f" ({percent(score['chance'])})"
-    return with_interval(score["value"], interval) + chance
+    text = with_interval(score["value"], score["interval"])
+    if score["chance"] is None:
+        return text
+    low, high = score["excess_interval"]
+    return f"{text} {'>' if low > 0 else '<' if high < 0 else '~'} {percent(score['chance'])}"
