@@ -16,7 +16,7 @@ from dpaat.data import prepare
 from dpaat.errors import UserError
 from dpaat.evaluation.means import score_means
 from dpaat.evaluation.plan import stratified_draw
-from dpaat.interpret import explain_run, read_interpretability, read_maps, read_scores
+from dpaat.interpret import compare_explanations, explain_run, read_interpretability, read_maps, read_scores
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.scoring import SCORES
 from dpaat.training import train
@@ -189,6 +189,32 @@ def test_means_have_intervals_over_lesions():
     single = score_means(np.array([0.2, 0.3]), np.array([0, 0]), np.array([1, 1]), ["a", "b"], shares=shares)
     assert single["mean"]["interval"] == [0.0, 1.0], "one lesion tells nothing about others"
     assert set(single["per_class"]) == {"a"}
+
+
+def test_runs_are_compared_image_by_image(run, tiny_run, tmp_path):
+    other = Path(shutil.copytree(tiny_run, tmp_path / "other"))
+    options = {**OPTIONS, "maps": ["input-gradient"], "split": "train"}
+    with pytest.raises(UserError, match="explain it first"):
+        compare_explanations(run, other)
+    explain_run(run, max_samples=25, **options)
+    document = explain_run(other, max_samples=40, **options)
+    for each in compare_explanations(run, other):
+        assert each["n"] == 25, "the images that both have"
+        if each["score"] in ("alignment", "ssim"):  # up to the random start, the same model
+            assert each["balanced"]["value"] == pytest.approx(0, abs=0.3)
+    scores = read_scores(other, document["explanations"][0])
+    scores["value"] -= 0.01 * (scores["score"] == "insertion")
+    scores.to_parquet(other / "interpretability" / document["explanations"][0]["files"]["scores"])
+    (found,) = (each for each in compare_explanations(run, other) if each["score"] == "insertion")
+    low, high = found["mean"]["interval"]
+    assert low <= found["mean"]["value"] <= high
+    assert found["mean"]["value"] == pytest.approx(0.01, abs=1e-6)
+    explain_run(run, **{**options, "split": "val"})
+    (run / "interpretability.json").write_text(
+        (run / "interpretability.json").read_text().replace('"split": "train"', '"split": "all"')
+    )
+    with pytest.raises(UserError, match="no images in common"):
+        compare_explanations(run, other)
 
 
 @pytest.mark.slow

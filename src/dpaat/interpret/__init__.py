@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dpaat.interpret.alignment import gradient_alignment
+from dpaat.interpret.compare import compare_explanations
 from dpaat.interpret.document import read_interpretability, read_maps, read_scores
 from dpaat.interpret.faithfulness import deletion_insertion
 from dpaat.interpret.layers import Layer, find_layer, list_layers
@@ -20,6 +21,7 @@ __all__ = [
     "Layer",
     "Verdict",
     "area_chance",
+    "compare_explanations",
     "deletion_insertion",
     "energy_inside",
     "explain",

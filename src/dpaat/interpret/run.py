@@ -177,6 +177,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         "data_spec": table.spec,
         "checkpoint": subject.head["checkpoint"],
         **_settings(plan, device=subject.head["device"], layer=layer),
+        "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.flatten(1).any(dim=1).sum()),
         "scores": summarize(scores, labels, groups, subject.classes, shares),
         "randomization": [
