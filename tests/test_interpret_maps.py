@@ -12,7 +12,9 @@ from dpaat.interpret.alignment import alignment_chance, gradient_alignment
 from dpaat.interpret.faithfulness import deletion_insertion
 from dpaat.interpret.layers import find_layer, list_layers
 from dpaat.interpret.maps import MAPS, REFERENCES, edge_map, find_maps, logit_gradient
+from dpaat.interpret.measure import RANDOM_ORDER, Measured
 from dpaat.interpret.randomization import randomization_check, randomize
+from dpaat.interpret.scoring import image_scores
 from dpaat.interpret.similarity import rank_correlation, specific_correlation, structural_similarity
 from dpaat.models import build_model
 
@@ -153,6 +155,23 @@ def test_specific_correlation_ignores_what_all_images_share():
     np.testing.assert_allclose(specific_correlation(shared + one, shared + one), 1)
     np.testing.assert_allclose(specific_correlation(shared.expand(5, -1, -1), shared.expand(5, -1, -1)), 1)
     np.testing.assert_allclose(specific_correlation(shared.expand(5, -1, -1), one[:5]), 0)
+
+
+def test_an_empty_map_is_neither_stable_nor_unstable():
+    maps = torch.rand(4, 12, 12)
+    maps[1] = 0
+    attacked = maps.clone()
+    attacked[2] = 0
+    zeros = np.zeros(4, dtype=np.int64)
+    found = Measured(
+        predicted={0.0: zeros, 0.1: zeros},
+        maps={("grad-cam", 0.0): maps, ("grad-cam", 0.1): attacked},
+        randomized={"grad-cam": maps},
+        faithfulness={"grad-cam": np.zeros((2, 4)), RANDOM_ORDER: np.zeros((2, 4))},
+    )
+    rows = image_scores(found, None).query("score == 'rank_correlation'")
+    assert rows["position"].tolist() == [0, 2, 3]
+    assert rows["value"].tolist() == pytest.approx([1, 0, 1])
 
 
 def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one():

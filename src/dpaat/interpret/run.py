@@ -24,9 +24,9 @@ from dpaat.interpret.layers import Layer, find_layer
 from dpaat.interpret.maps import MAPS, Attribution, find_maps
 from dpaat.interpret.measure import Measured, measure
 from dpaat.interpret.randomization import judge
-from dpaat.interpret.scoring import SCORES, image_scores, masks_tensor, summarize
+from dpaat.interpret.scoring import SCORES, count_empty, image_scores, masks_tensor, summarize
 from dpaat.interpret.similarity import scaled
-from dpaat.radii import parse_radii
+from dpaat.radii import format_radius, parse_radii
 from dpaat.runs import open_run
 
 KEPT = 200
@@ -179,6 +179,11 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         **_settings(plan, device=subject.head["device"], layer=layer),
         "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.flatten(1).any(dim=1).sum()),
+        "empty": [
+            {"map": kind.name, "eps": eps, "eps_text": format_radius(eps), "n": count_empty(found.maps[kind.name, eps])}
+            for kind in plan.kinds
+            for eps in (0.0, *plan.radii)
+        ],
         "scores": summarize(scores, labels, groups, subject.classes, shares),
         "randomization": [
             {"map": kind.name, **vars(judge(found.maps[kind.name, 0.0], found.randomized[kind.name]))}

@@ -66,6 +66,8 @@ def image_scores(found: Measured, masks: Tensor | None) -> pd.DataFrame:
         masks: lesion masks `(N, H, W)` bool; an image whose mask is empty has none, and gets no scores that need one.
             None where the data have no masks.
 
+    Where a clean map is empty there is nothing that could be stable, and no such score.
+
     Returns:
         Columns `position` (of the image), `map`, `eps`, `score`, `value`, `chance` (NaN where there is none).
     """
@@ -95,9 +97,9 @@ def _scored(found: Measured, masks: Tensor | None) -> Iterator[Rows]:
             continue
         clean = found.maps[kind, 0.0]
         if eps:
-            for score, compare in (("rank_correlation", rank_correlation), ("ssim", structural_similarity)):
-                chance = compare(clean, clean.roll(1, dims=0)) if len(clean) > 1 else np.nan
-                yield everything, kind, eps, score, compare(clean, maps), chance
+            there = np.flatnonzero(clean.flatten(1).any(dim=1).numpy())
+            if len(there):
+                yield from _stability(there, kind, eps, clean[there], maps[there])
             continue
         for score, area, by_chance in zip(
             ("deletion", "insertion"), found.faithfulness[kind], found.faithfulness[RANDOM_ORDER], strict=True
@@ -107,6 +109,12 @@ def _scored(found: Measured, masks: Tensor | None) -> Iterator[Rows]:
             yield everything, kind, eps, "randomized", specific_correlation(clean, found.randomized[kind]), 0.0
     for eps, values in found.alignment.items():
         yield everything, "input-gradient", eps, "alignment", values, found.alignment_chance
+
+
+def _stability(rows: np.ndarray, kind: str, eps: float, clean: Tensor, maps: Tensor) -> Iterator[Rows]:
+    for score, compare in (("rank_correlation", rank_correlation), ("ssim", structural_similarity)):
+        chance = compare(clean, clean.roll(1, dims=0)) if len(clean) > 1 else np.nan
+        yield rows, kind, eps, score, compare(clean, maps), chance
 
 
 def summarize(
@@ -162,6 +170,11 @@ def _beside(score: Score, chance: Score | None, excess: Score | None) -> dict[st
         "excess": excess and excess["value"],
         "excess_interval": excess and excess["interval"],
     }
+
+
+def count_empty(maps: Tensor) -> int:
+    """Count the maps that are 0 everywhere: they score chance on the lesion."""
+    return int((~maps.flatten(1).any(dim=1)).sum())
 
 
 def masks_tensor(masks: np.ndarray | None) -> Tensor | None:

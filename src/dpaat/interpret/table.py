@@ -31,10 +31,12 @@ def explanation_tables(document: Document) -> Lines:
 def _head(entry: Entry) -> Text:
     layer = entry["layer"]
     at = f"; Grad-CAM at layer {layer['name']} ({layer['height']} x {layer['width']})" if layer else ""
+    empty = [f"{each['map']} {_condition(entry, each)} {each['n']}" for each in entry["empty"] if each["n"]]
+    nothing = f"maps that are 0 everywhere: {', '.join(empty)}\n" if empty else ""
     return Text(
         f"{entry['data']}, {entry['split']}, {entry['n']:,} images, {entry['with_mask']:,} with a mask{at}\n"
         "means over classes counted alike in percent, [95 % interval], then whether above (>), below (<) or not told "
-        "apart (~) from the chance level\n"
+        f"apart (~) from the chance level\n{nothing}"
     )
 
 
