@@ -17,7 +17,18 @@ from dpaat.methods import METHODS
 from dpaat.runs import read_config
 from training_makers import tiny_arguments, tiny_config
 
-COMMANDS = ["quickstart", "train", "evaluate", "compare", "benchmark", "predict", "report", "data check", "list"]
+COMMANDS = [
+    "quickstart",
+    "train",
+    "evaluate",
+    "explain",
+    "compare",
+    "benchmark",
+    "predict",
+    "report",
+    "data check",
+    "list",
+]
 
 
 def run(*arguments: str) -> int:
@@ -40,7 +51,7 @@ def test_help_of_every_command(command, capsys):
     assert not re.findall(r"--[a-z]+_", text), "options are shown with hyphens"
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "data check"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "explain", "predict", "data check"])
 def test_help_shows_examples(command, capsys):
     assert run(*command.split(), "--help") == 0
     assert f"  dpaat {command}" in capsys.readouterr().out.split("examples:")[1]

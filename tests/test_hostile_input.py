@@ -564,7 +564,7 @@ def test_compressed_weights_are_a_bomb(tmp_path):
 # --- the script
 
 
-def test_the_generator_of_bad_input_finds_nothing(tmp_path, monkeypatch):
+def test_the_generator_of_bad_input_finds_nothing(tmp_path, monkeypatch, capfd):
     """A sample of `benchmarks/bad_input.py`, which makes thousands."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     monkeypatch.chdir(tmp_path)
@@ -576,6 +576,7 @@ def test_the_generator_of_bad_input_finds_nothing(tmp_path, monkeypatch):
     found = {}
     for kind, make in bad_input.make_kinds(sandbox).items():
         for number in range(4):
-            word, ending, command = bad_input.run_case(sandbox, make, f"0 {kind} {number}", bad_input.in_process)
+            with capfd.disabled():  # the script catches both streams itself
+                word, ending, command = bad_input.run_case(sandbox, make, f"0 {kind} {number}", bad_input.in_process)
             found[kind, number] = word if word in ("refused", "handled") else (word, command, ending)
     assert not {case: end for case, end in found.items() if end not in ("refused", "handled")}

@@ -24,6 +24,12 @@ EVALUATE_EXAMPLES = """examples:
   dpaat evaluate runs/ham --attack transfer --source runs/standard
   dpaat evaluate runs/ham --data folder:other-clinic --split all
   dpaat evaluate --model resnet18 --weights mine.pth --data folder:images --image-size 64 --out results/mine"""
+EXPLAIN_EXAMPLES = """examples:
+  dpaat explain runs/ham                                         100 images, clean and under PGD-20 at 4/255
+  dpaat explain runs/ham --maps grad-cam,input-gradient --eps 2/255,8/255 --max-samples 300
+  dpaat explain runs/ham --maps grad-cam --layer layer3
+  dpaat explain runs/ham --data csv:other-clinic.csv --split all
+  dpaat list maps"""
 COMPARE_EXAMPLES = """examples:
   dpaat compare runs/standard runs/pgd runs/dpaat
   dpaat compare runs/*-fold? --out comparison.json               folds and seeds of one method are pooled"""
@@ -83,6 +89,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("quickstart", _quickstart_parser(), help="three methods on embedded images, side by side")
     commands.add_subcommand("train", _train_parser(), help="train a classifier into a run folder")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="measure a run, clean and under attack")
+    commands.add_subcommand("explain", _explain_parser(), help="where a run looks, in numbers: maps and masks")
     commands.add_subcommand("compare", _compare_parser(), help="compare evaluated runs, with intervals")
     commands.add_subcommand("benchmark", _benchmark_parser(), help="train, evaluate and compare a grid of recipes")
     commands.add_subcommand("profile", _profile_parser(), help="where a training step's time goes, and the run's time")
@@ -91,7 +98,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("export", _export_parser(), help="write a run's network as ONNX and safetensors")
     data = _Parser("Look into a dataset.")
     commands.add_subcommand("data", data, help="look into a dataset")
-    commands.add_subcommand("list", _list_parser(), help="list methods, models or attacks")
+    commands.add_subcommand("list", _list_parser(), help="list methods, models, attacks or maps")
     data.add_subcommands(required=True, metavar="COMMAND").add_subcommand(
         "check", _data_check_parser(), help="print what is in it, and what is wrong with it"
     )
@@ -166,6 +173,27 @@ def _predict_parser() -> ArgumentParser:
     return parser
 
 
+def _explain_parser() -> ArgumentParser:
+    parser = _Parser(
+        "Compute attribution maps of a run on clean images and under attack, and score them against lesion masks, "
+        "against each other and against chance; numbers go to its interpretability.json, maps to interpretability/.",
+        EXPLAIN_EXAMPLES,
+    )
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("--maps", type=str | None, default=None, help="comma-separated, default all; `dpaat list maps`")
+    parser.add_argument("--layer", type=str | None, default=None, help="for grad-cam; default the deepest of 8 x 8")
+    parser.add_argument("--eps", type=str | None, default=None, help="radii, comma-separated; default 4/255, in L2 1")
+    parser.add_argument("--steps", type=int, default=20, help="of PGD")
+    parser.add_argument("--norm", type=str | None, default=None, help="linf or l2; default the run's")
+    parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
+    parser.add_argument("--split", type=str, default="test", help="train, val, test or all")
+    parser.add_argument("--max_samples", type=int, default=100, help="a seeded draw of so many, some of every class")
+    parser.add_argument("--batch_size", type=int, default=50, help="images per batch")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw, the attack and the sanity check")
+    return parser
+
+
 def _compare_parser() -> ArgumentParser:
     parser = _Parser(
         "Compare evaluated runs image by image with the first; runs that differ in seed or fold only are pooled.",
@@ -215,7 +243,7 @@ def _data_check_parser() -> ArgumentParser:
 
 def _list_parser() -> ArgumentParser:
     parser = _Parser("List what can be named on the command line.")
-    parser.add_argument("what", type=str, help="methods, models or attacks")
+    parser.add_argument("what", type=str, help="methods, models, attacks or maps")
     parser.add_argument("filter", type=str, nargs="?", default="", help="only names that contain this")
     return parser
 

@@ -181,6 +181,31 @@ def _predict(given: Namespace) -> int:
     return 0
 
 
+def _explain(given: Namespace) -> int:
+    from dpaat.interpret import MAPS, explain_run, explanation_tables
+    from dpaat.radii import parse_radii
+
+    run = Path(given.run)
+    document = explain_run(
+        run,
+        data=given.data,
+        norm=given.norm,
+        device=given.device,
+        maps=_names(given.maps) or list(MAPS),
+        layer=given.layer,
+        eps=None if given.eps is None else parse_radii(given.eps),
+        steps=given.steps,
+        split=given.split,
+        max_samples=given.max_samples,
+        batch_size=given.batch_size,
+        seed=given.seed,
+    )
+    console = _console()
+    console.print(explanation_tables(document))
+    console.print(f"written to {run / 'interpretability.json'}", highlight=False, soft_wrap=True)
+    return 0
+
+
 def _compare(given: Namespace) -> int:
     from dpaat.evaluation.compare import compare_runs, differences_table, write_comparison
 
@@ -281,6 +306,7 @@ def _quickstart(given: Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": _evaluate,
+    "explain": _explain,
     "compare": _compare,
     "benchmark": _benchmark,
     "predict": _predict,

@@ -13,16 +13,16 @@ from dpaat.radii import format_radius
 
 
 def listing(what: str, containing: str = "") -> RenderableType:
-    """Make the list of methods, models or attacks.
+    """Make the list of methods, models, attacks or kinds of map.
 
     Args:
-        what: "methods", "models" or "attacks".
+        what: "methods", "models", "attacks" or "maps".
         containing: only names that contain this.
 
     Raises:
         UserError: nothing of that name can be listed.
     """
-    kinds = {"methods": _methods, "models": _models, "attacks": _attacks}
+    kinds = {"methods": _methods, "models": _models, "attacks": _attacks, "maps": _maps}
     if what not in kinds:
         raise unknown("list", what, kinds)
     return kinds[what](containing)
@@ -60,3 +60,13 @@ def _attacks(containing: str) -> RenderableType:
             steps = str(info.steps or "")
             table.add_row(info.name, info.description, info.cost, steps, ", ".join(info.norms))
     return Group(table, Text("F: one forward pass; K: steps, or queries of an attack without gradients"))
+
+
+def _maps(containing: str) -> RenderableType:
+    from dpaat.interpret.maps import MAPS
+
+    table = Table("map", "what it shows", "cost per image", box=None, pad_edge=False)
+    for info in MAPS.values():
+        if containing in info.name:
+            table.add_row(info.name, info.description, f"{info.passes} F")
+    return Group(table, Text("F: one forward pass"))

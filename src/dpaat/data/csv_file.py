@@ -20,8 +20,9 @@ def load(argument: str, spec: str) -> ImageTable:
     """Read a CSV file with the columns `path` and `label`.
 
     Paths are relative to the file's own folder. Optional columns: `group` (images of one patient or lesion), `split`
-    (train, val or test), `age`, `sex`, `site`, `source`. Classes are the labels, in numerical order if all are
-    whole numbers, else in alphabetical order.
+    (train, val or test), `age`, `sex`, `site`, `source`, `mask` (an image that is not black inside the lesion; empty
+    where there is none). Classes are the labels, in numerical order if all are whole numbers, else in alphabetical
+    order.
 
     Args:
         argument: the CSV file.
@@ -48,6 +49,7 @@ def load(argument: str, spec: str) -> ImageTable:
     absent = [file for file in files if not is_file(file.path)]
     if absent:
         raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}")
+    masks = _masks(path, frame)
     classes = _classes(frame["label"])
     columns: dict[str, pd.Series] = {
         "id": frame["path"],
@@ -66,6 +68,7 @@ def load(argument: str, spec: str) -> ImageTable:
         channels=peek_channels(files),
         read=reader,
         describe=reader.describe,
+        read_mask=None if masks is None else FileReader(masks),
     )
 
 
@@ -76,6 +79,16 @@ def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
             f"{path}: {len(binary)} columns of 0 and 1 ({', '.join(map(str, binary[:3]))}, ...) instead of a column "
             "'label'; multi-label is out of scope, give the one class of each image in a column 'label'"
         )
+
+
+def _masks(path: Path, frame: pd.DataFrame) -> tuple[ImageFile | None, ...] | None:
+    if "mask" not in frame or (frame["mask"] == "").all():
+        return None
+    files = [ImageFile(path.parent / Path(name).expanduser()) if name else None for name in frame["mask"]]
+    absent = [file for file in files if file is not None and not file.path.is_file()]
+    if absent:
+        raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
+    return tuple(files)
 
 
 def _classes(labels: pd.Series) -> tuple[str, ...]:

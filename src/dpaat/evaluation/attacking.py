@@ -180,7 +180,7 @@ class Attacker:
         positions = np.arange(len(self)) if positions is None else positions
         passes = spec.passes(self.num_classes)
         parts = []
-        with evaluation_mode(self.model), _full_precision():
+        with evaluation_mode(self.model), full_precision():
             for first in range(0, len(positions), self.batch_size):
                 batch = positions[first : first + self.batch_size]
                 key = repr((spec, round(eps, 9), zlib.crc32(np.ascontiguousarray(batch).tobytes())))
@@ -212,7 +212,7 @@ class Attacker:
 
     def _batch(self, spec: AttackSpec, eps: float, batch: np.ndarray) -> Arrays:
         x, y = self.load(batch)
-        x_adv = x if spec.name == "clean" else self._attack(spec, eps, x, y, int(batch[0]))
+        x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
         distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
         if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
             raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
@@ -220,9 +220,23 @@ class Attacker:
             logits = _check_logits(self.model(x_adv), len(x), self.num_classes)
         return {"logits": logits.float().cpu().numpy(), "distance": distance.double().cpu().numpy()}
 
-    def _attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, first: int) -> Tensor:
+    def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
+        """Attack a batch.
+
+        Args:
+            spec: the attack; "clean" returns the images as they are.
+            eps: radius in units of a [0, 1] image.
+            x: images `(n, C, H, W)` in [0, 1] on the device.
+            y: labels `(n,)`.
+            key: what tells the batch's random start from others: the position of its first image.
+
+        Returns:
+            Adversarial images `(n, C, H, W)`.
+        """
+        if spec.name == "clean":
+            return x
         info = find_attack(spec.name)
-        options: dict[str, Any] = {"generator": self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), first)}
+        options: dict[str, Any] = {"generator": self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), key)}
         if spec.steps is not None:
             options["steps"] = spec.steps
         if spec.start is not None:
@@ -248,7 +262,7 @@ def _check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Compute in float32 throughout: TF32 and autocast would shift verdicts near the decision boundary."""
     found = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

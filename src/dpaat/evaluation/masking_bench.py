@@ -17,7 +17,7 @@ from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import Start, make_ball
-from dpaat.evaluation.attacking import Attacker, _check_logits, _full_precision
+from dpaat.evaluation.attacking import Attacker, _check_logits, full_precision
 from dpaat.evaluation.journal import Arrays
 from dpaat.evaluation.metrics import require_finite
 
@@ -161,7 +161,7 @@ class Bench:
         attacker, parts = self.attacker, []
         attacker.bar.expect(name, max(self._left, passes) * len(positions))
         self._left -= passes
-        with evaluation_mode(attacker.model), _full_precision():
+        with evaluation_mode(attacker.model), full_precision():
             for first in range(0, len(positions), attacker.batch_size):
                 batch = positions[first : first + attacker.batch_size]
                 unit = repr(("masking", name, *key, zlib.crc32(np.ascontiguousarray(batch).tobytes())))

@@ -104,13 +104,14 @@ def parse_steps(text: str | int | None, attacks: Sequence[str]) -> dict[str, int
     return budgets
 
 
-def stratified_draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
-    """Draw n positions, each class in proportion to its size but at least one of each while n allows.
+def stratified_draw(labels: np.ndarray, n: int, *, seed: int, at_least: int = 1) -> np.ndarray:
+    """Draw n positions, each class in proportion to its size, but at least so many of each while n and it allow.
 
     Args:
         labels: `(N,)` class numbers.
         n: how many; all are returned if N is not larger.
         seed: of the draw.
+        at_least: wanted of each class.
 
     Returns:
         Ascending positions, int64.
@@ -120,11 +121,13 @@ def stratified_draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     classes, counts = np.unique(labels, return_counts=True)
     exact = counts * n / len(labels)
     take = np.floor(exact).astype(np.int64)
-    if n >= len(classes):
-        take = np.maximum(take, 1)
+    floor = np.minimum(at_least, counts)
+    if n < floor.sum():
+        floor = np.minimum(1, counts) if n >= len(classes) else np.zeros_like(counts)
+    take = np.maximum(take, floor)
     while take.sum() != n:
         step = 1 if take.sum() < n else -1
-        allowed = take < counts if step > 0 else take > 1
+        allowed = take < counts if step > 0 else take > floor
         take[np.argmax(np.where(allowed, step * (exact - take), -np.inf))] += step
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(np.flatnonzero(labels == k))[:count] for k, count in zip(classes, take, strict=True)]

@@ -26,6 +26,10 @@ class PassBar:
     def expect(self, name: str, passes: int) -> None:
         """Begin a stage: show its name, and take `passes` for what is left, this stage included."""
         self._bar.total = max(1, self._bar.n + passes)
+        self.name(name)
+
+    def name(self, name: str) -> None:
+        """Show what is being done."""
         self._bar.set_description_str(name)
 
     def done(self, passes: int) -> None:

@@ -116,18 +116,31 @@ def read_evaluation(run: Path) -> Document | None:
     Raises:
         UserError: not JSON, or of another schema version.
     """
-    path = run / EVALUATION_FILE
+    return read_document(run / EVALUATION_FILE, SCHEMA_VERSION, remedy="evaluate")
+
+
+def read_document(path: Path, schema_version: int, *, remedy: str) -> Document | None:
+    """Read a JSON file of results; None if there is none.
+
+    Args:
+        path: the file.
+        schema_version: the one that is understood.
+        remedy: what to do again where the file is of no use.
+
+    Raises:
+        UserError: not JSON, or of another schema version.
+    """
     try:
         document = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); move it away and evaluate again") from None
+        raise UserError(f"{path}: cannot be read ({error}); move it away and {remedy} again") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != schema_version:
         raise UserError(
-            f"{path}: schema version {version}, this dpaat reads version {SCHEMA_VERSION}; "
-            "move it away and evaluate again"
+            f"{path}: schema version {version}, this dpaat reads version {schema_version}; "
+            f"move it away and {remedy} again"
         )
     if where := damage(document):
         raise UserError(f"{path}: damaged at {where!r}; move it away and evaluate again")
@@ -259,10 +272,16 @@ def population_of(entry: Entry) -> Population:
 
 def part_name(entry: Entry) -> str:
     """File name of a result's predictions; the same kind of result always has the same one."""
-    parts = [entry["data"], entry["fingerprint"], entry["split"], f"n{entry['n']}", entry["attack"]]
-    if entry["attack"] != "clean":
-        parts += [f"{entry['steps'] or 1}", entry["norm"], f"{entry['eps']:.6g}"]
-    return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts) + ".parquet"
+    if entry["attack"] == "clean":
+        return part_stem(entry, "clean") + ".parquet"
+    details = (entry["attack"], f"{entry['steps'] or 1}", entry["norm"], f"{entry['eps']:.6g}")
+    return part_stem(entry, *details) + ".parquet"
+
+
+def part_stem(entry: Entry, *details: str) -> str:
+    """File name, without its suffix, of what belongs to an entry's images."""
+    parts = (entry["data"], entry["fingerprint"], entry["split"], f"n{entry['n']}", *details)
+    return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
 
 
 def _key(entry: Entry) -> tuple[object, ...]:

@@ -99,7 +99,7 @@ def evaluate(
     """
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
-    _check_writable(subject.folder)
+    check_writable(subject.folder)
     where = damage_in_analyses(read_evaluation(subject.folder) or {})
     if where:
         raise UserError(f"{subject.folder / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
@@ -292,7 +292,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Find out before hours of work whether results can be written.
+
+    Raises:
+        UserError: they cannot.
+    """
     probe = folder / f".write-test-{os.getpid()}"
     try:
         probe.write_bytes(b"")

@@ -216,12 +216,17 @@ def fold_scores(folds: Sequence[Fold], level: float) -> dict[str, Score]:
     """
     found = {}
     for name, moments in find_moments(folds, paired=False).items():
-        center, half = moments.center, half_width(moments, level)
-        ends = expit(logit(center) + np.array([-half, half]) / (center * (1 - center)))
-        # Where classes of a lesion or two leave nearly everything open, the logit would stretch across all of 0 to 1.
-        ends = np.clip(ends, center - 2 * half, center + 2 * half)
-        found[name] = Score(value=moments.value, interval=holding(moments.value, ends))
+        found[name] = proportion_score(moments, level)
     return found
+
+
+def proportion_score(moments: Moments, level: float) -> Score:
+    """Find the interval of a metric between 0 and 1 on the logit scale, see `fold_scores`."""
+    center, half = moments.center, half_width(moments, level)
+    ends = expit(logit(center) + np.array([-half, half]) / (center * (1 - center)))
+    # Where classes of a lesion or two leave nearly everything open, the logit would stretch across all of 0 to 1.
+    ends = np.clip(ends, center - 2 * half, center + 2 * half)
+    return Score(value=moments.value, interval=holding(moments.value, ends))
 
 
 def degrees_of_freedom(moments: Moments) -> float:

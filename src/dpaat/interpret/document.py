@@ -1,0 +1,119 @@
+"""Explanations in the run folder: `interpretability.json`, with images and maps in `interpretability/`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dpaat.errors import UserError
+from dpaat.evaluation.results import Document, Entry, Population, part_stem, read_document
+from dpaat.runs import write_text
+
+SCHEMA_VERSION = 1
+INTERPRETABILITY_FILE = "interpretability.json"
+FOLDER = "interpretability"
+
+
+def read_interpretability(run: Path) -> Document | None:
+    """Read a run's `interpretability.json`; None if there is none.
+
+    Raises:
+        UserError: not JSON, or of another schema version.
+    """
+    return read_document(run / INTERPRETABILITY_FILE, SCHEMA_VERSION, remedy="explain")
+
+
+def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
+    """Read the images and maps of an entry of `interpretability.json`, see `docs/interpretability.md`.
+
+    Raises:
+        UserError: the file is not there or damaged.
+    """
+    path = run / FOLDER / entry["files"]["maps"]
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
+
+
+def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
+    """Read the scores of every image of an entry of `interpretability.json`.
+
+    Returns:
+        Columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
+
+    Raises:
+        UserError: the file is not there or damaged.
+    """
+    path = run / FOLDER / entry["files"]["scores"]
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
+
+
+def save_explanation(
+    run: Path, head: Document, entry: Entry, *, scores: pd.DataFrame, maps: Mapping[str, np.ndarray]
+) -> Document:
+    """Write an explanation into the run folder; each file is replaced as a whole or not at all.
+
+    An earlier explanation of the same images in the same norm is replaced, and those of another checkpoint, which
+    describe a model that is gone, are removed. Others stay.
+
+    Args:
+        run: the folder.
+        head: top-level fields; its `checkpoint` is that of the results.
+        entry: the results, with the fields of `Population`.
+        scores: see `read_scores`.
+        maps: see `read_maps`.
+
+    Returns:
+        The document, as written.
+
+    Raises:
+        UserError: the folder cannot be written, or holds an unreadable document.
+    """
+    before = read_interpretability(run)
+    stem = part_stem(entry, entry["attack"]["norm"])
+    entry = {**entry, "files": {"scores": f"{stem}.parquet", "maps": f"{stem}.npz"}}
+    earlier: list[Entry] = before["explanations"] if before else []
+    kept = [e for e in earlier if e["checkpoint"] == head["checkpoint"] and _key(e) != _key(entry)]
+    document = {**head, "schema_version": SCHEMA_VERSION, "explanations": sorted([*kept, entry], key=_key)}
+    folder = run / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        _replace(folder / entry["files"]["scores"], lambda path: scores.to_parquet(path, index=False))
+        _replace(folder / entry["files"]["maps"], lambda path: _write_arrays(path, maps))
+        write_text(run / INTERPRETABILITY_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        wanted = {name for each in document["explanations"] for name in each["files"].values()}
+        for each in earlier:
+            for name in set(each["files"].values()) - wanted:
+                (folder / Path(name).name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{run}: results cannot be written ({error.strerror or error})") from None
+    return document
+
+
+def _key(entry: Entry) -> tuple[Any, ...]:
+    return (*(entry[name] for name in Population.__dataclass_fields__), entry["attack"]["norm"])
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
