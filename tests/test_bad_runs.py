@@ -108,6 +108,7 @@ def test_resume_with_other_options(named, options, run, capfd):
     ],
 )
 def test_resume_of_a_damaged_run(named, damage, run, capfd):
+    (run / "checkpoints/best.ckpt").unlink()  # nothing else to go on from
     damage(run)
     fails(capfd, "train", "--resume", f"--out={run}", names=(named,))
 

@@ -15,7 +15,7 @@ from jsonargparse import Namespace, set_parsing_settings
 
 from dpaat.arguments import make_parser, readable, with_underscores
 from dpaat.config import TrainConfig
-from dpaat.errors import UserError
+from dpaat.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; default those of the process.
 
     Returns:
-        The exit code: 0, 1 when a check found problems, 2 for bad input, 130 when interrupted.
+        The exit code: 0, 1 when a check found problems, 2 for bad input, 130 when interrupted, 143 when told to end.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ArgumentError as error:
         return _fail(readable(error))
+    except Interrupted as stop:
+        print(f"dpaat: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("dpaat: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED

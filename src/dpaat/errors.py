@@ -10,6 +10,19 @@ class UserError(Exception):
     """Bad input. The command line prints the message as one line and exits with code 2."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work after it was saved; the command line prints the message and exits with `exit_code`.
+
+    Args:
+        message: what was saved, and how to go on.
+        exit_code: 128 and the number of the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Make the error for a name that is not in a list, with the nearest names that are.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dpaat.errors import UserError
+from dpaat.runs import replacing
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,12 +49,10 @@ class Journal:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             pass  # not there, or cut off
         arrays = compute()
-        temporary = path.with_suffix(".tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-            temporary.replace(path)
         except OSError as error:
             raise UserError(f"{self.folder}: results cannot be written there ({error.strerror or error})") from None
         return arrays
