@@ -108,6 +108,8 @@ def test_resume_with_other_options(named, options, run, capfd):
     ],
 )
 def test_resume_of_a_damaged_run(named, damage, run, capfd):
+    for name in ("best", "previous"):  # nothing else to go on from
+        (run / f"checkpoints/{name}.ckpt").unlink()
     damage(run)
     fails(capfd, "train", "--resume", f"--out={run}", names=(named,))
 

@@ -19,7 +19,7 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 from dpaat.arguments import make_parser, readable, with_underscores
 from dpaat.config import TrainConfig
-from dpaat.errors import UserError, one_line
+from dpaat.errors import Interrupted, UserError, one_line
 from dpaat.shapes import check_yaml
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; default those of the process.
 
     Returns:
-        The exit code: 0, 1 when a check found problems, 2 for bad input, 130 when interrupted.
+        The exit code: 0, 1 when a check found problems, 2 for bad input, 130 when interrupted, 143 when told to end.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     _be_robust()
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ArgumentError as error:
         return _fail(readable(error))
+    except Interrupted as stop:
+        print(f"dpaat: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("dpaat: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED

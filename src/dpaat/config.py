@@ -57,6 +57,8 @@ class TrainConfig:
         devices: number of devices, or auto.
         num_nodes: number of machines.
         strategy: Lightning's name, such as auto, ddp.
+        save_every: minutes of training between two saves inside an epoch; 0 saves after every step. Every
+            epoch ends with a save anyway.
         workers: processes that load images; 0 loads them in the training process.
         trainer: any other option of Lightning's Trainer, such as --trainer.gradient_clip_val 1.
     """
@@ -95,6 +97,7 @@ class TrainConfig:
     devices: str | int = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
+    save_every: float = 10.0
     workers: int = 0
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -150,6 +153,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     _check("lr", math.isfinite(config.lr) and config.lr > 0, config.lr, "a positive number")
     _check("weight_decay", 0 <= config.weight_decay < math.inf, config.weight_decay, "0 or larger")
     _check("clean_weight", 0 <= clean_weight <= 1, clean_weight, "between 0 and 1")
+    _check("save_every", config.save_every >= 0, config.save_every, "0 or larger")
     _check("awp", 0 <= config.awp < 1, config.awp, "at least 0 and below 1")
     _check("ema_decay", 0 <= config.ema_decay < 1, config.ema_decay, "at least 0 and below 1")
     return config

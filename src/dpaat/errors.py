@@ -11,6 +11,19 @@ class UserError(Exception):
     """Bad input. The command line prints the message as one line and exits with code 2."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work after it was saved; the command line prints the message and exits with `exit_code`.
+
+    Args:
+        message: what was saved, and how to go on.
+        exit_code: 128 and the number of the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def is_printable(name: str) -> bool:
     """Whether a name can be shown and stored: no control characters, nothing that is not Unicode."""
     return name.isprintable() or not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)

@@ -62,6 +62,7 @@ class KeyedBatchSampler(Sampler[list[int]]):
         seed: of the run.
         epoch: number of the epoch.
         balanced: draw N samples with replacement, every class with the same chance.
+        start: batches of the epoch that are finished already; they still count in its length.
         rank: number of this process.
         world_size: number of processes.
     """
@@ -74,6 +75,7 @@ class KeyedBatchSampler(Sampler[list[int]]):
         seed: int,
         epoch: int,
         balanced: bool = False,
+        start: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -83,6 +85,7 @@ class KeyedBatchSampler(Sampler[list[int]]):
             order = torch.multinomial(chance, len(labels), replacement=True, generator=generator)
         else:
             order = torch.randperm(len(labels), generator=generator)
+        self.start = start
         batches = max(1, min(-(-len(labels) // batch_size), len(labels) // 2))
         self.batches = [part[rank::world_size].tolist() for part in np.array_split(order.numpy(), batches)]
 
@@ -90,11 +93,14 @@ class KeyedBatchSampler(Sampler[list[int]]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        return iter(self.batches[self.start :])
 
 
 class DataModule(L.LightningDataModule):
     """The splits of a dataset for Lightning's Trainer, which must reload the training loader at every epoch.
+
+    Its part of a checkpoint is the position in the epoch: a run that is resumed in the middle goes on with the
+    next batch.
 
     Args:
         data: the prepared dataset.
@@ -108,16 +114,28 @@ class DataModule(L.LightningDataModule):
         super().__init__()
         self.train, self.val = SplitDataset(data, "train"), SplitDataset(data, "val")
         self.batch_size, self.seed, self.balanced, self.workers = batch_size, seed, balanced, workers
+        self._position = {"epoch": 0, "batches": 0}
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches are finished."""
+        assert self.trainer is not None
+        return {"epoch": self.trainer.current_epoch, "batches": self.trainer.fit_loop.batch_idx + 1}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take back what `state_dict` gave."""
+        self._position = dict(state_dict)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of the current epoch."""
         assert self.trainer is not None
+        resumed = self._position["epoch"] == self.trainer.current_epoch
         sampler = KeyedBatchSampler(
             self.train.labels,
             self.batch_size,
             seed=self.seed,
             epoch=self.trainer.current_epoch,
             balanced=self.balanced,
+            start=self._position["batches"] if resumed else 0,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )

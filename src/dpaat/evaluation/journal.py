@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpaat.errors import UserError
+from dpaat.runs import replacing
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,12 +48,10 @@ class Journal:
         except Exception:  # not there, cut off, or damaged in one of the many ways of archives
             pass
         arrays = compute()
-        temporary = path.with_suffix(".tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-            temporary.replace(path)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

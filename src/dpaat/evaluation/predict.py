@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from dpaat.data.images import decode_image
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.run import resolve_device
-from dpaat.runs import open_run
+from dpaat.runs import open_run, replacing
 
 Read = Callable[[int], "bytes | np.ndarray"]
 
@@ -122,10 +121,9 @@ def _write(out: Path, names: list[str], probabilities: np.ndarray, classes: list
     frame = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
     frame.insert(0, "file", names)
     frame.insert(1, "predicted", [classes[k] for k in probabilities.argmax(axis=1)])
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        frame.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(out)
+        with replacing(out) as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from dpaat.evaluation.metrics import Metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
-from dpaat.runs import write_text
+from dpaat.runs import replacing, write_text
 from dpaat.shapes import load_json
 
 SCHEMA_VERSION = 2
@@ -208,13 +207,8 @@ def save_result(
             result = {**result, "predictions": part_name(result)}
             folder.mkdir(exist_ok=True)
             part = folder / result["predictions"]
-            # pyarrow and pandas skip names that begin with a dot when they read the folder.
-            temporary = part.with_name(f".{part.name}.{os.getpid()}.tmp")
-            try:
+            with replacing(part) as temporary:
                 pq.write_table(predictions, temporary)
-                temporary.replace(part)
-            finally:
-                temporary.unlink(missing_ok=True)
         document = merge(before, head, result=result, constant=constant, analyses=analyses)
         write_text(run / EVALUATION_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         kept = {entry.get("predictions") for entry in document["results"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from dpaat.errors import UserError
 from dpaat.report.content import SCORES, compare, differences, perturbation_plots, training_plots
 from dpaat.report.plots import own_ids
 from dpaat.report.view import RunView, read_run
+from dpaat.runs import write_text
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -35,12 +35,9 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     if not runs:
         raise UserError("give at least one run folder to report on")
     text = render([read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)])
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
+        write_text(out, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{out}: the report cannot be written ({error.strerror})") from None
     return out
 

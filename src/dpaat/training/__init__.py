@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import shlex
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,20 +17,21 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
-from torch import Tensor
 
 from dpaat.config import TrainConfig, complete
 from dpaat.data import PreparedData, prepare
-from dpaat.data.loading import DataModule
+from dpaat.data.loading import DataModule, KeyedBatchSampler
 from dpaat.data.splits import export_splits
-from dpaat.errors import UserError
+from dpaat.errors import Interrupted, UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
-from dpaat.models import build_model, check_name, read_weights
+from dpaat.models import build_model, check_name
 from dpaat.runs import (
+    BEST,
     CONFIG,
     INFO,
     LAST,
+    PREVIOUS,
     SPLITS,
     provenance,
     read_config,
@@ -35,8 +39,11 @@ from dpaat.runs import (
     write_config,
     write_json,
 )
+from dpaat.training.callbacks import overfitted
+from dpaat.training.faults import ADVICE, TrainingError, largest_batch, listed
+from dpaat.training.keeping import Stopped, newest_whole, own_signals
 from dpaat.training.module import TrainingModule
-from dpaat.training.trainer import check_options, make_trainer, quiet
+from dpaat.training.trainer import attacked_radius, check_options, make_trainer, quiet
 
 
 def train(
@@ -64,14 +71,15 @@ def train(
         The run folder.
 
     Raises:
-        UserError: bad input, or an `out` that already holds something.
+        UserError: bad input, an `out` that already holds something, or training that went wrong.
+        Interrupted: a signal came, and the run is saved.
     """
     out = Path(out)
     # Further processes of a distributed run find the folder that the first one has made.
     first_process = getattr(rank_zero_only, "rank", 0) == 0
     if not first_process:
         console = None
-    resuming = resume and (out / LAST).is_file()
+    resuming = resume and any((out / name).is_file() for name in (LAST, PREVIOUS, BEST))
     info = read_json(out / INFO) if resuming else {}
     if info.get("status") == "finished":
         _say(console, f"{out}: already finished, nothing to resume")
@@ -101,13 +109,18 @@ def train(
     for split in ("train", "val"):
         if not len(data.rows(split)):
             raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
+    absent = [name for label, name in enumerate(data.classes) if label not in data.labels[data.rows("train")]]
+    if absent:
+        raise UserError(
+            f"{config.data}: no image of class {listed(absent)} in the training split, so it cannot be learned; give "
+            "more images, another --splits, or leave the class out"
+        )
     if resuming and data.fingerprint != info.get("fingerprint"):
         raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")
     trainer = make_trainer(config, out, data, stop_after=stop_after, console=console)
     module = build(config, data, from_checkpoint=resuming)
-    if resuming:
-        _check_checkpoint(out / LAST, module)
-    else:
+    checkpoint = newest_whole(out, module, lambda line: _say(console, f"warning: {line}")) if resuming else None
+    if checkpoint is None:
         info = _describe(config, data, command)
         if first_process:
             _make_folder(out, config, info, data)
@@ -121,9 +134,19 @@ def train(
         balanced=config.imbalance == "sampler",
         workers=config.workers,
     )
+    out_of_memory = False
     try:
-        with quiet():
-            trainer.fit(module, datamodule, ckpt_path=str(out / LAST) if resuming else None, weights_only=True)
+        with quiet(), own_signals():
+            trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except Stopped as stop:
+        if trainer.is_global_zero:
+            write_json(out / INFO, info | {"status": "stopped", "epochs_done": _epochs_done(out)})
+        raise Interrupted(_stopped(stop, out), 128 + stop.signum) from None
+    except TrainingError as fault:
+        text = _went_wrong(fault, out, config, data)
+        if trainer.is_global_zero:
+            write_json(out / INFO, info | {"status": "failed", "error": text, "epochs_done": _epochs_done(out)})
+        raise UserError(text) from None
     except SystemExit:  # Lightning's answer to an interruption
         if trainer.interrupted:
             raise KeyboardInterrupt from None
@@ -131,18 +154,22 @@ def train(
     except MisconfigurationException as error:
         raise UserError(f"Lightning refuses these options: {error}") from None
     except torch.OutOfMemoryError:
-        raise UserError("the device has too little memory; try a smaller --batch-size or --image-size") from None
+        out_of_memory = True  # the error still holds what filled the memory
+    if out_of_memory:
+        raise UserError(_too_little_memory(module, datamodule, trainer.strategy.root_device))
     if trainer.is_global_zero:
         finished = trainer.current_epoch >= config.epochs
-        checkpoint = trainer.checkpoint_callbacks[0]
-        assert isinstance(checkpoint, ModelCheckpoint)
-        score = checkpoint.best_model_score
+        best = trainer.checkpoint_callbacks[0]
+        assert isinstance(best, ModelCheckpoint)
+        score = best.best_model_score
+        warning = overfitted(out, attacked_radius(config))
         info |= {
             "status": "finished" if finished else "stopped",
             "epochs_done": trainer.current_epoch,
             "best_score": float(score) if score is not None and math.isfinite(score) else None,
             "device": provenance(str(trainer.strategy.root_device))["device"],
         }
+        info |= {"warnings": [warning]} if warning else {}
         write_json(out / INFO, info)
         _say(console, _closing(out, config, info, time.perf_counter() - seconds))
     return out
@@ -176,13 +203,53 @@ def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> 
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
 
 
-def _check_checkpoint(path: Path, module: TrainingModule) -> None:
-    """Refuse a damaged or foreign checkpoint before Lightning stumbles over it."""
-    found = {name: value.shape for name, value in read_weights(path).items()}
-    own = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    parts = torch.load(path, weights_only=True).keys()
-    if found != own or not {"loops", "optimizer_states", "pytorch-lightning_version"} <= parts:
-        raise UserError(f"{path}: not a checkpoint of the run that {CONFIG} describes; train anew into another --out")
+def _epochs_done(out: Path) -> int:
+    path = out / "metrics.csv"
+    return len(path.read_text(encoding="utf-8").splitlines()) - 1 if path.exists() else 0
+
+
+def _stopped(stop: Stopped, out: Path) -> str:
+    name = "interrupted" if stop.signum == signal.SIGINT else "told to end"
+    return (
+        f"{name}; saved in epoch {stop.epoch + 1} after step {stop.step}; go on with: "
+        f"dpaat train --out {shlex.quote(str(out))} --resume"
+    )
+
+
+def _went_wrong(fault: TrainingError, out: Path, config: TrainConfig, data: PreparedData) -> str:
+    batches = len(
+        KeyedBatchSampler(torch.from_numpy(data.labels[data.rows("train")]), config.batch_size, seed=0, epoch=0)
+    )
+    ids = [str(name) for name in data.ids[data.rows("train")][fault.rows]]
+    samples = f" (samples {listed(ids)})" if ids else ""
+    last = next((out / name for name in (LAST, PREVIOUS, BEST) if (out / name).is_file()), None)
+    kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written"
+    return (
+        f"training went wrong: {fault.cause} at step {fault.step + 1}, batch {fault.step % batches + 1} of epoch "
+        f"{fault.step // batches + 1}{samples}; {kept}; {ADVICE[fault.cause]} in another --out"
+    )
+
+
+def _too_little_memory(module: TrainingModule, datamodule: DataModule, device: torch.device) -> str:
+    """Name a batch size that fits, found by trying steps on the first images of the training split."""
+
+    def attempt(size: int) -> None:
+        index, images, y = (part.to(device) for part in datamodule.train.__getitems__(range(size)))
+        with torch.autocast(device.type, enabled=module.config.precision.endswith("mixed")):
+            module.method(module.model, index, images.float() / 255, y).loss.backward()
+        module.zero_grad(set_to_none=True)
+
+    module.zero_grad(set_to_none=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    size = None
+    with suppress(torch.OutOfMemoryError):
+        module.to(device).train()
+        size = largest_batch(attempt, min(module.config.batch_size, len(datamodule.train)))
+    if size is None:
+        return "the device has too little memory, even for a batch of 2; try a smaller --image-size or --model"
+    return f"the device has too little memory for --batch-size {module.config.batch_size}; about {size} would fit"
 
 
 def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
 
-from dpaat.runs import write_text
+from dpaat.errors import UserError
+from dpaat.runs import remove_leftovers, replacing, write_text
+from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.module import TrainingModule
 
 
@@ -29,19 +32,26 @@ class EpochLog(L.Callback):
         ids: ids of the training images, in their order.
         class_names: class of each training image.
         console: where to print the line of an epoch; None for silence.
+        attacked: name of the validation score to watch for catastrophic overfitting; None where there is none.
     """
 
-    def __init__(self, folder: Path, ids: np.ndarray, class_names: np.ndarray, console: Console | None) -> None:
+    def __init__(
+        self, folder: Path, ids: np.ndarray, class_names: np.ndarray, console: Console | None, attacked: str | None
+    ) -> None:
         self.folder, self.ids, self.class_names, self.console = folder, ids, class_names, console
+        self.attacked = attacked
         self._started = self._run_started = 0.0
         self._first_epoch = 0
+        self._warned = False
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._run_started = time.perf_counter()
+        self._run_started = self._started = time.perf_counter()
         self._first_epoch = trainer.current_epoch
         if not trainer.is_global_zero:
             return
+        for folder in (self.folder, self.folder / "checkpoints", self.folder / "perturbation.parquet"):
+            remove_leftovers(folder)
         for name in ("metrics.csv", "timing.csv"):
             _keep_epochs_before(self.folder / name, trainer.current_epoch)
 
@@ -58,11 +68,17 @@ class EpochLog(L.Callback):
         epoch, now = trainer.current_epoch, time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
         row |= train_scores | pl_module.epoch_scores | pl_module.perturbation_scores()
-        _append(self.folder / "metrics.csv", row)
-        _append(self.folder / "timing.csv", {"epoch": epoch, "seconds": round(now - self._started, 3)})
+        try:
+            _append(self.folder / "metrics.csv", row)
+            _append(self.folder / "timing.csv", {"epoch": epoch, "seconds": round(now - self._started, 3)})
+            self._write_perturbation(epoch, pl_module)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); the checkpoints are whole: make room, "
+                "then go on with --resume"
+            ) from None
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        self._write_perturbation(epoch, pl_module)
         self._print(trainer, row, now)
 
     def _write_perturbation(self, epoch: int, module: TrainingModule) -> None:
@@ -80,9 +96,8 @@ class EpochLog(L.Callback):
                 "loss": state.loss.cpu().numpy(),
             }
         )
-        temporary = part.with_suffix(".tmp")
-        frame.to_parquet(temporary, index=False)
-        temporary.replace(part)
+        with replacing(part) as temporary:
+            frame.to_parquet(temporary, index=False)
 
     def _print(self, trainer: L.Trainer, row: dict[str, Any], now: float) -> None:
         if self.console is None:
@@ -99,6 +114,31 @@ class EpochLog(L.Callback):
         if "eps/mean" in row:
             text += f"  mean eps {row['eps/mean'] * 255:.2f}/255"
         self.console.print(f"{text}  left {_clock(left)}", highlight=False, soft_wrap=True)
+        warning = overfitted(self.folder, self.attacked)
+        if warning is not None and not self._warned:
+            self._warned = True
+            self.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+
+
+def overfitted(folder: Path, attacked: str | None) -> str | None:
+    """What there is to warn of after the epochs in a run folder's `metrics.csv`: catastrophic overfitting, or None.
+
+    Args:
+        folder: the run folder.
+        attacked: name of the robust accuracy on validation to watch; None where there is none.
+    """
+    if attacked is None or not (folder / "metrics.csv").exists():
+        return None
+    table = pd.read_csv(folder / "metrics.csv")
+    epoch = catastrophic_overfitting(table["train/accuracy"].tolist(), table[attacked].tolist())
+    if epoch is None:
+        return None
+    before = table[attacked][:epoch].max()
+    return (
+        f"catastrophic overfitting in epoch {epoch + 1}: {attacked} fell from {before:.1%} to "
+        f"{table[attacked][epoch]:.1%} while training accuracy under attack did not; try more --steps "
+        "or a smaller --eps"
+    )
 
 
 class EpochBar(TQDMProgressBar):
@@ -134,12 +174,14 @@ class StopAfter(L.Callback):
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    """Add a row by replacing the whole file: a few hundred rows at most, and none is ever half written."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, row, lineterminator="\n")
+    if not path.exists():
+        writer.writeheader()
+    writer.writerow(row)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_text(path, before + text.getvalue())
 
 
 def _keep_epochs_before(path: Path, epoch: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from typing import Any
 
 import lightning as L
@@ -27,10 +29,15 @@ from dpaat.models import Classifier
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.radii import format_radius
 from dpaat.training.awp import perturbed_visit
+from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
+from dpaat.training.keeping import Keeper
+
+LOOK_EVERY = 50
+"""Steps between two looks at the device for what went wrong; each waits for it."""
 
 
 class TrainingModule(L.LightningModule):
-    """Model and method together; everything that a resumed run needs is in its `state_dict`.
+    """Model and method together; everything that a resumed run needs is in its checkpoint.
 
     Args:
         config: the completed configuration.
@@ -56,6 +63,8 @@ class TrainingModule(L.LightningModule):
         self._outputs: dict[float, list[Tensor]] = {}
         self._labels: list[Tensor] = []
         self._visit: Visit | None = None
+        self._train_sums = torch.zeros(3, dtype=torch.float64)
+        self._watch: FaultWatch | None = None
 
     @property
     def evaluated(self) -> Classifier:
@@ -87,14 +96,34 @@ class TrainingModule(L.LightningModule):
 
     # --- training
 
+    def on_train_start(self) -> None:
+        """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
+        limit = 1.0 if self.config.norm == "linf" else math.inf
+        self._watch = FaultWatch(len(self.method.setting.labels), limit, self.device)
+        self._train_sums = self._train_sums.to(self.device)
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            # What follows from the epoch's number is set again; the rows stay those of the checkpoint.
+            state = copy.deepcopy(self.method.state_dict())
+            self.method.begin_epoch(self.current_epoch)
+            self.method.load_state_dict(state)
+
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums, kept on the device so that no step waits for them."""
         self.method.begin_epoch(self.current_epoch)
         self._train_sums = torch.zeros(3, device=self.device, dtype=torch.float64)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's sums, those of all processes together."""
+        checkpoint["train_sums"] = self._sums_of_all().tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the epoch's sums back, in one process; the others begin at 0."""
+        sums = torch.tensor(checkpoint.get("train_sums", [0.0] * 3), dtype=torch.float64)
+        self._train_sums = sums if self.global_rank == 0 else torch.zeros_like(sums)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Key all randomness of the step (augmentation, dropout) by seed and step, so that a resumed run repeats it."""
-        torch.manual_seed(key(self.config.seed, self.global_step, self.global_rank))
+        """Key all randomness (augmentation, dropout) by seed and batch, so that a resumed run repeats it."""
+        torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment, attack and learn; the method decides how."""
@@ -112,20 +141,42 @@ class TrainingModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Show the visit to the method's state, and average the weights."""
+        """Show the visit to the method's state, average the weights, look for faults; then the step may be saved."""
         assert self._visit is not None
+        assert self._watch is not None
         self.method.after_step(self._visit if self.trainer.world_size == 1 else _of_all_processes(self._visit))
+        eps = None if self.perturbation is None else self.perturbation.eps
+        self._watch.look(self.trainer.fit_loop.total_batch_idx, self._visit, eps)
         self._visit = None
         if self.ema is not None:
             self.ema.update(self.model, step=self.global_step)
+        if self.device.type == "cpu" or self.trainer.is_last_batch or (batch_idx + 1) % LOOK_EVERY == 0:
+            self._watch.check()
+        if self.trainer.is_last_batch:
+            self.check()
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, Keeper):
+                callback.after_step(self.trainer, self.check)
+
+    def check(self) -> None:
+        """Look at the steps so far and at the weights.
+
+        Raises:
+            TrainingError: something went wrong.
+        """
+        assert self._watch is not None
+        self._watch.check()
+        if not finite(self.model):
+            raise TrainingError(WEIGHTS, self.trainer.fit_loop.total_batch_idx, [])
 
     def train_scores(self) -> dict[str, float]:
         """Mean loss and accuracy of the epoch so far, on the views that were learned from, over all processes."""
-        sums = self._train_sums
-        if self.trainer.world_size > 1:
-            sums = torch.stack(gather_all_tensors(sums)).sum(0)
-        loss, correct, count = sums.tolist()
+        loss, correct, count = self._sums_of_all().tolist()
         return {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
+
+    def _sums_of_all(self) -> Tensor:
+        sums = self._train_sums
+        return sums if self.trainer.world_size == 1 else torch.stack(gather_all_tensors(sums)).sum(0)
 
     # --- validation
 

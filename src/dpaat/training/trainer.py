@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
@@ -22,8 +21,10 @@ from rich.console import Console
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData
 from dpaat.errors import UserError, unknown
+from dpaat.radii import format_radius
 from dpaat.runs import BEST, LAST
 from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
+from dpaat.training.keeping import AtomicCheckpointIO, BestCheckpoint, Keeper
 
 OWN_OPTIONS = frozenset(
     {
@@ -42,6 +43,7 @@ OWN_OPTIONS = frozenset(
         "min_steps",
         "num_sanity_val_steps",
         "overfit_batches",
+        "plugins",
         "reload_dataloaders_every_n_epochs",
         "use_distributed_sampler",
         "val_check_interval",
@@ -61,11 +63,18 @@ def make_trainer(
     train_rows = data.rows("train")
     class_names = np.array(data.classes)[data.labels[train_rows]]
     folder = out / Path(BEST).parent
-    every_epoch: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     callbacks: list[L.Callback] = [
-        EpochLog(out, data.ids[train_rows], class_names, console),
-        ModelCheckpoint(filename=Path(BEST).stem, monitor="val/score", mode="max", save_top_k=1, **every_epoch),
-        ModelCheckpoint(filename=Path(LAST).stem, **every_epoch),
+        EpochLog(out, data.ids[train_rows], class_names, console, attacked_radius(config)),
+        BestCheckpoint(
+            folder,
+            filename=Path(BEST).stem,
+            monitor="val/score",
+            mode="max",
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+        Keeper(out / LAST, config.save_every),
     ]
     show_bar = console is not None and console.is_terminal
     if show_bar:
@@ -81,6 +90,7 @@ def make_trainer(
         "strategy": config.strategy,
         "logger": TensorBoardLogger(out, name="", version="tensorboard"),
         "callbacks": callbacks,
+        "plugins": [AtomicCheckpointIO()],
         "enable_progress_bar": show_bar,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -101,6 +111,12 @@ def make_trainer(
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
         raise UserError(f"devices: {trainer.num_devices} processes are more than the {cores} cores of this machine")
     return trainer
+
+
+def attacked_radius(config: TrainConfig) -> str | None:
+    """Name the validation score that watches over the training attack: the largest radius not beyond its own."""
+    radii = [radius for radius in config.val_radii if radius <= config.radius * (1 + 1e-6)]
+    return f"val/robust_accuracy@{format_radius(max(radii))}" if radii else None
 
 
 def check_options(options: dict[str, Any]) -> None:

@@ -1,0 +1,138 @@
+"""Training that goes wrong: what to look for, and what to say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dpaat.methods import Visit
+
+LOSS, EPS, WEIGHTS = "the loss is not finite", "a perturbation size has exploded", "the weights are not finite"
+ADVICE = {LOSS: "try a smaller --lr", EPS: "try a smaller --eps", WEIGHTS: "try a smaller --lr"}
+COLLAPSE, LEAST = 0.5, 0.1
+
+
+class TrainingError(Exception):
+    """Training has gone wrong.
+
+    Args:
+        cause: `LOSS`, `EPS` or `WEIGHTS`.
+        step: the step at fault, counted in batches from 0 over the whole run.
+        rows: numbers of the samples at fault in the training split.
+    """
+
+    def __init__(self, cause: str, step: int, rows: list[int]) -> None:
+        super().__init__(cause)
+        self.cause, self.step, self.rows = cause, step, rows
+
+
+class FaultWatch:
+    """Remembers the first step that went wrong on the device, so that no step has to wait for the answer.
+
+    Args:
+        num_samples: N, the size of the training split.
+        eps_limit: what no perturbation size can sensibly exceed, in the norm of the run.
+        device: where the training runs.
+    """
+
+    def __init__(self, num_samples: int, eps_limit: float, device: torch.device) -> None:
+        self.eps_limit = eps_limit
+        # Step of the first fault or -1, and whether the loss is its cause; then the samples at fault.
+        self._first = torch.tensor([-1, 0], device=device)
+        self._rows = torch.zeros(num_samples, dtype=torch.bool, device=device)
+
+    @torch.no_grad()
+    def look(self, step: int, visit: Visit, eps: Tensor | None) -> None:
+        """Look at a step that is done; never waits for the device.
+
+        Args:
+            step: its number.
+            visit: what it yielded.
+            eps: perturbation sizes `(N,)` after the step, of a method that has them.
+        """
+        lost = ~torch.isfinite(visit.loss)
+        at_fault = ~torch.isfinite(visit.logits).all(1)
+        for values in (visit.signal, visit.collect):
+            if values is not None and len(values) == len(at_fault):
+                at_fault = at_fault | ~torch.isfinite(values)
+        # A loss that is not finite while every row is: nothing tells the samples of the batch apart.
+        at_fault = torch.where(at_fault.any(), at_fault, True) & lost
+        if eps is not None:
+            sizes = eps[visit.index]
+            exploded = ~torch.isfinite(sizes) | (sizes > self.eps_limit)
+            at_fault = at_fault | (exploded & ~lost)
+        first = (self._first[0] < 0) & at_fault.any()
+        self._first = torch.where(first, torch.stack([torch.full_like(self._first[0], step), lost.long()]), self._first)
+        self._rows[visit.index] = self._rows[visit.index] | (at_fault & first)
+
+    def check(self) -> None:
+        """Wait for the device and tell.
+
+        Raises:
+            TrainingError: a step since the beginning went wrong.
+        """
+        step, lost = self._first.tolist()
+        if step >= 0:
+            raise TrainingError(LOSS if lost else EPS, step, self._rows.nonzero()[:, 0].tolist())
+
+
+def finite(module: nn.Module) -> bool:
+    """Whether all weights and running statistics of a network are finite."""
+    values = [
+        value for value in module.state_dict().values() if isinstance(value, Tensor) and value.is_floating_point()
+    ]
+    return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
+
+
+def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float]) -> int | None:
+    """The first epoch in which robust accuracy collapsed while training accuracy under attack did not fall.
+
+    The training attack has then become easy for the network, and says nothing about a stronger one.
+
+    Args:
+        train: accuracy of each epoch on the adversarial views that were learned from, in [0, 1].
+        robust: accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
+
+    Returns:
+        The number of an epoch whose robust accuracy is below half of the best before (which was above chance, 0.1 at
+        least), at no lower training accuracy than then; or None.
+
+    Source:
+        The effect: Wong et al., "Fast is better than free", ICLR 2020, arXiv 2001.03994, section 5. The thresholds are
+        this package's.
+    """
+    best = 0
+    for epoch, (accuracy, score) in enumerate(zip(train, robust, strict=True)):
+        if robust[best] >= LEAST and score < COLLAPSE * robust[best] and accuracy >= train[best]:
+            return epoch
+        if score > robust[best]:
+            best = epoch
+    return None
+
+
+def largest_batch(attempt: Callable[[int], object], batch_size: int) -> int | None:
+    """Halve a batch size until a step fits into memory.
+
+    Args:
+        attempt: makes a step of the given size; raises `torch.OutOfMemoryError` where it does not fit.
+        batch_size: what did not fit.
+
+    Returns:
+        The first half, quarter, ... that fits, at least 2; or None.
+    """
+    size = batch_size // 2
+    while size >= 2:
+        try:
+            attempt(size)
+            return size
+        except torch.OutOfMemoryError:
+            size //= 2
+    return None
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Name some of many."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
