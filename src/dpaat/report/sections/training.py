@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table
+from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text
 from dpaat.report.drawing import Plot
 from dpaat.report.plots import line_plot
 from dpaat.report.view import RunView
@@ -24,6 +24,8 @@ def training_section(runs: Sequence[RunView]) -> Section:
         body = [Row(field, [Cell(value) for value in values]) for field, values in rows]
         blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
     blocks += _images(runs)
+    if missing := [run.name for run in runs if run.epochs is None]:
+        blocks.append(Text(f"No epoch has been logged yet: {', '.join(missing)}.", "note"))
     for run in runs:
         if plots := training_plots(run):
             blocks += [Heading(f"How training went: {run.name}"), Figures(plots)]
