@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -218,10 +219,18 @@ def test_synthetic_and_unequal_data_are_said(tmp_path: Path) -> None:
     assert "trained on different data" in page.text
 
 
-def test_runs_without_common_images_are_not_compared(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", data="other", method="trades", fingerprint="f" * 16)]
-    page = read_page(runs, tmp_path / "report.html")
-    assert re.search(r"None are shown: compare: .*in common", page.text)
+def test_runs_that_cannot_be_paired_are_not(tmp_path: Path) -> None:
+    one, two = (make_run(tmp_path / method, method=method) for method in ("pgd", "trades"))
+    for part in (two / "predictions.parquet").glob("*"):
+        frame = pd.read_parquet(part)
+        frame.assign(id="other-" + frame["id"]).to_parquet(part, index=False)
+    page = read_page([one, two], tmp_path / "report.html")
+    assert "None are shown: compare: trades and pgd were not evaluated on the same images" in page.text
+    document = json.loads((two / "evaluation.json").read_text())
+    del document["recipe"]
+    (two / "evaluation.json").write_text(json.dumps(document))
+    page = read_page([one, two], tmp_path / "report.html")
+    assert "None are shown: an evaluation without 'recipe'" in page.text
 
 
 def test_settings_that_differ_are_listed(page: Page) -> None:

@@ -28,7 +28,7 @@ def all_sections(runs: Sequence[RunView], comparisons: Sequence[Comparison], *, 
     return [
         training_section(runs),
         accuracy_section(runs, comparisons),
-        robustness_section(runs, comparisons),
+        robustness_section(comparisons),
         belief_section(comparisons),
         people_section(comparisons),
         attention_section(runs, images=images),

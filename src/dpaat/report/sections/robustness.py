@@ -18,13 +18,12 @@ from dpaat.report.comparisons import Comparison, under_attack
 from dpaat.report.drawing import Plot
 from dpaat.report.plots import line_plot
 from dpaat.report.sections.accuracy import score_cells
-from dpaat.report.view import RunView
 
 SCORES = {"accuracy": "acc.", "balanced_accuracy": "bal.", "map": "mAP"}
 CURVES = {"balanced_accuracy": "balanced accuracy", "map": "mean average precision"}
 
 
-def robustness_section(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> Section:
+def robustness_section(comparisons: Sequence[Comparison]) -> Section:
     """Scores under attack, curves, the front of several runs, differences, and corruptions."""
     blocks: list[Block] = []
     for comparison in comparisons:
@@ -32,8 +31,8 @@ def robustness_section(runs: Sequence[RunView], comparisons: Sequence[Comparison
             blocks += _attacked(comparison)
     if not any(comparison.attacks for comparison in comparisons):
         blocks.append(Text("No run has been attacked yet: `dpaat evaluate RUN --suite standard` does it.", "warn"))
-    blocks += _differences(runs)
     for comparison in comparisons:
+        blocks += _differences(comparison)
         blocks += _corruptions(comparison)
     return Section("robustness", "Is it robust", blocks)
 
@@ -143,29 +142,32 @@ def _others(comparison: Comparison, attacks: Sequence[str]) -> Table:
     return Table("balanced accuracy", [Column(format_radius(eps)) for eps in radii], rows)
 
 
-def _differences(runs: Sequence[RunView]) -> list[Block]:
-    evaluated = [run for run in runs if run.evaluation is not None]
-    if len(evaluated) < 2:
+def _differences(comparison: Comparison) -> list[Block]:
+    if len(comparison.runs) < 2:
         return []
+    heading = "Differences, image by image"
     try:
-        document = compare_runs([run.path for run in evaluated])
+        document = compare_runs([run.path for run in comparison.runs.values()])
     except UserError as error:
-        return [Heading("Differences, image by image"), Text(f"None are shown: {error}.", "note")]
+        return [Heading(heading), Text(f"None are shown: {error}.", "note")]
     except KeyError as error:
         reason = f"an evaluation without {error}, written by another version of dpaat"
-        return [Heading("Differences, image by image"), Text(f"None are shown: {reason}.", "note")]
+        return [Heading(heading), Text(f"None are shown: {reason}.", "note")]
     names = {name: ", ".join(folders) for name, folders in document["recipes"].items()}
-    return [
-        Heading(f"Differences from {names[document['reference']]}, image by image"),
-        _difference_table(document, names),
-    ]
+    about = comparison.population
+    n = about.n * len(document["recipes"][document["reference"]])
+    wanted = (about.data, about.split, n)
+    conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) == wanted]
+    if not conditions:
+        return []  # the runs share a larger draw of these images, and are compared on it
+    return [Heading(f"Differences from {names[document['reference']]}, image by image"), _table(conditions, names)]
 
 
-def _difference_table(document: Mapping[str, Any], names: Mapping[str, str]) -> Table:
-    labels = {each["label"] for each in document["conditions"]}
+def _table(conditions: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Table:
+    labels = {each["label"] for each in conditions}
     worst = {"clean", "worst case", "worst case L2"} & labels
     rows = []
-    for each in document["conditions"]:
+    for each in conditions:
         if len(worst) > 1 and each["label"] not in worst:
             continue
         for name, found in each["differences"].items():
