@@ -12,7 +12,7 @@ import dpaat
 from dpaat.evaluation.results import Entry
 from dpaat.report.blocks import Block, Facts, Heading, Listing, Section, Table, Text
 from dpaat.report.comparisons import Comparison, compare
-from dpaat.report.glance import glance_table
+from dpaat.report.glance import glance_tables
 from dpaat.report.sections import all_sections
 from dpaat.report.view import RunView, unique
 
@@ -33,12 +33,11 @@ def model_card(runs: Sequence[RunView]) -> str:
     """
     comparisons = compare(runs)
     sections = {section.anchor: section for section in all_sections(runs, comparisons, images=False)}
-    glance = glance_table(comparisons)
     parts = [
         "---\n" + yaml.safe_dump(_head(runs, comparisons), sort_keys=False, allow_unicode=True) + "---",
         f"# {_escape(', '.join(run.name for run in runs))}",
         *_details(runs),
-        *([_table(glance)] if glance else []),
+        *map(_table, glance_tables(comparisons)),
         "## Intended use and limits",
         *_limits(runs),
         "## Training data",

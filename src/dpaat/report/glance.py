@@ -11,14 +11,21 @@ from dpaat.report.sections.accuracy import score_cells
 from dpaat.report.sections.belief import verdict_cell
 
 
-def glance_table(comparisons: Sequence[Comparison]) -> Table | None:
-    """Balanced accuracy clean and attacked, its area over the radii and the masking checks; None without results.
+def glance_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Balanced accuracy clean and attacked, its area over the radii and the masking checks.
 
-    Of several sets of images, the one that most runs were evaluated on.
+    One table of the images that most runs were evaluated on, and further ones for runs that it leaves out.
     """
-    if not comparisons:
-        return None
-    chosen = max(comparisons, key=lambda each: (len(each.runs), each.population.n))
+    tables: list[Table] = []
+    seen: set[str] = set()
+    for comparison in sorted(comparisons, key=lambda each: (-len(each.runs), -each.population.n)):
+        if not seen.issuperset(comparison.runs):
+            tables.append(_table(comparison))
+            seen.update(comparison.runs)
+    return tables
+
+
+def _table(chosen: Comparison) -> Table:
     columns = [Column("clean")]
     if chosen.reference is not None:
         at = f"{chosen.attacks[0]} {format_radius(chosen.reference)}"

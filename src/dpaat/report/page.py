@@ -17,7 +17,7 @@ from dpaat.errors import UserError, unknown
 from dpaat.report.card import model_card
 from dpaat.report.comparisons import compare
 from dpaat.report.drawing import own_file, own_ids
-from dpaat.report.glance import glance_table
+from dpaat.report.glance import glance_tables
 from dpaat.report.sections import all_sections
 from dpaat.report.view import RunView, read_run, unique
 
@@ -78,7 +78,7 @@ def render(runs: Sequence[RunView], *, images: bool) -> str:
         first=runs[0],
         synthetic=any(run.info.get("synthetic") for run in runs),
         same_data=len({run.info["fingerprint"] for run in runs}) == 1,
-        glance=glance_table(comparisons),
+        glance=glance_tables(comparisons),
         sections=all_sections(runs, comparisons, images=images),
         licences=unique(runs, "licence"),
         citations=unique(runs, "citation"),

@@ -30,19 +30,19 @@ def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison])
         text = f"Not evaluated yet: {', '.join(missing)}. `dpaat evaluate RUN` measures a run; then write this again."
         blocks.append(Text(text, "warn"))
     for comparison in comparisons:
-        blocks += [Heading(f"Clean images: {comparison.title}"), clean_table(comparison)]
+        note = NOTE if comparison is comparisons[0] else ""
+        blocks += [Heading(f"Clean images: {comparison.title}"), _clean_table(comparison, note)]
         blocks += _calibration(comparison)
     return Section("accuracy", "Is it accurate", blocks)
 
 
-def clean_table(comparison: Comparison) -> Table:
-    """Scores of the runs on clean images, the constant predictor's first."""
+def _clean_table(comparison: Comparison, note: str) -> Table:
     rows = []
     if constant := comparison.constant:
         cells = [score_cell(constant["metrics"][key]) for key in SCORES]
         rows.append(Row(f"always {constant['predicts']}", cells, quiet=True))
     rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
-    return Table("percent", [Column(heading) for heading in SCORES.values()], rows, note=NOTE)
+    return Table("percent", [Column(heading) for heading in SCORES.values()], rows, note=note)
 
 
 def score_cells(entry: Entry | None, keys: Sequence[str] | dict[str, str]) -> list[Cell]:

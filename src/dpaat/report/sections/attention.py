@@ -9,7 +9,9 @@ import numpy as np
 
 from dpaat.evaluation.results import Entry
 from dpaat.evaluation.table import percent
-from dpaat.report.blocks import Block, Card, Cell, Column, Gallery, Heading, Picture, Row, Section, Table, Text
+from dpaat.report.blocks import Block, Card, Cell, Column, Figures, Gallery, Heading, Picture, Row, Section, Table, Text
+from dpaat.report.charts import Estimate, whisker_plot
+from dpaat.report.drawing import Plot
 from dpaat.report.pictures import image_uri, map_uri, outlined
 from dpaat.report.view import EXPLANATIONS, RunView
 
@@ -19,6 +21,7 @@ FAMILIES = {
     "Faithful to the model": {"deletion": "deletion (low)", "insertion": "insertion (high)"},
     "Like the image": {"alignment": "alignment"},
 }
+PLOTTED = {"energy": "Energy inside the lesion", "rank_correlation": "Rank correlation of clean and adversarial map"}
 REFERENCES = ("centre", "edges")
 MAX_KINDS = 2
 """Kinds of map shown as pictures."""
@@ -68,8 +71,31 @@ def _scores(title: str, entries: Sequence[tuple[RunView, Entry]]) -> list[Block]
             f"Percent, 95 % intervals; chance level ({chance}). In bold where the interval of the excess leaves it out."
         )
         blocks.append(Table(family.lower(), [Column(name) for name in scores.values()], rows, note=note))
+    if plots := [plot for score, title in PLOTTED.items() if (plot := _excess(entries, score, title))]:
+        blocks.append(Figures(plots))
     blocks.append(_sanity(entries))
+    if empty := [text for run, entry in entries if (text := _empty(run, entry))]:
+        blocks.append(Text(f"Maps that are 0 everywhere: {'; '.join(empty)}.", "note"))
     return blocks
+
+
+def _excess(entries: Sequence[tuple[RunView, Entry]], score: str, title: str) -> Plot | None:
+    groups: dict[str, dict[str, Estimate]] = {}
+    for run, entry in entries:
+        for each in entry["scores"]:
+            if each["score"] == score and (interval := each["balanced"].get("excess_interval")):
+                row = each["map"] if each["map"] in REFERENCES else f"{each['map']}, {each['eps_text']}"
+                groups.setdefault(run.name, {})[row.removesuffix(", 0")] = Estimate(
+                    each["balanced"]["excess"], interval
+                )
+    if not groups:
+        return None
+    return whisker_plot(groups, x_label="above chance, percentage points", caption=f"{title} above its chance level.")
+
+
+def _empty(run: RunView, entry: Entry) -> str:
+    counts = [f"{each['n']} of {each['map']} at {each['eps_text']}" for each in entry.get("empty", []) if each["n"]]
+    return f"{run.name}: {', '.join(counts)}" if counts else ""
 
 
 def _rows(entries: Sequence[tuple[RunView, Entry]], scores: Mapping[str, str]) -> list[Row]:

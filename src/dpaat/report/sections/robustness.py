@@ -37,8 +37,7 @@ def robustness_section(comparisons: Sequence[Comparison]) -> Section:
     return Section("robustness", "Is it robust", blocks)
 
 
-def attack_table(comparison: Comparison, attack: str) -> Table:
-    """Scores under an attack at every radius."""
+def _attack_table(comparison: Comparison, attack: str) -> Table:
     found = comparison.under(attack)
     radii = sorted({eps for entries in found.values() for eps in entries if eps})
     attacked = [e for entries in found.values() for eps, e in entries.items() if eps]
@@ -58,7 +57,7 @@ def _attacked(comparison: Comparison) -> list[Block]:
     first, *others = comparison.attacks
     blocks: list[Block] = [
         Heading(f"{first[0].upper()}{first[1:]}: {comparison.title}"),
-        attack_table(comparison, first),
+        _attack_table(comparison, first),
     ]
     plots = _curves(comparison, first) + _full_curve(comparison) + _pareto(comparison)
     blocks.append(Figures(plots))
