@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -162,7 +161,7 @@ def _differences(comparison: Comparison) -> list[Block]:
     return [Heading(f"Differences from {names[document['reference']]}, image by image"), _table(conditions, names)]
 
 
-def _table(conditions: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Table:
+def _table(conditions: Sequence[Entry], names: Mapping[str, str]) -> Table:
     labels = {each["label"] for each in conditions}
     worst = {"clean", "worst case", "worst case L2"} & labels
     rows = []

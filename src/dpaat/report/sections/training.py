@@ -94,7 +94,7 @@ def _runs(runs: Sequence[RunView]) -> Table:
         cells = [Cell(value) for value in (*values, f"{config.seed}", run.info["fingerprint"])]
         rows.append(Row(run.name, cells))
     devices = {run.info.get("device") for run in runs} - {None}
-    where = f" on {devices.pop()}" if len(devices) == 1 else ", which were not all run on the same device"
+    where = f" on {devices.pop()}" if len(devices) == 1 else ", on devices that differ"
     note = f"Seconds are those of the median epoch{where}; the data are named by their fingerprint."
     return Table("run", columns, rows, note=note)
 
