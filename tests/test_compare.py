@@ -99,6 +99,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path) -> None:
     twin = make_run(tmp_path, "twin", method="pgd", skill=1.0)
     seed1 = make_run(tmp_path, "seed1", method="pgd", skill=1.0, seed=1)
     dpaat = make_run(tmp_path, "dpaat", method="dpaat", skill=1.0)
+    fewer = make_run(tmp_path, "fewer", method="trades", skill=1.0, n=60)
     (tmp_path / "empty").mkdir()
     for runs, message in [
         ([pgd, tmp_path / "none"], "none: no such run folder"),
@@ -106,6 +107,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path) -> None:
         ([pgd, seed1], "at least two recipes"),
         ([pgd, twin], "same recipe, fold and seed"),
         ([pgd, seed1, dpaat], "same folds and seeds"),
+        ([pgd, fewer], "trades and pgd were not evaluated on the same images of made, test"),
     ]:
         with pytest.raises(UserError, match=message) as caught:
             compare_runs(runs)

@@ -46,6 +46,10 @@ EXPORT_EXAMPLES = """examples:
 PREDICT_EXAMPLES = """examples:
   dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
   dpaat predict runs/ham folder-of-photos --out predictions.csv"""
+REPORT_EXAMPLES = """examples:
+  dpaat report runs/standard runs/pgd runs/dpaat --out report.html
+  dpaat report runs/ham --no-images                               to be shown where the images may not be
+  dpaat report runs/ham --format md --out README.md               a model card for a model hub"""
 CHECK_EXAMPLES = """examples:
   dpaat data check ham10000:DIR
   dpaat data check csv:images.csv --fold 2/5"""
@@ -224,9 +228,15 @@ def _benchmark_parser() -> ArgumentParser:
 
 
 def _report_parser() -> ArgumentParser:
-    parser = _Parser("Write one self-contained HTML page about one or more runs.")
+    parser = _Parser("Write one self-contained HTML page about one or more runs, or a model card.", REPORT_EXAMPLES)
     parser.add_argument("runs", type=str, nargs="+", help="run folders")
-    parser.add_argument("--out", type=str, default="report.html", help="HTML file to write")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="file to write; default report.html, model-card.md"
+    )
+    parser.add_argument("--format", type=str, default="html", help="html for the page, md for a model card")
+    parser.add_argument(
+        "--no_images", action="store_true", help="show no images of the data, which then need not be there"
+    )
     return parser
 
 

@@ -266,7 +266,8 @@ def _export(given: Namespace) -> int:
 def _report(given: Namespace) -> int:
     from dpaat.report import write_report
 
-    out = write_report([Path(run) for run in given.runs], Path(given.out))
+    out = Path(given.out or ("model-card.md" if given.format == "md" else "report.html"))
+    write_report([Path(run) for run in given.runs], out, format=given.format, images=not given.no_images)
     _console().print(f"written to {out}", highlight=False, soft_wrap=True)
     return 0
 

@@ -145,11 +145,12 @@ def read_info(path: Path) -> dict[str, Any]:
         UserError: not readable, of a newer schema, or damaged.
     """
     info = read_json(path)
+    version = info.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:  # first: the fields of a newer schema are not known
+        raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
     where = misfit(info, INFO_SHAPE) or _contradiction(info)
     if where:
         raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
-    if info["schema_version"] > SCHEMA_VERSION:
-        raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
     return info
 
 

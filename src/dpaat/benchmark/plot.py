@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.document import Document
 from dpaat.benchmark.outcomes import AREA
-from dpaat.report.plots import COLOURS, INK, MARKERS, MUTED, STYLE
+from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE
 
 PANEL = (4.2, 3.4)
 """Inches."""

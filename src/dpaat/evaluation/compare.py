@@ -82,6 +82,13 @@ def compare_runs(runs: Sequence[Path]) -> Document:
             recipe.name: [_predictions(recipe.runs[r], documents[recipe.runs[r]], key) for r in replicates]
             for recipe in recipes
         }
+        first = found[reference.name]
+        for recipe in others:
+            if not all(_same_images(a, b) for a, b in zip(first, found[recipe.name], strict=True)):
+                raise UserError(
+                    f"compare: {recipe.name} and {reference.name} were not evaluated on the same images of "
+                    f"{entry['data']}, {entry['split']}; evaluate them with the same --max-samples and --seed"
+                )
         shown = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
         conditions.append(
             {
@@ -217,6 +224,10 @@ def _predictions(path: Path, document: Document, key: tuple[Any, ...]) -> Predic
 
 def _is_distribution(probabilities: np.ndarray, classes: int) -> bool:
     return len(probabilities) == classes and bool(np.isfinite(probabilities).all())
+
+
+def _same_images(one: Predictions, other: Predictions) -> bool:
+    return np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
 
 
 def _adjust(conditions: Sequence[Document]) -> None:

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import dpaat
-from dpaat.errors import UserError
-from dpaat.report.content import SCORES, compare, differences, perturbation_plots, training_plots
-from dpaat.report.plots import own_ids
-from dpaat.report.view import RunView, read_run
+from dpaat.errors import UserError, unknown
+from dpaat.report.card import model_card
+from dpaat.report.comparisons import compare
+from dpaat.report.drawing import own_file, own_ids
+from dpaat.report.glance import glance_tables
+from dpaat.report.sections import all_sections
+from dpaat.report.view import RunView, read_run, unique
 from dpaat.runs import write_text
 
+FORMATS = ("html", "md")
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write one self-contained HTML page about one run or several side by side.
 
-    It needs no network and no JavaScript. What a run does not have yet (evaluation, log) the page says is missing.
+def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", images: bool = True) -> Path:
+    """Write one self-contained HTML page, or a model card, about one run or several side by side.
+
+    The page needs no network and no JavaScript. What a run does not have yet (evaluation, explanation, log) it says is
+    missing.
 
     Args:
         runs: run folders, in the order wanted.
         out: the file to write.
+        format: "html" for the page, "md" for a model card as model hubs take it.
+        images: show images of the data on the page, which needs the data and the checkpoints.
 
     Returns:
         `out`.
@@ -32,9 +42,12 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     Raises:
         UserError: no run, not a run folder, or a file that cannot be read or written.
     """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
     if not runs:
         raise UserError("give at least one run folder to report on")
-    text = render([read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)])
+    views = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
+    text = model_card(views) if format == "md" else render(views, images=images)
     try:
         write_text(out, text)
     except OSError as error:
@@ -42,10 +55,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def render(runs: Sequence[RunView]) -> str:
+def render(runs: Sequence[RunView], *, images: bool) -> str:
     """Fill the template; everything but our own drawings is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dpaat.report", "."),
+        loader=jinja2.PackageLoader("dpaat.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -53,25 +66,25 @@ def render(runs: Sequence[RunView]) -> str:
     )
     numbers = itertools.count(1)
     environment.filters["svg"] = lambda plot: Markup(own_ids(plot.svg, f"figure{next(numbers)}-"))
-    return environment.get_template("template.html.j2").render(
+    environment.filters["file_uri"] = lambda plot: _uri("image/svg+xml", own_file(plot.svg))
+    environment.filters["csv_uri"] = lambda text: _uri("text/csv", text)
+    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    comparisons = compare(runs)
+    return environment.get_template("page.html.j2").render(
         runs=runs,
         first=runs[0],
         synthetic=any(run.info.get("synthetic") for run in runs),
         same_data=len({run.info["fingerprint"] for run in runs}) == 1,
-        differences=differences(runs),
-        comparisons=compare(runs),
-        unevaluated=[run.name for run in runs if run.evaluation is None],
-        scores=list(SCORES.values()),
-        perturbation=[(run, plots) for run in runs if (plots := perturbation_plots(run))],
-        training=[(run, plots) for run in runs if (plots := training_plots(run))],
-        licences=_unique(runs, "licence"),
-        citations=_unique(runs, "citation"),
+        glance=glance_tables(comparisons),
+        sections=all_sections(runs, comparisons, images=images),
+        licences=unique(runs, "licence"),
+        citations=unique(runs, "citation"),
         version=dpaat.__version__,
     )
 
 
-def _unique(runs: Sequence[RunView], field: str) -> list[str]:
-    return list(dict.fromkeys(text for run in runs if (text := run.info.get(field))))
+def _uri(kind: str, text: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
-from dpaat.evaluation.results import Document, read_evaluation
-from dpaat.runs import CONFIG, INFO, read_config, read_info
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, Document, Entry, read_evaluation
+from dpaat.runs import CONFIG, INFO, read_config, read_info, read_json
+
+EXPLANATIONS = "interpretability.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class RunView:
         config_text: `config.yaml`, as written.
         evaluation: `evaluation.json`, None before the first evaluation.
         epochs: `metrics.csv`, None if absent or empty.
-        radii: the last epoch of the perturbation log (columns class, eps), None for methods without.
+        seconds: `timing.csv`, None if absent or empty.
+        radii: the last epoch of the perturbation log (columns id, class, eps, loss), None for methods without.
+        explanations: `interpretability.json`, None before the first explanation.
     """
 
     name: str
@@ -40,7 +44,42 @@ class RunView:
     config_text: str
     evaluation: Document | None
     epochs: pd.DataFrame | None
+    seconds: pd.DataFrame | None
     radii: pd.DataFrame | None
+    explanations: Document | None
+
+    def predictions(self, entry: Entry) -> pd.DataFrame | None:
+        """Read the predictions behind a result, None if they are not there.
+
+        Raises:
+            UserError: an unreadable file.
+        """
+        name = entry.get("predictions")
+        part = self.path / PREDICTIONS_FOLDER / Path(name or "?").name
+        if not name or not part.is_file():
+            return None
+        try:
+            frame: pd.DataFrame = pq.read_table(
+                part, columns=["label", "predicted", "probabilities", "group"]
+            ).to_pandas()
+            return frame
+        except (ValueError, OSError) as error:
+            raise UserError(f"{part}: not readable ({str(error).splitlines()[0]})") from None
+
+    def radii_over_epochs(self, ids: Sequence[str]) -> pd.DataFrame:
+        """Radii of some training images after every epoch.
+
+        Returns:
+            One row per epoch, in their order; a column per id.
+
+        Raises:
+            UserError: an unreadable file.
+        """
+        rows = {}
+        for part in _radii_parts(self.path):
+            frame = _read_part(part, self.info["classes"]).set_index("id")["eps"]
+            rows[int(part.stem.removeprefix("epoch-"))] = frame.reindex(list(ids))
+        return pd.DataFrame(rows).T
 
 
 def read_run(path: Path, name: str) -> RunView:
@@ -60,8 +99,15 @@ def read_run(path: Path, name: str) -> RunView:
         config_text=(path / CONFIG).read_text(encoding="utf-8"),
         evaluation=read_evaluation(path),
         epochs=_read_epochs(path / "metrics.csv"),
-        radii=_read_radii(path / "perturbation.parquet", info["classes"]),
+        seconds=_read_epochs(path / "timing.csv"),
+        radii=_read_part(parts[-1], info["classes"]) if (parts := _radii_parts(path)) else None,
+        explanations=read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None,
     )
+
+
+def unique(runs: Sequence[RunView], field: str) -> list[str]:
+    """What the runs say in a field of `run.json`, each only once."""
+    return list(dict.fromkeys(text for run in runs if (text := run.info.get(field))))
 
 
 def _read_epochs(path: Path) -> pd.DataFrame | None:
@@ -79,15 +125,16 @@ def _read_epochs(path: Path) -> pd.DataFrame | None:
     return frame.replace([np.inf, -np.inf], np.nan) if len(frame) else None
 
 
-def _read_radii(folder: Path, classes: Sequence[str]) -> pd.DataFrame | None:
-    parts = sorted(folder.glob("epoch-*.parquet"))
-    if not parts:
-        return None
+def _radii_parts(path: Path) -> list[Path]:
+    return sorted((path / "perturbation.parquet").glob("epoch-*.parquet"))
+
+
+def _read_part(part: Path, classes: Sequence[str]) -> pd.DataFrame:
     try:
-        frame: pd.DataFrame = pq.read_table(parts[-1], columns=["class", "eps"]).to_pandas()
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise UserError(f"{parts[-1]}: not readable ({str(error).splitlines()[0]})") from None
-    sound = list(frame) == ["class", "eps"] and pd.api.types.is_float_dtype(frame["eps"])
+        frame: pd.DataFrame = pq.read_table(part, columns=["id", "class", "eps", "loss"]).to_pandas()
+    except (ValueError, OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{part}: not readable ({str(error).splitlines()[0]})") from None
+    sound = "eps" in frame and pd.api.types.is_float_dtype(frame["eps"])
     if not sound or not np.isfinite(frame["eps"]).all() or not set(frame["class"]) <= set(classes):
-        raise UserError(f"{parts[-1]}: damaged, its radii or classes are not those of the run")
+        raise UserError(f"{part}: damaged, its radii or classes are not those of the run")
     return frame

@@ -1,0 +1,141 @@
+"""How figures look, and how a drawing becomes inline SVG: no text that a font of the reader's could not draw."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from dpaat.radii import format_radius
+
+# Okabe and Ito's palette, which all common kinds of colour vision tell apart, without its yellow (too pale on white).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, MUTED, RULE = "#1c1f23", "#5b626b", "#d9dde2"
+MAX_LINES = len(COLOURS)
+MAX_ROWS = 30
+WIDTH = 4.6
+"""Inches; on a phone a figure is shown at about this size, elsewhere larger."""
+
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dpaat",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#eceef1",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the page.
+
+    Attributes:
+        svg: the drawing, for the page's body.
+        alt: what it shows, with its numbers, for those who do not see it.
+        caption: what it shows, for those who do.
+        data: the numbers drawn, as CSV.
+    """
+
+    svg: str
+    alt: str
+    caption: str
+    data: str
+
+    @property
+    def file(self) -> str:
+        """A name for the file to save it in, without an ending."""
+        return re.sub(r"[^a-z0-9]+", "-", self.caption.lower()).strip("-")[:60].rstrip("-") or "figure"
+
+
+def write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write a table as CSV; numbers in six digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+@contextmanager
+def canvas_of(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
+    """An empty drawing of some inches, in the style of all."""
+    with rc_context(STYLE):  # type: ignore[arg-type]
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        canvas.patch.set_alpha(0)
+        yield canvas, canvas.subplots()
+
+
+def to_svg(canvas: Canvas) -> str:
+    """The drawing as SVG, for the body of a page."""
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"(?<=\.\d\d)\d+", "", text)  # a hundredth of a point is enough, and a third of the size
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    # Without a width and a height of its own the drawing takes those of its place on the page.
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
+
+
+def own_ids(svg: str, prefix: str) -> str:
+    """Put a prefix before every id in a drawing, so that several can stand on one page."""
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    return re.sub(r'(href="#|url\(#)', rf"\1{prefix}", svg)
+
+
+def own_file(svg: str) -> str:
+    """A drawing as a file of its own."""
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif"'
+    return svg.replace("<svg ", f"<svg {spaces} ", 1)
+
+
+def legend(axes: Axes) -> None:
+    """Put the legend above the axes, in as many columns as fit."""
+    longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=max(1, min(4, 60 // (longest + 5))),
+        borderaxespad=0.2,
+        handlelength=1.5,
+        columnspacing=1.0,
+    )
+
+
+def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
+    """Write radii below the axes, leaving out those that would run into each other."""
+    shown = [radii[0]]
+    for radius in radii[1:]:
+        # A tenth of the axis is about what a label needs.
+        if radius - shown[-1] >= 0.1 * (radii[-1] - radii[0]):
+            shown.append(radius)
+    axes.set_xticks(shown, [format_radius(radius) for radius in shown])
+
+
+def short(name: str, length: int = 22) -> str:
+    """A name that fits beside a drawing."""
+    return name if len(name) <= length else name[: length - 1] + "…"

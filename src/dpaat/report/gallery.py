@@ -1,0 +1,127 @@
+"""The most and the least robust training images of each class, as the method saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks import pgd
+from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.data import PreparedData
+from dpaat.evaluation.subject import RowView
+from dpaat.report.view import RunView
+from dpaat.runs import Run, open_run
+
+MAX_CLASSES = 10
+EACH = 2
+"""Images at either end of each class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """A training image and what became of it.
+
+    Attributes:
+        id: of the image.
+        label: its class.
+        robust: whether it is one of those with the largest radii of its class, or with the smallest.
+        eps: its radius after the last epoch.
+        image: `(C, H, W)`, uint8.
+        adversarial: `(C, H, W)`, float, in [0, 1], under the attack of training at the radius.
+        answers: classes predicted, clean and attacked.
+        maps: absolute input gradient of the logit of the true class `(H, W)`, of the clean and of the attacked image.
+        radii: over the epochs.
+    """
+
+    id: str
+    label: str
+    robust: bool
+    eps: float
+    image: np.ndarray
+    adversarial: np.ndarray
+    answers: tuple[str, str]
+    maps: tuple[np.ndarray, np.ndarray]
+    radii: Sequence[float]
+
+
+def choose(radii: pd.DataFrame) -> pd.DataFrame:
+    """Choose the images with the largest and the smallest radii of each of the most frequent classes.
+
+    Of equal radii, the lower loss is the more robust.
+
+    Args:
+        radii: columns id, class, eps, loss, one row per training image.
+
+    Returns:
+        Chosen rows with a further column `robust`; classes by their frequency, the most robust first. A class of fewer
+        than twice `EACH` images is not shown from both sides twice.
+    """
+    chosen = []
+    for name in radii["class"].value_counts().index[:MAX_CLASSES]:
+        ordered = radii[radii["class"] == name].sort_values(["eps", "loss", "id"], ascending=[False, True, True])
+        count = min(EACH, len(ordered) // 2)
+        top, bottom = ordered.head(max(count, 1)), ordered.tail(count)
+        chosen += [top.assign(robust=True), bottom.iloc[::-1].assign(robust=False)]
+    found: pd.DataFrame = pd.concat(chosen, ignore_index=True)
+    return found
+
+
+def specimens(view: RunView) -> tuple[list[Specimen], int]:
+    """Attack the chosen images once more, as in training, with the weights of the run's best epoch.
+
+    Returns:
+        The images, and how many chosen ones are not in the data any more.
+
+    Raises:
+        UserError: the run's checkpoint or its data are not there, or not the same as then.
+    """
+    assert view.radii is not None
+    run = open_run(view.path)
+    model = run.load_model()
+    data = run.prepare(progress=False)
+    chosen = choose(view.radii)
+    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
+    known = chosen[chosen["id"].isin(row_of)].reset_index(drop=True)
+    if known.empty:
+        return [], len(chosen)
+    rows = np.array([row_of[name] for name in known["id"]])
+    return _attack(run, model, data, rows, known, view), len(chosen) - len(known)
+
+
+def _attack(
+    run: Run, model: nn.Module, data: PreparedData, rows: np.ndarray, known: pd.DataFrame, view: RunView
+) -> list[Specimen]:
+    config, classes = run.config, run.info["classes"]
+    images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
+    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
+    y = torch.tensor([classes.index(name) for name in known["class"]])
+    eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
+    x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
+    with evaluation_mode(model), torch.no_grad():
+        answers = [[classes[k] for k in model(each).argmax(dim=1).tolist()] for each in (x, x_adv)]
+        maps = [_gradient_map(model, each, y) for each in (x, x_adv)]
+    over_epochs = view.radii_over_epochs(known["id"].tolist())
+    return [
+        Specimen(
+            id=str(row.id),
+            label=str(row["class"]),
+            robust=bool(row.robust),
+            eps=float(row.eps),
+            image=images[k],
+            adversarial=x_adv[k].numpy(),
+            answers=(answers[0][k], answers[1][k]),
+            maps=(maps[0][k], maps[1][k]),
+            radii=over_epochs[row.id].tolist(),
+        )
+        for k, (_, row) in enumerate(known.iterrows())
+    ]
+
+
+def _gradient_map(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
+    gradient, _ = input_gradient(model, x, y, lambda logits, labels: logits.gather(1, labels[:, None])[:, 0])
+    return np.asarray(gradient.abs().sum(dim=1).numpy())

@@ -1,0 +1,83 @@
+"""Small pictures as data URIs: images, perturbations, maps."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+MAX_SIDE = 96
+"""Pixels; larger images are made smaller, so that the page stays light."""
+
+
+def image_uri(image: np.ndarray) -> str:
+    """Write an image as PNG.
+
+    Args:
+        image: `(C, H, W)`, uint8, one channel or three.
+    """
+    return _uri(_picture(image))
+
+
+def perturbation_uri(delta: np.ndarray) -> tuple[str, float]:
+    """Write a perturbation magnified around grey, such that its largest value just fits.
+
+    Args:
+        delta: `(C, H, W)`, float, in units of a [0, 1] image.
+
+    Returns:
+        The picture, and by how much it is magnified; a perturbation of 0 is plain grey, magnified by 1.
+    """
+    largest = float(np.abs(delta).max())  # rounding leaves a radius of 0 about 1e-8
+    factor = 0.5 / largest if largest > 1e-6 else 1.0
+    levels = np.clip(127.5 + 255 * factor * delta, 0, 255).round().astype(np.uint8)
+    # Few levels are left after that many steps along signs; a palette takes a third of the bytes.
+    return _uri(_picture(levels).quantize(32, dither=Image.Dither.NONE)), factor
+
+
+def map_uri(values: np.ndarray, image: np.ndarray) -> str:
+    """Write an attribution map as colours over the grey image, bright yellow where it is highest.
+
+    Args:
+        values: `(H, W)`, 0 or larger; an empty map leaves the image dark.
+        image: `(C, H, W)`, uint8.
+    """
+    top = float(np.quantile(values, 0.995))  # one bright pixel would leave all others dark
+    share = np.minimum(values / top, 1.0) if top > 0 else np.zeros_like(values, dtype=float)
+    colour = colormaps["inferno"](share)[..., :3]
+    grey = image.astype(float).mean(axis=0)[..., None] / 255
+    mixed = (255 * (0.35 * grey + 0.65 * colour)).round().astype(np.uint8)
+    return _uri(_picture(mixed.transpose(2, 0, 1)).quantize(64, dither=Image.Dither.NONE))
+
+
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the border of a mask into a copy of an image.
+
+    Args:
+        image: `(C, H, W)`, uint8.
+        mask: `(H, W)`, bool.
+
+    Returns:
+        `(3, H, W)`, uint8.
+    """
+    padded = np.pad(mask, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    drawn = np.repeat(image, 3 // len(image), axis=0).copy()
+    drawn[:, mask & ~inside] = np.array([[255], [255], [255]], dtype=np.uint8)
+    return drawn
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
+    if max(picture.size) > MAX_SIDE:
+        picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return picture.convert("RGB")
+
+
+def _uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,119 @@
+"""What was trained on what, how it went and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text
+from dpaat.report.drawing import Plot
+from dpaat.report.plots import line_plot
+from dpaat.report.view import RunView
+
+MAX_OPEN = 20
+"""Classes up to which their table begins unfolded."""
+
+
+def training_section(runs: Sequence[RunView]) -> Section:
+    """The runs, how they differ, the images, cost, losses and validation scores."""
+    blocks: list[Block] = [Heading("Runs"), _runs(runs)]
+    if rows := differences(runs):
+        names = [Column(run.name, left=True, long=True) for run in runs]
+        body = [Row(field, [Cell(value) for value in values]) for field, values in rows]
+        blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
+    blocks += _images(runs)
+    if missing := [run.name for run in runs if run.epochs is None]:
+        blocks.append(Text(f"No epoch has been logged yet: {', '.join(missing)}.", "note"))
+    for run in runs:
+        if plots := training_plots(run):
+            blocks += [Heading(f"How training went: {run.name}"), Figures(plots)]
+    return Section("training", "What was trained on what", blocks)
+
+
+def differences(runs: Sequence[RunView]) -> list[tuple[str, list[str]]]:
+    """Fields of the configurations that are not the same for all runs, with their values."""
+    configs = [dataclasses.asdict(run.config) for run in runs]
+    return [
+        (field, [_value(config[field]) for config in configs])
+        for field in configs[0]
+        if any(config[field] != configs[0][field] for config in configs)
+    ]
+
+
+def training_plots(run: RunView) -> list[Plot]:
+    """Losses and validation scores over the epochs."""
+    frame = run.epochs
+    if frame is None:
+        return []
+    losses = {"training": points(frame, "train/loss"), "validation, clean": points(frame, "val/loss")}
+    prefix = "val/robust_balanced_accuracy@"
+    radii = [name.removeprefix(prefix) for name in map(str, frame.columns) if name.startswith(prefix)]
+    scores = {"clean": points(frame, "val/balanced_accuracy")} | {
+        f"at {radius}": points(frame, prefix + radius) for radius in radii
+    }
+    found = [
+        ({name: each for name, each in lines.items() if each}, label, caption, share)
+        for lines, label, caption, share in (
+            (losses, "loss", "Loss over training; the training loss is the method's own objective.", False),
+            (scores, "balanced accuracy", "Balanced accuracy on the validation split.", True),
+        )
+    ]
+    return [
+        line_plot(lines, x_label="epoch", y_label=label, caption=f"{run.name}: {caption}", percent=share)
+        for lines, label, caption, share in found
+        if lines
+    ]
+
+
+def points(frame: pd.DataFrame, column: str, *, scale: float = 1.0) -> list[tuple[float, float]]:
+    """A column of `metrics.csv` over the epochs, counted from 1; empty if it is not there."""
+    if column not in frame:
+        return []
+    known = frame[["epoch", column]].dropna()
+    return [(epoch + 1, scale * value) for epoch, value in known.itertuples(index=False)]
+
+
+def _runs(runs: Sequence[RunView]) -> Table:
+    columns = [
+        Column("method", left=True),
+        Column("network", left=True),
+        Column("pixels"),
+        Column("epochs"),
+        Column("seconds an epoch"),
+        Column("seed"),
+        Column("data", left=True),
+    ]
+    rows = []
+    for run in runs:
+        config, seconds = run.config, run.seconds
+        done = 0 if run.epochs is None else len(run.epochs)
+        cost = "-" if seconds is None or "seconds" not in seconds else f"{seconds['seconds'].median():.1f}"
+        values = [config.method, config.model, f"{config.image_size}", f"{done} of {config.epochs}", cost]
+        cells = [Cell(value) for value in (*values, f"{config.seed}", run.info["fingerprint"])]
+        rows.append(Row(run.name, cells))
+    devices = {run.info.get("device") for run in runs} - {None}
+    where = f" on {devices.pop()}" if len(devices) == 1 else ", on devices that differ"
+    note = f"Seconds are those of the median epoch{where}; the data are named by their fingerprint."
+    return Table("run", columns, rows, note=note)
+
+
+def _images(runs: Sequence[RunView]) -> list[Block]:
+    first = runs[0]
+    splits = first.info.get("split_counts")
+    if not splits:
+        return []
+    same = len({run.info["fingerprint"] for run in runs}) == 1
+    classes = first.info["classes"]
+    rows = [Row(name, [Cell(f"{splits[split].get(name, 0):,}") for split in splits]) for name in classes]
+    rows.append(Row("all", [Cell(f"{sum(counts.values()):,}") for counts in splits.values()], quiet=True))
+    columns = [Column(split) for split in splits]
+    table = Table("class", columns, rows, folded=f"{len(classes)} classes", open=len(classes) <= MAX_OPEN)
+    return [Heading("Images per class" + ("" if same else f" ({first.name})")), table]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={item}" for name, item in value.items()) or "-"
+    return "-" if value is None else str(value)
