@@ -7,6 +7,7 @@ from dpaat.cli import main
 from report_makers import add_analyses, make_run, masking
 
 HEADINGS = [
+    "## Model details",
     "## Intended use and limits",
     "## Training data",
     "## Evaluation",

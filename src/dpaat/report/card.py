@@ -10,7 +10,7 @@ import yaml
 
 import dpaat
 from dpaat.evaluation.results import Entry
-from dpaat.report.blocks import Block, Facts, Heading, Listing, Section, Table, Text
+from dpaat.report.blocks import Block, Cell, Facts, Heading, Listing, Section, Table, Text
 from dpaat.report.comparisons import Comparison, compare
 from dpaat.report.glance import glance_tables
 from dpaat.report.sections import all_sections
@@ -36,7 +36,8 @@ def model_card(runs: Sequence[RunView]) -> str:
     parts = [
         "---\n" + yaml.safe_dump(_head(runs, comparisons), sort_keys=False, allow_unicode=True) + "---",
         f"# {_escape(', '.join(run.name for run in runs))}",
-        *_details(runs),
+        "## Model details",
+        _details(runs),
         *map(_table, glance_tables(comparisons)),
         "## Intended use and limits",
         *_limits(runs),
@@ -100,15 +101,17 @@ def _metric(key: str, entry: Entry) -> str:
     return words if entry["attack"] == "clean" else f"{words}, {entry['label']} {entry['eps_text']}"
 
 
-def _details(runs: Sequence[RunView]) -> list[str]:
-    return [
-        "\n".join(
-            f"- {_escape(run.name)}: `{run.config.model}` for images of {run.config.image_size} x "
-            f"{run.config.image_size} pixels in [0, 1], {len(run.info['classes'])} classes, trained with the method "
-            f"`{run.config.method}`" + (f" at radii up to {run.config.eps}" if run.config.eps else "")
-            for run in runs
+def _details(runs: Sequence[RunView]) -> str:
+    lines = []
+    for run in runs:
+        config = run.config
+        size = f"{config.image_size} x {config.image_size}"
+        radii = f" at radii up to {config.eps}" if config.eps else ""
+        lines.append(
+            f"- {_escape(run.name)}: `{config.model}` for images of {size} pixels in [0, 1], "
+            f"{len(run.info['classes'])} classes, trained with the method `{config.method}`{radii}"
         )
-    ]
+    return "\n".join(lines)
 
 
 def _limits(runs: Sequence[RunView]) -> list[str]:
@@ -166,9 +169,14 @@ def _table(table: Table) -> str:
     heads = [f"{column.group} {column.text}".strip() for column in table.columns]
     lines = [line(map(_escape, [table.corner, *heads]))]
     lines.append(line(["---", *("---" if column.left else "---:" for column in table.columns)]))
-    for row in table.rows:
-        lines.append(line(map(_escape, [row.name, *(f"{cell.text} {cell.small}".strip() for cell in row.cells)])))
-    return "\n".join(lines) + (f"\n\n{_escape(table.note)}" if table.note else "")
+    lines += [line([_escape(row.name), *map(_cell, row.cells)]) for row in table.rows]
+    title, note = _escape(table.folded), _escape(table.note)
+    return "\n\n".join(part for part in (title, "\n".join(lines), note) if part)
+
+
+def _cell(cell: Cell) -> str:
+    text = _escape(cell.text)
+    return " ".join(part for part in (f"**{text}**" if cell.kind == "key" else text, _escape(cell.small)) if part)
 
 
 def _escape(text: str) -> str:

@@ -27,7 +27,7 @@ def fragility_section(runs: Sequence[RunView], *, images: bool) -> Section:
     if blocks:
         text = (
             "Every training image has a radius of its own, which grows while the network copes with the image under "
-            "attack and shrinks while it does not. Radii are in 255ths of the range of a pixel."
+            "attack and shrinks while it does not."
         )
         blocks.insert(0, Text(text))
     else:
@@ -42,17 +42,18 @@ def perturbation_plots(run: RunView) -> list[Plot]:
     frame = run.epochs
     counts: Mapping[str, int] = run.info["train_counts"]
     names = sorted((n for n in counts if f"eps/mean/{n}" in frame), key=lambda n: -counts[n])
-    by_class = {name: points(frame, f"eps/mean/{name}", scale=255) for name in names}
+    unit, scale = ("255ths", 255) if run.config.norm == "linf" else (run.config.norm.upper(), 1)
+    by_class = {name: points(frame, f"eps/mean/{name}", scale=scale) for name in names}
     shares = {"at 0": points(frame, "eps/share_zero"), "at the maximum": points(frame, "eps/share_max")}
-    quantiles = {f"{q} %": points(frame, f"eps/q{q}", scale=255) for q in (90, 50, 10)}
+    quantiles = {f"{q} %": points(frame, f"eps/q{q}", scale=scale) for q in (90, 50, 10)}
     prefix = "criterion/"
     criterion = {
         name.removeprefix(prefix): points(frame, name) for name in map(str, frame.columns) if name.startswith(prefix)
     } or {"all classes": points(frame, "criterion")}
     criterion = dict(sorted(criterion.items(), key=lambda item: -counts.get(item[0], 0)))
     found = [
-        (quantiles, "radius, 255ths", "spread of the radii; that share of the images has one up to the line.", False),
-        (by_class, "mean radius, 255ths", "mean radius of each class, most frequent class first.", False),
+        (quantiles, f"radius, {unit}", "spread of the radii; that share of the images has one up to the line.", False),
+        (by_class, f"mean radius, {unit}", "mean radius of each class, most frequent class first.", False),
         (shares, "share of training images", "training images whose radius is at an end of its range.", True),
         (
             criterion,
@@ -90,7 +91,11 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
     blocks.append(Text(f"Images: {run.info['data']}, {licence or 'licence unknown'}.{gone}", "note"))
     for label in labels:
         for robust, words in ((True, "most robust"), (False, "least robust")):
-            cards = [_card(each, run.config.radius) for each in found if each.label == label and each.robust == robust]
+            cards = [
+                _card(each, run.config.radius, run.config.norm)
+                for each in found
+                if each.label == label and each.robust == robust
+            ]
             if cards:
                 blocks.append(Gallery(f"{label}, {words}", cards))
     rows = [
@@ -108,12 +113,16 @@ def _about(run: RunView) -> str:
         f"Up to {EACH} training images with the largest and with the smallest radii of each class{most}: the image, "
         "its perturbation by the attack of training at that radius, magnified, the adversarial image, and the absolute "
         "gradient of the true class's logit on both. Below them the radius over the epochs, from 0 to "
-        f"{255 * run.config.radius:.3g}/255. The weights are those of the best epoch, the radii of the last."
+        f"{_radius(run.config.radius, run.config.norm)}. The weights are those of the best epoch; radii are the last."
     )
 
 
-def _card(each: Specimen, eps_max: float) -> Card:
-    radius = f"{255 * each.eps:.1f}/255"
+def _radius(eps: float, norm: str) -> str:
+    return f"{255 * eps:.3g}/255" if norm == "linf" else f"{eps:.3g}"
+
+
+def _card(each: Specimen, eps_max: float, norm: str) -> Card:
+    radius = _radius(each.eps, norm)
     clean, attacked = each.answers
     adversarial = np.clip(255 * each.adversarial, 0, 255).round().astype(np.uint8)
     perturbation, factor = perturbation_uri(each.adversarial - each.image / 255.0)
@@ -128,6 +137,6 @@ def _card(each: Specimen, eps_max: float) -> Card:
     ]
     last = max(len(each.radii) - 1, 1)
     curve = [(epoch / last, eps / eps_max) for epoch, eps in enumerate(each.radii) if np.isfinite(eps)]
-    alt = "radius over the epochs, in 255ths: " + ", ".join(f"{255 * eps:.1f}" for eps in each.radii)
+    alt = "radius over the epochs: " + ", ".join(_radius(eps, norm) for eps in each.radii)
     text = f"radius {radius}; taken for {clean}, attacked for {attacked}"
     return Card(each.id, text, pictures, curve, alt)
