@@ -213,7 +213,8 @@ def test_interrupted_training_ends_with_130_and_can_be_resumed(tiny_images, tmp_
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "dpaat: interrupted; what was finished is kept\n"
+    assert errors.startswith("dpaat: interrupted; saved in epoch ")
+    assert errors.endswith(f"; go on with: dpaat train --out {out} --resume\n")
     assert run("train", "--resume", "--stop-after", "1", "--out", str(out)) == 0
 
 

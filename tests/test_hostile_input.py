@@ -502,6 +502,7 @@ def test_a_pickle_in_an_archive_of_torch_is_not_run(tmp_path, tiny_run, capfd):
     fails(capfd, "predict", run, next((tmp_path / "run").glob("*.csv")), "--device=cpu", names=("best.ckpt",))
     info = json.loads((run / "run.json").read_text()) | {"status": "stopped"}
     (run / "run.json").write_text(json.dumps(info))
+    (run / "checkpoints" / "previous.ckpt").unlink()
     fails(capfd, "train", "--resume", f"--out={run}", names=("last.ckpt",))
     assert not crater.exists()
 

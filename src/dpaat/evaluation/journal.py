@@ -53,8 +53,6 @@ class Journal:
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise UserError(f"{self.folder}: results cannot be written there ({error.strerror or error})") from None
         return arrays
 

@@ -113,9 +113,12 @@ def read_evaluation(run: Path) -> Document | None:
     """Read a run's `evaluation.json`; None if there is none.
 
     Raises:
-        UserError: not JSON, or of another schema version.
+        UserError: not JSON, of another schema version, or damaged.
     """
-    return read_document(run / EVALUATION_FILE, SCHEMA_VERSION, remedy="evaluate")
+    document = read_document(run / EVALUATION_FILE, SCHEMA_VERSION, remedy="evaluate")
+    if document is not None and (where := damage(document)):
+        raise UserError(f"{run / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
+    return document
 
 
 def read_document(path: Path, schema_version: int, *, remedy: str) -> Document | None:
@@ -141,8 +144,6 @@ def read_document(path: Path, schema_version: int, *, remedy: str) -> Document |
             f"{path}: schema version {version}, this dpaat reads version {schema_version}; "
             f"move it away and {remedy} again"
         )
-    if where := damage(document):
-        raise UserError(f"{path}: damaged at {where!r}; move it away and evaluate again")
     return dict(document)
 
 
