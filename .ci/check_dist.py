@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-SUFFIXES = {".py", ".pyi", ".j2", ".typed", ".txt", ".md", ".toml", ".cfg", ".in", ".yaml", ".yml", ".cff", ""}
+SUFFIXES = {".py", ".pyi", ".j2", ".css", ".typed", ".txt", ".md", ".toml", ".cfg", ".in", ".yaml", ".yml", ".cff", ""}
 LARGEST = 200_000
 """Bytes of one file; sources are far smaller."""
 

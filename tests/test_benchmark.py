@@ -494,7 +494,7 @@ def test_the_grid_in_configs_is_right():
 @pytest.mark.parametrize(
     ("spec", "name", "public"),
     [
-        ("ham10000:/home/me/ham", "ham10000", "ham10000:DIR"),
+        ("ham10000:/data/ham", "ham10000", "ham10000:DIR"),
         ("medmnist:pneumoniamnist:/x/y.npz", "pneumoniamnist", "medmnist:pneumoniamnist"),
         ("synthetic", "synthetic", "synthetic"),
         ("synthetic:200,features=robust", "synthetic-200,features=robust", "synthetic:200,features=robust"),
