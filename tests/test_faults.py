@@ -1,6 +1,7 @@
 """Training that goes wrong stops at once and says why."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -136,19 +137,21 @@ def test_largest_batch():
 
 
 def test_catastrophic_overfitting():
-    assert catastrophic_overfitting([0.3, 0.4, 0.9, 0.95], [0.3, 0.4, 0.1, 0.0]) == 2
-    assert catastrophic_overfitting([0.3, 0.4, 0.9], [0.3, 0.4, 0.25]) is None  # ordinary overfitting
-    assert catastrophic_overfitting([0.3, 0.4, 0.1], [0.3, 0.4, 0.1]) is None  # the run has collapsed as a whole
-    assert catastrophic_overfitting([0.3, 0.4], [0.05, 0.0]) is None  # never was robust
+    find = partial(catastrophic_overfitting, num_classes=7)
+    assert find([0.3, 0.4, 0.9, 0.95], [0.3, 0.4, 0.1, 0.0]) == 2
+    assert find([0.3, 0.4, 0.9], [0.3, 0.4, 0.25]) is None  # ordinary overfitting
+    assert find([0.3, 0.4, 0.1], [0.3, 0.4, 0.1]) is None  # the run has collapsed as a whole
+    assert find([0.3, 0.4], [0.05, 0.0]) is None  # never was robust
+    assert find([0.6, 0.6], [1 / 7, 0.05]) is None  # began as a constant
 
 
 def test_catastrophic_overfitting_is_reported(tiny_images, tmp_path, monkeypatch, capsys):
-    scores = iter([0.5, 0.1])
+    scores = iter([0.6, 0.1])
     genuine = TrainingModule.on_validation_epoch_end
 
     def collapsing(self):
         genuine(self)
-        self.epoch_scores["val/robust_accuracy@8/255"] = next(scores)
+        self.epoch_scores["val/robust_balanced_accuracy@8/255"] = next(scores)
 
     monkeypatch.setattr(TrainingModule, "on_validation_epoch_end", collapsing)
     monkeypatch.setattr(TrainingModule, "train_scores", lambda self: {"train/loss": 1.0, "train/accuracy": 0.5})

@@ -162,7 +162,7 @@ def train(
         best = trainer.checkpoint_callbacks[0]
         assert isinstance(best, ModelCheckpoint)
         score = best.best_model_score
-        warning = overfitted(out, attacked_radius(config))
+        warning = overfitted(out, attacked_radius(config), len(data.classes))
         info |= {
             "status": "finished" if finished else "stopped",
             "epochs_done": trainer.current_epoch,

@@ -114,23 +114,26 @@ class EpochLog(L.Callback):
         if "eps/mean" in row:
             text += f"  mean eps {row['eps/mean'] * 255:.2f}/255"
         self.console.print(f"{text}  left {_clock(left)}", highlight=False, soft_wrap=True)
-        warning = overfitted(self.folder, self.attacked)
+        warning = overfitted(self.folder, self.attacked, len(np.unique(self.class_names)))
         if warning is not None and not self._warned:
             self._warned = True
             self.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
-def overfitted(folder: Path, attacked: str | None) -> str | None:
+def overfitted(folder: Path, attacked: str | None, num_classes: int) -> str | None:
     """What there is to warn of after the epochs in a run folder's `metrics.csv`: catastrophic overfitting, or None.
 
     Args:
         folder: the run folder.
-        attacked: name of the robust accuracy on validation to watch; None where there is none.
+        attacked: name of the robust balanced accuracy on validation to watch; None where there is none.
+        num_classes: K.
     """
     if attacked is None or not (folder / "metrics.csv").exists():
         return None
     table = pd.read_csv(folder / "metrics.csv")
-    epoch = catastrophic_overfitting(table["train/accuracy"].tolist(), table[attacked].tolist())
+    epoch = catastrophic_overfitting(
+        table["train/accuracy"].tolist(), table[attacked].tolist(), num_classes=num_classes
+    )
     if epoch is None:
         return None
     before = table[attacked][:epoch].max()

@@ -11,7 +11,7 @@ from dpaat.methods import Visit
 
 LOSS, EPS, WEIGHTS = "the loss is not finite", "a perturbation size has exploded", "the weights are not finite"
 ADVICE = {LOSS: "try a smaller --lr", EPS: "try a smaller --eps", WEIGHTS: "try a smaller --lr"}
-COLLAPSE, LEAST = 0.5, 0.1
+COLLAPSE, LEAST = 0.5, 1.5
 
 
 class TrainingError(Exception):
@@ -86,18 +86,20 @@ def finite(module: nn.Module) -> bool:
     return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
 
-def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float]) -> int | None:
-    """The first epoch in which robust accuracy collapsed while training accuracy under attack did not fall.
+def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float], *, num_classes: int) -> int | None:
+    """The first epoch in which robust balanced accuracy collapsed while training accuracy under attack did not fall.
 
     The training attack has then become easy for the network, and says nothing about a stronger one.
 
     Args:
         train: accuracy of each epoch on the adversarial views that were learned from, in [0, 1].
-        robust: accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
+        robust: balanced accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
+        num_classes: K; a network that answers the same class whatever the image has a balanced accuracy of 1 / K, and
+            gives up no robustness when it begins to learn.
 
     Returns:
-        The number of an epoch whose robust accuracy is below half of the best before (which was above chance, 0.1 at
-        least), at no lower training accuracy than then; or None.
+        The number of an epoch whose robust balanced accuracy is below half of the best before, which was 1.5 / K at
+        least, at no lower training accuracy than then; or None.
 
     Source:
         The effect: Wong et al., "Fast is better than free", ICLR 2020, arXiv 2001.03994, section 5. The thresholds are
@@ -105,7 +107,7 @@ def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float]) ->
     """
     best = 0
     for epoch, (accuracy, score) in enumerate(zip(train, robust, strict=True)):
-        if robust[best] >= LEAST and score < COLLAPSE * robust[best] and accuracy >= train[best]:
+        if robust[best] >= LEAST / num_classes and score < COLLAPSE * robust[best] and accuracy >= train[best]:
             return epoch
         if score > robust[best]:
             best = epoch

@@ -116,7 +116,7 @@ def make_trainer(
 def attacked_radius(config: TrainConfig) -> str | None:
     """Name the validation score that watches over the training attack: the largest radius not beyond its own."""
     radii = [radius for radius in config.val_radii if radius <= config.radius * (1 + 1e-6)]
-    return f"val/robust_accuracy@{format_radius(max(radii))}" if radii else None
+    return f"val/robust_balanced_accuracy@{format_radius(max(radii))}" if radii else None
 
 
 def check_options(options: dict[str, Any]) -> None:
