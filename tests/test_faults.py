@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dpaat.training
+from dpaat.config import TrainConfig, complete
 from dpaat.data.loading import KeyedBatchSampler
 from dpaat.errors import UserError
 from dpaat.methods import Visit
@@ -22,6 +23,7 @@ from dpaat.training.faults import (
     listed,
 )
 from dpaat.training.module import TrainingModule
+from dpaat.training.trainer import attacked_radius
 from training_makers import checkpoint, tiny_config
 
 
@@ -161,3 +163,9 @@ def test_catastrophic_overfitting_is_reported(tiny_images, tmp_path, monkeypatch
     (warning,) = json.loads((run / "run.json").read_text())["warnings"]
     assert "catastrophic overfitting in epoch 2" in warning
     assert f"warning: {warning}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "radius"), [("pgd", "4/255"), ("dpaat", "2/255"), ("standard", None)])
+def test_overfitting_is_looked_for_at_radii_that_are_trained_on(method, radius):
+    config = complete(TrainConfig(method=method, val_eps="2/255,4/255,16/255"))
+    assert attacked_radius(config) == (radius and f"val/robust_balanced_accuracy@{radius}")

@@ -49,6 +49,11 @@ class MethodInfo:
     options: type[Any] | None = None
     """Dataclass of further options."""
 
+    @property
+    def moves_radius(self) -> bool:
+        """Whether a run's `eps` is only the largest radius of a sample."""
+        return self.eps == LARGEST
+
 
 METHODS: dict[str, MethodInfo] = {
     info.name: info

@@ -21,6 +21,7 @@ from rich.console import Console
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData
 from dpaat.errors import UserError, unknown
+from dpaat.methods import find_method
 from dpaat.radii import format_radius
 from dpaat.runs import BEST, LAST
 from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
@@ -114,9 +115,15 @@ def make_trainer(
 
 
 def attacked_radius(config: TrainConfig) -> str | None:
-    """Name the validation score that watches over the training attack: the largest radius not beyond its own."""
+    """Name the validation score that watches over the training attack: the largest radius not beyond its own.
+
+    Where a method moves the radii, most samples are attacked at far smaller ones than `eps`: then the smallest.
+    """
     radii = [radius for radius in config.val_radii if radius <= config.radius * (1 + 1e-6)]
-    return f"val/robust_balanced_accuracy@{format_radius(max(radii))}" if radii else None
+    if not radii:
+        return None
+    radius = min(radii) if find_method(config.method).moves_radius else max(radii)
+    return f"val/robust_balanced_accuracy@{format_radius(radius)}"
 
 
 def check_options(options: dict[str, Any]) -> None:
