@@ -78,8 +78,8 @@ class Command:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, but for logs of times and temporary places."""
-    skipped = {"timing.csv", "tensorboard", "evaluation.partial", "run.json"}
+    """All files below a folder, but for logs of times, temporary places, and the save before the last one."""
+    skipped = {"timing.csv", "tensorboard", "evaluation.partial", "run.json", "previous.ckpt"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

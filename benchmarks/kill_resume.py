@@ -5,8 +5,8 @@
 A run of 3 epochs on small synthetic images, by the method with per-sample state, an average of the weights and
 AdamW; it saves after every step, or every so often, in turn. Each broken run is a process of its own, ended by
 SIGKILL at an instant drawn from the length of the unbroken run, or as soon as the temporary file of a checkpoint is
-seen; another process resumes it. Compared are all files of the run folder but `timing.csv`, TensorBoard's, and the
-device and times in `run.json`; of the checkpoints weights, state, optimizer, schedule, position and sums.
+seen; another process resumes it. Compared are all files of the run folder but `timing.csv`, TensorBoard's and the save
+before the last one; of the checkpoints weights, state, optimizer, schedule, position and sums.
 
 Processes are forked from one that has everything imported, as on a busy machine the import takes longer than the run.
 """
