@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from dpaat.errors import UserError
 from dpaat.evaluation.results import Document, Entry, Population, part_stem, read_document
-from dpaat.runs import write_text
+from dpaat.runs import replacing, write_text
 
 SCHEMA_VERSION = 1
 INTERPRETABILITY_FILE = "interpretability.json"
@@ -89,8 +88,10 @@ def save_explanation(
     folder = run / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        _replace(folder / entry["files"]["scores"], lambda path: scores.to_parquet(path, index=False))
-        _replace(folder / entry["files"]["maps"], lambda path: _write_arrays(path, maps))
+        with replacing(folder / entry["files"]["scores"]) as temporary:
+            scores.to_parquet(temporary, index=False)
+        with replacing(folder / entry["files"]["maps"]) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **maps)
         write_text(run / INTERPRETABILITY_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         wanted = {name for each in document["explanations"] for name in each["files"].values()}
         for each in earlier:
@@ -103,17 +104,3 @@ def save_explanation(
 
 def _key(entry: Entry) -> tuple[Any, ...]:
     return (*(entry[name] for name in Population.__dataclass_fields__), entry["attack"]["norm"])
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dpaat.attacks import pgd
-from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.gradient import evaluation_mode
 from dpaat.data import PreparedData
 from dpaat.evaluation.subject import RowView
 from dpaat.report.view import RunView
@@ -96,6 +96,8 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
 def _attack(
     run: Run, model: nn.Module, data: PreparedData, rows: np.ndarray, known: pd.DataFrame, view: RunView
 ) -> list[Specimen]:
+    from dpaat.interpret.maps import input_gradient_map
+
     config, classes = run.config, run.info["classes"]
     images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
@@ -104,7 +106,7 @@ def _attack(
     x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
     with evaluation_mode(model), torch.no_grad():
         answers = [[classes[k] for k in model(each).argmax(dim=1).tolist()] for each in (x, x_adv)]
-        maps = [_gradient_map(model, each, y) for each in (x, x_adv)]
+        maps = [input_gradient_map(model, each, y).numpy() for each in (x, x_adv)]
     over_epochs = view.radii_over_epochs(known["id"].tolist())
     return [
         Specimen(
@@ -120,8 +122,3 @@ def _attack(
         )
         for k, (_, row) in enumerate(known.iterrows())
     ]
-
-
-def _gradient_map(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
-    gradient, _ = input_gradient(model, x, y, lambda logits, labels: logits.gather(1, labels[:, None])[:, 0])
-    return np.asarray(gradient.abs().sum(dim=1).numpy())

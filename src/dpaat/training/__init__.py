@@ -95,17 +95,7 @@ def train(
         raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
     own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
-    given_splits = Path(config.splits) if config.splits else None
-    data = prepare(
-        config.data,
-        image_size=config.image_size,
-        fit=config.fit,
-        seed=config.seed,
-        fold=None if own_splits else config.fold,
-        splits=own_splits or given_splits,
-        cache_dir=cache_dir,
-        progress=console is not None,
-    )
+    data = prepare_data(config, own_splits=own_splits, cache_dir=cache_dir, progress=console is not None)
     for split in ("train", "val"):
         if not len(data.rows(split)):
             raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
@@ -127,13 +117,7 @@ def train(
     _say(console, _headline(config, data, module))
 
     seconds = time.perf_counter()
-    datamodule = DataModule(
-        data,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        balanced=config.imbalance == "sampler",
-        workers=config.workers,
-    )
+    datamodule = make_datamodule(config, data)
     out_of_memory = False
     try:
         with quiet(), own_signals():
@@ -173,6 +157,34 @@ def train(
         write_json(out / INFO, info)
         _say(console, _closing(out, config, info, time.perf_counter() - seconds))
     return out
+
+
+def prepare_data(
+    config: TrainConfig, *, own_splits: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+) -> PreparedData:
+    """Load the data of a run, split by its configuration, or as `own_splits` says where it was begun before."""
+    given_splits = Path(config.splits) if config.splits else None
+    return prepare(
+        config.data,
+        image_size=config.image_size,
+        fit=config.fit,
+        seed=config.seed,
+        fold=None if own_splits else config.fold,
+        splits=own_splits or given_splits,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+
+
+def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:
+    """Make the batches of a run."""
+    return DataModule(
+        data,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        balanced=config.imbalance == "sampler",
+        workers=config.workers,
+    )
 
 
 def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:

@@ -40,6 +40,7 @@ class EpochLog(L.Callback):
     ) -> None:
         self.folder, self.ids, self.class_names, self.console = folder, ids, class_names, console
         self.attacked = attacked
+        self._num_classes = len(np.unique(class_names))
         self._started = self._run_started = 0.0
         self._first_epoch = 0
         self._warned = False
@@ -114,7 +115,7 @@ class EpochLog(L.Callback):
         if "eps/mean" in row:
             text += f"  mean eps {row['eps/mean'] * 255:.2f}/255"
         self.console.print(f"{text}  left {_clock(left)}", highlight=False, soft_wrap=True)
-        warning = overfitted(self.folder, self.attacked, len(np.unique(self.class_names)))
+        warning = overfitted(self.folder, self.attacked, self._num_classes)
         if warning is not None and not self._warned:
             self._warned = True
             self.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)

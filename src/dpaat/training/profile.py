@@ -14,13 +14,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dpaat.config import TrainConfig, complete
-from dpaat.data import prepare
-from dpaat.data.loading import DataModule
 from dpaat.errors import UserError
 from dpaat.methods import find_method
 from dpaat.models import check_name
 from dpaat.runs import provenance
-from dpaat.training import build
+from dpaat.training import build, make_datamodule, prepare_data
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet
 
@@ -51,24 +49,8 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     config = complete(config)
     check_options(config.trainer)
     check_name(config.model)
-    splits = Path(config.splits) if config.splits else None
-    data = prepare(
-        config.data,
-        image_size=config.image_size,
-        fit=config.fit,
-        seed=config.seed,
-        fold=config.fold,
-        splits=splits,
-        cache_dir=cache_dir,
-        progress=False,
-    )
-    datamodule = DataModule(
-        data,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        balanced=config.imbalance == "sampler",
-        workers=config.workers,
-    )
+    data = prepare_data(config, cache_dir=cache_dir, progress=False)
+    datamodule = make_datamodule(config, data)
     per_epoch = -(-len(datamodule.train) // config.batch_size)
     if per_epoch <= WARMUP:
         raise UserError(f"batch_size: {per_epoch} batches an epoch are too few to measure; give a smaller one")

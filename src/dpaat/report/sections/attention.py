@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dpaat.errors import UserError
 from dpaat.evaluation.results import Entry
 from dpaat.evaluation.table import percent
 from dpaat.report.blocks import Block, Card, Cell, Column, Figures, Gallery, Heading, Picture, Row, Section, Table, Text
@@ -143,13 +144,12 @@ def _sanity(entries: Sequence[tuple[RunView, Entry]]) -> Table:
 def _maps(run: RunView, entry: Entry, *, images: bool) -> list[Block]:
     if not images:
         return []
-    path = run.path / "interpretability" / entry["files"]["maps"]
+    from dpaat.interpret.document import read_maps
+
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = dict(content)
-        cards = _cards(arrays, entry, run.info["classes"])
-    except (OSError, ValueError, EOFError, KeyError, IndexError):
-        return [Text(f"{run.name}: the maps themselves are not there any more ({path.name}).", "note")]
+        cards = _cards(read_maps(run.path, entry), entry, run.info["classes"])
+    except (UserError, ValueError, KeyError, IndexError):
+        return [Text(f"{run.name}: the maps themselves are not there any more ({entry['files']['maps']}).", "note")]
     licence = f"Images: {entry['data']}, {run.info.get('licence') or 'licence unknown'}. The white line is the lesion."
     title = f"{run.name}: the first image of each class, and where its maps are bright"
     return [Gallery(title, cards), Text(licence, "note")]
