@@ -237,6 +237,17 @@ def test_another_plan_is_evaluated_without_training_again(done, tiny_images, tmp
     assert wanted <= set(arguments)
 
 
+def test_masking_checks_are_a_step_of_their_own(done, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(done / "out", tmp_path / "out")
+    asked = []
+    monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: asked.append(arguments) or "no")
+    grid = write_grid(tmp_path / "grid.yaml", evaluate={**GRID["evaluate"], "masking": 30})
+    assert run(grid, tmp_path / "out", tiny_images, only=CELLS[0]) == 1
+    (arguments,) = asked  # the other plan is done
+    assert {"--suite=masking", "--max-samples=30", f"--eps={2 / 255},{8 / 255}"} <= set(arguments)
+    assert not [each for each in arguments if each.startswith(("--attack", "--steps"))]
+
+
 def test_a_checkpoint_cut_off_by_a_kill_is_trained_anew(done, tiny_images, tmp_path, monkeypatch):
     shutil.copytree(done / "out", tmp_path / "out")
     folder = tmp_path / "out" / "cells" / CELLS[0]
@@ -435,6 +446,7 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("nearest: max_samples", {"evaluate": {"max_sample": 3}}),
         ("unknown attack", {"evaluate": {"attacks": ["pgdd"]}}),
         ("evaluate: suites: needs 'standard'", {"evaluate": {"suites": ["masking"]}}),
+        ("evaluate: masking: 0", {"evaluate": {"masking": 0}}),
         ("evaluate", {"evaluate": {"max_samples": "few"}}),
         ("share images", {"evaluate": {"split": "val"}}),
         ("radius above 0", {"evaluate": {"eps": [0]}}),

@@ -115,6 +115,7 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"warmup": True}, "not a whole number"),
         ("dpaat", {"warmup": -1}, "warmup must be at least 0"),
         ("dpaat", {"eps_init": 2}, "eps_init must lie in"),
+        ("dpaat", {"floor": 1.1}, r"floor must lie in \[0, 1\]"),
         ("dpaat", {"loss_decay": 1}, "loss_decay must lie in"),
         ("dpaat", {"momentum": "nan"}, "momentum must lie in"),
     ],

@@ -46,6 +46,13 @@ def test_sizes_stay_between_zero_and_eps_max():
     assert state.eps.tolist() == [1.0, 0.0]
 
 
+def test_sizes_stay_above_a_floor():
+    state = make(2, eps_min=0.25, increment=0.4)
+    visit(state, [0, 1], [0.0, 1.0])
+    assert state.eps.tolist() == pytest.approx([0.9, 0.25])
+    assert AdaptivePerturbation(2, 1.0, eps_min=0.25).eps.tolist() == [0.25, 0.25]  # though 1/8 is where others begin
+
+
 def test_a_class_is_judged_by_its_own_losses():
     labels = torch.tensor([0, 0, 1, 1])
     state = make(4, labels=labels, num_classes=3)
@@ -161,6 +168,8 @@ def test_at_most_fourteen_bytes_a_sample():
         {"num_samples": 0},
         {"eps_max": 0.0},
         {"eps_init": 2.0},
+        {"eps_min": -0.1},
+        {"eps_min": 2.0},
         {"increment": 0.0},
         {"warmup": -1},
         {"loss_decay": 1.0},

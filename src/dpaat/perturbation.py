@@ -9,7 +9,8 @@ One visit of a mini-batch: craft x_adv inside eps_i, learn from it, and hand the
 
     collect   loss_i <- the loss
     renew     tau_c  <- a statistic of the losses collected so far in class c, every so many visits
-    adapt     loss_i <= tau_c: the network copes with sample i, eps_i grows; else it shrinks; 0 <= eps_i <= eps_max
+    adapt     loss_i <= tau_c: the network copes with sample i, eps_i grows; else it shrinks,
+              and stays between eps_min and eps_max
 
 The state never sees a model, and an update never waits for the device.
 """
@@ -117,7 +118,8 @@ class AdaptivePerturbation(nn.Module):
         labels: class of every sample `(N,)`, integers below `num_classes`; gives every class a criterion of its own.
             Without labels one criterion serves all, which on imbalanced data is that of the largest class.
         num_classes: K, needed with labels.
-        eps_init: size at the start; default eps_max / 8.
+        eps_min: smallest perturbation size.
+        eps_init: size at the start; default eps_max / 8, or eps_min if that is larger.
         increment: largest change in one visit; default eps_max / 8.
         statistic: what the criterion takes of the collected losses, a name in `STATISTICS`.
         update: how a size moves, a name in `UPDATES`.
@@ -150,6 +152,7 @@ class AdaptivePerturbation(nn.Module):
         *,
         labels: Tensor | None = None,
         num_classes: int = 1,
+        eps_min: float = 0.0,
         eps_init: float | None = None,
         increment: float | None = None,
         statistic: str = "mean",
@@ -161,10 +164,11 @@ class AdaptivePerturbation(nn.Module):
         renew_every: int | None = None,
     ) -> None:
         super().__init__()
-        eps_init = eps_max / 8 if eps_init is None else eps_init
+        eps_init = max(eps_max / 8, eps_min) if eps_init is None else eps_init
         _require(num_samples >= 1, "num_samples must be at least 1", num_samples)
         _require(eps_max > 0, "eps_max must be positive", eps_max)
-        _require(0 <= eps_init <= eps_max, "eps_init must lie in [0, eps_max]", eps_init)
+        _require(0 <= eps_min <= eps_max, "eps_min must lie in [0, eps_max]", eps_min)
+        _require(eps_min <= eps_init <= eps_max, "eps_init must lie in [eps_min, eps_max]", eps_init)
         _require(increment is None or increment > 0, "increment must be positive", increment)
         _require(warmup >= 0, "warmup must be at least 0", warmup)
         _require(0 <= loss_decay < 1, "loss_decay must lie in [0, 1)", loss_decay)
@@ -181,7 +185,7 @@ class AdaptivePerturbation(nn.Module):
             _require(valid, "labels must lie in [0, num_classes), num_classes be at most 32768", num_classes)
             labels = labels.to(torch.int16)
 
-        self.eps_max = eps_max
+        self.eps_min, self.eps_max = eps_min, eps_max
         self.increment = eps_max / 8 if increment is None else increment
         self.warmup = warmup
         self.loss_decay = loss_decay
@@ -237,7 +241,7 @@ class AdaptivePerturbation(nn.Module):
         eps = self.eps[index]
         moved = self._rule(eps, gap, self.increment * self._schedule(visits.clamp(min=1)))
         moves = usable & (visits > self.warmup) & torch.isfinite(tau)
-        self.eps[index] = torch.where(moves, moved.clamp(0, self.eps_max), eps)
+        self.eps[index] = torch.where(moves, moved.clamp(self.eps_min, self.eps_max), eps)
 
     def _renew(self) -> None:
         counted = self.visits > 0

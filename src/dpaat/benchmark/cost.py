@@ -55,7 +55,8 @@ def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
     sizes = {"train": train, "val": val, "test": test, "all": size.images}
     evaluation = sum(
         min(plan.max_samples or size.images, sizes[plan.split]) * attack_passes(plan, size.classes)
-        for plan in plans.all
+        for plan in (plans.main, plans.draw)
+        if plan is not None
     )
     return config.epochs * per_epoch + evaluation
 

@@ -42,6 +42,7 @@ def make_document(
         "reference": grid.reference,
         "evaluation": _plan(grid.plans.main),
         "draw": None if grid.plans.draw is None else _plan(grid.plans.draw),
+        "masking": None if grid.plans.masking is None else grid.plans.masking.max_samples,
         "fingerprints": {run.cell.data: outcome.document["data_fingerprint"] for run, outcome in finished},
         "cells": [_cell(run, outcomes.get(run.cell.name), grid) for run in runs],
         "tables": summarize(grid, finished),

@@ -1,7 +1,8 @@
-"""The evaluations of a cell: one on all images, perhaps one by costlier attacks on a draw."""
+"""The evaluations of a cell: one on all images, perhaps one by costlier attacks on a draw, and masking checks."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -9,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpaat.benchmark.fields import as_mapping, at, check_known, make
+from dpaat.benchmark.fields import as_mapping, as_positive, at, check_known, make
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import AttackSpec
 from dpaat.evaluation.plan import Plan, parse_steps
 from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
 from dpaat.radii import parse_radii
 
-SUBSET = "subset"
+SUBSET, MASKING = "subset", "masking"
 DRAW_FIELDS = ("suites", "attacks", "steps", "eps", "max_samples", "batch_size", "precision")
 INHERITED = ("eps", "norm", "split", "batch_size", "precision", "seed")
 RANKED = "apgd-ce"
@@ -30,37 +31,42 @@ class Plans:
     Attributes:
         main: on all images of the split, or on a draw if it says so.
         draw: further attacks on a smaller draw; None if there are none.
+        masking: masking checks alone, on a draw of their own; None without them, or where a suite of `main` or `draw`
+            has them.
     """
 
     main: Plan
     draw: Plan | None = None
+    masking: Plan | None = None
 
     @property
     def all(self) -> tuple[Plan, ...]:
-        """Both."""
-        return (self.main,) if self.draw is None else (self.main, self.draw)
+        """Those that there are."""
+        return tuple(plan for plan in (self.main, self.draw, self.masking) if plan is not None)
 
 
 def read_plans(values: Any) -> Plans:
-    """Read the field `evaluate` of a grid: fields of `Plan`, and `subset` with those of the draw.
+    """Read the field `evaluate` of a grid: fields of `Plan`, `subset` with those of the draw, and `masking`.
 
     Raises:
         UserError: a wrong field or value, naming it.
     """
     with at("evaluate"):
         values = as_mapping(values, "{suites: [standard]}")
-        own = {name: value for name, value in values.items() if name != SUBSET}
-        main = _make_plan(own, Plan.__dataclass_fields__)
-        drawn = values.get(SUBSET)
-        if drawn is None:
-            return Plans(main)
-        with at(SUBSET):
-            drawn = as_mapping(drawn, "{attacks: [square], max_samples: 200}")
-            if "max_samples" not in drawn:
-                raise UserError("needs max_samples, the number of images to draw")
-            check_known("field", drawn, DRAW_FIELDS)
-            inherited = {name: value for name, value in own.items() if name in INHERITED}
-            return Plans(main, _make_plan(inherited | drawn, Plan.__dataclass_fields__))
+        own = {name: value for name, value in values.items() if name not in (SUBSET, MASKING)}
+        inherited = {name: value for name, value in own.items() if name in INHERITED}
+        main, draw, masking = _make_plan(own, Plan.__dataclass_fields__), None, None
+        if values.get(SUBSET) is not None:
+            with at(SUBSET):
+                drawn = as_mapping(values[SUBSET], "{attacks: [square], max_samples: 200}")
+                if "max_samples" not in drawn:
+                    raise UserError("needs max_samples, the number of images to draw")
+                check_known("field", drawn, DRAW_FIELDS)
+                draw = _make_plan(inherited | drawn, Plan.__dataclass_fields__)
+        if values.get(MASKING) is not None:
+            checked = as_positive(MASKING, values[MASKING])
+            masking = dataclasses.replace(main, suites=(MASKING,), attacks=("pgd",), steps={}, max_samples=checked)
+        return Plans(main, draw, masking)
 
 
 def attacks_of(plan: Plan) -> list[AttackSpec]:
@@ -120,7 +126,7 @@ def _make_plan(values: Mapping[str, Any], known: Iterable[str]) -> Plan:
         values["eps"] = parse_radii(values["eps"])
     plan = make(Plan, values)
     if plan.suites and "standard" not in plan.suites:
-        raise UserError("suites: needs 'standard', whose verdicts the table shows")
+        raise UserError("suites: needs 'standard', whose verdicts the table shows; masking alone has its own field")
     if not plan.suites and "transfer" in plan.attacks:
         raise UserError("attacks: transfer needs a source model, which cells do not have")
     if not plan.radii:

@@ -29,7 +29,8 @@ class DPAATOptions:
         update: additive, multiplicative, proportional.
         schedule: increment over a sample's visits: constant, inverse_sqrt.
         ramp: share of the epochs that a size needs to grow from 0 to eps_max, in (0, 1]; 4 visits at the least.
-        eps_init: size at the start, as a share of eps_max, in [0, 1].
+        eps_init: size at the start, as a share of eps_max, in [0, 1]; never below the floor.
+        floor: smallest size, as a share of eps_max, in [0, 1].
         warmup: visits that are collected only.
         loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
         momentum: weight of the old criterion when it is renewed, in [0, 1).
@@ -45,6 +46,7 @@ class DPAATOptions:
     schedule: str = "constant"
     ramp: float = 0.5
     eps_init: float = 0.125
+    floor: float = 0.0
     warmup: int = 1
     loss_decay: float = 0.0
     momentum: float = 0.0
@@ -80,13 +82,16 @@ class DPAAT(Method):
             raise ValueError(f"ramp must lie in (0, 1], not {options.ramp}")
         if not 0 <= options.graded <= 1:
             raise ValueError(f"graded must lie in [0, 1], not {options.graded}")
+        if not 0 <= options.floor <= 1:
+            raise ValueError(f"floor must lie in [0, 1], not {options.floor}")
         self.options = options
         self.perturbation = AdaptivePerturbation(
             len(setting.labels),
             setting.eps,
             labels=setting.labels if options.scope == "class" else None,
             num_classes=setting.num_classes,
-            eps_init=options.eps_init * setting.eps,
+            eps_min=options.floor * setting.eps,
+            eps_init=max(options.eps_init, options.floor) * setting.eps,
             increment=setting.eps / max(MIN_RAMP, options.ramp * setting.epochs),
             statistic=options.statistic,
             update=options.update,
