@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -338,14 +339,15 @@ def test_cores_are_shared_out_among_the_workers(program, done, tiny_images, tmp_
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
-def test_an_interruption_ends_the_cells_and_blames_none(program, done, tiny_images, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_cells_and_blames_none(number, program, done, tiny_images, monkeypatch):
     folder = program('echo $$ > "$(dirname "$0")/id"; exec sleep 60')
     monkeypatch.setattr(runner, "PATIENCE", 0.1)
 
     def interrupted(futures, **options):
         while not (folder / "id").is_file() or not (folder / "id").read_text().strip():
             time.sleep(0.01)
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(runner, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -7,16 +7,19 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from tqdm.auto import tqdm
 
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.plans import Plans, arguments_of
+from dpaat.errors import Interrupted
 from dpaat.runs import LAST
 
 if sys.platform != "win32":
@@ -64,7 +67,7 @@ class Runner:
             smoothing=0,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
         )
-        with bar, ThreadPoolExecutor(self.workers) as pool:
+        with bar, _told_to_end(), ThreadPoolExecutor(self.workers) as pool:
             left = {pool.submit(self._cell, cell): cost for cell, cost in zip(cells, passes, strict=True)}
             failed, total = 0, len(left)
             try:
@@ -179,6 +182,23 @@ def count_cores() -> int:
 
 def _device(cell: CellRun) -> str:
     return EVALUATION_DEVICES.get(cell.cell.config.accelerator, "auto")
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Take SIGTERM, by which clusters end jobs, for an interruption."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("told to end; the same command goes on from here", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
