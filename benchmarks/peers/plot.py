@@ -88,11 +88,11 @@ def _panel(axes: Axes, results: Sequence[Mapping[str, Any]], kind: str) -> None:
                 color=MUTED,
             )
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.margins(x=0.18)
-    axes.set_xlabel("time, in units of dpaat's with the same memory layout")
+    largest = max(row["over_dpaat"]["max"] for result in results for row in result[kind].values())
+    axes.set_xlim(0, 1.3 * largest)
+    axes.set_xlabel("time / time of dpaat, same layout")
 
 
 def main() -> None:
