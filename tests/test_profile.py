@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from dpaat.data import prepare
 from dpaat.data.loading import DataModule
 from dpaat.errors import UserError
 from dpaat.training import build
+from dpaat.training.module import TrainingModule
 from dpaat.training.profile import profile
 from dpaat.training.stopwatch import PHASES, measure_memory
 
@@ -42,6 +44,19 @@ def test_standard_training_has_no_attack():
     found = profile(TrainConfig(**TINY, method="standard", accelerator="cpu"), batches=2)
     assert found["batch"]["phases"]["attack"] < 0.1 * found["batch"]["phases"]["forward"]
     assert 0.5 < found["over_floor"] < 4
+
+
+def test_the_end_of_an_epoch_holds_its_scores(monkeypatch):
+    score = TrainingModule.on_validation_epoch_end
+
+    def slow(module):
+        time.sleep(1)
+        score(module)
+
+    monkeypatch.setattr(TrainingModule, "on_validation_epoch_end", slow)
+    found = profile(TrainConfig(**TINY, method="standard", accelerator="cpu"), batches=1)
+    assert found["epoch"]["end"] > 1
+    assert found["epoch"]["validation"] < found["epoch"]["seconds"] - 1
 
 
 def test_memory_grows_with_the_batch():

@@ -1,6 +1,6 @@
 """What PGD and a step of adversarial training cost, here and in six other libraries, side by side.
 
-    python benchmarks/peers/run.py [--pairs 7] [--device cpu] [--out benchmarks/results/peers-cpu.json]
+    python benchmarks/peers/run.py [--pairs 7] [--device cpu] [--out FILE.json] [--plot FILE.svg]
 
 Needs an environment of its own, see benchmarks/README.md. One network (ResNet-18, original stem, 64 px, trained for a
 moment on synthetic images), the same images, batch, K, radius and device for all; every round times each library once,
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from attacks import Attack, make_attacks, make_classifier
+from plot import write_plot
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--layout", nargs="+", choices=list(MEMORY_FORMATS), default=list(MEMORY_FORMATS))
     parser.add_argument("--epochs", type=int, default=4, help="of the network's training")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--plot", type=Path, help="SVG file to write")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     results = []
@@ -192,12 +194,12 @@ def main() -> None:
                 spread = f"{over['median']:.3f} ({over['min']:.3f} to {over['max']:.3f})"
                 robust = f"{row['robust_accuracy']:.1%}" if "robust_accuracy" in row else ""
                 print(f"    {name:42} {row['seconds']:8.3f}  {spread:30}  {robust}", flush=True)
+    setting = {"model": "resnet18", "image_size": SIZE, "batch": BATCH, "steps": STEPS, "eps": EPS}
+    head = provenance(arguments.device) | {"command": " ".join(["python", *sys.argv]), "setting": setting}
     if arguments.out:
-        setting = {"model": "resnet18", "image_size": SIZE, "batch": BATCH, "steps": STEPS, "eps": EPS}
-        command = " ".join(["python", *sys.argv])
-        write_json(
-            arguments.out, provenance(arguments.device) | {"command": command, "setting": setting, "results": results}
-        )
+        write_json(arguments.out, head | {"results": results})
+    if arguments.plot:
+        write_plot(head | {"results": results}, arguments.plot)
 
 
 if __name__ == "__main__":

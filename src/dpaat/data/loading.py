@@ -87,13 +87,14 @@ class KeyedBatchSampler(Sampler[list[int]]):
             order = torch.randperm(len(labels), generator=generator)
         self.start = start
         batches = max(1, min(-(-len(labels) // batch_size), len(labels) // 2))
-        self.batches = [part[rank::world_size].tolist() for part in np.array_split(order.numpy(), batches)]
+        # Arrays that share the order's memory: as lists of Python's integers they would take five times as much.
+        self.batches = [part[rank::world_size] for part in np.array_split(order.numpy(), batches)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches[self.start :])
+        return (part.tolist() for part in self.batches[self.start :])
 
 
 class DataModule(L.LightningDataModule):

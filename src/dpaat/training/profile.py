@@ -39,9 +39,9 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
         cache_dir: where decoded images are kept.
 
     Returns:
-        Ready for JSON: `batch`, median seconds of a step and of its phases; `floor`, the seconds of K forward passes
-        with input gradients and of one training pass on every view that is learned from; `memory` in bytes, and the
-        batch size that `fits`; `epoch` and `run`, estimated seconds.
+        Ready for JSON: `batch`, median seconds of a step and of its phases; `passes`, seconds of a pass over a batch;
+        `floor`, the seconds of K forward passes with input gradients and of one training pass on every view that is
+        learned from; `memory` in bytes, and the batch size that `fits`; `epoch` and `run`, estimated seconds.
 
     Raises:
         UserError: bad input, as in `train`, or a training split of too few batches.
@@ -83,6 +83,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
         "fingerprint": data.fingerprint,
         "batches": len(times["attack"]),
         "batch": {"phases": {phase: median(values) for phase, values in times.items()}, "seconds": step},
+        "passes": watch.passes,
         "floor": floor,
         "over_floor": step / floor,
         "images_per_second": config.batch_size / step,

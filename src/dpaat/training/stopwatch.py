@@ -103,7 +103,7 @@ class Stopwatch(L.Callback):
             self.memory = measure_memory(pl_module, self._batch)
 
     @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._lap()
 
     @override

@@ -1,0 +1,120 @@
+"""How well `dpaat profile` foretells the time of an epoch.
+
+    python benchmarks/profile_accuracy.py [--repeats 3] [--device cpu] [--out benchmarks/results/profile-cpu.json]
+
+Each configuration is profiled and then trained for one epoch, in turn, on synthetic images. Measured is what the run
+writes into its `timing.csv`: the epoch's training and validation, up to where its checkpoints are written. Predicted is
+the epoch as the profile prints it. What it cannot know is how many validation images still stand when they are
+attacked; `told` is what it would have said, had it known. Exit code 1 where a median is further off than 15 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dpaat.config import TrainConfig
+from dpaat.radii import format_radius
+from dpaat.runs import provenance, write_json
+from dpaat.training import train
+from dpaat.training.profile import STANDING, profile
+
+METHODS = ("standard", "pgd", "dpaat")
+MODELS = ("resnet18", "test_resnet")
+TARGET = 0.15
+
+
+def last_row(path: Path) -> dict[str, float]:
+    """The last line of a table of numbers."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {name: float(value or "nan") for name, value in list(csv.DictReader(file))[-1].items()}
+
+
+def standing_share(scores: dict[str, float], radii: list[float]) -> float:
+    """Mean share of the images that were attacked at a radius: those that stood at the one before.
+
+    Args:
+        scores: a row of `metrics.csv`.
+        radii: the validation radii, ascending.
+    """
+    names = ["val/accuracy", *(f"val/robust_accuracy@{format_radius(radius)}" for radius in radii[:-1])]
+    return sum(scores[name] for name in names) / len(names)
+
+
+def if_told(found: dict[str, Any], share: float, config: TrainConfig) -> float:
+    """Seconds of the epoch that the profile would have predicted had it known the share of standing images."""
+    passes, radii = found["passes"], len(config.val_radii)
+    attack = radii * (config.val_steps * passes["input_gradient"] + passes["forward"])
+    validation = found["epoch"]["validation"]
+    known = validation * (passes["forward"] + share * attack) / (passes["forward"] + STANDING * attack)
+    return float(found["epoch"]["seconds"] - validation + known)
+
+
+def trial(config: TrainConfig, folder: Path) -> dict[str, float]:
+    """Predict and measure one epoch."""
+    found = profile(config)
+    run = train(config, folder)
+    measured = last_row(run / "timing.csv")["seconds"]
+    share = standing_share(last_row(run / "metrics.csv"), config.val_radii)
+    return {
+        **found["epoch"],
+        "measured": measured,
+        "standing": share,
+        "off": found["epoch"]["seconds"] / measured - 1,
+        "off_if_told": if_told(found, share, config) / measured - 1,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="profiles and epochs of each configuration")
+    parser.add_argument("--data", default="synthetic:3000")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--precision", default="32-true", help="of the training")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    given = parser.parse_args()
+    rows = []
+    print(f"{'configuration':32} {'predicted':>9} {'measured':>9} {'off':>7} {'told':>7}  standing")
+    for model in given.models:
+        for method in given.methods:
+            config = TrainConfig(
+                data=given.data,
+                image_size=given.image_size,
+                model=model,
+                stem="original",
+                method=method,
+                epochs=1,
+                batch_size=given.batch_size,
+                accelerator=given.device,
+                devices=1,
+                precision=given.precision,
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                trials = [trial(config, Path(folder) / str(number)) for number in range(given.repeats)]
+            medians = {name: median(found[name] for found in trials) for name in trials[0]}
+            rows.append({"model": model, "method": method, "median": medians, "trials": trials})
+            print(
+                f"{model + ', ' + method:32} {medians['seconds']:7.1f} s {medians['measured']:7.1f} s "
+                f"{medians['off']:+7.1%} {medians['off_if_told']:+7.1%}  {medians['standing']:.0%}",
+                flush=True,
+            )
+    worst = max(abs(row["median"]["off"]) for row in rows)
+    print(f"furthest off: {worst:.1%}")
+    if given.out:
+        device = "cuda:0" if given.device == "gpu" else "cpu"
+        head = provenance(device) | {"command": " ".join(["python", *sys.argv]), "assumed_standing": STANDING}
+        write_json(given.out, head | {"furthest_off": worst, "configurations": rows})
+    sys.exit(int(worst > TARGET))
+
+
+if __name__ == "__main__":
+    main()
