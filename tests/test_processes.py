@@ -174,7 +174,7 @@ def test_broken_in_the_middle_of_an_epoch(tiny_images, tmp_path, monkeypatch):
 @pytest.mark.parametrize("processes", [2, FOUR])
 @pytest.mark.parametrize("norm", [group_norm, FrozenNorm])
 def test_sizes_agree_in_double_precision(tiny_images, tmp_path, monkeypatch, processes, norm):
-    """Augmented, with uneven shares; only the order of sums differs."""
+    """Augmented, with uneven shares; what differs is the order of sums, and the rounding of the state to float32."""
     use(monkeypatch, norm)
     changes = {"epochs": 2, "stop_after": 1, "precision": "64-true", "options": GRADUAL}
     single = run(tiny_images, tmp_path / "single", 1, **changes)
@@ -182,7 +182,7 @@ def test_sizes_agree_in_double_precision(tiny_images, tmp_path, monkeypatch, pro
     eps, expected = (state(path)["method.perturbation.eps"] for path in (several, single))
     assert expected.unique().numel() > 10
     assert (eps - expected).abs().max() < 1e-6
-    assert metrics(several)["train/loss"].tolist() == pytest.approx(metrics(single)["train/loss"].tolist(), abs=1e-9)
+    assert metrics(several)["train/loss"].tolist() == pytest.approx(metrics(single)["train/loss"].tolist(), abs=1e-6)
 
 
 # --- faults
