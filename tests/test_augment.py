@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from dpaat.config import AUGMENTATIONS
-from dpaat.data.augment import CROP_SHARE, augment
+from dpaat.data.augment import CROP_SHARE, Share, augment
 
 
 def images(count: int = 6, side: int = 16) -> Tensor:
@@ -94,3 +94,13 @@ def test_nothing_asked_for_changes_nothing():
 def test_one_pixel_image_survives():
     x = torch.rand(4, 3, 1, 1)
     assert torch.equal(draw(x, ("flip", "turn", "crop")), x)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_shares_of_a_batch_meet_the_augmentations_of_the_whole(processes):
+    x = images(7)
+    whole = draw(x, AUGMENTATIONS)
+    for rank in range(processes):
+        generator = torch.Generator().manual_seed(0)
+        share = augment(x[rank::processes], AUGMENTATIONS, generator, Share(7, rank, processes))
+        assert torch.equal(share, whole[rank::processes])

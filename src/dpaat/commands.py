@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from dpaat.config import TrainConfig
+from dpaat.config import PLACE, TrainConfig
 from dpaat.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ def train(given: Namespace, explicit: Namespace, argv: list[str]) -> int:
         raise UserError("out: name the run folder to make, such as --out runs/ham")
     names = TrainConfig.__dataclass_fields__
     out = Path(given.out)
+    config = TrainConfig(**{name: given[name] for name in names})
     if given.resume and (out / "config.yaml").is_file():
-        _check_same(out, {name: value for name, value in vars(explicit).items() if name in names})
+        config = _begun(out, {name: value for name, value in vars(explicit).items() if name in names})
     from dpaat import training
 
-    config = TrainConfig(**{name: given[name] for name in names})
     training.train(
         config,
         out,
@@ -40,8 +40,8 @@ def train(given: Namespace, explicit: Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _check_same(out: Path, given: dict[str, Any]) -> None:
-    """Refuse to resume a run under other options than it was begun with."""
+def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
+    """How a run was begun, at the place that is given now; refuses other options than it was begun with."""
     from dpaat.config import complete
     from dpaat.runs import read_config
 
@@ -52,11 +52,12 @@ def _check_same(out: Path, given: dict[str, Any]) -> None:
     wanted = complete(dataclasses.replace(begun, **given | nested))
     for name in given:
         before, now = getattr(begun, name), getattr(wanted, name)
-        if before != now and (name != "eps" or begun.radius != wanted.radius):
+        if before != now and name not in PLACE and (name != "eps" or begun.radius != wanted.radius):
             raise UserError(
                 f"{out}: was begun with {name} {before!r}, not {now!r}; resume it without that option, or train anew "
                 "into another --out"
             )
+    return dataclasses.replace(begun, **{name: given[name] for name in PLACE if name in given})
 
 
 def _evaluate(given: Namespace) -> int:

@@ -11,6 +11,8 @@ from dpaat.errors import UserError, unknown
 from dpaat.radii import parse_radii, parse_radius
 
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
+PLACE = ("accelerator", "devices", "num_nodes", "strategy")
+"""Where a run is computed, which may change when it is resumed."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,20 +14,46 @@ JITTER = 0.2
 """Brightness, contrast and saturation change by up to this share."""
 
 
-def augment(x: Tensor, kinds: Collection[str], generator: torch.Generator | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Share:
+    """The part of a batch that a process holds.
+
+    Draws are made for the whole batch, so that an image meets the same augmentation however many processes there are.
+
+    Attributes:
+        total: images in the whole batch.
+        rank: number of the process.
+        processes: how many take turns at the images of the batch.
+    """
+
+    total: int
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def rows(self) -> slice:
+        """Which images of the batch are here."""
+        return slice(self.rank, None, self.processes)
+
+
+def augment(
+    x: Tensor, kinds: Collection[str], generator: torch.Generator | None = None, share: Share | None = None
+) -> Tensor:
     """Augment a batch; flips, quarter turns and shifts move whole pixels, so nothing is blurred.
 
     Args:
         x: images `(B, C, H, H)` in [0, 1].
         kinds: any of "flip", "turn", "crop", "jitter".
         generator: source of the draws, on the device of `x`; default the global one.
+        share: the part of a larger batch that `x` is; default all of it.
 
     Returns:
         Images of the same shape, in [0, 1].
     """
+    share = share or Share(len(x))
 
     def chance() -> Tensor:
-        return torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
+        return torch.rand(share.total, 1, 1, 1, device=x.device, generator=generator)[share.rows] < 0.5
 
     if "flip" in kinds:
         x = torch.where(chance(), x.flip(-1), x)
@@ -36,19 +63,19 @@ def augment(x: Tensor, kinds: Collection[str], generator: torch.Generator | None
         x = torch.where(chance(), x.flip(-2), x)
         x = torch.where(chance(), x.flip(-1), x)
     if "crop" in kinds:
-        x = _shift(x, generator)
+        x = _shift(x, generator, share)
     if "jitter" in kinds:
-        x = _jitter(x, generator)
+        x = _jitter(x, generator, share)
     return x
 
 
-def _shift(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _shift(x: Tensor, generator: torch.Generator | None, share: Share) -> Tensor:
     """Shift every image by whole pixels; the edge is filled by reflection."""
     batch, side = len(x), x.shape[-1]
     most = side // CROP_SHARE
     for axis in (2, 3):
-        offset = torch.randint(-most, most + 1, (batch, 1), device=x.device, generator=generator)
-        source = torch.arange(side, device=x.device) + offset
+        offset = torch.randint(-most, most + 1, (share.total, 1), device=x.device, generator=generator)
+        source = torch.arange(side, device=x.device) + offset[share.rows]
         source = (side - 1) - ((side - 1) - source.abs()).abs()
         shape = [batch, 1, 1, 1]
         shape[axis] = side
@@ -56,8 +83,8 @@ def _shift(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return x
 
 
-def _jitter(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    draw = torch.rand(3, len(x), 1, 1, 1, device=x.device, generator=generator)
+def _jitter(x: Tensor, generator: torch.Generator | None, share: Share) -> Tensor:
+    draw = torch.rand(3, share.total, 1, 1, 1, device=x.device, generator=generator)[:, share.rows]
     brightness, contrast, saturation = 1 + JITTER * (2 * draw - 1)
     grey = x.mean(1, keepdim=True)
     level = grey.mean((2, 3), keepdim=True)

@@ -49,12 +49,28 @@ class SplitDataset(Dataset[Batch]):
         return index, images, self.labels[index]
 
 
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """Cut an epoch into batches of nearly equal size, none larger than asked for.
+
+    So no image is dropped, and no batch is left too small for BatchNorm; where batches are to hold 2, one holds an odd
+    third.
+
+    Args:
+        count: images of the epoch.
+        batch_size: images per step, over all processes.
+    """
+    batches = max(1, min(-(-count // batch_size), count // 2))
+    least, larger = divmod(count, batches)
+    return [least + (number < larger) for number in range(batches)]
+
+
 class KeyedBatchSampler(Sampler[list[int]]):
     """Batches of one epoch in an order that depends on (seed, epoch) alone.
 
-    The epoch is cut into batches of nearly equal size, none larger than asked for, so that no image is dropped and
-    no batch is left too small for BatchNorm; where batches are to hold 2, one holds an odd third. With several
-    processes each takes its share of every batch.
+    With several processes each takes its share of every batch: of W the one numbered r takes r, r + W, r + 2 W, ...
+
+    Attributes:
+        sizes: images in each batch, over all processes.
 
     Args:
         labels: class of every sample `(N,)`; classes are drawn equally often if `balanced`.
@@ -86,9 +102,9 @@ class KeyedBatchSampler(Sampler[list[int]]):
         else:
             order = torch.randperm(len(labels), generator=generator)
         self.start = start
-        batches = max(1, min(-(-len(labels) // batch_size), len(labels) // 2))
-        # Arrays that share the order's memory: as lists of Python's integers they would take five times as much.
-        self.batches = [part[rank::world_size] for part in np.array_split(order.numpy(), batches)]
+        self.sizes = batch_sizes(len(labels), batch_size)
+        # Tensors that share the order's memory: as lists of Python's integers they would take five times as much.
+        self.batches = [part[rank::world_size] for part in order.split(self.sizes)]
 
     def __len__(self) -> int:
         return len(self.batches)

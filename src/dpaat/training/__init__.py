@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import shlex
@@ -18,9 +19,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
-from dpaat.config import TrainConfig, complete
+from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.data import PreparedData, prepare
-from dpaat.data.loading import DataModule, KeyedBatchSampler
+from dpaat.data.loading import DataModule, batch_sizes
 from dpaat.data.splits import export_splits
 from dpaat.errors import Interrupted, UserError
 from dpaat.methods import Setting, build_method, find_method
@@ -40,7 +41,7 @@ from dpaat.runs import (
     write_json,
 )
 from dpaat.training.callbacks import overfitted
-from dpaat.training.faults import ADVICE, TrainingError, largest_batch, listed
+from dpaat.training.faults import ADVICE, TrainingError, largest_batch, listed, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
 from dpaat.training.module import TrainingModule
 from dpaat.training.trainer import attacked_radius, check_options, make_trainer, quiet
@@ -61,7 +62,7 @@ def train(
     Args:
         config: what to train on what.
         out: the run folder to make.
-        resume: go on with the run in `out`, by the configuration that stands there.
+        resume: go on with the run in `out`, by the configuration that stands there; on which devices, `config` says.
         stop_after: end this call after so many epochs; the run can then be resumed.
         cache_dir: where decoded images are kept.
         command: the command line, noted in the run folder.
@@ -85,7 +86,7 @@ def train(
         _say(console, f"{out}: already finished, nothing to resume")
         return out
     if resuming or (resume and (out / CONFIG).is_file()):
-        config = read_config(out / CONFIG)
+        config = dataclasses.replace(read_config(out / CONFIG), **{name: getattr(config, name) for name in PLACE})
     elif first_process and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
     config = complete(config)
@@ -139,8 +140,15 @@ def train(
         raise UserError(f"Lightning refuses these options: {error}") from None
     except torch.OutOfMemoryError:
         out_of_memory = True  # the error still holds what filled the memory
+    except RuntimeError as error:
+        if not lost_process(error):
+            raise
+        raise UserError(
+            "another process of this run has ended, and its own message says why; go on with: "
+            f"dpaat train --out {shlex.quote(str(out))} --resume"
+        ) from None
     if out_of_memory:
-        raise UserError(_too_little_memory(module, datamodule, trainer.strategy.root_device))
+        raise UserError(_too_little_memory(module, datamodule, trainer))
     if trainer.is_global_zero:
         finished = trainer.current_epoch >= config.epochs
         best = trainer.checkpoint_callbacks[0]
@@ -229,9 +237,7 @@ def _stopped(stop: Stopped, out: Path) -> str:
 
 
 def _went_wrong(fault: TrainingError, out: Path, config: TrainConfig, data: PreparedData) -> str:
-    batches = len(
-        KeyedBatchSampler(torch.from_numpy(data.labels[data.rows("train")]), config.batch_size, seed=0, epoch=0)
-    )
+    batches = len(batch_sizes(len(data.rows("train")), config.batch_size))
     ids = [str(name) for name in data.ids[data.rows("train")][fault.rows]]
     samples = f" (samples {listed(ids)})" if ids else ""
     last = next((out / name for name in (LAST, PREVIOUS, BEST) if (out / name).is_file()), None)
@@ -242,8 +248,9 @@ def _went_wrong(fault: TrainingError, out: Path, config: TrainConfig, data: Prep
     )
 
 
-def _too_little_memory(module: TrainingModule, datamodule: DataModule, device: torch.device) -> str:
+def _too_little_memory(module: TrainingModule, datamodule: DataModule, trainer: L.Trainer) -> str:
     """Name a batch size that fits, found by trying steps on the first images of the training split."""
+    device, processes = trainer.strategy.root_device, trainer.world_size
 
     def attempt(size: int) -> None:
         index, images, y = (part.to(device) for part in datamodule.train.__getitems__(range(size)))
@@ -251,6 +258,8 @@ def _too_little_memory(module: TrainingModule, datamodule: DataModule, device: t
             module.method(module.model, index, images.float() / 255, y).loss.backward()
         module.zero_grad(set_to_none=True)
 
+    if torch.distributed.is_initialized():  # the others end now, and no layer waits for them
+        torch.distributed.destroy_process_group()
     module.zero_grad(set_to_none=True)
     gc.collect()
     if device.type == "cuda":
@@ -258,9 +267,12 @@ def _too_little_memory(module: TrainingModule, datamodule: DataModule, device: t
     size = None
     with suppress(torch.OutOfMemoryError):
         module.to(device).train()
-        size = largest_batch(attempt, min(module.config.batch_size, len(datamodule.train)))
+        largest = min(module.config.batch_size, len(datamodule.train))
+        size = largest_batch(attempt, -(-largest // processes))
     if size is None:
-        return "the device has too little memory, even for a batch of 2; try a smaller --image-size or --model"
+        least = 2 * processes
+        return f"the device has too little memory, even for a batch of {least}; try a smaller --image-size or --model"
+    size *= processes
     return f"the device has too little memory for --batch-size {module.config.batch_size}; about {size} would fit"
 
 

@@ -78,6 +78,11 @@ class FaultWatch:
             raise TrainingError(LOSS if lost else EPS, step, self._rows.nonzero()[:, 0].tolist())
 
 
+def lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process of a distributed run is gone; gloo has no class for it."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
 def finite(module: nn.Module) -> bool:
     """Whether all weights and running statistics of a network are finite."""
     values = [

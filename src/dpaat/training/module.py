@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from typing import Any
 
@@ -15,12 +14,11 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dpaat.attacks import pgd
 from dpaat.config import TrainConfig
-from dpaat.data.augment import augment
-from dpaat.data.loading import Batch, key
+from dpaat.data.augment import Share, augment
+from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.methods import Method, Visit
@@ -123,12 +121,16 @@ class TrainingModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness (augmentation, dropout) by seed and batch, so that a resumed run repeats it."""
-        torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
+        torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, 0))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment, attack and learn; the method decides how."""
         index, images, y = batch
-        x = augment(images.float() / 255, self.config.augmentations)
+        processes, total = self.trainer.world_size, self._batch_size(batch_idx)
+        share = Share(total, self.global_rank, processes)
+        x = augment(images.float() / 255, self.config.augmentations, share=share)
+        if self.global_rank:  # whatever else is random is so in each process by itself
+            torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
         x = x.contiguous(memory_format=torch.channels_last)
         if self.config.awp:
             visit = perturbed_visit(self.method, self.model, index, x, y, gamma=self.config.awp)
@@ -137,17 +139,19 @@ class TrainingModule(L.LightningModule):
         correct = (visit.logits.argmax(1) == y).sum()
         self._train_sums += torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)])
         self._visit = visit
-        loss: Tensor = visit.loss
+        # Gradients are averaged over processes, whose shares differ by an image where they do not divide the batch.
+        loss: Tensor = visit.loss * (len(y) * processes / total)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Show the visit to the method's state, average the weights, look for faults; then the step may be saved."""
         assert self._visit is not None
         assert self._watch is not None
-        self.method.after_step(self._visit if self.trainer.world_size == 1 else _of_all_processes(self._visit))
-        eps = None if self.perturbation is None else self.perturbation.eps
-        self._watch.look(self.trainer.fit_loop.total_batch_idx, self._visit, eps)
+        visit = self._visit if self.trainer.world_size == 1 else self._of_all(self._visit, self._batch_size(batch_idx))
         self._visit = None
+        self.method.after_step(visit)
+        eps = None if self.perturbation is None else self.perturbation.eps
+        self._watch.look(self.trainer.fit_loop.total_batch_idx, visit, eps)
         if self.ema is not None:
             self.ema.update(self.model, step=self.global_step)
         if self.device.type == "cpu" or self.trainer.is_last_batch or (batch_idx + 1) % LOOK_EVERY == 0:
@@ -176,7 +180,42 @@ class TrainingModule(L.LightningModule):
 
     def _sums_of_all(self) -> Tensor:
         sums = self._train_sums
-        return sums if self.trainer.world_size == 1 else torch.stack(gather_all_tensors(sums)).sum(0)
+        return sums if self.trainer.world_size == 1 else self._gather(sums).sum(0)
+
+    def _gather(self, values: Tensor) -> Tensor:
+        gathered = self.all_gather(values)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    def _batch_size(self, batch_idx: int) -> int:
+        """Images of a training batch over all processes."""
+        assert self.trainer.train_dataloader is not None
+        sampler = self.trainer.train_dataloader.batch_sampler
+        assert isinstance(sampler, KeyedBatchSampler)
+        return sampler.sizes[batch_idx]
+
+    def _of_all(self, visit: Visit, total: int) -> Visit:
+        """Put together what all processes saw in this step: the visit of one process that has the whole batch.
+
+        Every process gets the same, bit for bit, and so comes to the same state, and to the same fault if there is one.
+
+        Args:
+            visit: of this process.
+            total: images of the batch over all processes.
+        """
+        columns = [visit.index, visit.loss.expand(len(visit.index)), visit.signal, visit.collect]
+        own = [column.detach().double()[:, None] for column in columns if column is not None]
+        rows = torch.cat([*own, visit.logits.double()], dim=1)
+        padding = -(-total // self.trainer.world_size) - len(rows)
+        # (processes, rows of each, columns); transposed, rows stand in the order of the batch and padding at its end.
+        gathered = self._gather(F.pad(rows, (0, 0, 0, padding)))
+        index, loss, *rest = gathered.transpose(0, 1).flatten(0, 1)[:total].unbind(1)
+        kept = iter(rest)
+        signal, collect = (
+            None if values is None else next(kept).to(values) for values in (visit.signal, visit.collect)
+        )
+        logits = torch.stack(list(kept), dim=1).to(visit.logits)
+        return Visit(loss.mean().to(visit.loss), logits, index.long(), signal, collect)
 
     # --- validation
 
@@ -260,14 +299,3 @@ class TrainingModule(L.LightningModule):
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _of_all_processes(visit: Visit) -> Visit:
-    """Put together what the processes of a distributed run saw in this step."""
-
-    def gather(values: Tensor | None) -> Tensor | None:
-        return None if values is None else torch.cat(gather_all_tensors(values.detach()))
-
-    index = gather(visit.index)
-    assert index is not None
-    return dataclasses.replace(visit, index=index, signal=gather(visit.signal), collect=gather(visit.collect))

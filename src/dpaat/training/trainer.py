@@ -15,11 +15,13 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData
+from dpaat.data.loading import batch_sizes
 from dpaat.errors import UserError, unknown
 from dpaat.methods import find_method
 from dpaat.radii import format_radius
@@ -108,9 +110,23 @@ def make_trainer(
         chosen |= {f"trainer.{name}": value for name, value in config.trainer.items()}
         listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
         raise UserError(f"Lightning refuses {listed or 'these options'}: {str(error).splitlines()[0]}") from None
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        raise UserError(f"strategy: {config.strategy} starts its processes in a way that loses the run; use ddp")
     cores = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+    starts_them = (
+        isinstance(launcher, _SubprocessScriptLauncher)
+        and not launcher.cluster_environment.creates_processes_externally
+    )
+    if starts_them and isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
         raise UserError(f"devices: {trainer.num_devices} processes are more than the {cores} cores of this machine")
+    smallest = min(batch_sizes(len(train_rows), config.batch_size))
+    processes = trainer.num_devices * trainer.num_nodes
+    if processes > 1 and smallest < 2 * processes:
+        raise UserError(
+            f"batch_size: a batch of {smallest} images leaves less than 2 to one of {processes} processes; "
+            "take a larger --batch-size or fewer processes"
+        )
     return trainer
 
 
