@@ -238,6 +238,9 @@ def measure(
             if not good:
                 failures.append({"case": case, "way": way, "found": found, "traceback": ending.raised[-1500:]})
                 print(f"{way} {case}: {found}", file=sys.stderr, flush=True)
+            if (number + 1) % 100 == 0:
+                passed = time.monotonic() - started
+                print(f"{way} {number + 1}/{total}, {passed:.0f} s", file=sys.stderr, flush=True)
     totals = {
         way: dict(sum((Counter(found) for found in each.values()), Counter())) for way, each in counts.items() if each
     }
