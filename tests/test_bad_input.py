@@ -143,6 +143,11 @@ def corrupt_config(folder: Path) -> tuple[str, ...]:
     return f"--config={folder / 'c.yaml'}", "config"
 
 
+def null_in_config(folder: Path) -> tuple[str, ...]:
+    (folder / "c.yaml").write_text("val_eps: null\n")
+    return f"--config={folder / 'c.yaml'}", "val_eps: needs a value"
+
+
 FILES = [
     missing_column,
     absent_image,
@@ -151,6 +156,7 @@ FILES = [
     malicious_weights,
     strange_config,
     corrupt_config,
+    null_in_config,
 ]
 
 

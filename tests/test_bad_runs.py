@@ -39,6 +39,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
     ("config.yaml", lambda run: (run / "config.yaml").write_text("")),
     ("colour", lambda run: (run / "config.yaml").write_text("colour: red\n")),
     ("image_size", lambda run: (run / "config.yaml").write_text("image_size: wide\n")),
+    ("config.yaml", lambda run: (run / "config.yaml").write_text("data: null\n")),
     ("config.yaml", lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00")),
     ("splits.csv", lambda run: (run / "splits.csv").write_text("id,split\n")),
     ("fingerprint", lambda run: edit(run, fingerprint="0" * 16)),

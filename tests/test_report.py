@@ -18,6 +18,7 @@ from dpaat.evaluation.metrics import verdict_metrics
 from dpaat.evaluation.results import Population, result_entry, save_result
 from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
+from dpaat.report.page import _names
 from report_makers import HAM, RADII, Page, add_analyses, make_run, masking, read_page
 
 QUESTIONS = [
@@ -269,3 +270,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
             write_report(runs, tmp_path / out, **options)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / out).exists()
+
+
+def test_the_common_end_of_names_is_left_out() -> None:
+    assert _names([Path("a/pgd-4-net-s0"), Path("a/dpaat-net-s0")]) == ["pgd-4", "dpaat"]
+    assert _names([Path("a/dpaat-s0"), Path("a/dpaat-s1")]) == ["dpaat-s0", "dpaat-s1"]
+    assert _names([Path("a/ham"), Path("a/big-ham")]) == ["ham", "big-ham"]
+    assert _names([Path("a/one-s0"), Path("b/one-s0")]) == ["a/one-s0", "b/one-s0"]
+    assert _names([Path("a/one-s0")]) == ["one-s0"]

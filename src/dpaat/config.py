@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from dpaat.errors import UserError, unknown
 from dpaat.radii import parse_radii, parse_radius
@@ -102,6 +102,12 @@ class TrainConfig:
     save_every: float = 10.0
     workers: int = 0
     trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Parsers of YAML let null through wherever it stands.
+        for name, hint in get_type_hints(TrainConfig).items():
+            if getattr(self, name) is None and type(None) not in get_args(hint):
+                raise UserError(f"{name}: needs a value, not null")
 
     @property
     def radius(self) -> float:

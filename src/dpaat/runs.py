@@ -178,7 +178,7 @@ def read_config(path: Path) -> TrainConfig:
         if not isinstance(values, dict):
             raise TypeError("no fields")
         return TrainConfig(**vars(parser.parse_object(values)))
-    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, ArgumentError) as error:
+    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, ArgumentError, UserError) as error:
         raise UserError(f"{path}: not a configuration ({' '.join(str(error).split())})") from None
 
 

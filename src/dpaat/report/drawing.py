@@ -114,12 +114,13 @@ def own_file(svg: str) -> str:
 
 
 def legend(axes: Axes) -> None:
-    """Put the legend above the axes, in as many columns as fit."""
-    longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=max(1, min(4, 60 // (longest + 5))),
+    """Put the legend above the axes, in as many columns as fit the whole drawing."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(
+        handles,
+        names,
+        loc="outside upper left",
+        ncols=max(1, min(4, 60 // (max(map(len, names)) + 5))),
         borderaxespad=0.2,
         handlelength=1.5,
         columnspacing=1.0,

@@ -88,5 +88,11 @@ def _uri(kind: str, text: str) -> str:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    short = [path.resolve().name for path in runs]
-    return short if len(set(short)) == len(short) else [str(path) for path in runs]
+    names = [path.resolve().name for path in runs]
+    if len(set(names)) < len(names):
+        return [str(path) for path in runs]
+    # The cells of a benchmark end alike, in network, data, fold and seed.
+    parts = [name.split("-") for name in names]
+    while len(names) > 1 and min(map(len, parts)) > 1 and len({each[-1] for each in parts}) == 1:
+        parts = [each[:-1] for each in parts]
+    return ["-".join(each) for each in parts]
