@@ -25,10 +25,20 @@ from kill_resume import differences
 
 ADDRESSES = {"dpaat-a": "10.211.55.1", "dpaat-b": "10.211.55.2"}
 CABLE = "dpaat-cable"
-TRAIN = (
-    "train --data synthetic:240 --image-size 32 --model test_resnet --stem original --steps 2 --val-steps 1 --val-eps 8/255"
-    " --epochs 3 --batch-size 24 --accelerator cpu --devices 2 --strategy ddp"
-).split()
+OPTIONS = {
+    "data": "synthetic:240",
+    "image-size": 32,
+    "model": "test_resnet",
+    "stem": "original",
+    "steps": 2,
+    "val-steps": 1,
+    "val-eps": "8/255",
+    "epochs": 3,
+    "batch-size": 24,
+    "accelerator": "cpu",
+    "strategy": "ddp",
+}
+TRAIN = ["train", *(f"--{name}={value}" for name, value in OPTIONS.items())]
 
 
 def ip(*words: str) -> None:
@@ -77,7 +87,7 @@ def main() -> int:
             for rank, machine in enumerate(ADDRESSES):
                 leader = ["--master-addr", next(iter(ADDRESSES.values())), "--master-port", "29511"]
                 place = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "2", *leader]
-                train = [*TRAIN, "--num-nodes", "2", "--out", str(two)]
+                train = [*TRAIN, "--num-nodes", "2", "--devices", "2", "--out", str(two)]
                 shares.append(launch(["ip", "netns", "exec", machine], place, train, folder))
             ends += [share.wait() for share in shares]
         found = ["a launcher failed"] if any(ends) else differences(one, two)
