@@ -14,6 +14,8 @@ from dpaat.training import build
 from dpaat.training.module import TrainingModule
 from dpaat.training.profile import profile
 from dpaat.training.stopwatch import PHASES, measure_memory
+from fast_agreement import share_moved_alike
+from profile_accuracy import standing_share
 
 TINY = {"data": "synthetic:120", "image_size": 32, "model": "test_resnet", "stem": "original", "batch_size": 8}
 
@@ -84,3 +86,18 @@ def test_command(tmp_path, capsys):
 def test_too_few_batches():
     with pytest.raises(UserError, match="batch_size"):
         profile(TrainConfig(**TINY | {"batch_size": 100}, accelerator="cpu"))
+
+
+def test_share_of_validation_images_that_are_attacked() -> None:
+    scores = {"val/accuracy": 0.8, "val/robust_accuracy@2/255": 0.4, "val/robust_accuracy@8/255": 0.1}
+    # All that are right are attacked at 2/255, those that then still stand at 8/255.
+    assert standing_share(scores, [2 / 255, 8 / 255]) == pytest.approx(0.6)
+    assert standing_share(scores, [2 / 255]) == 0.8
+
+
+def test_radii_that_moved_alike() -> None:
+    before = torch.tensor([1.0, 1.0, 1.0, 1.0])
+    one = torch.tensor([2.0, 0.5, 1.0, 2.0])
+    other = torch.tensor([3.0, 0.9, 1.0, 0.0])
+    assert share_moved_alike(before, one, other) == 0.75
+    assert share_moved_alike(before, one, before) == 0.25
