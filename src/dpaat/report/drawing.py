@@ -137,6 +137,6 @@ def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
     axes.set_xticks(shown, [format_radius(radius) for radius in shown])
 
 
-def short(name: str, length: int = 22) -> str:
+def short(name: str, length: int = 27) -> str:
     """A name that fits beside a drawing."""
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -148,7 +148,11 @@ def _differences(comparison: Comparison) -> list[Block]:
         document = compare_runs([run.path for run in comparison.runs.values()])
     except UserError as error:
         return [Heading(heading), Text(f"None are shown: {error}.", "note")]
-    names = {name: ", ".join(folders) for name, folders in document["recipes"].items()}
+    called = {run.path.resolve().name: name for name, run in comparison.runs.items()}
+    names = {
+        recipe: ", ".join(called.get(folder, folder) for folder in folders)
+        for recipe, folders in document["recipes"].items()
+    }
     about = comparison.population
     n = about.n * len(document["recipes"][document["reference"]])
     wanted = (about.data, about.split, n)
