@@ -11,6 +11,7 @@ from dpaat.errors import UserError
 from dpaat.methods import METHODS, Setting, build_method, complete_options, find_method
 from dpaat.methods.base import learn
 from dpaat.methods.dpaat import MIN_RAMP
+from method_makers import Network
 
 SIZE, CLASSES = 12, 3
 LABELS = torch.arange(SIZE) % CLASSES
@@ -270,7 +271,24 @@ def test_small_balls_get_few_attack_steps():
     index, x, y = batch()
     method.perturbation.eps[index] = torch.tensor([0.0, 1.0, 4.0, 5.0, 8.0, 8.0]) / 255
     method(model, index, x, y)
-    assert model.forwards == [3, 3, 3, 12]  # ceil(10 / 5 * eps / eps_max), at least 1; then both views of all
+    # ceil(10 / 5 * eps / eps_max); then both views of those that were attacked, and the only one of the first.
+    assert model.forwards == [2, 3, 3, 11]
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.5])
+@pytest.mark.parametrize("radii", [[0, 1, 0, 4, 8, 8], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 8]])
+def test_skipping_samples_of_size_zero_changes_nothing(radii, clean_weight):
+    index, x, y = batch()
+    visits = []
+    for graded in (0.0, 1.0):
+        # BatchNorm apart, which sees those images once instead of twice.
+        method, model = make("dpaat", {"graded": graded}, steps=1, clean_weight=clean_weight), Network().eval()
+        method.perturbation.eps[index] = torch.tensor(radii) / 255
+        visit = method(model, index, x, y)
+        visit.loss.backward()
+        visits.append([visit.loss, visit.logits, visit.signal, visit.collect, *(p.grad for p in model.parameters())])
+    for one, other in zip(*visits, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_global_scope_keeps_no_labels():

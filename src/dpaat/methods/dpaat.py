@@ -34,8 +34,8 @@ class DPAATOptions:
         warmup: visits that are collected only.
         loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
         momentum: weight of the old criterion when it is renewed, in [0, 1).
-        graded: above 0, a sample's attack takes ceil(graded * steps * eps_i / eps_max) steps, at least one, instead of
-            `steps`: no more than its own size needs.
+        graded: above 0, a sample's attack takes ceil(graded * steps * eps_i / eps_max) steps instead of `steps`: no
+            more than its own size needs. At size 0 it takes none, and the image goes through the network once.
     """
 
     scope: Literal["class", "global"] = "class"
@@ -103,16 +103,29 @@ class DPAAT(Method):
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, eps = self.setting, self.perturbation.eps[index]
+        setting, eps, attacked = self.setting, self.perturbation.eps[index], None
         if self.options.graded:
-            steps = (self.options.graded * setting.steps * eps / setting.eps).ceil().clamp(min=1).int()
-            x_adv, clean_at_start = pgd_graded(model, x, y, eps=eps, steps=steps, norm=setting.norm)
+            attacked = eps.nonzero()[:, 0]
+            x_adv, clean_at_start = self._attack_graded(model, x[attacked], y[attacked], eps[attacked])
         else:
             x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm)
-        loss, logits, clean = learn(model, x, x_adv, y, setting)
+        loss, logits, clean = learn(model, x, x_adv, y, setting, attacked)
         adversarial = logits.detach()
-        signal, collect = self.observe(adversarial, clean_at_start if clean is None else clean.detach(), y)
+        if clean is None:
+            clean = (
+                clean_at_start
+                if attacked is None
+                else adversarial.index_copy(0, attacked, clean_at_start.to(adversarial.dtype))
+            )
+        signal, collect = self.observe(adversarial, clean.detach(), y)
         return Visit(loss, adversarial, index, signal, collect)
+
+    def _attack_graded(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        setting = self.setting
+        if not len(x):
+            return x, x.new_empty(0, setting.num_classes)
+        steps = (self.options.graded * setting.steps * eps / setting.eps).ceil().int()
+        return pgd_graded(model, x, y, eps=eps, steps=steps, norm=setting.norm)
 
     def observe(self, adversarial: Tensor, clean: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the state is to see of logits `(B, K)`: the signal `(B,)`, and what to collect instead, if anything."""
