@@ -1,6 +1,6 @@
 """What PGD and a step of adversarial training cost, here and in six other libraries, side by side.
 
-    python benchmarks/peers/run.py [--pairs 7] [--device cpu] [--out FILE.json] [--plot FILE.svg]
+    python benchmarks/peers/run.py [--pairs 7] [--batch 64] [--device cpu] [--out FILE.json] [--plot FILE.svg]
 
 Needs an environment of its own, see benchmarks/README.md. One network (ResNet-18, original stem, 64 px, trained for a
 moment on synthetic images), the same images, batch, K, radius and device for all; every round times each library once,
@@ -32,7 +32,8 @@ from dpaat.models import build_model
 from dpaat.runs import provenance, write_json
 from step_cost import interleaved, ratio
 
-DATA, SIZE, BATCH, STEPS, EPS = "synthetic:1200", 64, 64, 10, 4 / 255
+DATA, SIZE, STEPS, EPS = "synthetic:1200", 64, 10, 4 / 255
+TRAINING_BATCH = 64
 IMAGES = 512
 """How many images robust accuracy is measured on."""
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -43,7 +44,7 @@ def train_briefly(model: nn.Module, images: Tensor, labels: Tensor, epochs: int)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(BATCH):
+        for rows in torch.randperm(len(images)).split(TRAINING_BATCH):
             cross_entropy(model(images[rows]), labels[rows]).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -132,7 +133,7 @@ def toolbox_trainer(model: nn.Module, classes: int, x: Tensor, y: Tensor) -> Cal
     return lambda: trainer.fit(images, targets)
 
 
-def measure(pairs: int, device: torch.device, layout: str, epochs: int) -> dict[str, Any]:
+def measure(pairs: int, batch: int, device: torch.device, layout: str, epochs: int) -> dict[str, Any]:
     """Time attacks and training steps."""
     torch.manual_seed(0)
     data = prepare(DATA, image_size=SIZE, progress=False)
@@ -145,7 +146,7 @@ def measure(pairs: int, device: torch.device, layout: str, epochs: int) -> dict[
     train_briefly(model, images, labels, epochs)
 
     attacks = make_attacks(model, classes=classes, shape=tuple(images.shape[1:]), eps=EPS, steps=STEPS)
-    x, y = images[:BATCH], labels[:BATCH]
+    x, y = images[:batch], labels[:batch]
     works: dict[str, Callable[[], object]] = {"floor": lambda: input_gradients(model, x, y)}
     works |= {name: partial(attack, x, y) for name, attack in attacks.items()}
     found = compare(works, pairs, device)
@@ -164,7 +165,7 @@ def robust_accuracy(model: nn.Module, attack: Attack, images: Tensor, labels: Te
     """Share of images still classified correctly; one outside ball or box counts as correct."""
     model.eval()
     standing = 0
-    for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+    for x, y in zip(images.split(TRAINING_BATCH), labels.split(TRAINING_BATCH), strict=True):
         x_adv = attack(x, y)
         inside = ((x_adv - x).abs() <= EPS + 1e-6) & (x_adv >= -1e-6) & (x_adv <= 1 + 1e-6)
         with torch.no_grad():
@@ -175,6 +176,7 @@ def robust_accuracy(model: nn.Module, attack: Attack, images: Tensor, labels: Te
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7, help="rounds")
+    parser.add_argument("--batch", type=int, default=64, help="images that are timed; fewer allow more rounds")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layout", nargs="+", choices=list(MEMORY_FORMATS), default=list(MEMORY_FORMATS))
     parser.add_argument("--epochs", type=int, default=4, help="of the network's training")
@@ -184,7 +186,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     results = []
     for layout in arguments.layout:
-        found = measure(arguments.pairs, torch.device(arguments.device), layout, arguments.epochs)
+        found = measure(arguments.pairs, arguments.batch, torch.device(arguments.device), layout, arguments.epochs)
         results.append(found)
         print(f"{layout}: clean accuracy {found['clean_accuracy']:.1%}")
         for kind in ("attack", "training_step"):
@@ -194,7 +196,7 @@ def main() -> None:
                 spread = f"{over['median']:.3f} ({over['min']:.3f} to {over['max']:.3f})"
                 robust = f"{row['robust_accuracy']:.1%}" if "robust_accuracy" in row else ""
                 print(f"    {name:42} {row['seconds']:8.3f}  {spread:30}  {robust}", flush=True)
-    setting = {"model": "resnet18", "image_size": SIZE, "batch": BATCH, "steps": STEPS, "eps": EPS}
+    setting = {"model": "resnet18", "image_size": SIZE, "batch": arguments.batch, "steps": STEPS, "eps": EPS}
     head = provenance(arguments.device) | {"command": " ".join(["python", *sys.argv]), "setting": setting}
     if arguments.out:
         write_json(arguments.out, head | {"results": results})
