@@ -37,6 +37,7 @@ from dpaat.runs import provenance, write_json
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
+from profile_accuracy import last_row
 
 PROCESSES = (1, 2, 4)
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "eps/mean")
@@ -233,8 +234,8 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _last_row(out: Path) -> dict[str, float]:
-    row = pd.read_csv(out / "metrics.csv").iloc[-1]
-    return {name: float(row[name]) for name in METRICS}
+    row = last_row(out / "metrics.csv")
+    return {name: row[name] for name in METRICS}
 
 
 if __name__ == "__main__":

@@ -454,6 +454,7 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("evaluate: suites: needs 'standard'", {"evaluate": {"suites": ["masking"]}}),
         ("evaluate: masking: 0", {"evaluate": {"masking": 0}}),
         ("evaluate", {"evaluate": {"max_samples": "few"}}),
+        ("evaluate: batch_size: needs a value", {"evaluate": {"batch_size": None}}),
         ("share images", {"evaluate": {"split": "val"}}),
         ("radius above 0", {"evaluate": {"eps": [0]}}),
         ("transfer", {"evaluate": {"attacks": ["transfer"]}}),

@@ -65,14 +65,13 @@ def _evaluate(given: Namespace) -> int:
     from dpaat.evaluation.run import resolve_device
     from dpaat.evaluation.subject import subject_of_run, subject_of_weights
     from dpaat.evaluation.suite import SUITE_ATTACKS
-    from dpaat.radii import parse_radii
 
     suites, attacks = _names(given.suite), _names(given.attack)
     plan = Plan(
         suites=suites,
         attacks=attacks,
         steps=parse_steps(given.steps, SUITE_ATTACKS if suites else attacks),
-        eps=None if given.eps is None else parse_radii(given.eps),
+        eps=_radii(given.eps),
         norm=given.norm,
         split=given.split,
         max_samples=given.max_samples,
@@ -112,6 +111,12 @@ def _names(text: str | None) -> list[str]:
     return [] if text is None else [name.strip() for name in text.split(",")]
 
 
+def _radii(text: str | None) -> list[float] | None:
+    from dpaat.radii import parse_radii
+
+    return None if text is None else parse_radii(text)
+
+
 def _predict(given: Namespace) -> int:
     from dpaat.evaluation import predict
 
@@ -123,7 +128,6 @@ def _predict(given: Namespace) -> int:
 
 def _explain(given: Namespace) -> int:
     from dpaat.interpret import MAPS, explain_run, explanation_tables
-    from dpaat.radii import parse_radii
 
     run = Path(given.run)
     document = explain_run(
@@ -133,7 +137,7 @@ def _explain(given: Namespace) -> int:
         device=given.device,
         maps=_names(given.maps) or list(MAPS),
         layer=given.layer,
-        eps=None if given.eps is None else parse_radii(given.eps),
+        eps=_radii(given.eps),
         steps=given.steps,
         split=given.split,
         max_samples=given.max_samples,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from dpaat.errors import UserError, unknown
 from dpaat.radii import parse_radii, parse_radius
+from dpaat.shapes import check_filled
 
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
@@ -104,10 +105,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Parsers of YAML let null through wherever it stands.
-        for name, hint in get_type_hints(TrainConfig).items():
-            if getattr(self, name) is None and type(None) not in get_args(hint):
-                raise UserError(f"{name}: needs a value, not null")
+        check_filled(self)
 
     @property
     def radius(self) -> float:

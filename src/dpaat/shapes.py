@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
+
+from dpaat.errors import UserError
 
 MAX_YAML_VALUES = 100_000
 """A hand-written file is far below; aliases of aliases unfold a few lines to billions."""
@@ -56,6 +58,17 @@ def load_json(text: str) -> Any:
         return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def check_filled(made: object) -> None:
+    """Refuse None in a field of a dataclass that does not allow it; parsers of YAML let null through everywhere.
+
+    Raises:
+        UserError: names the field.
+    """
+    for name, hint in get_type_hints(type(made)).items():
+        if getattr(made, name) is None and type(None) not in get_args(hint):
+            raise UserError(f"{name}: needs a value, not null")
 
 
 def _finite(text: str) -> float:

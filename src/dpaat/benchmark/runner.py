@@ -21,6 +21,7 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.plans import Plans, arguments_of
 from dpaat.errors import Interrupted
 from dpaat.runs import LAST
+from dpaat.training.keeping import own_signals
 
 if sys.platform != "win32":
     import fcntl
@@ -187,18 +188,14 @@ def _device(cell: CellRun) -> str:
 @contextmanager
 def _told_to_end() -> Iterator[None]:
     """Take SIGTERM, by which clusters end jobs, for an interruption."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted("told to end; the same command goes on from here", 128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with own_signals():
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import PRECISIONS, AttackSpec, Precision, attack_spec
 from dpaat.evaluation.subject import SPLITS
 from dpaat.radii import parse_radii
+from dpaat.shapes import check_filled
 
 SUITES = ("standard", "masking", "corruptions")
 DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
@@ -49,6 +50,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_filled(self)
         for kind, name, known in (
             ("norm", self.norm, NORMS),
             ("split", self.split, SPLITS),

@@ -112,11 +112,9 @@ class DPAAT(Method):
         loss, logits, clean = learn(model, x, x_adv, y, setting, attacked)
         adversarial = logits.detach()
         if clean is None:
-            clean = (
-                clean_at_start
-                if attacked is None
-                else adversarial.index_copy(0, attacked, clean_at_start.to(adversarial.dtype))
-            )
+            clean = clean_at_start
+            if attacked is not None:
+                clean = adversarial.index_copy(0, attacked, clean.to(adversarial.dtype))
         signal, collect = self.observe(adversarial, clean.detach(), y)
         return Visit(loss, adversarial, index, signal, collect)
 

@@ -141,7 +141,7 @@ class Keeper(Checkpoint):
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """Put the signal handlers back that a training run replaces."""
+    """Put the signal handlers back that are replaced within."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
