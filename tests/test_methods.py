@@ -110,7 +110,6 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"ramp": 0}, r"ramp must lie in \(0, 1\]"),
         ("dpaat", {"ramp": -1}, "ramp must lie"),
         ("dpaat", {"ramp": "nan"}, "ramp must lie"),
-        ("dpaat", {"graded": 1.5}, r"graded must lie in \[0, 1\]"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
         ("dpaat", {"warmup": 1.5}, "options.warmup: 1.5 is not a whole number"),
         ("dpaat", {"warmup": True}, "not a whole number"),
@@ -266,29 +265,57 @@ def test_samples_are_attacked_at_their_own_radius():
     assert torch.allclose((adversarial - x).abs().amax((1, 2, 3)), torch.linspace(0, 8 / 255, 6), atol=1e-6)
 
 
-def test_small_balls_get_few_attack_steps():
+def test_fast_attacks_in_turn_and_in_proportion_to_the_ball():
     method, model = make("dpaat-fast", steps=10, clean_weight=0.5), Counting()
-    index, x, y = batch()
-    method.perturbation.eps[index] = torch.tensor([0.0, 1.0, 4.0, 5.0, 8.0, 8.0]) / 255
-    method(model, index, x, y)
-    # ceil(10 / 5 * eps / eps_max); then both views of those that were attacked, and the only one of the first.
-    assert model.forwards == [2, 3, 3, 11]
+    index, x, y = torch.arange(SIZE), *batch(SIZE)[1:]
+    method.perturbation.eps.copy_(torch.tensor([0, 1, 4, 8, 8, 8, 0, 1, 4, 8, 8, 8]) / 255)
+    asked = []
+    for epoch in (0, 1):
+        method.begin_epoch(epoch)
+        model.forwards.clear()
+        method(model, index, x, y)
+        assert model.forwards.pop() == SIZE
+        asked.append(sum(model.forwards))
+    # Every sample once in the two epochs, ceil(10 * eps / eps_max) steps long.
+    assert sum(asked) == 2 * (0 + 2 + 5 + 10 + 10 + 10)
+    assert min(asked) > 0
 
 
-@pytest.mark.parametrize("clean_weight", [0.0, 0.5])
-@pytest.mark.parametrize("radii", [[0, 1, 0, 4, 8, 8], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 8]])
-def test_skipping_samples_of_size_zero_changes_nothing(radii, clean_weight):
+def test_fast_without_a_clean_share_is_dpaat_where_all_balls_are_the_largest():
     index, x, y = batch()
     visits = []
-    for graded in (0.0, 1.0):
-        # BatchNorm apart, which sees those images once instead of twice.
-        method, model = make("dpaat", {"graded": graded}, steps=1, clean_weight=clean_weight), Network().eval()
-        method.perturbation.eps[index] = torch.tensor(radii) / 255
+    for name in ("dpaat", "dpaat-fast"):
+        method, model = make(name, clean_weight=0.0), Network()
+        method.perturbation.eps.fill_(8 / 255)
         visit = method(model, index, x, y)
         visit.loss.backward()
-        visits.append([visit.loss, visit.logits, visit.signal, visit.collect, *(p.grad for p in model.parameters())])
+        method.after_step(visit)
+        gradients = [p.grad for p in model.parameters()]
+        visits.append([visit.loss, visit.logits, visit.signal, visit.collect, method.perturbation.loss, *gradients])
     for one, other in zip(*visits, strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.3, 0.5, 1.0])
+def test_fast_shows_the_clean_view_in_its_share_of_the_epochs(clean_weight):
+    method, index, turns = make("dpaat-fast", clean_weight=clean_weight), torch.arange(1000), []
+    for epoch in range(20):
+        method.begin_epoch(epoch)
+        turns.append(method.is_adversarial(index))
+    share = torch.stack(turns).double()
+    assert torch.all((share.mean(0) - (1 - clean_weight)).abs() <= 1 / 20)
+    assert torch.all((share.mean(1) - (1 - clean_weight)).abs() <= 3 / 1000)
+
+
+def test_fast_moves_only_the_state_of_what_it_attacks():
+    method, model = make("dpaat-fast", clean_weight=0.5), Network()
+    index, x, y = torch.arange(SIZE), *batch(SIZE)[1:]
+    method.begin_epoch(0)
+    turn = method.is_adversarial(index)
+    clean = F.cross_entropy(model.eval()(x), y, reduction="none").detach()
+    method.after_step(method(model.train(), index, x, y))
+    assert torch.equal(method.perturbation.visits > 0, turn)
+    assert torch.allclose(method.perturbation.loss[turn], clean[turn], atol=1e-5)
 
 
 def test_global_scope_keeps_no_labels():

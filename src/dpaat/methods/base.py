@@ -73,25 +73,20 @@ class Method(nn.Module, ABC):
 
 
 def learn(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, setting: Setting, attacked: Tensor | None = None
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Objective on adversarial images, mixed with the clean ones: (1 - w) * loss(x_adv) + w * loss(x).
 
     Both halves go through the network together, so that BatchNorm sees one distribution and the step is one
     forward and backward pass.
 
-    `attacked` numbers the samples of the batch that `x_adv` holds, if not all. The two views of the others are the same
-    image, which goes through the network once.
-
     Returns:
         The scalar objective, the adversarial logits `(B, K)`, and the clean ones or None where w = 0.
     """
     weight = setting.clean_weight
     if weight == 0:
-        logits = model(x_adv if attacked is None else x.index_copy(0, attacked, x_adv))
+        logits = model(x_adv)
         return setting.learn_loss(logits, y).mean(), logits, None
-    clean, adversarial = model(torch.cat([x, x_adv])).tensor_split([len(x)])
-    if attacked is not None:
-        adversarial = clean.index_copy(0, attacked, adversarial)
+    clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
     loss = (1 - weight) * setting.learn_loss(adversarial, y) + weight * setting.learn_loss(clean, y)
     return loss.mean(), adversarial, clean

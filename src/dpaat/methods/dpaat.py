@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd_graded, pgd_with_clean_logits
+from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.losses import cross_entropy, margin
 from dpaat.methods.base import Method, Setting, Visit, learn
 from dpaat.perturbation import AdaptivePerturbation
@@ -34,8 +34,6 @@ class DPAATOptions:
         warmup: visits that are collected only.
         loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
         momentum: weight of the old criterion when it is renewed, in [0, 1).
-        graded: above 0, a sample's attack takes ceil(graded * steps * eps_i / eps_max) steps instead of `steps`: no
-            more than its own size needs. At size 0 it takes none, and the image goes through the network once.
     """
 
     scope: Literal["class", "global"] = "class"
@@ -50,14 +48,6 @@ class DPAATOptions:
     warmup: int = 1
     loss_decay: float = 0.0
     momentum: float = 0.0
-    graded: float = 0.0
-
-
-@dataclass(frozen=True)
-class FastOptions(DPAATOptions):
-    """One or two attack steps with `steps` 10, by the size of the sample's ball."""
-
-    graded: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -80,8 +70,6 @@ class DPAAT(Method):
         super().__init__(setting)
         if not 0 < options.ramp <= 1:
             raise ValueError(f"ramp must lie in (0, 1], not {options.ramp}")
-        if not 0 <= options.graded <= 1:
-            raise ValueError(f"graded must lie in [0, 1], not {options.graded}")
         if not 0 <= options.floor <= 1:
             raise ValueError(f"floor must lie in [0, 1], not {options.floor}")
         self.options = options
@@ -92,7 +80,7 @@ class DPAAT(Method):
             num_classes=setting.num_classes,
             eps_min=options.floor * setting.eps,
             eps_init=max(options.eps_init, options.floor) * setting.eps,
-            increment=setting.eps / max(MIN_RAMP, options.ramp * setting.epochs),
+            increment=setting.eps / max(MIN_RAMP, options.ramp * self.visits()),
             statistic=options.statistic,
             update=options.update,
             schedule=options.schedule,
@@ -103,27 +91,16 @@ class DPAAT(Method):
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, eps, attacked = self.setting, self.perturbation.eps[index], None
-        if self.options.graded:
-            attacked = eps.nonzero()[:, 0]
-            x_adv, clean_at_start = self._attack_graded(model, x[attacked], y[attacked], eps[attacked])
-        else:
-            x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm)
-        loss, logits, clean = learn(model, x, x_adv, y, setting, attacked)
+        setting, eps = self.setting, self.perturbation.eps[index]
+        x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm)
+        loss, logits, clean = learn(model, x, x_adv, y, setting)
         adversarial = logits.detach()
-        if clean is None:
-            clean = clean_at_start
-            if attacked is not None:
-                clean = adversarial.index_copy(0, attacked, clean.to(adversarial.dtype))
-        signal, collect = self.observe(adversarial, clean.detach(), y)
+        signal, collect = self.observe(adversarial, clean_at_start if clean is None else clean.detach(), y)
         return Visit(loss, adversarial, index, signal, collect)
 
-    def _attack_graded(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        setting = self.setting
-        if not len(x):
-            return x, x.new_empty(0, setting.num_classes)
-        steps = (self.options.graded * setting.steps * eps / setting.eps).ceil().int()
-        return pgd_graded(model, x, y, eps=eps, steps=steps, norm=setting.norm)
+    def visits(self) -> float:
+        """How often the run visits a sample to attack it."""
+        return self.setting.epochs
 
     def observe(self, adversarial: Tensor, clean: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the state is to see of logits `(B, K)`: the signal `(B,)`, and what to collect instead, if anything."""

@@ -11,7 +11,8 @@ from dpaat.methods.base import Method
 from dpaat.methods.cat import CAT, CATOptions
 from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedRadius, UniformRadius
 from dpaat.methods.dart import DART, DARTOptions
-from dpaat.methods.dpaat import DPAAT, DPAATOptions, FastOptions, PaperOptions
+from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
+from dpaat.methods.dpaat_fast import DPAATFast
 from dpaat.methods.fast import FGSMRS, NFGSM, NFGSMOptions
 from dpaat.methods.fat import FAT, FATOptions
 from dpaat.methods.gairat import GAIRAT, GAIRATOptions
@@ -213,13 +214,13 @@ METHODS: dict[str, MethodInfo] = {
         ),
         MethodInfo(
             "dpaat-fast",
-            DPAAT,
-            "dpaat with one or two attack steps, by the sample's radius (for K = 10)",
-            "7 F",
+            DPAATFast,
+            "dpaat with one view of a sample a visit, and attack steps in proportion to its radius",
+            "at most (K + 3) F",
             adversarial=True,
             eps=LARGEST,
             clean_weight=0.5,
-            options=FastOptions,
+            options=DPAATOptions,
         ),
         MethodInfo(
             "dpaat-paper",

@@ -1,0 +1,73 @@
+"""DPAAT that attacks no sample more often, and no longer, than its own perturbation size needs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dpaat.attacks import pgd_graded
+from dpaat.methods.base import Setting, Visit
+from dpaat.methods.dpaat import DPAAT, DPAATOptions
+
+GOLDEN, UNIT = 2654435769, 2**32
+"""The golden ratio as a fraction of 2^32: its multiples, modulo 2^32, spread evenly, whichever samples meet."""
+
+
+class DPAATFast(DPAAT):
+    """`dpaat` at a fraction of its cost, from three savings.
+
+    - **One view a visit.** `dpaat` learns at every visit from a sample's clean and its adversarial view. Here a sample
+      shows them in turn, the clean one in the share `clean_weight` of the epochs: the objective is the same over the
+      epochs, half of the attacks fall away, and the pass to learn from has B views instead of 2B.
+    - **Steps in proportion to the ball.** An attack takes ceil(steps * eps_i / eps_max) steps of 2.5 eps_i / steps_i:
+      they are as long as those of the largest ball.
+    - **Size 0 is not attacked.**
+
+    A sample's state moves where it is attacked. The clean loss that is collected comes from the attack's first pass,
+    in eval mode.
+    """
+
+    def __init__(self, setting: Setting, options: DPAATOptions) -> None:
+        super().__init__(setting, options)
+        self._epoch = 0
+
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    @override
+    def visits(self) -> float:
+        return self.setting.epochs * (1 - self.setting.clean_weight)
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        setting, eps = self.setting, self.perturbation.eps[index]
+        attacked = (self.is_adversarial(index) & (eps > 0)).nonzero()[:, 0]
+        view, clean = x, None
+        if len(attacked):
+            steps = (setting.steps * eps[attacked] / setting.eps).ceil().int()
+            x_adv, clean = pgd_graded(
+                model, x[attacked], y[attacked], eps=eps[attacked], steps=steps, norm=setting.norm
+            )
+            view = x.index_copy(0, attacked, x_adv)
+        logits = model(view)
+        adversarial = logits.detach()
+        clean = adversarial if clean is None else adversarial.index_copy(0, attacked, clean.to(adversarial))
+        signal, collect = self.observe(adversarial, clean, y)
+        return Visit(setting.learn_loss(logits, y).mean(), adversarial, index, signal, collect)
+
+    def is_adversarial(self, index: Tensor) -> Tensor:
+        """Whether it is the turn of the adversarial view, bool `(B,)`, of the samples `(B,)` in this epoch.
+
+        Every sample has it in the share 1 - clean_weight of the epochs, and every epoch, to within rounding, for that
+        share of the samples.
+        """
+        share = round((1 - self.setting.clean_weight) * UNIT)
+        return (index * GOLDEN + self._epoch * share) % UNIT < share
+
+    @override
+    def after_step(self, visit: Visit) -> None:
+        assert visit.signal is not None
+        rows = self.is_adversarial(visit.index).nonzero()[:, 0]
+        collect = None if visit.collect is None else visit.collect[rows]
+        self.perturbation.update(visit.index[rows], visit.signal[rows], collect)
