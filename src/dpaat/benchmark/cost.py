@@ -15,7 +15,7 @@ from dpaat.methods import find_method
 
 VIEW_PASSES = 3
 """A forward and a backward pass on one more view of an image, or at perturbed weights."""
-_COST = re.compile(r"(?:\((\d+)K \+ (\d+)\)|(\d+)) F")
+_COST = re.compile(r"(?:\((\d*)K \+ (\d+)\)|(\d+)) F")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def step_passes(config: TrainConfig) -> int:
     match = _COST.fullmatch(cost)
     if match is None:
         raise ValueError(f"cost {cost!r} of method {config.method!r} is not of the form '(2K + 3) F' or '3 F'")
-    per_step, base, constant = (int(group or 0) for group in match.groups())
+    per_step, base, constant = (int("1" if group == "" else group or 0) for group in match.groups())
     views = 1 + bool(config.clean_weight)
     extra = VIEW_PASSES * (views - 1 + (views if config.awp else 0))
     return per_step * config.steps + base + constant + extra

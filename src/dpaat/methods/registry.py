@@ -216,7 +216,7 @@ METHODS: dict[str, MethodInfo] = {
             "dpaat-fast",
             DPAATFast,
             "dpaat with one view of a sample a visit, and attack steps in proportion to its radius",
-            "at most (K + 3) F",
+            "(K + 3) F",
             adversarial=True,
             eps=LARGEST,
             clean_weight=0.5,
