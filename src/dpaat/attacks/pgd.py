@@ -75,17 +75,22 @@ def pgd_graded(
 ) -> tuple[Tensor, Tensor]:
     """`pgd_with_clean_logits` with a number of steps per sample `(B,)`, at least 1: a small ball needs few.
 
-    Samples with the same number of steps are attacked together.
+    Samples that have had their steps leave the batch, which shrinks from step to step.
     """
-    x_adv = torch.empty_like(x)
-    clean = None
-    for count in steps.unique().tolist():
-        rows = (steps == count).nonzero()[:, 0]
-        x_adv[rows], logits = pgd_with_clean_logits(model, x[rows], y[rows], eps=eps[rows], steps=count, norm=norm)
-        clean = logits.new_empty(len(x), logits.shape[1]) if clean is None else clean
-        clean[rows] = logits
+    order = steps.argsort(descending=True, stable=True)
+    x, y, eps, steps = x.detach()[order], y[order], eps[order], steps[order]
+    left = (steps > torch.arange(int(steps[0]), device=steps.device)[:, None]).sum(1).tolist()
+    x_adv, clean = x.clone(), None
+    with evaluation_mode(model):
+        for count in left:
+            ball = make_ball(norm, x[:count], eps[:count])
+            gradient, logits = input_gradient(model, x_adv[:count], y[:count], cross_entropy)
+            alpha = ball.eps * per_sample(2.5 / steps[:count], ball.x)
+            x_adv[:count] = ball.project_(x_adv[:count] + alpha * ball.direction(gradient))
+            clean = logits if clean is None else clean
     assert clean is not None
-    return x_adv, clean
+    back = order.argsort()
+    return x_adv[back], clean[back]
 
 
 def _ascend(
