@@ -1,0 +1,135 @@
+"""How long a training with `dpaat-fast` takes, against one with `dpaat`.
+
+    python benchmarks/fast_time.py RUN_DPAAT RUN_FAST [--pairs 7] [--device cpu] [--out FILE.json]
+
+Each run folder gives a configuration and, epoch by epoch, the radii that its images had. A measurement takes one batch of
+every epoch through a training step at those radii: augmentation, attack, learning, optimizer, update of the state. The
+two are measured in turn. Validation, which is the same for both, is left out; the time of the whole runs, as their
+`timing.csv` says, stands beside the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from dpaat.data.augment import augment
+from dpaat.methods import Setting, build_method, find_method
+from dpaat.models import build_model
+from dpaat.radii import format_radius
+from dpaat.runs import Run, open_run, provenance, write_json
+from step_cost import interleaved, ratio
+
+
+def radii_of(run: Run) -> list[tuple[Tensor, Tensor]]:
+    """Radii of all training images `(N,)` and their classes `(N,)`, for every epoch."""
+    table = pd.read_parquet(run.path / "perturbation.parquet")
+    classes = sorted(table["class"].astype(str).unique())
+    epochs = []
+    for _, rows in table.sort_values(["epoch", "id"]).groupby("epoch"):
+        labels = rows["class"].astype(str).map(classes.index)
+        epochs.append((torch.tensor(rows["eps"].to_numpy()), torch.tensor(labels.to_numpy())))
+    return epochs
+
+
+def training(run: Run, device: torch.device) -> Callable[[], None]:
+    """A function that takes one batch of every epoch of the run through a training step."""
+    config, epochs = run.config, radii_of(run)
+    labels = epochs[0][1]
+    classes = int(labels.max()) + 1
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, num_classes=classes, image_size=config.image_size, stem=config.stem)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    setting = Setting(
+        labels.to(device),
+        classes,
+        config.epochs,
+        lambda logits, y: cross_entropy(logits, y, reduction="none"),
+        config.radius,
+        config.steps,
+        config.norm,
+        config.clean_weight,
+    )
+    method = build_method(find_method(config.method), setting, config.options).to(device)
+    images = torch.randint(0, 256, (len(labels), 3, config.image_size, config.image_size), dtype=torch.uint8)
+    half = config.precision == "bf16-mixed"
+
+    def pass_through() -> None:
+        generator = torch.Generator().manual_seed(0)
+        for epoch, (eps, _) in enumerate(epochs):
+            index = torch.randperm(len(labels), generator=generator)[: config.batch_size]
+            method.perturbation.eps[index] = eps[index].to(device)
+            method.begin_epoch(epoch)
+            x = images[index].to(device).float() / 255
+            x = augment(x, config.augmentations).contiguous(memory_format=torch.channels_last)
+            index, y = index.to(device), labels[index].to(device)
+            model.train()
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                visit = method(model, index, x, y)
+            visit.loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            method.after_step(visit)
+
+    return pass_through
+
+
+def seconds_of(run: Run) -> float:
+    """What the run took, all epochs with their validation."""
+    return float(pd.read_csv(run.path / "timing.csv")["seconds"].sum())
+
+
+def measure(dpaat: Run, fast: Run, pairs: int, device: torch.device) -> dict[str, Any]:
+    """Times of both, and their ratio."""
+    plain_times, fast_times = interleaved(pairs, device, training(dpaat, device), training(fast, device))
+    config = dpaat.config
+    return {
+        **provenance(str(device)),
+        "setting": {
+            "model": config.model,
+            "image_size": config.image_size,
+            "batch": config.batch_size,
+            "steps": config.steps,
+            "eps": format_radius(config.radius),
+            "epochs": config.epochs,
+            "threads": torch.get_num_threads(),
+        },
+        "pairs": pairs,
+        "seconds_a_step": {
+            "dpaat": statistics.median(plain_times) / config.epochs,
+            "dpaat-fast": statistics.median(fast_times) / config.epochs,
+        },
+        "fast_over_dpaat": ratio(fast_times, plain_times),
+        "whole_run_fast_over_dpaat": seconds_of(fast) / seconds_of(dpaat),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dpaat", type=Path, help="run folder")
+    parser.add_argument("fast", type=Path, help="run folder")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    result = measure(open_run(arguments.dpaat), open_run(arguments.fast), arguments.pairs, device)
+    found, seconds = result["fast_over_dpaat"], result["seconds_a_step"]
+    print(f"dpaat {seconds['dpaat']:.3f} s a step, dpaat-fast {seconds['dpaat-fast']:.3f} s")
+    print(f"ratio {found['median']:.3f} ({found['min']:.3f} to {found['max']:.3f})")
+    print(f"whole runs with validation: {result['whole_run_fast_over_dpaat']:.3f}")
+    if arguments.out:
+        write_json(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
