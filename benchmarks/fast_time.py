@@ -2,9 +2,9 @@
 
     python benchmarks/fast_time.py RUN_DPAAT RUN_FAST [--pairs 7] [--device cpu] [--out FILE.json]
 
-Each run folder gives a configuration and, epoch by epoch, the radii that its images had. A measurement takes one batch of
-every epoch through a training step at those radii: augmentation, attack, learning, optimizer, update of the state. The
-two are measured in turn. Validation, which is the same for both, is left out; the time of the whole runs, as their
+Each run folder gives a configuration and, epoch by epoch, the radii that its images had. A measurement takes one batch
+of every epoch through a training step at those radii: augmentation, attack, learning, optimizer, update of the state.
+The two are measured in turn. Validation, which is the same for both, is left out; the time of the whole runs, as their
 `timing.csv` says, stands beside the ratio.
 """
 

@@ -1,6 +1,7 @@
 """Attacks against a linear model, whose worst case inside a ball is known in closed form."""
 
 import math
+from importlib import import_module
 
 import pytest
 import torch
@@ -227,14 +228,26 @@ def test_zero_start_hands_back_the_clean_logits():
     assert torch.equal(logits, network.eval()(x).detach())
 
 
-def test_graded_steps_are_those_of_each_sample_alone():
+@pytest.mark.parametrize("granule", [1, 2, 16])
+def test_graded_steps_are_those_of_each_sample_alone(granule, monkeypatch):
+    monkeypatch.setattr(import_module("dpaat.attacks.pgd"), "GRANULE", granule)
     network, (x, y) = make_network(), image_batch(4)
-    eps, steps = torch.tensor([0.02, 0.1, 0.05, 0.1]), torch.tensor([1, 3, 2, 3])
+    eps, steps = torch.tensor([0.02, 0.1, 0.05, 0.1]), torch.tensor([1, 3, 0, 2])
     x_adv, logits = pgd_graded(network, x, y, eps=eps, steps=steps)
-    for i in range(4):
+    for i in (0, 1, 3):
         alone = pgd(network, x[i : i + 1], y[i : i + 1], eps=float(eps[i]), steps=int(steps[i]))
         torch.testing.assert_close(x_adv[i : i + 1], alone)
-    torch.testing.assert_close(logits, network.eval()(x).detach())
+    assert torch.equal(x_adv[2], x[2])
+    clean = network.eval()(x).detach()
+    clean[2] = torch.nan
+    torch.testing.assert_close(logits, clean, equal_nan=True)
+
+
+def test_graded_attack_of_nobody_asks_nothing():
+    x, y = image_batch(4)
+    x_adv, logits = pgd_graded(nn.Identity(), x, y, eps=torch.zeros(4), steps=torch.zeros(4, dtype=torch.int32))
+    assert torch.equal(x_adv, x)
+    assert logits is None
 
 
 def test_forward_passes_are_exactly_the_steps():

@@ -9,6 +9,9 @@ from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
 
+GRANULE = 16
+"""Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size."""
+
 
 def pgd(
     model: nn.Module,
@@ -72,25 +75,31 @@ def pgd_with_clean_logits(
 
 def pgd_graded(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: Tensor, steps: Tensor, norm: str = "linf"
-) -> tuple[Tensor, Tensor]:
-    """`pgd_with_clean_logits` with a number of steps per sample `(B,)`, at least 1: a small ball needs few.
+) -> tuple[Tensor, Tensor | None]:
+    """`pgd_with_clean_logits` with a number of steps per sample `(B,)`, 0 or more: a small ball needs few.
 
-    Samples that have had their steps leave the batch, which shrinks from step to step.
+    Samples that have had their steps leave the batch, which shrinks from step to step, by `GRANULE` samples at a time.
+
+    Returns:
+        Adversarial images `(B, C, H, W)`, and the clean logits `(B, K)` of those that take a step, NaN for the others;
+        None if there are none.
     """
     order = steps.argsort(descending=True, stable=True)
     x, y, eps, steps = x.detach()[order], y[order], eps[order], steps[order]
-    left = (steps > torch.arange(int(steps[0]), device=steps.device)[:, None]).sum(1).tolist()
+    moving = (steps > torch.arange(int(steps[0]), device=steps.device)[:, None]).sum(1).tolist()
     x_adv, clean = x.clone(), None
     with evaluation_mode(model):
-        for count in left:
+        for count in moving:
+            asked = min(-(-count // GRANULE) * GRANULE, len(x))
+            gradient, logits = input_gradient(model, x_adv[:asked], y[:asked], cross_entropy)
+            if clean is None:
+                clean = logits.new_full((len(x), logits.shape[1]), torch.nan)
+                clean[:count] = logits[:count]
             ball = make_ball(norm, x[:count], eps[:count])
-            gradient, logits = input_gradient(model, x_adv[:count], y[:count], cross_entropy)
             alpha = ball.eps * per_sample(2.5 / steps[:count], ball.x)
-            x_adv[:count] = ball.project_(x_adv[:count] + alpha * ball.direction(gradient))
-            clean = logits if clean is None else clean
-    assert clean is not None
+            x_adv[:count] = ball.project_(x_adv[:count] + alpha * ball.direction(gradient[:count]))
     back = order.argsort()
-    return x_adv[back], clean[back]
+    return x_adv[back], None if clean is None else clean[back]
 
 
 def _ascend(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -13,22 +16,36 @@ GOLDEN, UNIT = 2654435769, 2**32
 """The golden ratio as a fraction of 2^32: its multiples, modulo 2^32, spread evenly, whichever samples meet."""
 
 
+@dataclass(frozen=True)
+class FastOptions(DPAATOptions):
+    """The axes of `dpaat`, and one more.
+
+    Attributes:
+        graded: share of `steps` that an attack takes in the largest ball, in (0, 1]; in smaller ones in proportion.
+    """
+
+    graded: float = 0.5
+
+
 class DPAATFast(DPAAT):
     """`dpaat` at a fraction of its cost, from three savings.
 
     - **One view a visit.** `dpaat` learns at every visit from a sample's clean and its adversarial view. Here a sample
       shows them in turn, the clean one in the share `clean_weight` of the epochs: the objective is the same over the
       epochs, half of the attacks fall away, and the pass to learn from has B views instead of 2B.
-    - **Steps in proportion to the ball.** An attack takes ceil(steps * eps_i / eps_max) steps of 2.5 eps_i / steps_i:
-      they are as long as those of the largest ball.
+    - **Steps in proportion to the ball.** An attack takes ceil(graded * steps * eps_i / eps_max) steps of
+      2.5 eps_i / steps_i: about as long as those of the largest ball.
     - **Size 0 is not attacked.**
 
     A sample's state moves where it is attacked. The clean loss that is collected comes from the attack's first pass,
     in eval mode.
     """
 
-    def __init__(self, setting: Setting, options: DPAATOptions) -> None:
+    def __init__(self, setting: Setting, options: FastOptions) -> None:
+        if not 0 < options.graded <= 1:
+            raise ValueError(f"graded must lie in (0, 1], not {options.graded}")
         super().__init__(setting, options)
+        self._most = options.graded * setting.steps
         self._epoch = 0
 
     @override
@@ -42,17 +59,11 @@ class DPAATFast(DPAAT):
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
         setting, eps = self.setting, self.perturbation.eps[index]
-        attacked = (self.is_adversarial(index) & (eps > 0)).nonzero()[:, 0]
-        view, clean = x, None
-        if len(attacked):
-            steps = (setting.steps * eps[attacked] / setting.eps).ceil().int()
-            x_adv, clean = pgd_graded(
-                model, x[attacked], y[attacked], eps=eps[attacked], steps=steps, norm=setting.norm
-            )
-            view = x.index_copy(0, attacked, x_adv)
+        steps = (self._most * eps / setting.eps).ceil().int() * self.is_adversarial(index)
+        view, clean = pgd_graded(model, x, y, eps=eps, steps=steps, norm=setting.norm)
         logits = model(view)
         adversarial = logits.detach()
-        clean = adversarial if clean is None else adversarial.index_copy(0, attacked, clean.to(adversarial))
+        clean = adversarial if clean is None else torch.where(steps[:, None] > 0, clean.to(adversarial), adversarial)
         signal, collect = self.observe(adversarial, clean, y)
         return Visit(setting.learn_loss(logits, y).mean(), adversarial, index, signal, collect)
 

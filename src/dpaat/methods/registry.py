@@ -12,7 +12,7 @@ from dpaat.methods.cat import CAT, CATOptions
 from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedRadius, UniformRadius
 from dpaat.methods.dart import DART, DARTOptions
 from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
-from dpaat.methods.dpaat_fast import DPAATFast
+from dpaat.methods.dpaat_fast import DPAATFast, FastOptions
 from dpaat.methods.fast import FGSMRS, NFGSM, NFGSMOptions
 from dpaat.methods.fat import FAT, FATOptions
 from dpaat.methods.gairat import GAIRAT, GAIRATOptions
@@ -220,7 +220,7 @@ METHODS: dict[str, MethodInfo] = {
             adversarial=True,
             eps=LARGEST,
             clean_weight=0.5,
-            options=DPAATOptions,
+            options=FastOptions,
         ),
         MethodInfo(
             "dpaat-paper",
