@@ -4,7 +4,8 @@
 
 A folder of random JPEG files is prepared twice: the first time every file is read, decoded and kept in the cache, the
 second time only read, to see that nothing has changed. Then one epoch of batches is loaded from the cache, without
-training. All of it is linear in the number of images, but for what the operating system keeps of the files in memory.
+training. All of it is linear in the number of images, but for what the operating system keeps of the files in memory:
+within a control group that allows less than the cache has, batches are read from the disk.
 """
 
 from __future__ import annotations
@@ -47,6 +48,20 @@ def timed(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
     start, busy = time.perf_counter(), time.process_time()
     result = work()
     return result, {"seconds": time.perf_counter() - start, "processor": time.process_time() - busy}
+
+
+def memory_limit() -> int | None:
+    """Bytes that the control group of this process allows it, files that are kept in memory included; None for all."""
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        own = line.split(":", 2)[2].lstrip("/")
+        for limit in (
+            Path("/sys/fs/cgroup/memory", own, "memory.limit_in_bytes"),
+            Path("/sys/fs/cgroup", own, "memory.max"),
+        ):
+            if limit.exists() and limit.read_text().strip().isdigit() and int(limit.read_text()) < 2**60:
+                return int(limit.read_text())
+    return None
 
 
 def measure(samples: int, side: int, image_size: int, batch_size: int) -> dict[str, Any]:
@@ -94,7 +109,12 @@ def main() -> None:
             seconds = row[name]
             print(f"  {name:11} {seconds['seconds']:9.4f} s, processor {seconds['processor']:9.4f} s", flush=True)
     if given.out:
-        setting = {"side": given.side, "image_size": given.image_size, "batch": given.batch_size}
+        setting = {
+            "side": given.side,
+            "image_size": given.image_size,
+            "batch": given.batch_size,
+            "memory_limit": memory_limit(),
+        }
         head = provenance("cpu") | {"command": " ".join(["python", *sys.argv]), "setting": setting}
         write_json(given.out, head | {"results": rows})
 

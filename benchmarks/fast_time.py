@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dpaat.data.augment import augment
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import Setting, Visit, build_method, find_method
 from dpaat.models import build_model
+from dpaat.perturbation import AdaptivePerturbation
 from dpaat.radii import format_radius
 from dpaat.runs import Run, open_run, provenance, write_json
 from step_cost import interleaved, ratio
@@ -40,7 +41,7 @@ def radii_of(run: Run) -> list[tuple[Tensor, Tensor]]:
     return epochs
 
 
-def training(run: Run, device: torch.device) -> Callable[[], None]:
+def training(run: Run, device: torch.device) -> Callable[[], object]:
     """A function that takes one batch of every epoch of the run through a training step."""
     config, epochs = run.config, radii_of(run)
     labels = epochs[0][1]
@@ -57,9 +58,11 @@ def training(run: Run, device: torch.device) -> Callable[[], None]:
         config.radius,
         config.steps,
         config.norm,
-        config.clean_weight,
+        config.clean_weight or 0.0,
     )
     method = build_method(find_method(config.method), setting, config.options).to(device)
+    state = method.perturbation
+    assert isinstance(state, AdaptivePerturbation)
     images = torch.randint(0, 256, (len(labels), 3, config.image_size, config.image_size), dtype=torch.uint8)
     half = config.precision == "bf16-mixed"
 
@@ -67,14 +70,14 @@ def training(run: Run, device: torch.device) -> Callable[[], None]:
         generator = torch.Generator().manual_seed(0)
         for epoch, (eps, _) in enumerate(epochs):
             index = torch.randperm(len(labels), generator=generator)[: config.batch_size]
-            method.perturbation.eps[index] = eps[index].to(device)
+            state.eps[index] = eps[index].to(device)
             method.begin_epoch(epoch)
             x = images[index].to(device).float() / 255
             x = augment(x, config.augmentations).contiguous(memory_format=torch.channels_last)
             index, y = index.to(device), labels[index].to(device)
             model.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                visit = method(model, index, x, y)
+                visit: Visit = method(model, index, x, y)
             visit.loss.backward()
             optimizer.step()
             optimizer.zero_grad()
