@@ -3,9 +3,17 @@
 import pytest
 import torch
 
-from dpaat.attacks import pgd
-from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedRadius, UniformRadius, permute_within
+from dpaat.attacks import pgd, pgd_graded
+from dpaat.methods.controls import (
+    ClassMeanRadius,
+    MeanRadius,
+    PermutedFast,
+    PermutedRadius,
+    UniformRadius,
+    permute_within,
+)
 from dpaat.methods.dpaat import DPAAT, DPAATOptions
+from dpaat.methods.dpaat_fast import DPAATFast, FastOptions
 from method_makers import CLASSES, EPS, STEPS, Network, batch, close, cost, plain_loss, setting, step
 
 REASSIGNED = [MeanRadius, ClassMeanRadius, PermutedRadius]
@@ -83,6 +91,31 @@ def test_permuted_radii_are_those_of_the_partner():
     resumed = make(PermutedRadius)
     resumed.begin_epoch(7)
     assert tuple(resumed.partner.tolist()) == seen[-1], "what a resumed run draws"
+
+
+def test_permuted_radii_of_the_fast_recipe():
+    options, (index, x, y) = FastOptions(graded=1.0), batch()
+    made, ours = (method(setting(clean_weight=0.5), options) for method in (PermutedFast, DPAATFast))
+    epochs = []
+    for epoch in range(6):
+        visits = []
+        for method in (made, ours):
+            model = Network()
+            method.perturbation.eps.copy_(SIZES)
+            method.begin_epoch(epoch)
+            visits.append(method(model, index, x, y))
+            if method is made:
+                turn = made.is_adversarial(index)
+                assert close(radii_of(model, x) / EPS, (SIZES[made.partner] * turn / EPS).tolist(), 1e-4)
+        permuted, own = visits
+        rows = turn & (SIZES > 0)
+        assert torch.allclose(permuted.collect[rows], own.collect[rows], atol=1e-5), "clean losses, in eval mode"
+        judge = Network().eval()
+        steps = (STEPS * SIZES[rows] / EPS).ceil().int()
+        at_own, _ = pgd_graded(judge, x[rows], y[rows], eps=SIZES[rows], steps=steps)
+        assert torch.allclose(permuted.signal[rows], plain_loss(judge(at_own), y[rows]), atol=1e-5)
+        epochs.append(tuple(made.partner.tolist()))
+    assert len(set(epochs)) > 1
 
 
 def test_permutations_within_classes():

@@ -102,7 +102,7 @@ def test_best_checkpoint_is_that_of_the_highest_score(tiny_images, tmp_path):
 
 
 WITH_RADII = {"dpaat", "dpaat-fast", "dpaat-paper", "iaat", "cat", "mma", "ima", "ame", "amat"}
-WITH_RADII |= {"mean-radius", "class-mean-radius", "permuted-radius"}
+WITH_RADII |= {"mean-radius", "class-mean-radius", "permuted-radius", "permuted-radius-fast"}
 
 
 @pytest.mark.parametrize("imbalance", ["none", "weights", "sampler", "balanced-softmax"])

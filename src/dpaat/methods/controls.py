@@ -12,7 +12,8 @@ from dpaat.attacks import pgd, pgd_with_clean_logits
 from dpaat.methods.base import Method, Setting, Visit, learn
 from dpaat.methods.boundary import score
 from dpaat.methods.dpaat import DPAAT, DPAATOptions
-from dpaat.perturbation import mean
+from dpaat.methods.dpaat_fast import DPAATFast
+from dpaat.perturbation import AdaptivePerturbation, mean
 
 
 class UniformRadius(Method):
@@ -73,27 +74,46 @@ class ClassMeanRadius(Reassigned):
         return of_class[self.labels[index]]
 
 
-class PermutedRadius(Reassigned):
+class Permuted(nn.Module):
+    """Mixed into DPAAT: at the size of another sample of the class, drawn anew in every epoch."""
+
+    labels: Tensor
+    partner: Tensor
+    perturbation: AdaptivePerturbation
+
+    def __init__(self, setting: Setting, options: DPAATOptions) -> None:
+        super().__init__(setting, options)
+        self.register_buffer("labels", setting.labels, persistent=False)
+        self.register_buffer("partner", torch.arange(len(setting.labels)), persistent=False)
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)  # type: ignore[misc]
+        # Keyed by the epoch alone: the same in every process, and in a resumed run.
+        self.partner.copy_(permute_within(self.labels.cpu(), torch.Generator().manual_seed(epoch)))
+
+    def radii(self, index: Tensor) -> Tensor:
+        """Radii `(B,)` to learn at."""
+        return self.perturbation.eps[self.partner[index]]
+
+
+class PermutedRadius(Permuted, Reassigned):
     """Every sample at the size of another one of its class, drawn anew in every epoch.
 
     The distribution of the radii in each class is DPAAT's; which sample has which is chance.
     """
 
-    partner: Tensor
 
-    def __init__(self, setting: Setting, options: DPAATOptions) -> None:
-        super().__init__(setting, options)
-        self.register_buffer("partner", torch.arange(len(setting.labels)), persistent=False)
-        self.begin_epoch(0)
+class PermutedFast(Permuted, DPAATFast):
+    """`PermutedRadius` in the recipe of `dpaat-fast`: the same views in turn, the same steps for a radius."""
 
     @override
-    def begin_epoch(self, epoch: int) -> None:
-        # Keyed by the epoch alone: the same in every process, and in a resumed run.
-        self.partner.copy_(permute_within(self.labels.cpu(), torch.Generator().manual_seed(epoch)))
-
-    @override
-    def radii(self, index: Tensor) -> Tensor:
-        return self.perturbation.eps[self.partner[index]]
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        at_own, steps, clean = self.attack(model, index, x, y, self.perturbation.eps[index])
+        signal, collect = self.observe_view(score(model, at_own), steps, clean, y)
+        view, _, _ = self.attack(model, index, x, y, self.radii(index))
+        logits = model(view)
+        return Visit(self.setting.learn_loss(logits, y).mean(), logits.detach(), index, signal, collect)
 
 
 def permute_within(labels: Tensor, generator: torch.Generator) -> Tensor:

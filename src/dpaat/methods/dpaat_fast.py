@@ -58,14 +58,27 @@ class DPAATFast(DPAAT):
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, eps = self.setting, self.perturbation.eps[index]
+        view, steps, clean = self.attack(model, index, x, y, self.perturbation.eps[index])
+        logits = model(view)
+        signal, collect = self.observe_view(logits.detach(), steps, clean, y)
+        return Visit(self.setting.learn_loss(logits, y).mean(), logits.detach(), index, signal, collect)
+
+    def attack(
+        self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor, eps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The views to learn from, the steps `(B,)` that they took, and the clean logits of those that took any."""
+        setting = self.setting
         steps = (self._most * eps / setting.eps).ceil().int() * self.is_adversarial(index)
         view, clean = pgd_graded(model, x, y, eps=eps, steps=steps, norm=setting.norm)
-        logits = model(view)
-        adversarial = logits.detach()
-        clean = adversarial if clean is None else torch.where(steps[:, None] > 0, clean.to(adversarial), adversarial)
-        signal, collect = self.observe(adversarial, clean, y)
-        return Visit(setting.learn_loss(logits, y).mean(), adversarial, index, signal, collect)
+        return view, steps, clean
+
+    def observe_view(
+        self, logits: Tensor, steps: Tensor, clean: Tensor | None, y: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """`observe` where some views are clean: what `attack` found, and the logits `(B, K)` of the views."""
+        if clean is None:
+            return self.observe(logits, logits, y)
+        return self.observe(logits, torch.where(steps[:, None] > 0, clean.to(logits), logits), y)
 
     def is_adversarial(self, index: Tensor) -> Tensor:
         """Whether it is the turn of the adversarial view, bool `(B,)`, of the samples `(B,)` in this epoch.

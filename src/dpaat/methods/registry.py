@@ -9,7 +9,7 @@ from typing import Any
 from dpaat.methods.amat import AMAT, AMATOptions
 from dpaat.methods.base import Method
 from dpaat.methods.cat import CAT, CATOptions
-from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedRadius, UniformRadius
+from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedFast, PermutedRadius, UniformRadius
 from dpaat.methods.dart import DART, DARTOptions
 from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
 from dpaat.methods.dpaat_fast import DPAATFast, FastOptions
@@ -269,6 +269,16 @@ METHODS: dict[str, MethodInfo] = {
             eps=LARGEST,
             clean_weight=0.5,
             options=DPAATOptions,
+        ),
+        MethodInfo(
+            "permuted-radius-fast",
+            PermutedFast,
+            "control: dpaat-fast with its sizes permuted within the class",
+            "(2K + 4) F",
+            adversarial=True,
+            eps=LARGEST,
+            clean_weight=0.5,
+            options=FastOptions,
         ),
     )
 }
