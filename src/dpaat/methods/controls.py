@@ -88,6 +88,7 @@ class Permuted(nn.Module):
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
+        """Draw the partners of the epoch."""
         super().begin_epoch(epoch)  # type: ignore[misc]
         # Keyed by the epoch alone: the same in every process, and in a resumed run.
         self.partner.copy_(permute_within(self.labels.cpu(), torch.Generator().manual_seed(epoch)))
