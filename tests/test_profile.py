@@ -10,9 +10,10 @@ from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
 from dpaat.data.loading import DataModule
 from dpaat.errors import UserError
+from dpaat.methods import Setting, build_method, find_method
 from dpaat.training import build
 from dpaat.training.module import TrainingModule
-from dpaat.training.profile import profile
+from dpaat.training.profile import profile, spread_sizes
 from dpaat.training.stopwatch import PHASES, measure_memory
 from fast_agreement import share_moved_alike
 from profile_accuracy import standing_share
@@ -46,6 +47,15 @@ def test_standard_training_has_no_attack():
     found = profile(TrainConfig(**TINY, method="standard", accelerator="cpu"), batches=2)
     assert found["batch"]["phases"]["attack"] < 0.1 * found["batch"]["phases"]["forward"]
     assert 0.5 < found["over_floor"] < 4
+
+
+def test_sizes_are_spread_as_in_the_middle_of_a_run():
+    setting = Setting(torch.zeros(101, dtype=torch.long), 2, 10, lambda logits, y: logits[:, 0], 0.1, 3, "linf", 0.5)
+    for name in ("dpaat-fast", "pgd"):
+        method = build_method(find_method(name), setting, {})
+        spread_sizes(method)
+        if name == "dpaat-fast":
+            assert torch.allclose(method.perturbation.eps.sort().values, torch.linspace(0, 0.1, 101))
 
 
 def test_the_end_of_an_epoch_holds_its_scores(monkeypatch):

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
-from dpaat.methods import find_method
+from dpaat.methods import Method, find_method
 from dpaat.models import check_name
+from dpaat.perturbation import AdaptivePerturbation
 from dpaat.runs import provenance
 from dpaat.training import build, make_datamodule, prepare_data
 from dpaat.training.stopwatch import PHASES, Stopwatch
@@ -55,6 +56,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     if per_epoch <= WARMUP:
         raise UserError(f"batch_size: {per_epoch} batches an epoch are too few to measure; give a smaller one")
     module = build(config, data, from_checkpoint=False)
+    spread_sizes(module.method)
     watch = Stopwatch()
     limits = {"limit_train_batches": min(WARMUP + batches, per_epoch), "limit_val_batches": 1}
     short = dataclasses.replace(config, epochs=1, trainer=config.trainer | limits)
@@ -92,6 +94,14 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
         "epoch": parts | {"seconds": sum(parts.values())},
         "run": config.epochs * sum(parts.values()),
     }
+
+
+def spread_sizes(method: Method) -> None:
+    """Give the samples all perturbation sizes alike, as in the middle of a run: what an attack costs may hang on them."""
+    for state in method.modules():
+        if isinstance(state, AdaptivePerturbation):
+            order = torch.randperm(len(state.eps), generator=torch.Generator().manual_seed(0))
+            state.eps.copy_(torch.linspace(state.eps_min, state.eps_max, len(order))[order])
 
 
 def profile_table(found: dict[str, Any]) -> RenderableType:
