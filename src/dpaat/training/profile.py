@@ -97,7 +97,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
 
 
 def spread_sizes(method: Method) -> None:
-    """Give the samples all perturbation sizes alike, as in the middle of a run: what an attack costs may hang on them."""
+    """Give the samples all perturbation sizes alike, as in the middle of a run: an attack's cost may hang on them."""
     for state in method.modules():
         if isinstance(state, AdaptivePerturbation):
             order = torch.randperm(len(state.eps), generator=torch.Generator().manual_seed(0))
