@@ -2,9 +2,9 @@
 
     python benchmarks/profile_accuracy.py [--repeats 3] [--device cpu] [--out benchmarks/results/profile-cpu.json]
 
-Each configuration is profiled and then trained for one epoch, in turn, on synthetic images. Measured is what the run
-writes into its `timing.csv`: the epoch's training and validation, up to where its checkpoints are written. Predicted is
-the epoch as the profile prints it. What it cannot know is how many validation images still stand when they are
+Each configuration is profiled and then trained for one epoch, in turn. Measured is what the run writes into its
+`timing.csv`: the epoch's training and validation, up to where its checkpoints are written. Predicted is the epoch as the
+profile prints it. What it cannot know is how many validation images still stand when they are
 attacked; `told` is what it would have said, had it known. Exit code 1 where a median is further off than 15 %.
 """
 
@@ -18,7 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dpaat.benchmark.datasets import public_spec
 from dpaat.config import TrainConfig
+from dpaat.methods import find_method
 from dpaat.radii import format_radius
 from dpaat.runs import provenance, write_json
 from dpaat.training import train
@@ -51,7 +53,8 @@ def if_told(found: dict[str, Any], share: float, config: TrainConfig) -> float:
     passes, radii = found["passes"], len(config.val_radii)
     attack = radii * (config.val_steps * passes["input_gradient"] + passes["forward"])
     validation = found["epoch"]["validation"]
-    known = validation * (passes["forward"] + share * attack) / (passes["forward"] + STANDING * attack)
+    assumed = STANDING[find_method(config.method).adversarial]
+    known = validation * (passes["forward"] + share * attack) / (passes["forward"] + assumed * attack)
     return float(found["epoch"]["seconds"] - validation + known)
 
 
@@ -111,7 +114,10 @@ def main() -> None:
     print(f"furthest off: {worst:.1%}")
     if given.out:
         device = "cuda:0" if given.device == "gpu" else "cpu"
-        head = provenance(device) | {"command": " ".join(["python", *sys.argv]), "assumed_standing": STANDING}
+        head = provenance(device) | {
+            "command": " ".join(["python", *sys.argv]),
+            "setting": {"data": public_spec(given.data), "image_size": given.image_size, "batch": given.batch_size},
+        }
         write_json(given.out, head | {"furthest_off": worst, "configurations": rows})
     sys.exit(int(worst > TARGET))
 

@@ -25,8 +25,9 @@ from dpaat.training.trainer import check_options, make_trainer, quiet
 
 WARMUP = 3
 """Batches that are not counted: the first ones choose kernels and fill caches."""
-STANDING = 0.4
-"""Share of the validation images that are attacked at a radius, since only those still standing are; typical."""
+STANDING = {True: 0.5, False: 0.3}
+"""Share of the validation images that are attacked at a radius, since only those still standing are: typical of
+adversarial training, and of training without."""
 SAFETY = 0.8
 """Share of the free memory that a batch may fill."""
 
@@ -68,13 +69,15 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
 
     times = {phase: watch.times[phase][WARMUP:] for phase in PHASES}
     step = median(map(sum, zip(*times.values(), strict=True)))
-    steps = config.steps if find_method(config.method).adversarial else 0
+    adversarial = find_method(config.method).adversarial
+    steps = config.steps if adversarial else 0
     floor = steps * watch.passes["input_gradient"] + (1 + bool(config.clean_weight)) * watch.passes["training"]
     per_image = {name: value / config.batch_size for name, value in watch.passes.items()}
     attacked = config.val_steps * per_image["input_gradient"] + per_image["forward"]
+    attacks = STANDING[adversarial] * len(config.val_radii)
     parts = {
         "training": per_epoch * step,
-        "validation": len(datamodule.val) * (per_image["forward"] + STANDING * len(config.val_radii) * attacked),
+        "validation": len(datamodule.val) * (per_image["forward"] + attacks * attacked),
         "end": watch.epoch_end,
     }
     device = trainer.strategy.root_device
