@@ -3,9 +3,9 @@
     python benchmarks/profile_accuracy.py [--repeats 3] [--device cpu] [--out benchmarks/results/profile-cpu.json]
 
 Each configuration is profiled and then trained for one epoch, in turn. Measured is what the run writes into its
-`timing.csv`: the epoch's training and validation, up to where its checkpoints are written. Predicted is the epoch as the
-profile prints it. What it cannot know is how many validation images still stand when they are
-attacked; `told` is what it would have said, had it known. Exit code 1 where a median is further off than 15 %.
+`timing.csv`: the epoch's training and validation, up to where its checkpoints are written. Predicted is the epoch as
+the profile prints it. What it cannot know is how many validation images still stand when they are attacked; `told` is
+what it would have said, had it known. Exit code 1 where a median is further off than 15 %.
 """
 
 from __future__ import annotations
