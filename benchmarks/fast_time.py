@@ -23,29 +23,25 @@ from torch.nn.functional import cross_entropy
 
 from dpaat.attacks import pgd
 from dpaat.data.augment import augment
-from dpaat.methods import Setting, Visit, build_method, find_method
+from dpaat.methods import Setting, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.radii import format_radius
 from dpaat.runs import SPLITS, Run, open_run, provenance, write_json
-from step_cost import interleaved, ratio
+from step_cost import interleaved, ratio, take_step
 
 
-def radii_of(run: Run) -> list[tuple[Tensor, Tensor]]:
-    """Radii of all training images `(N,)` and their classes `(N,)`, for every epoch."""
+def radii_of(run: Run) -> tuple[list[Tensor], Tensor]:
+    """Radii of all training images `(N,)` in every epoch, and their classes `(N,)`."""
     table = pd.read_parquet(run.path / "perturbation.parquet")
-    classes = sorted(table["class"].astype(str).unique())
-    epochs = []
-    for _, rows in table.sort_values(["epoch", "id"]).groupby("epoch"):
-        labels = rows["class"].astype(str).map(classes.index)
-        epochs.append((torch.tensor(rows["eps"].to_numpy()), torch.tensor(labels.to_numpy())))
-    return epochs
+    epochs = [rows.sort_values("id") for _, rows in table.groupby("epoch")]
+    labels = pd.factorize(epochs[0]["class"].astype(str), sort=True)[0]
+    return [torch.tensor(rows["eps"].to_numpy()) for rows in epochs], torch.tensor(labels)
 
 
 def training(run: Run, device: torch.device) -> Callable[[], object]:
     """A function that takes one batch of every epoch of the run through a training step."""
-    config, epochs = run.config, radii_of(run)
-    labels = epochs[0][1]
+    config, (epochs, labels) = run.config, radii_of(run)
     classes = int(labels.max()) + 1
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_classes=classes, image_size=config.image_size, stem=config.stem)
@@ -69,20 +65,13 @@ def training(run: Run, device: torch.device) -> Callable[[], object]:
 
     def pass_through() -> None:
         generator = torch.Generator().manual_seed(0)
-        for epoch, (eps, _) in enumerate(epochs):
+        for epoch, eps in enumerate(epochs):
             index = torch.randperm(len(labels), generator=generator)[: config.batch_size]
             state.eps[index] = eps[index].to(device)
             method.begin_epoch(epoch)
             x = images[index].to(device).float() / 255
             x = augment(x, config.augmentations).contiguous(memory_format=torch.channels_last)
-            index, y = index.to(device), labels[index].to(device)
-            model.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                visit: Visit = method(model, index, x, y)
-            visit.loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            method.after_step(visit)
+            take_step(model, method, optimizer, (index.to(device), x, labels[index].to(device)), half=half)
 
     return pass_through
 

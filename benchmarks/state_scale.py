@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dpaat.methods import Setting, Visit, build_method, find_method
+from dpaat.methods import Setting, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.runs import provenance, write_json
-from step_cost import interleaved, ratio, seconds
+from step_cost import interleaved, ratio, seconds, take_step
 
 EPS, STEPS, SIZE, BATCH = 8 / 255, 10, 64, 128
 UPDATES, RENEWALS = 200, 5
@@ -113,12 +113,7 @@ def training_steps(samples: list[int], classes: int, device: torch.device) -> di
         def step() -> None:
             index = torch.randint(0, count, (BATCH,))
             y = labels[index].to(device)
-            model.train()
-            visit: Visit = method(model, index.to(device), x, y)
-            visit.loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            method.after_step(visit)
+            take_step(model, method, optimizer, (index.to(device), x, y))
 
         return step
 

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from dpaat.data.augment import augment
 from dpaat.data.loading import KeyedBatchSampler, SplitDataset
-from dpaat.methods import Setting, Visit, build_method, find_method
+from dpaat.methods import Method, Setting, Visit, build_method, find_method
 from dpaat.models import build_model
 from dpaat.runs import provenance
 
@@ -51,6 +51,26 @@ def ratio(above: list[float], below: list[float]) -> dict[str, float]:
     """Median, least and largest ratio of pairs."""
     ratios = sorted(a / b for a, b in zip(above, below, strict=True))
     return {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+
+
+def take_step(
+    model: nn.Module,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor, Tensor],
+    *,
+    half: bool = False,
+) -> Visit:
+    """One training step on numbers, images and labels, with the update of the method's state."""
+    index, x, y = batch
+    model.train()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        visit: Visit = method(model, index, x, y)
+    visit.loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    method.after_step(visit)
+    return visit
 
 
 class Cost:
@@ -97,13 +117,7 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
         method = build_method(info, setting, {}).to(device)
 
         def step() -> Visit:
-            model.train()
-            visit: Visit = method(model, index, x, y)
-            visit.loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            method.after_step(visit)
-            return visit
+            return take_step(model, method, optimizer, (index, x, y))
 
         step.method = method  # type: ignore[attr-defined]
         return step

@@ -77,13 +77,12 @@ class ClassMeanRadius(Reassigned):
 class Permuted(nn.Module):
     """Mixed into DPAAT: at the size of another sample of the class, drawn anew in every epoch."""
 
-    labels: Tensor
+    setting: Setting
     partner: Tensor
     perturbation: AdaptivePerturbation
 
     def __init__(self, setting: Setting, options: DPAATOptions) -> None:
         super().__init__(setting, options)
-        self.register_buffer("labels", setting.labels, persistent=False)
         self.register_buffer("partner", torch.arange(len(setting.labels)), persistent=False)
         self.begin_epoch(0)
 
@@ -91,7 +90,7 @@ class Permuted(nn.Module):
         """Draw the partners of the epoch."""
         super().begin_epoch(epoch)  # type: ignore[misc]
         # Keyed by the epoch alone: the same in every process, and in a resumed run.
-        self.partner.copy_(permute_within(self.labels.cpu(), torch.Generator().manual_seed(epoch)))
+        self.partner.copy_(permute_within(self.setting.labels.cpu(), torch.Generator().manual_seed(epoch)))
 
     def radii(self, index: Tensor) -> Tensor:
         """Radii `(B,)` to learn at."""
