@@ -37,7 +37,7 @@ from dpaat.runs import provenance, write_json
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
-from profile_accuracy import last_row
+from profile_accuracy import read_rows
 
 PROCESSES = (1, 2, 4)
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "eps/mean")
@@ -234,7 +234,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _last_row(out: Path) -> dict[str, float]:
-    row = last_row(out / "metrics.csv")
+    row = read_rows(out / "metrics.csv")[-1]
     return {name: row[name] for name in METRICS}
 
 

@@ -15,20 +15,18 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpaat.attacks import pgd
 from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
 from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
-from dpaat.evaluation.metrics import classification_metrics
 from dpaat.methods import Method, Visit
 from dpaat.methods.radii_state import SampleRadii
 from dpaat.models import Classifier
 from dpaat.perturbation import AdaptivePerturbation
-from dpaat.radii import format_radius
 from dpaat.training.awp import perturbed_visit
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
 from dpaat.training.keeping import Keeper
+from dpaat.training.validation import RobustOutputs, validation_scores
 
 LOOK_EVERY = 50
 """Steps between two looks at the device for what went wrong; each waits for it."""
@@ -58,8 +56,7 @@ class TrainingModule(L.LightningModule):
         # Every process makes the same updates; and int16, which holds the labels, cannot be broadcast.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
-        self._outputs: dict[float, list[Tensor]] = {}
-        self._labels: list[Tensor] = []
+        self._validation: RobustOutputs | None = None
         self._visit: Visit | None = None
         self._train_sums = torch.zeros(3, dtype=torch.float64)
         self._watch: FaultWatch | None = None
@@ -221,59 +218,38 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self._outputs = {radius: [] for radius in (0.0, *self.config.val_radii)}
-        self._labels = []
+        config = self.config
+        self._validation = RobustOutputs(
+            self.evaluated,
+            config.val_radii,
+            steps=config.val_steps,
+            norm=config.norm,
+            batch_size=config.batch_size,
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Attack at growing radii, only what still stands; a fallen image keeps the outputs with which it fell."""
+        """Look at a batch, clean and attacked."""
+        assert self._validation is not None
         _, images, y = batch
-        x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
-        model = self.evaluated
-        logits = model(x).float()
-        self._outputs[0.0].append(logits)
-        self._labels.append(y)
-        for radius in self.config.val_radii:
-            standing = (logits.argmax(1) == y).nonzero()[:, 0]
-            logits = logits.clone()
-            if len(standing):
-                x_adv = pgd(
-                    model, x[standing], y[standing], eps=radius, steps=self.config.val_steps, norm=self.config.norm
-                )
-                logits[standing] = model(x_adv).float()
-            self._outputs[radius].append(logits)
+        self._validation.add((images.float() / 255).contiguous(memory_format=torch.channels_last), y)
+        if batch_idx + 1 == self.trainer.num_val_batches[0]:
+            self._validation.finish()
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch and publish the score by which the best checkpoint is chosen."""
-        labels = torch.cat(self._labels).cpu()
-        scores: dict[str, float] = {}
-        balanced = []
-        for radius, outputs in self._outputs.items():
-            logits = torch.cat(outputs).double().cpu()
-            if not logits.isfinite().all():
-                raise UserError(
-                    f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
-                    "the epochs before are kept; try a smaller --lr"
-                )
-            metrics = classification_metrics(logits.softmax(1), labels, self.classes)
-            at = f"@{format_radius(radius)}" if radius else ""
-            robust = "robust_" if radius else ""
-            if not radius:
-                scores["val/loss"] = float(F.cross_entropy(logits, labels))
-                scores["val/auroc"] = _number(metrics["auroc"])
-            scores[f"val/{robust}accuracy{at}"] = metrics["accuracy"]
-            scores[f"val/{robust}balanced_accuracy{at}"] = metrics["balanced_accuracy"]
-            scores[f"val/{robust}map{at}"] = _number(metrics["map"])
-            balanced.append(metrics["balanced_accuracy"])
+        assert self._validation is not None
+        labels, outputs = self._validation.collect()
+        self._validation = None
+        if not all(logits.isfinite().all() for logits in outputs.values()):
+            raise UserError(
+                f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
+                "the epochs before are kept; try a smaller --lr"
+            )
         select = self.config.select
         if select == "auto":
             select = "robust-balanced-accuracy" if self.adversarial else "balanced-accuracy"
-        scores["val/score"] = {
-            "balanced-accuracy": balanced[0],
-            "robust-balanced-accuracy": sum(balanced) / len(balanced),
-            "auroc": scores["val/auroc"],
-        }[select]
-        self.epoch_scores = scores
-        self.log("val/score", scores["val/score"], sync_dist=False)
+        self.epoch_scores = validation_scores(labels, outputs, self.classes, select)
+        self.log("val/score", self.epoch_scores["val/score"], sync_dist=False)
 
     def perturbation_scores(self) -> dict[str, float]:
         """Where the sizes stand: quantiles, shares at both ends, means and criterion per class."""
@@ -295,7 +271,3 @@ class TrainingModule(L.LightningModule):
         names = self.classes if len(criterion) > 1 else ("all",)
         scores |= {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
         return scores
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

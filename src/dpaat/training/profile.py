@@ -25,7 +25,7 @@ from dpaat.training.trainer import check_options, make_trainer, quiet
 
 WARMUP = 3
 """Batches that are not counted: the first ones choose kernels and fill caches."""
-STANDING = {True: 0.5, False: 0.3}
+STANDING = {True: 0.5, False: 0.35}
 """Share of the validation images that are attacked at a radius, since only those still standing are: typical of
 adversarial training, and of training without."""
 SAFETY = 0.8

@@ -1,0 +1,114 @@
+"""Validation of an epoch: clean, and under attack at growing radii."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpaat.attacks import pgd
+from dpaat.evaluation.metrics import classification_metrics
+from dpaat.radii import format_radius
+
+
+class RobustOutputs:
+    """What a network says of images that are attacked at growing radii, as long as they stand.
+
+    Those that stand wait until there is a batch of them: in small batches, each of another size, a CPU takes a quarter
+    longer for an image. At most a batch waits at each radius.
+
+    Args:
+        model: maps images in [0, 1] to logits.
+        radii: ascending, in pixel units of a [0, 1] image.
+        steps: iterations of PGD at each radius.
+        norm: "linf" or "l2".
+        batch_size: images to attack at once.
+    """
+
+    def __init__(self, model: nn.Module, radii: Sequence[float], *, steps: int, norm: str, batch_size: int) -> None:
+        self.model, self.radii = model, radii
+        self.steps, self.norm, self.batch_size = steps, norm, batch_size
+        self._labels: list[Tensor] = []
+        self._clean: list[Tensor] = []
+        self._attacked: list[list[tuple[Tensor, Tensor]]] = [[] for _ in radii]
+        self._waiting: list[tuple[Tensor, ...] | None] = [None for _ in radii]
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Look at a batch of clean images `(B, C, H, W)` with labels `(B,)`, and attack those that make up batches."""
+        logits = self.model(x).float()
+        first = sum(map(len, self._labels))
+        self._labels.append(y)
+        self._clean.append(logits)
+        self._wait(0, logits.argmax(1) == y, x, y, torch.arange(first, first + len(y), device=y.device))
+
+    def finish(self) -> None:
+        """Attack those that still wait; to be called after the last batch."""
+        for level, waiting in enumerate(self._waiting):
+            if waiting is not None and len(waiting[0]):
+                self._attack(level, *waiting)
+
+    def collect(self) -> tuple[Tensor, dict[float, Tensor]]:
+        """Labels `(N,)`, and logits `(N, K)` at every radius from 0: a fallen image keeps those with which it fell."""
+        logits = torch.cat(self._clean)
+        found = {0.0: logits}
+        for radius, parts in zip(self.radii, self._attacked, strict=True):
+            logits = logits.clone()
+            for rows, attacked in parts:
+                logits[rows] = attacked
+            found[radius] = logits
+        return torch.cat(self._labels), found
+
+    def _wait(self, level: int, stands: Tensor, *arrivals: Tensor) -> None:
+        if level == len(self.radii):
+            return
+        arrived = tuple(column[stands] for column in arrivals)
+        waiting = self._waiting[level]
+        columns = arrived if waiting is None else tuple(map(torch.cat, zip(waiting, arrived, strict=True)))
+        full = len(columns[0]) - len(columns[0]) % self.batch_size
+        self._waiting[level] = tuple(column[full:] for column in columns)
+        for start in range(0, full, self.batch_size):
+            self._attack(level, *(column[start : start + self.batch_size] for column in columns))
+
+    def _attack(self, level: int, x: Tensor, y: Tensor, rows: Tensor) -> None:
+        x_adv = pgd(self.model, x, y, eps=self.radii[level], steps=self.steps, norm=self.norm)
+        logits = self.model(x_adv).float()
+        self._attacked[level].append((rows, logits))
+        self._wait(level + 1, logits.argmax(1) == y, x, y, rows)
+
+
+def validation_scores(
+    labels: Tensor, outputs: Mapping[float, Tensor], classes: Sequence[str], select: str
+) -> dict[str, float]:
+    """Scores of an epoch, and "val/score", the one by which the best is chosen.
+
+    Args:
+        labels: `(N,)`.
+        outputs: radius to logits `(N, K)`, from radius 0.
+        classes: names of the K classes.
+        select: "balanced-accuracy", "robust-balanced-accuracy" (mean over all radii) or "auroc".
+    """
+    labels, scores, balanced = labels.cpu(), {}, []
+    for radius, output in outputs.items():
+        logits = output.double().cpu()
+        metrics = classification_metrics(logits.softmax(1), labels, classes)
+        at = f"@{format_radius(radius)}" if radius else ""
+        robust = "robust_" if radius else ""
+        if not radius:
+            scores["val/loss"] = float(F.cross_entropy(logits, labels))
+            scores["val/auroc"] = _number(metrics["auroc"])
+        scores[f"val/{robust}accuracy{at}"] = metrics["accuracy"]
+        scores[f"val/{robust}balanced_accuracy{at}"] = metrics["balanced_accuracy"]
+        scores[f"val/{robust}map{at}"] = _number(metrics["map"])
+        balanced.append(metrics["balanced_accuracy"])
+    scores["val/score"] = {
+        "balanced-accuracy": balanced[0],
+        "robust-balanced-accuracy": sum(balanced) / len(balanced),
+        "auroc": scores["val/auroc"],
+    }[select]
+    return scores
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
