@@ -86,13 +86,24 @@ def test_perturbation_log_has_a_row_per_training_sample_and_epoch(tiny_run):
     assert set(state["method.perturbation.visits"].tolist()) == {2}
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(tiny_images, tmp_path):
+    config = tiny_config(tiny_images, method="standard", epochs=5, lr=0.3, val_eps="8/255", select="last")
+    run = train(config, tmp_path / "run", stop_after=3)
+    assert checkpoint(run, "best")["epoch"] == 2
+    train(config, run, resume=True)
+    scores = metrics(run)["val/score"]
+    assert scores.idxmax() < 4
+    assert checkpoint(run, "best")["epoch"] == 4
+    assert json.loads((run / "run.json").read_text())["kept_score"] == pytest.approx(scores[4])
+
+
 def test_best_checkpoint_is_that_of_the_highest_score(tiny_images, tmp_path):
     run = train(tiny_config(tiny_images, method="standard", epochs=5, lr=0.3, val_eps="8/255"), tmp_path / "run")
     scores = metrics(run)["val/score"]
     best = checkpoint(run, "best")
     assert scores.nunique() > 1
     assert best["epoch"] == scores.idxmax()
-    assert json.loads((run / "run.json").read_text())["best_score"] == pytest.approx(scores.max())
+    assert json.loads((run / "run.json").read_text())["kept_score"] == pytest.approx(scores.max())
     assert checkpoint(run)["epoch"] == 4
     weights = open_run(run).load_model().state_dict()
     assert all(torch.equal(value, best["state_dict"][f"model.{name}"]) for name, value in weights.items())

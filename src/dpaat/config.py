@@ -53,7 +53,8 @@ class TrainConfig:
         val_eps: radii of the robust validation scores, comma-separated; 0 for none.
         val_steps: iterations of the validation attack.
         select: score that picks the best epoch; auto takes clean balanced accuracy for standard training, else the
-            mean balanced accuracy over radius 0 and val_eps.
+            mean balanced accuracy over radius 0 and val_eps. last takes the last epoch: with few validation images of
+            the rarest class the best score is a matter of luck.
         seed: of weights, batch order, augmentation and splits.
         precision: Lightning's name, such as 32-true, bf16-mixed.
         accelerator: cpu, gpu, auto.
@@ -93,7 +94,7 @@ class TrainConfig:
     ema_decay: float = 0.0
     val_eps: str = "1/255,2/255,4/255,8/255"
     val_steps: int = 10
-    select: Literal["auto", "balanced-accuracy", "robust-balanced-accuracy", "auroc"] = "auto"
+    select: Literal["auto", "balanced-accuracy", "robust-balanced-accuracy", "auroc", "last"] = "auto"
     seed: int = 0
     precision: str = "32-true"
     accelerator: str = "auto"

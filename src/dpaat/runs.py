@@ -60,7 +60,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint with the best validation score."""
+        """The checkpoint of the epoch that is kept, as `select` says."""
         return self.path / BEST
 
     @property

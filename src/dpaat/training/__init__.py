@@ -153,12 +153,12 @@ def train(
         finished = trainer.current_epoch >= config.epochs
         best = trainer.checkpoint_callbacks[0]
         assert isinstance(best, ModelCheckpoint)
-        score = best.best_model_score
+        score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
         warning = overfitted(out, attacked_radius(config), len(data.classes))
         info |= {
             "status": "finished" if finished else "stopped",
             "epochs_done": trainer.current_epoch,
-            "best_score": float(score) if score is not None and math.isfinite(score) else None,
+            "kept_score": float(score) if score is not None and math.isfinite(score) else None,
             "device": provenance(str(trainer.strategy.root_device))["device"],
         }
         info |= {"warnings": [warning]} if warning else {}
@@ -328,10 +328,11 @@ def _headline(config: TrainConfig, data: PreparedData, module: TrainingModule) -
 
 
 def _closing(out: Path, config: TrainConfig, info: dict[str, Any], seconds: float) -> str:
-    score = info["best_score"]
-    best = f", best validation score {score:.1%}" if score is not None else ""
+    score = info["kept_score"]
+    name = "last" if config.select == "last" else "best"
+    kept = f", {name} validation score {score:.1%}" if score is not None else ""
     state = "finished" if info["status"] == "finished" else f"stopped after epoch {info['epochs_done']}/{config.epochs}"
-    return f"{state} in {seconds:.0f} s{best}; run folder: {out}"
+    return f"{state} in {seconds:.0f} s{kept}; run folder: {out}"
 
 
 def _say(console: Console | None, text: str) -> None:

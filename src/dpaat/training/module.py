@@ -246,10 +246,12 @@ class TrainingModule(L.LightningModule):
                 "the epochs before are kept; try a smaller --lr"
             )
         select = self.config.select
-        if select == "auto":
+        if select in ("auto", "last"):
             select = "robust-balanced-accuracy" if self.adversarial else "balanced-accuracy"
         self.epoch_scores = validation_scores(labels, outputs, self.classes, select)
-        self.log("val/score", self.epoch_scores["val/score"], sync_dist=False)
+        # The checkpoint with the largest logged value is kept: where it is to be the last, its number serves.
+        last = self.config.select == "last"
+        self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], sync_dist=False)
 
     def perturbation_scores(self) -> dict[str, float]:
         """Where the sizes stand: quantiles, shares at both ends, means and criterion per class."""
