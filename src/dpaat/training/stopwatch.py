@@ -20,6 +20,8 @@ from dpaat.methods import Visit
 from dpaat.training.module import TrainingModule
 
 PHASES = ("loading", "augmentation", "attack", "forward", "backward", "optimizer", "state")
+LEAST_SECONDS = 0.5
+"""How long a pass is timed at least: a small network's must outlast a moment in which others use the machine."""
 
 
 class Stopwatch(L.Callback):
@@ -114,7 +116,10 @@ class Stopwatch(L.Callback):
 
 
 def time_passes(model: nn.Module, batch: Batch, repeats: int = 5) -> dict[str, float]:
-    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images."""
+    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images.
+
+    Each is repeated at least `repeats` times, and for `LEAST_SECONDS`.
+    """
     _, images, y = batch
     x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
@@ -179,8 +184,8 @@ def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
 
 def _seconds(work: Callable[[], object], repeats: int) -> float:
     work()
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < repeats or sum(times) < LEAST_SECONDS:
         start = _now()
         work()
         times.append(_now() - start)
