@@ -32,7 +32,8 @@ from dpaat.data import PreparedData
 from dpaat.evaluation.attacking import CLEAN, Attacker, Precision, attack_spec
 from dpaat.radii import parse_radius
 from dpaat.runs import LAST, Run, open_run, provenance, write_json
-from dpaat.training import build, make_datamodule, train
+from dpaat.training import train
+from dpaat.training.setup import build, make_datamodule
 from dpaat.training.trainer import make_trainer, quiet
 
 PATHS = {"plain": ("32", False), "float32, channels last": ("32", True), "fast": ("bf16", True)}

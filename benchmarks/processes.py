@@ -160,12 +160,12 @@ def check_double(run: Run, norm: Callable[[Classifier], None]) -> dict[str, floa
         norm(model)
         return model
 
-    dpaat.training.build_model = build  # type: ignore[attr-defined]
+    dpaat.training.setup.build_model = build  # type: ignore[attr-defined]
     try:
         changes: dict[str, Any] = {"precision": "64-true", "options": GRADUAL, "stop_after": 1}
         outs = {w: run(f"{norm.__name__}-{w}", w, **changes) for w in PROCESSES}
     finally:
-        dpaat.training.build_model = build_model  # type: ignore[attr-defined]
+        dpaat.training.setup.build_model = build_model  # type: ignore[attr-defined]
     eps = {w: states(out)[0]["perturbation.eps"].double() for w, out in outs.items()}
     return {f"{w} processes": float((eps[w] - eps[1]).abs().max()) for w in PROCESSES[1:]}
 

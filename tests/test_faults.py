@@ -109,7 +109,7 @@ def test_class_absent_from_the_training_split(tiny_images, tmp_path):
 
 
 def test_out_of_memory_names_a_batch_size_that_fits(tiny_images, tmp_path, monkeypatch):
-    genuine = dpaat.training.build_method
+    genuine = dpaat.training.setup.build_method
 
     def hungry(*arguments):
         method = genuine(*arguments)
@@ -123,7 +123,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(tiny_images, tmp_path, monke
         method.forward = limited
         return method
 
-    monkeypatch.setattr(dpaat.training, "build_method", hungry)
+    monkeypatch.setattr(dpaat.training.setup, "build_method", hungry)
     with pytest.raises(UserError, match="too little memory for --batch-size 16; about 4 would fit"):
         train(tiny_config(tiny_images), tmp_path / "run")
 

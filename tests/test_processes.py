@@ -47,7 +47,7 @@ def use(monkeypatch: pytest.MonkeyPatch, norm: Callable[[int], nn.Module]) -> No
         layers = [nn.Conv2d(3, 6, 5, stride=3), norm(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
         return Classifier(nn.Sequential(*layers, nn.Linear(24, num_classes)), torch.zeros(3), torch.ones(3))
 
-    monkeypatch.setattr(dpaat.training, "build_model", build)
+    monkeypatch.setattr(dpaat.training.setup, "build_model", build)
 
 
 @pytest.fixture(autouse=True)

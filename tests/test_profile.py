@@ -11,9 +11,9 @@ from dpaat.data import prepare
 from dpaat.data.loading import DataModule
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
-from dpaat.training import build
 from dpaat.training.module import TrainingModule
 from dpaat.training.profile import profile, spread_sizes
+from dpaat.training.setup import build
 from dpaat.training.stopwatch import PHASES, measure_memory
 from fast_agreement import share_moved_alike
 from profile_accuracy import standing_share
@@ -44,7 +44,7 @@ def test_a_run_is_its_epochs(found):
 
 
 def test_standard_training_has_no_attack():
-    found = profile(TrainConfig(**TINY, method="standard", accelerator="cpu"), batches=2)
+    found = profile(TrainConfig(**TINY, method="standard", accelerator="cpu"), batches=6)
     assert found["batch"]["phases"]["attack"] < 0.1 * found["batch"]["phases"]["forward"]
     assert 0.5 < found["over_floor"] < 4
 

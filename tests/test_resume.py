@@ -33,7 +33,7 @@ def with_dropout(*arguments, **options):
 def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny_images, tmp_path, monkeypatch, changes):
     changes = dict(changes)
     if changes.pop("dropout", False):
-        monkeypatch.setattr(dpaat.training, "build_model", with_dropout)
+        monkeypatch.setattr(dpaat.training.setup, "build_model", with_dropout)
     config = tiny_config(tiny_images, epochs=3, **changes)
     whole = train(config, tmp_path / "whole")
     torch.manual_seed(99)  # a new process starts with other random numbers

@@ -19,7 +19,7 @@ from dpaat.methods import Method, find_method
 from dpaat.models import check_name
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.runs import provenance
-from dpaat.training import build, make_datamodule, prepare_data
+from dpaat.training.setup import build, make_datamodule, prepare_data
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet
 
