@@ -69,7 +69,7 @@ class Run:
         return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
 
     def load_model(self, device: str = "cpu") -> nn.Module:
-        """Build the network and load the best weights; no code from the file is run.
+        """Build the network and load the weights that were kept; no code from the file is run.
 
         Returns:
             A module in eval mode that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
