@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import dpaat
 from dpaat.attacks import find_attack
 from dpaat.data.table import tasks_of
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import CLEAN, Attacker
 from dpaat.evaluation.clinic import clinical_analyses
 from dpaat.evaluation.corruption_suite import run_corruptions
-from dpaat.evaluation.journal import Journal
 from dpaat.evaluation.masking import run_masking, summary
-from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.plan import Plan, stratified_draw
-from dpaat.evaluation.results import (
-    EVALUATION_FILE,
-    Document,
-    Population,
-    constant_entry,
-    prediction_rows,
-    read_evaluation,
-    result_entry,
-    save_result,
-)
+from dpaat.evaluation.results import EVALUATION_FILE, Document, read_evaluation
 from dpaat.evaluation.schema import damage_in_analyses
-from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject, subject_of_run
-from dpaat.evaluation.suite import Curve, Result, run_attacks, run_standard
-
-PARTIAL = "evaluation.partial"
+from dpaat.evaluation.suite import Curve, run_attacks, run_standard
+from dpaat.evaluation.writer import Writer
 
 
 def evaluate_run(
@@ -106,7 +87,7 @@ def evaluate(
     rows = subject.rows(plan.split)
     if plan.max_samples is not None:
         rows = rows[stratified_draw(subject.view(subject.data, rows)[1], plan.max_samples, seed=plan.seed)]
-    writer = _Writer(subject, plan, rows, source)
+    writer = Writer(subject, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
         if not plan.suites:
             for result in run_attacks(attacker, plan.specs, plan.radii, subject.classes):
@@ -132,7 +113,7 @@ def evaluate(
     return writer.document
 
 
-def _standard(writer: _Writer, attacker: Attacker) -> None:
+def _standard(writer: Writer, attacker: Attacker) -> None:
     subject, plan = writer.subject, writer.plan
     results = []
     for found in run_standard(attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps):
@@ -154,7 +135,7 @@ def _standard(writer: _Writer, attacker: Attacker) -> None:
     writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
 
 
-def _masking(writer: _Writer, attacker: Attacker) -> None:
+def _masking(writer: Writer, attacker: Attacker) -> None:
     plan, eps = writer.plan, max(writer.plan.radii)
     checks = run_masking(attacker, eps=eps, norm=plan.norm)
     verdict, line = summary(checks)
@@ -178,103 +159,6 @@ def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tup
         progress=False,
     )
     return attacker.outputs(CLEAN).logits.numpy(), labels
-
-
-class _Writer:
-    """Writes results of one evaluation as they come."""
-
-    def __init__(self, subject: Subject, plan: Plan, rows: np.ndarray, source: Subject | None) -> None:
-        self.subject, self.plan, self.rows = subject, plan, rows
-        self.images, self.labels = subject.view(subject.data, rows)
-        self.ids = subject.data.ids[rows]
-        self.groups = subject.data.table.frame["group"].to_numpy(dtype=str)[rows]
-        self.population = Population(subject.data.table.name, subject.data.fingerprint, plan.split, len(rows))
-        self.settings = {
-            "checkpoint": subject.head["checkpoint"],
-            "seed": plan.seed,
-            "device": subject.head["device"],
-            "batch_size": plan.batch_size,
-            "precision": plan.precision,
-            "source": None if source is None else source.head["checkpoint"],
-        }
-        metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
-        self.constant = constant_entry(metrics, self.population, subject.majority)
-        self.document: Document = {}
-
-    @contextmanager
-    def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
-        """Make the attacker; what it finishes is kept until all is done."""
-        plan, subject = self.plan, self.subject
-        journal = self._journal()
-        attacker = Attacker(
-            subject.model,
-            self.images,
-            self.labels,
-            num_classes=len(subject.classes),
-            batch_size=plan.batch_size,
-            device=device,
-            seed=plan.seed,
-            precision=plan.precision,
-            source=None if source is None else source.model,
-            journal=journal,
-            progress=progress,
-        )
-        try:
-            yield attacker
-        finally:
-            attacker.bar.close()
-        journal.clear()
-
-    def save(self, result: Result) -> None:
-        """Write one result with its intervals and predictions."""
-        subject = self.subject
-        entry = result_entry(
-            result,
-            self.population,
-            dict(
-                intervals(
-                    result.predicted,
-                    None if result.probabilities is None else result.probabilities.numpy(),
-                    self.labels,
-                    self.groups,
-                    subject.classes,
-                )
-            ),
-            data_spec=subject.data.table.spec,
-            **self.settings,
-        )
-        predictions = prediction_rows(
-            result,
-            self.population,
-            ids=self.ids.tolist(),
-            groups=self.groups.tolist(),
-            labels=self.labels,
-            classes=subject.classes,
-        )
-        self.document = save_result(
-            subject.folder, self._full_head, result=entry, constant=self.constant, predictions=predictions
-        )
-
-    def save_analyses(self, analyses: dict[str, dict[str, Any]]) -> None:
-        """Write what was concluded from several results."""
-        common = {**vars(self.population), **self.settings, "norm": self.plan.norm}
-        entries = {name: {**common, **values} for name, values in analyses.items()}
-        self.document = save_result(self.subject.folder, self._full_head, constant=self.constant, analyses=entries)
-
-    @property
-    def _full_head(self) -> dict[str, Any]:
-        return {**self.subject.head, **self.settings}
-
-    def _journal(self) -> Journal:
-        """Where finished batches stand until all is done; those of models that are gone are removed."""
-        root = self.subject.folder / PARTIAL
-        depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
-        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        checkpoint = self.settings["checkpoint"]
-        for folder in root.glob("*"):
-            if not folder.name.startswith(f"{checkpoint}-"):
-                shutil.rmtree(folder, ignore_errors=True)
-        return Journal(root / f"{checkpoint}-{digest}")
 
 
 def resolve_device(device: str) -> str:
