@@ -50,3 +50,16 @@ def tiny_run(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from training_makers import tiny_config
 
     return train(tiny_config(tiny_images), tmp_path_factory.mktemp("tiny") / "run")
+
+
+@pytest.fixture(scope="session")
+def finished_grid(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a grid of 2 recipes and 2 folds, and its finished benchmark in `out`; to be read only."""
+    from benchmark_makers import here, run, write_grid
+    from dpaat.benchmark import runner
+
+    folder = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "run_command", here)
+        assert run(write_grid(folder / "grid.yaml"), folder / "out", tiny_images) == 0
+    return folder

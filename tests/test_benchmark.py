@@ -1,7 +1,5 @@
 """Grids: read, run, resumed, summed up. Training and evaluation run in this process, which is quicker."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -15,11 +13,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from dpaat.benchmark import benchmark, read_grid, runner
+from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
+from dpaat.benchmark import read_grid, runner
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, step_passes
 from dpaat.benchmark.datasets import data_name, public_spec
@@ -29,95 +26,32 @@ from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
 from dpaat.methods import METHODS
 from dpaat.runs import read_config
-from training_makers import TINY, fails
-
-GRID = {
-    "train": {**{k: v for k, v in TINY.items() if k != "model"}, "epochs": 1, "steps": 1, "val_eps": "0"},
-    "recipes": {"standard": {"method": "standard"}, "pgd": {"method": "pgd", "eps": ["8/255"]}},
-    "models": ["test_resnet"],
-    "folds": ["1/2", "2/2"],
-    "evaluate": {"attacks": ["fgsm", "pgd"], "steps": {"pgd": 2}, "eps": ["2/255", "8/255"]},
-}
-CELLS = [f"{recipe}-test_resnet-folder-f{fold}-s0" for fold in (1, 2) for recipe in ("standard", "pgd-8")]
-
-
-def write_grid(path: Path, **changes: object) -> Path:
-    path.write_text(yaml.safe_dump({**GRID, "data": "folder:DIR", **changes}, sort_keys=False))
-    return path
-
-
-def here(arguments: list[str], folder: Path, **options: object) -> str | None:
-    """What `run_command` does, in this process."""
-    errors = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        code = main([*arguments])
-    return errors.getvalue().splitlines()[-1] if code else None
-
-
-class Commands:
-    """Stands in for `run_command`: notes what is asked for and copies what a finished benchmark has.
-
-    Args:
-        finished: folder of that benchmark.
-        fails: tells by command and cell whether to fail.
-    """
-
-    def __init__(self, finished: Path, fails: Callable[[str, str], bool] = lambda kind, cell: False) -> None:
-        self.finished, self.fails = finished, fails
-        self.asked: list[tuple[str, str]] = []
-
-    def __call__(self, arguments: list[str], folder: Path, **options: object) -> str | None:
-        self.asked.append((arguments[0], folder.name))
-        if self.fails(arguments[0], folder.name):
-            return "Lightning refuses precision 12-true"
-        parts = shutil.ignore_patterns("cell.json", "evaluation.json" if arguments[0] == "train" else "")
-        shutil.copytree(self.finished / "cells" / folder.name, folder, dirs_exist_ok=True, ignore=parts)
-        return None
-
-
-@pytest.fixture(scope="module")
-def done(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished benchmark of 2 recipes and 2 folds; its grid stands beside it."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "run_command", here)
-        assert run(write_grid(folder / "grid.yaml"), folder / "out", tiny_images) == 0
-    return folder
-
-
-def run(grid: Path, out: Path, images: Path, **options: object) -> int:
-    console = Console(file=io.StringIO(), width=200)
-    return benchmark(grid, out=out, data=[f"folder:{images}"], console=console, progress=False, **options)
-
-
-def document(out: Path) -> dict:
-    return json.loads((out / "benchmark.json").read_text())
-
+from training_makers import fails
 
 # --- the whole way
 
 
-def test_every_cell_is_a_run_folder_and_nothing_tells_of_this_machine(done, tiny_images):
-    found = document(done / "out")
+def test_every_cell_is_a_run_folder_and_nothing_tells_of_this_machine(finished_grid, tiny_images):
+    found = document(finished_grid / "out")
     assert [cell["name"] for cell in found["cells"]] == CELLS
     assert {cell["status"] for cell in found["cells"]} == {"finished"}
     assert all(cell["seconds"].keys() == {"train", "evaluate"} for cell in found["cells"])
-    assert read_config(done / "out" / "cells" / CELLS[1] / "config.yaml").eps == "8/255"
+    assert read_config(finished_grid / "out" / "cells" / CELLS[1] / "config.yaml").eps == "8/255"
     assert found["command"] == "dpaat benchmark grid.yaml --data folder:DIR"
     assert found["grid"]["data"] == ["folder:DIR"]
-    fingerprint = json.loads((done / "out" / "cells" / CELLS[0] / "run.json").read_text())["fingerprint"]
+    fingerprint = json.loads((finished_grid / "out" / "cells" / CELLS[0] / "run.json").read_text())["fingerprint"]
     assert found["fingerprints"] == {"folder": fingerprint}
     for name in ("benchmark.json", "benchmark.md", "pareto.svg"):
-        assert str(tiny_images.parent) not in (done / "out" / name).read_text()
+        assert str(tiny_images.parent) not in (finished_grid / "out" / name).read_text()
 
 
-def test_scores_are_those_of_the_predictions(done):
+def test_scores_are_those_of_the_predictions(finished_grid):
     """Recalls over the images of both folds together, the worst of both attacks; mAP as the mean of the folds."""
-    (table,) = document(done / "out")["tables"]
+    (table,) = document(finished_grid / "out")["tables"]
     assert (table["n"], table["replicates"]) == (54, 2)
     for row in table["rows"]:
         frames = [
-            pd.read_parquet(done / "out" / "cells" / name / "predictions.parquet").assign(cell=name)
+            pd.read_parquet(finished_grid / "out" / "cells" / name / "predictions.parquet").assign(cell=name)
             for name in row["cells"]
         ]
         frame = pd.concat(frames)
@@ -142,8 +76,8 @@ def test_scores_are_those_of_the_predictions(done):
         assert all(s["interval"][0] <= s["value"] <= s["interval"][1] for s in row["scores"].values())
 
 
-def test_differences_and_cost_are_relative_to_the_reference(done):
-    (table,) = document(done / "out")["tables"]
+def test_differences_and_cost_are_relative_to_the_reference(finished_grid):
+    (table,) = document(finished_grid / "out")["tables"]
     standard, pgd = table["rows"]
     assert standard["differences"] is None
     assert pgd["differences"].keys() == pgd["scores"].keys()
@@ -156,22 +90,22 @@ def test_differences_and_cost_are_relative_to_the_reference(done):
     assert pgd["relative_cost"] == pytest.approx(pgd["seconds_per_epoch"] / standard["seconds_per_epoch"])
 
 
-def test_markdown_and_plot_show_every_recipe(done):
-    text = (done / "out" / "benchmark.md").read_text()
+def test_markdown_and_plot_show_every_recipe(finished_grid):
+    text = (finished_grid / "out" / "benchmark.md").read_text()
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| standard", "| pgd-8"))] == [
         "| standard",
         "| pgd-8",
         "| pgd-8",
     ]
-    drawing = "".join(ElementTree.parse(done / "out" / "pareto.svg").getroot().itertext())
+    drawing = "".join(ElementTree.parse(finished_grid / "out" / "pareto.svg").getroot().itertext())
     assert all(word in drawing for word in ("standard", "pgd", "8", "folder, test_resnet"))
 
 
-def test_a_row_alone_gives_the_same_digits(done, tiny_images, tmp_path, monkeypatch):
+def test_a_row_alone_gives_the_same_digits(finished_grid, tiny_images, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "run_command", here)
-    assert run(done / "grid.yaml", tmp_path / "again", tiny_images, only="pgd-8-*-f2-*") == 0
+    assert run(finished_grid / "grid.yaml", tmp_path / "again", tiny_images, only="pgd-8-*-f2-*") == 0
     again = {cell["name"]: cell for cell in document(tmp_path / "again")["cells"]}
-    before = {cell["name"]: cell for cell in document(done / "out")["cells"]}
+    before = {cell["name"]: cell for cell in document(finished_grid / "out")["cells"]}
     assert [cell["status"] for cell in again.values()] == ["waiting", "waiting", "waiting", "finished"]
     assert again[CELLS[3]]["scores"] == before[CELLS[3]]["scores"]
 
@@ -179,19 +113,19 @@ def test_a_row_alone_gives_the_same_digits(done, tiny_images, tmp_path, monkeypa
 # --- going on, and failing
 
 
-def test_a_second_call_does_nothing(done, tiny_images, monkeypatch):
-    commands = Commands(done / "out")
+def test_a_second_call_does_nothing(finished_grid, tiny_images, monkeypatch):
+    commands = Commands(finished_grid / "out")
     monkeypatch.setattr(runner, "run_command", commands)
-    tables = document(done / "out")["tables"]
-    assert run(done / "grid.yaml", done / "out", tiny_images) == 0
+    tables = document(finished_grid / "out")["tables"]
+    assert run(finished_grid / "grid.yaml", finished_grid / "out", tiny_images) == 0
     assert commands.asked == []
-    assert document(done / "out")["tables"] == tables
+    assert document(finished_grid / "out")["tables"] == tables
 
 
-def test_a_failure_stops_nothing_and_is_tried_again(done, tiny_images, tmp_path, monkeypatch):
-    broken = Commands(done / "out", fails=lambda kind, cell: kind == "train" and cell == CELLS[0])
+def test_a_failure_stops_nothing_and_is_tried_again(finished_grid, tiny_images, tmp_path, monkeypatch):
+    broken = Commands(finished_grid / "out", fails=lambda kind, cell: kind == "train" and cell == CELLS[0])
     monkeypatch.setattr(runner, "run_command", broken)
-    assert run(done / "grid.yaml", tmp_path, tiny_images) == 1
+    assert run(finished_grid / "grid.yaml", tmp_path, tiny_images) == 1
     assert len(broken.asked) == 1 + 3 * 2
     cells = {cell["name"]: cell for cell in document(tmp_path)["cells"]}
     assert {name: cell["status"] for name, cell in cells.items()} == dict.fromkeys(CELLS, "finished") | {
@@ -202,32 +136,34 @@ def test_a_failure_stops_nothing_and_is_tried_again(done, tiny_images, tmp_path,
     assert [len(row["cells"]) for row in table["rows"]] == [1, 2]
     standard, pgd = (row["scores"]["map"]["value"] for row in table["rows"])
     paired = cells[CELLS[3]]["scores"]["map"] - cells[CELLS[2]]["scores"]["map"]
-    assert table["rows"][1]["differences"]["map"]["difference"] == pytest.approx(paired)
+    # Outcomes are kept in single precision.
+    assert table["rows"][1]["differences"]["map"]["difference"] == pytest.approx(paired, abs=1e-7)
     assert pgd - standard != pytest.approx(paired), "differences are taken over the folds that both have"
 
-    mended = Commands(done / "out")
+    mended = Commands(finished_grid / "out")
     monkeypatch.setattr(runner, "run_command", mended)
-    assert run(done / "grid.yaml", tmp_path, tiny_images) == 0
+    assert run(finished_grid / "grid.yaml", tmp_path, tiny_images) == 0
     assert mended.asked == [("train", CELLS[0]), ("evaluate", CELLS[0])]
     assert (
-        document(tmp_path)["tables"][0]["rows"][0]["scores"] == document(done / "out")["tables"][0]["rows"][0]["scores"]
+        document(tmp_path)["tables"][0]["rows"][0]["scores"]
+        == document(finished_grid / "out")["tables"][0]["rows"][0]["scores"]
     )
 
 
-def test_what_was_interrupted_goes_on_where_it_stood(done, tiny_images, tmp_path, monkeypatch):
-    broken = Commands(done / "out", fails=lambda kind, cell: kind == "evaluate" and cell == CELLS[1])
+def test_what_was_interrupted_goes_on_where_it_stood(finished_grid, tiny_images, tmp_path, monkeypatch):
+    broken = Commands(finished_grid / "out", fails=lambda kind, cell: kind == "evaluate" and cell == CELLS[1])
     monkeypatch.setattr(runner, "run_command", broken)
-    run(done / "grid.yaml", tmp_path, tiny_images)
+    run(finished_grid / "grid.yaml", tmp_path, tiny_images)
     checkpoint = tmp_path / "cells" / CELLS[2] / "run.json"
     checkpoint.write_text(checkpoint.read_text().replace('"finished"', '"running"'))
-    mended = Commands(done / "out")
+    mended = Commands(finished_grid / "out")
     monkeypatch.setattr(runner, "run_command", mended)
-    run(done / "grid.yaml", tmp_path, tiny_images)
+    run(finished_grid / "grid.yaml", tmp_path, tiny_images)
     assert mended.asked == [("evaluate", CELLS[1]), ("train", CELLS[2]), ("evaluate", CELLS[2])]
 
 
-def test_another_plan_is_evaluated_without_training_again(done, tiny_images, tmp_path, monkeypatch):
-    shutil.copytree(done / "out", tmp_path / "out")
+def test_another_plan_is_evaluated_without_training_again(finished_grid, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
     asked = []
     monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: asked.append(arguments) or "no")
     grid = write_grid(tmp_path / "grid.yaml", evaluate={**GRID["evaluate"], "eps": ["4/255"], "max_samples": 20})
@@ -238,8 +174,8 @@ def test_another_plan_is_evaluated_without_training_again(done, tiny_images, tmp
     assert wanted <= set(arguments)
 
 
-def test_masking_checks_are_a_step_of_their_own(done, tiny_images, tmp_path, monkeypatch):
-    shutil.copytree(done / "out", tmp_path / "out")
+def test_masking_checks_are_a_step_of_their_own(finished_grid, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
     asked = []
     monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: asked.append(arguments) or "no")
     grid = write_grid(tmp_path / "grid.yaml", evaluate={**GRID["evaluate"], "masking": 30})
@@ -249,8 +185,8 @@ def test_masking_checks_are_a_step_of_their_own(done, tiny_images, tmp_path, mon
     assert not [each for each in arguments if each.startswith(("--attack", "--steps"))]
 
 
-def test_a_checkpoint_cut_off_by_a_kill_is_trained_anew(done, tiny_images, tmp_path, monkeypatch):
-    shutil.copytree(done / "out", tmp_path / "out")
+def test_a_checkpoint_cut_off_by_a_kill_is_trained_anew(finished_grid, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
     folder = tmp_path / "out" / "cells" / CELLS[0]
     last = folder / "checkpoints" / "last.ckpt"
     (folder / "run.json").write_text((folder / "run.json").read_text().replace('"finished"', '"running"'))
@@ -261,24 +197,24 @@ def test_a_checkpoint_cut_off_by_a_kill_is_trained_anew(done, tiny_images, tmp_p
         return f"{last}: not a checkpoint" if last.is_file() else "out of time"
 
     monkeypatch.setattr(runner, "run_command", damaged)
-    assert run(done / "grid.yaml", tmp_path / "out", tiny_images, only=CELLS[0]) == 1
+    assert run(finished_grid / "grid.yaml", tmp_path / "out", tiny_images, only=CELLS[0]) == 1
     assert there == [True, False]
 
 
-def test_a_cell_of_another_configuration_is_not_passed_off(done, tiny_images, tmp_path):
-    shutil.copytree(done / "out", tmp_path / "out")
+def test_a_cell_of_another_configuration_is_not_passed_off(finished_grid, tiny_images, tmp_path):
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
     grid = write_grid(tmp_path / "grid.yaml", train=GRID["train"] | {"lr": 0.5})
     with pytest.raises(Exception, match=rf"{CELLS[0]}: was begun with lr 0.02, the grid says 0.5"):
         run(grid, tmp_path / "out", tiny_images)
 
 
-def test_a_cell_goes_on_where_its_data_were_moved(done, tiny_images, tmp_path, monkeypatch):
-    shutil.copytree(done / "out", tmp_path / "out")
+def test_a_cell_goes_on_where_its_data_were_moved(finished_grid, tiny_images, tmp_path, monkeypatch):
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
     folder = tmp_path / "out" / "cells" / CELLS[1]
     (folder / "evaluation.json").unlink()
     moved = shutil.copytree(tiny_images, tmp_path / "moved")
     monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: "no")
-    run(done / "grid.yaml", tmp_path / "out", moved, only=CELLS[1])
+    run(finished_grid / "grid.yaml", tmp_path / "out", moved, only=CELLS[1])
     assert read_config(folder / "config.yaml").data == f"folder:{moved}"
     assert (folder / "checkpoints" / "best.ckpt").is_file()
 
@@ -331,16 +267,16 @@ def test_what_a_process_died_of(script, error, program):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
-def test_cores_are_shared_out_among_the_workers(program, done, tiny_images, tmp_path, monkeypatch):
+def test_cores_are_shared_out_among_the_workers(program, finished_grid, tiny_images, tmp_path, monkeypatch):
     folder = program('echo "$OMP_NUM_THREADS $3" >> "$(dirname "$0")/said"; exit 1')
     monkeypatch.setattr(runner, "count_cores", lambda: 7)
-    assert run(done / "grid.yaml", folder / "out", tiny_images, workers=3) == 4
+    assert run(finished_grid / "grid.yaml", folder / "out", tiny_images, workers=3) == 4
     assert (folder / "said").read_text().splitlines() == ["2 train"] * 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_the_cells_and_blames_none(number, program, done, tiny_images, monkeypatch):
+def test_an_interruption_ends_the_cells_and_blames_none(number, program, finished_grid, tiny_images, monkeypatch):
     folder = program('echo $$ > "$(dirname "$0")/id"; exec sleep 60')
     monkeypatch.setattr(runner, "PATIENCE", 0.1)
 
@@ -353,12 +289,12 @@ def test_an_interruption_ends_the_cells_and_blames_none(number, program, done, t
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(done / "grid.yaml", folder / "out", tiny_images)
+            run(finished_grid / "grid.yaml", folder / "out", tiny_images)
     finally:
         signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "id").read_text()), 0)
-    grid = read_grid(done / "grid.yaml")
+    grid = read_grid(finished_grid / "grid.yaml")
     states = [CellRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
     assert states == ["waiting"] * 4
 
@@ -399,6 +335,17 @@ def test_a_grid_is_the_product_of_its_axes(tmp_path):
     assert small.config == complete(small.config)
 
 
+def test_a_recipe_may_have_seeds_of_its_own(tmp_path):
+    recipes = {"standard": {"method": "standard", "seeds": [0, 2]}, "pgd": {"method": "pgd", "eps": ["1/255"]}}
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes, folds=["1/2"]))
+    assert [cell.name.removesuffix("-s0") for cell in grid.cells] == [
+        "standard-test_resnet-folder-f1",
+        "pgd-1-test_resnet-folder-f1",
+        "standard-test_resnet-folder-f1-s2",
+    ]
+    assert [cell.config.seed for cell in grid.cells] == [0, 0, 2]
+
+
 def test_recipes_override_what_they_share(tmp_path):
     recipes = {"weak": {"method": "pgd", "eps": ["1/255", 0.05]}, "slow": {"method": "standard", "lr": 0.001}}
     grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes))
@@ -433,6 +380,7 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("nearest: pgd", {"recipes": {"mine": {"method": "pdg"}}}),
         ("nearest: clean_weight", {"recipes": {"mine": {"clean_weigth": 1}}}),
         ("recipe mine, model test_resnet: clean_weight", {"recipes": {"mine": {"method": "pgd", "clean_weight": 2}}}),
+        ("recipes.mine: seeds: -1", {"recipes": {"mine": {"seeds": [-1]}}}),
         ("recipes.mine.seed: is set by the grid's own seeds", {"recipes": {"mine": {"seed": 1}}}),
         ("out of order", {"recipes": {"mine": {"method": "pgd", "eps": ["4/255", "2/255"]}}}),
         ("train.model", {"train": {"model": "resnet18"}}),
@@ -487,12 +435,12 @@ def test_a_file_that_is_no_grid(content, tmp_path, capfd):
     fails(capfd, "benchmark", tmp_path / "grid.yaml", names=("grid.yaml",))
 
 
-def test_dry_run_lists_the_cells_and_runs_none(done, tiny_images, tmp_path, capsys):
-    shutil.copytree(done / "out", tmp_path / "out")
+def test_dry_run_lists_the_cells_and_runs_none(finished_grid, tiny_images, tmp_path, capsys):
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "cells" / CELLS[3])
     arguments = [
         "benchmark",
-        str(done / "grid.yaml"),
+        str(finished_grid / "grid.yaml"),
         "--data",
         f"folder:{tiny_images}",
         "--out",

@@ -7,7 +7,7 @@ from dpaat.benchmark.contrasts import Point, area_weights, combine, contrast, fr
 from dpaat.benchmark.outcomes import Outcome
 from dpaat.benchmark.summary import conditions
 from dpaat.evaluation.metrics import curve_area
-from dpaat.evaluation.replicates import Fold, find_folds
+from dpaat.evaluation.replicates import Fold, find_fold, find_folds
 from dpaat.evaluation.statistics import Predictions, paired_difference, pooled_intervals
 
 CLASSES = ("a", "b", "c")
@@ -48,14 +48,14 @@ def test_area_weights_are_those_of_the_trapezoid():
 
 def test_the_pooled_area_is_the_area_under_the_pooled_curve():
     radii = [2 / 255, 8 / 255]
-    outcomes = []
+    clean, outcomes = [], []
     for fold in range(2):
         runs = [
             predictions(rates, 10 * fold + k, fold=fold) for k, rates in enumerate(((0.8,) * 3, (0.6,) * 3, (0.1,) * 3))
         ]
-        outcomes.append(
-            Outcome(runs[0], dict(zip(radii, runs[1:], strict=True)), dict(zip(radii, runs[1:], strict=True)))
-        )
+        clean.append(runs[0])
+        under = dict(zip(radii, map(find_fold, runs[1:]), strict=True))
+        outcomes.append(Outcome(find_fold(runs[0]), under, under))
     found = {
         name: score(each.folds)[metric] for each in conditions(outcomes, radii) for metric, name in each.names.items()
     }
@@ -63,7 +63,7 @@ def test_the_pooled_area_is_the_area_under_the_pooled_curve():
         found[name]["value"] for name in ("balanced_accuracy", "balanced_accuracy@2/255", "balanced_accuracy@8/255")
     ]
     assert found["area"]["value"] == pytest.approx(curve_area([0.0, *radii], curve))
-    plain = pooled_intervals([outcome.clean for outcome in outcomes])
+    plain = pooled_intervals(clean)
     assert {name: found[name] for name in plain} == plain
 
 

@@ -223,6 +223,9 @@ def _benchmark_parser() -> ArgumentParser:
     )
     parser.add_argument("--workers", type=int | None, default=None, help="cells side by side; default the grid's")
     parser.add_argument("--only", type=str, default="*", help="run the cells whose names match this pattern")
+    parser.add_argument(
+        "--known", type=str | None, default=None, help="folder of outcomes computed elsewhere: summed up, not run again"
+    )
     parser.add_argument("--dry_run", action="store_true", help="list the cells and what each is expected to cost")
     return parser
 

@@ -169,6 +169,7 @@ def _benchmark(given: Namespace) -> int:
         "data": given.data or [],
         "workers": given.workers,
         "only": given.only,
+        "known": Path(given.known) if given.known else None,
         "console": _console(),
     }
     if given.dry_run:

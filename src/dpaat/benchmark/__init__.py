@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.console import Console
 
+from dpaat.benchmark.archive import FOLDER, check_data, read_outcomes, write_outcome
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, size_of
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
 from dpaat.benchmark.grid import Cell, Grid, read_grid
-from dpaat.benchmark.outcomes import read_outcome
+from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.plot import write_pareto
 from dpaat.benchmark.runner import Runner
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
@@ -34,6 +35,7 @@ def benchmark(
     data: Sequence[str] = (),
     workers: int | None = None,
     only: str = "*",
+    known: Path | None = None,
     console: Console,
     progress: bool = True,
 ) -> int:
@@ -45,6 +47,7 @@ def benchmark(
         data: dataset specs in place of the grid's.
         workers: cells side by side, in place of the grid's.
         only: run the cells whose names match this pattern, as file names do.
+        known: folder `outcomes` of a benchmark that was run elsewhere; its cells are summed up and not run.
         console: where to print.
         progress: show a progress line on stderr.
 
@@ -52,12 +55,13 @@ def benchmark(
         How many of the chosen cells failed.
 
     Raises:
-        UserError: something is wrong with the grid, found before anything runs.
+        UserError: something is wrong with the grid or the known cells, found before anything runs.
     """
     grid = read_grid(path, data=data, workers=workers)
     out = _folder(grid, out)
     runs = [CellRun(cell, out) for cell in grid.cells]
-    chosen = choose(runs, only)
+    elsewhere = _known(known, runs, grid)
+    chosen = [run for run in choose(runs, only) if run.cell.name not in elsewhere]
     for run in chosen:
         run.check()
     left = [run for run in chosen if not run.finished(grid.plans)]
@@ -72,8 +76,12 @@ def benchmark(
         passes = [cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in left]
         runner.run(left, passes, progress=progress)
     finished = [run for run in runs if run.finished(grid.plans)]
-    if finished:
-        _write(grid, runs, finished, out, _command(path, grid, data), console)
+    for run in finished:
+        write_outcome(out / FOLDER, run.cell, grid.plans, read_outcome(run, grid.plans))
+    outcomes = {**elsewhere, **(read_outcomes(out / FOLDER, finished, grid.plans) if finished else {})}
+    if outcomes:
+        check_data(outcomes, runs)
+        _write(grid, runs, outcomes, out, _command(path, grid, data), console)
     failed = [run for run in chosen if run.state(grid.plans) == "failed"]
     for run in failed:
         console.print(f"failed: {run.cell.name}: {run.record['error']}", markup=False, highlight=False, soft_wrap=True)
@@ -87,24 +95,32 @@ def list_cells(
     data: Sequence[str] = (),
     workers: int | None = None,
     only: str = "*",
+    known: Path | None = None,
     console: Console,
 ) -> None:
     """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
     grid = read_grid(path, data=data, workers=workers)
     runs = choose([CellRun(cell, _folder(grid, out)) for cell in grid.cells], only)
+    elsewhere = _known(known, runs, grid)
     sizes = sizes_of(grid, [run.cell for run in runs])
     costs = {run: cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in runs}
     pace = {}
     for run in runs:
-        if run.finished(grid.plans):
-            pace[run.cell.data, run.cell.model] = sum(run.record["seconds"].values()) / costs[run]
+        if run.cell.name in elsewhere:
+            spent = elsewhere[run.cell.name].facts["seconds"]
+        elif run.finished(grid.plans):
+            spent = run.record["seconds"]
+        else:
+            continue
+        pace[run.cell.data, run.cell.model] = sum(spent.values()) / costs[run]
     table = plain_table()
     for heading in ("cell", "state", "10^6 forward passes", "minutes"):
         table.add_column(heading, justify="left" if heading == "cell" else "right", overflow="fold")
     for run, passes in costs.items():
         seconds = pace.get((run.cell.data, run.cell.model))
         minutes = "-" if seconds is None else f"{seconds * passes / 60:.1f}"
-        table.add_row(run.cell.name, run.state(grid.plans), f"{passes / 1e6:.2f}", minutes)
+        state = "known" if run.cell.name in elsewhere else run.state(grid.plans)
+        table.add_row(run.cell.name, state, f"{passes / 1e6:.2f}", minutes)
     console.print(table)
     console.print(
         f"{len(runs)} cells, {sum(costs.values()) / 1e6:.1f} million forward passes at most; minutes are known once a "
@@ -167,15 +183,32 @@ def shared_splits(cells: Sequence[Cell], out: Path) -> dict[str, Path]:
     return found
 
 
+def _known(folder: Path | None, runs: Sequence[CellRun], grid: Grid) -> dict[str, CellOutcome]:
+    """Read what was computed elsewhere, without the cells that are finished here."""
+    if folder is None:
+        return {}
+    found = read_outcomes(folder, runs, grid.plans)
+    if not found:
+        raise UserError(f"{folder}: holds the outcome of no cell of this grid, such as {runs[0].cell.name}.npz")
+    check_data(found, runs)
+    own = {run.cell.name for run in runs if run.finished(grid.plans)}
+    return {name: outcome for name, outcome in found.items() if name not in own}
+
+
 def _folder(grid: Grid, out: Path | None) -> Path:
     return Path("runs") / grid.name if out is None else out
 
 
 def _write(
-    grid: Grid, runs: Sequence[CellRun], finished: Sequence[CellRun], out: Path, command: str, console: Console
+    grid: Grid,
+    runs: Sequence[CellRun],
+    outcomes: Mapping[str, CellOutcome],
+    out: Path,
+    command: str,
+    console: Console,
 ) -> None:
-    outcomes = {run.cell.name: read_outcome(run, grid.plans) for run in finished}
     document = make_document(grid, runs, outcomes, command=command)
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "benchmark.json", document)
     write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
     write_pareto(document, out / "pareto.svg")

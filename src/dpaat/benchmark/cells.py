@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import shutil
 import statistics
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ class CellRun:
         path = self.folder / CONFIG
         try:
             found = load_yaml(path.read_text(encoding="utf-8"))
-            before, now = _compared(found), _compared(dataclasses.asdict(self.cell.config))
+            before, now = comparable(found), comparable(dataclasses.asdict(self.cell.config))
         except (OSError, yaml.YAMLError, TypeError, AttributeError):
             raise UserError(f"{path}: not a configuration; delete {self.folder} to train this cell anew") from None
         for name in now:
@@ -146,8 +147,12 @@ class CellRun:
         return statistics.median(seconds) if seconds else None
 
 
-def _compared(values: dict[str, Any]) -> dict[str, Any]:
-    """What two configurations must share to be the same run, on whatever machine."""
+def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What two configurations must share to be the same run, on whatever machine.
+
+    Args:
+        values: fields of a `TrainConfig`; those that are missing have their defaults.
+    """
     full = {**dataclasses.asdict(TrainConfig()), **values}
     full["data"] = data_name(full["data"])
     full["weights"] = full["weights"] and Path(full["weights"]).name

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.grid import Grid
-from dpaat.benchmark.outcomes import CellOutcome, scores_of
+from dpaat.benchmark.outcomes import CellOutcome
 from dpaat.benchmark.plans import ranked_attack, words
 from dpaat.benchmark.summary import summarize
 from dpaat.evaluation.plan import Plan
@@ -28,22 +28,21 @@ def make_document(
     Args:
         grid: the grid.
         runs: all of its cells.
-        outcomes: by name of the cell, those of the finished ones.
+        outcomes: by name of the cell, those of the finished ones, wherever they were computed.
         command: the command line that makes this document.
     """
-    finished = [(run, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
-    documents = [outcome.document for _, outcome in finished]
+    finished = [(run.cell, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
     return {
         **provenance("cpu"),
         "schema_version": SCHEMA_VERSION,
-        "device": ", ".join(sorted({document["device"] for document in documents})),
+        "device": ", ".join(sorted({outcome.facts["device"] for outcome in outcomes.values()})),
         "command": command,
         "grid": _without_paths(grid.content),
         "reference": grid.reference,
         "evaluation": _plan(grid.plans.main),
         "draw": None if grid.plans.draw is None else _plan(grid.plans.draw),
         "masking": None if grid.plans.masking is None else grid.plans.masking.max_samples,
-        "fingerprints": {run.cell.data: outcome.document["data_fingerprint"] for run, outcome in finished},
+        "fingerprints": {cell.data: outcome.facts["fingerprint"] for cell, outcome in finished},
         "cells": [_cell(run, outcomes.get(run.cell.name), grid) for run in runs],
         "tables": summarize(grid, finished),
     }
@@ -63,8 +62,7 @@ def _plan(plan: Plan) -> Document:
 
 
 def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
-    cell, record = run.cell, run.record
-    state = run.state(grid.plans)
+    cell = run.cell
     found: Document = {
         "name": cell.name,
         "recipe": cell.recipe,
@@ -72,16 +70,17 @@ def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
         "data": cell.data,
         "fold": cell.fold,
         "seed": cell.seed,
-        "status": state,
+    }
+    if outcome is not None:
+        facts = {name: value for name, value in outcome.facts.items() if name not in ("fingerprint", "masking")}
+        return found | {"status": "finished", "error": None, **facts}
+    record = run.record
+    return found | {
+        "status": run.state(grid.plans),
         "error": _hide(record.get("error")),
         "seconds": record.get("seconds", {}),
         "seconds_per_epoch": run.seconds_per_epoch(),
     }
-    if outcome is not None:
-        head = outcome.document
-        found |= {"digest": head["recipe"], "checkpoint": head["checkpoint"], "device": head["device"]}
-        found["scores"] = scores_of(outcome.main)
-    return found
 
 
 def _hide(text: str | None) -> str | None:

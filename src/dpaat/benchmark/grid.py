@@ -45,11 +45,13 @@ class Recipe:
         name: as people read it.
         family: name of the sweep over radii that it belongs to, None for a recipe of its own.
         settings: fields of `TrainConfig`, those common to all recipes included.
+        seeds: of its trainings.
     """
 
     name: str
     family: str | None
     settings: dict[str, Any]
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def read_grid(path: Path, *, data: Sequence[str] = (), workers: int | None = Non
         plans = read_plans(content.get("evaluate", {}))
         if len(folds) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
-        cells = list(_cells(recipes, models, specs, folds, _seeds(content)))
+        cells = list(_cells(recipes, models, specs, folds))
         check_unique("cells", [cell.name for cell in cells])
         return Grid(
             name=path.stem,
@@ -148,7 +150,6 @@ def _cells(
     models: Mapping[str, dict[str, Any]],
     specs: Sequence[str],
     folds: Sequence[str | None],
-    seeds: Sequence[int],
 ) -> Iterator[Cell]:
     configs = {}
     for (name, model), recipe in product(models.items(), recipes):
@@ -157,7 +158,10 @@ def _cells(
             check_options(config.trainer)
             check_model(config.model)
         configs[name, recipe.name] = config
+    seeds = dict.fromkeys(seed for recipe in recipes for seed in recipe.seeds)
     for spec, name, seed, fold, recipe in product(specs, models, seeds, folds, recipes):
+        if seed not in recipe.seeds:
+            continue
         config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
         yield Cell(recipe.name, name, data_name(spec), fold, seed, config)
 
@@ -168,16 +172,21 @@ def _recipes(content: Mapping[str, Any]) -> tuple[Recipe, ...]:
     found = []
     with at("recipes"):
         entries = as_mapping(content.get("recipes"), "{standard: {method: standard}}")
+    default = _seeds(content)
     for name, values in entries.items():
         check_name("recipes", name)
-        settings = common | _train_fields(values, f"recipes.{name}", OWN_FIELDS)
+        with at(f"recipes.{name}"):
+            fields = as_mapping(values, "{method: pgd, epochs: 30}")
+            seeds = _seeds(fields, default)
+        own = {field: value for field, value in fields.items() if field != "seeds"}
+        settings = common | _train_fields(own, f"recipes.{name}", OWN_FIELDS)
         if not isinstance(settings.get("eps"), list):
-            found.append(Recipe(name, None, settings))
+            found.append(Recipe(name, None, settings, seeds))
             continue
         for eps in parse_radii(settings["eps"], f"recipes.{name}.eps"):
             radius = format_radius(eps)
             own = settings | {"eps": radius if "/" in radius else eps}
-            found.append(Recipe(f"{name}-{radius.removesuffix('/255')}", name, own))
+            found.append(Recipe(f"{name}-{radius.removesuffix('/255')}", name, own, seeds))
     if not found:
         raise UserError("recipes: name at least one")
     check_unique("recipes", [recipe.name for recipe in found])
@@ -207,13 +216,13 @@ def _folds(content: Mapping[str, Any]) -> list[str | None]:
     return [*folds]
 
 
-def _seeds(content: Mapping[str, Any]) -> list[int]:
-    seeds = as_list(content, "seeds") if "seeds" in content else [0]
+def _seeds(content: Mapping[str, Any], default: tuple[int, ...] = (0,)) -> tuple[int, ...]:
+    seeds = as_list(content, "seeds") if "seeds" in content else default
     for seed in seeds:
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise UserError(f"seeds: {seed!r} must be a whole number between 0 and 2^32 - 1")
     check_unique("seeds", seeds)
-    return seeds
+    return tuple(seeds)
 
 
 def _train_fields(values: Any, place: str, own: Mapping[str, str]) -> dict[str, Any]:

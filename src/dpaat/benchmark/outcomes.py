@@ -1,10 +1,11 @@
-"""What the finished evaluations of a cell say, image by image."""
+"""What the finished evaluations of a cell say, image by image, read from its predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,8 @@ from dpaat.evaluation.attacking import CLEAN, AttackSpec
 from dpaat.evaluation.cascade import Cascade
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
 from dpaat.evaluation.plan import Plan
+from dpaat.evaluation.replicates import Fold, Predictions, find_fold
 from dpaat.evaluation.results import PREDICTIONS_FOLDER, Document, Entry, read_evaluation
-from dpaat.evaluation.statistics import Predictions
 from dpaat.radii import format_radius
 
 METRICS = ("accuracy", "balanced_accuracy", "map")
@@ -33,13 +34,13 @@ class Outcome:
 
     Attributes:
         clean: on the images as they are.
-        verdicts: the worst case over all attacks that were made on these images, by radius; without probabilities.
+        verdicts: the worst case over all attacks that were made on these images, by radius; without precision.
         ranked: under the attack whose outputs are ranked, by radius.
     """
 
-    clean: Predictions
-    verdicts: Mapping[float, Predictions]
-    ranked: Mapping[float, Predictions]
+    clean: Fold
+    verdicts: Mapping[float, Fold]
+    ranked: Mapping[float, Fold]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +48,13 @@ class CellOutcome:
     """A finished cell.
 
     Attributes:
-        document: its `evaluation.json`.
+        facts: ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
+            `fingerprint` of the data, `scores`, and what the checks for `masking` found.
         main: on the images of the main plan.
         draw: on the smaller draw, attacked by both plans; None without one.
     """
 
-    document: Document
+    facts: dict[str, Any]
     main: Outcome
     draw: Outcome | None
 
@@ -67,9 +69,34 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
     if document is None:
         raise UserError(f"{cell.folder}: has no evaluation")
     reader = _Reader(cell, document)
-    main = reader.outcome(plans.main, plans.main)
-    draw = None if plans.draw is None else reader.outcome(plans.draw, plans.main, plans.draw)
-    return CellOutcome(document, main, draw)
+    main = reader.answers(plans.main, plans.main)
+    draw = None if plans.draw is None else reader.answers(plans.draw, plans.main, plans.draw)
+    facts = {
+        "seconds": cell.record.get("seconds", {}),
+        "seconds_per_epoch": cell.seconds_per_epoch(),
+        "digest": document["recipe"],
+        "checkpoint": document["checkpoint"],
+        "device": document["device"],
+        "fingerprint": document["data_fingerprint"],
+        "scores": scores_of(main),
+        "masking": _masking(document),
+    }
+    return CellOutcome(facts, main.outcome, None if draw is None else draw.outcome)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The predictions behind an `Outcome`."""
+
+    clean: Predictions
+    verdicts: Mapping[float, Predictions]
+    ranked: Mapping[float, Predictions]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What they come to."""
+        verdicts = {eps: find_fold(run) for eps, run in self.verdicts.items()}
+        return Outcome(find_fold(self.clean), verdicts, {eps: find_fold(run) for eps, run in self.ranked.items()})
 
 
 class _Reader:
@@ -79,7 +106,7 @@ class _Reader:
         counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
         self.sizes = counts | {"all": sum(counts.values())}
 
-    def outcome(self, images: Plan, *attackers: Plan) -> Outcome:
+    def answers(self, images: Plan, *attackers: Plan) -> Answers:
         """The images of one plan, attacked by several, each of which has all of them among its own."""
         clean = self.predictions(images, CLEAN, 0.0)
         cascade = Cascade(clean.labels, clean.predicted)
@@ -92,7 +119,7 @@ class _Reader:
                         raise self.lacks(plan, spec, eps)
                     cascade.note(spec.label, everything, predicted.to_numpy(dtype=np.int64), eps)
         ranked = ranked_attack(images)
-        return Outcome(
+        return Answers(
             clean,
             {eps: _verdicts(clean, cascade.at(eps)[0]) for eps in images.radii},
             {eps: self.predictions(images, ranked, eps) for eps in images.radii},
@@ -140,26 +167,39 @@ class _Reader:
         )
 
 
-def scores_of(outcome: Outcome) -> dict[str, float | None]:
+def scores_of(answers: Answers) -> dict[str, float | None]:
     """Score one run on one set of images, in the names of `dpaat.benchmark.summary.conditions`."""
-    labels, classes = torch.from_numpy(outcome.clean.labels), outcome.clean.classes
+    labels, classes = torch.from_numpy(answers.clean.labels), answers.clean.classes
 
     def ranked(run: Predictions) -> Metrics:
         assert run.probabilities is not None
         return classification_metrics(torch.from_numpy(run.probabilities), labels, classes)
 
-    clean = ranked(outcome.clean)
+    clean = ranked(answers.clean)
     scores = {"accuracy": clean["accuracy"], "balanced_accuracy": clean["balanced_accuracy"], "map": clean["map"]}
     curve = [clean["balanced_accuracy"]]
-    for eps, run in outcome.verdicts.items():
+    for eps, run in answers.verdicts.items():
         at = format_radius(eps)
         verdicts = verdict_metrics(torch.from_numpy(run.predicted), labels, classes)
         scores[f"accuracy@{at}"] = verdicts["accuracy"]
         scores[f"balanced_accuracy@{at}"] = verdicts["balanced_accuracy"]
-        scores[f"map@{at}"] = ranked(outcome.ranked[eps])["map"]
+        scores[f"map@{at}"] = ranked(answers.ranked[eps])["map"]
         curve.append(verdicts["balanced_accuracy"])
-    return scores | {AREA: curve_area([0.0, *outcome.verdicts], curve)}
+    return scores | {AREA: curve_area([0.0, *answers.verdicts], curve)}
 
 
 def _verdicts(clean: Predictions, predicted: np.ndarray) -> Predictions:
     return Predictions(clean.ids, clean.labels, clean.groups, predicted, None, clean.classes)
+
+
+def _masking(document: Document) -> list[dict[str, Any]]:
+    """What the masking checks concluded, with their evidence; empty where none was made."""
+    return [
+        {
+            "verdict": entry["verdict"],
+            "summary": entry["summary"],
+            "evidence": {check["name"]: check["evidence"] for check in entry["checks"] if check["verdict"] != "pass"},
+        }
+        for entry in document["analyses"].get("masking", [])
+        if entry["fingerprint"] == document["data_fingerprint"]
+    ]

@@ -90,8 +90,13 @@ def words(plan: Plan) -> str:
 
 def digest(plan: Plan) -> str:
     """8 hex digits that tell plans apart."""
+    return hashlib.sha256(json.dumps(fields_of(plan), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def fields_of(plan: Plan) -> dict[str, Any]:
+    """All that a plan says, ready for JSON."""
     fields = {**vars(plan), "steps": dict(plan.steps), "eps": plan.radii}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=list).encode()).hexdigest()[:8]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def arguments_of(plan: Plan, run: Path, device: str) -> list[str]:
@@ -134,4 +139,4 @@ def _make_plan(values: Mapping[str, Any], known: Iterable[str]) -> Plan:
     return plan
 
 
-__all__ = ["Plans", "arguments_of", "attacks_of", "digest", "ranked_attack", "read_plans", "words"]
+__all__ = ["Plans", "arguments_of", "attacks_of", "digest", "fields_of", "ranked_attack", "read_plans", "words"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.contrasts import Contrast, Point, area_weights, combine, contrast, front_contrast, score
-from dpaat.benchmark.grid import Grid, Recipe
+from dpaat.benchmark.grid import Cell, Grid, Recipe
 from dpaat.benchmark.outcomes import AREA, METRICS, CellOutcome, Outcome
-from dpaat.evaluation.replicates import Fold, find_folds
+from dpaat.evaluation.replicates import Fold, merge_seeds
 from dpaat.evaluation.statistics import holm
 from dpaat.radii import format_radius
 
@@ -42,13 +41,13 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
         outcomes: one per fold and seed, in the same order for all recipes.
         radii: ascending, above 0.
     """
-    clean = find_folds([outcome.clean for outcome in outcomes])
+    clean = merge_seeds([outcome.clean for outcome in outcomes])
     found = [Condition(clean, {name: name for name in METRICS})]
     curve = [clean]
     for eps in radii:
         at = f"@{format_radius(eps)}"
-        verdicts = find_folds([outcome.verdicts[eps] for outcome in outcomes])
-        ranked = find_folds([outcome.ranked[eps] for outcome in outcomes])
+        verdicts = merge_seeds([outcome.verdicts[eps] for outcome in outcomes])
+        ranked = merge_seeds([outcome.ranked[eps] for outcome in outcomes])
         curve.append(verdicts)
         found.append(Condition(verdicts, {name: name + at for name in METRICS[:2]}))
         found.append(Condition(ranked, {"map": "map" + at}))
@@ -56,7 +55,7 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
     return [*found, Condition(area, {"balanced_accuracy": AREA})]
 
 
-def summarize(grid: Grid, finished: Sequence[tuple[CellRun, CellOutcome]]) -> list[Document]:
+def summarize(grid: Grid, finished: Sequence[tuple[Cell, CellOutcome]]) -> list[Document]:
     """Make a table for every dataset and model that has finished cells.
 
     Every recipe is pooled over its own cells. Differences from the reference, and from the front of every family of
@@ -67,11 +66,10 @@ def summarize(grid: Grid, finished: Sequence[tuple[CellRun, CellOutcome]]) -> li
         grid: the grid.
         finished: its finished cells with their outcomes.
     """
-    tables: dict[tuple[str, str], dict[str, dict[Replicate, tuple[CellRun, CellOutcome]]]] = {}
-    for run, outcome in finished:
-        cell = run.cell
+    tables: dict[tuple[str, str], dict[str, dict[Replicate, tuple[Cell, CellOutcome]]]] = {}
+    for cell, outcome in finished:
         rows = tables.setdefault((cell.data, cell.model), {})
-        rows.setdefault(cell.recipe, {})[cell.fold, cell.seed] = (run, outcome)
+        rows.setdefault(cell.recipe, {})[cell.fold, cell.seed] = (cell, outcome)
     replicates = len({(cell.fold, cell.seed) for cell in grid.cells})
     return [
         {"data": data, "model": model, "replicates": replicates, **_table(grid, rows)}
@@ -79,7 +77,7 @@ def summarize(grid: Grid, finished: Sequence[tuple[CellRun, CellOutcome]]) -> li
     ]
 
 
-def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[CellRun, CellOutcome]]]) -> Document:
+def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[Cell, CellOutcome]]]) -> Document:
     radii = grid.plans.main.radii
     recipes = [recipe for recipe in grid.recipes if recipe.name in found]
     main = _Pool({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
@@ -92,14 +90,14 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[CellRun, Cel
         draw = _Pool(drawn, grid.plans.draw.radii)
     rows = []
     for recipe in recipes:
-        cells = [run for run, _ in found[recipe.name].values()]
+        cells = list(found[recipe.name].values())
         row: Document = {
             "recipe": recipe.name,
             "family": recipe.family,
-            "method": cells[0].cell.config.method,
-            "cells": [run.cell.name for run in cells],
-            "seconds_per_epoch": _median([run.seconds_per_epoch() for run in cells]),
-            "masking": _masking(found[recipe.name].values()),
+            "method": cells[0][0].config.method,
+            "cells": [cell.name for cell, _ in cells],
+            "seconds_per_epoch": _median([outcome.facts["seconds_per_epoch"] for _, outcome in cells]),
+            "masking": [{"cell": cell.name, **entry} for cell, outcome in cells for entry in outcome.facts["masking"]],
             "scores": main.scores(recipe.name),
             "differences": main.differences(recipe.name, grid.reference),
             "fronts": _fronts(main, recipe, recipes, grid.reference),
@@ -198,21 +196,6 @@ def _fronts(pool: _Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: s
             differences[name], against[name] = front_contrast(point, others)
         fronts[family] = {"members": members, "differences": differences, "against": against}
     return fronts
-
-
-def _masking(found: Iterable[tuple[CellRun, CellOutcome]]) -> list[Document]:
-    """What the masking checks concluded of every run, with their evidence; empty where none was checked."""
-    return [
-        {
-            "cell": run.cell.name,
-            "verdict": entry["verdict"],
-            "summary": entry["summary"],
-            "evidence": {check["name"]: check["evidence"] for check in entry["checks"] if check["verdict"] != "pass"},
-        }
-        for run, outcome in found
-        for entry in outcome.document["analyses"].get("masking", [])
-        if entry["fingerprint"] == outcome.document["data_fingerprint"]
-    ]
 
 
 def _compare_cost(rows: Sequence[Document]) -> None:

@@ -80,7 +80,24 @@ class Fold:
         return Fold(self.images, self.blocks, self.correct - other.correct, precision)
 
 
+def find_fold(run: Predictions) -> Fold:
+    """Find the outcomes of one run."""
+    blocks = merge_clusters(find_clusters(run.labels, run.groups))
+    correct = (run.predicted == run.labels)[None].astype(float)
+    if run.probabilities is None:
+        return Fold(run, blocks, correct, None)
+    table = np.full((1 + len(blocks.label), len(run.classes)), np.nan)
+    for k in np.unique(run.labels):
+        table[:, k] = leave_out_precision(run.probabilities[:, k], run.labels, k, blocks)
+    return Fold(run, blocks, correct, table[None])
+
+
 def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
+    """Find the outcomes of several runs of one recipe, see `merge_seeds`."""
+    return merge_seeds([find_fold(run) for run in runs])
+
+
+def merge_seeds(runs: Sequence[Fold]) -> list[Fold]:
     """Sort runs into folds: those on the same images are seeds of one.
 
     Raises:
@@ -88,19 +105,20 @@ def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
     """
     if not runs:
         raise ValueError("there are no runs")
-    folds: list[list[Predictions]] = []
+    folds: list[list[Fold]] = []
     for run in runs:
         for seeds in folds:
-            if np.array_equal(run.ids, seeds[0].ids) and np.array_equal(run.labels, seeds[0].labels):
+            first = seeds[0].images
+            if np.array_equal(run.images.ids, first.ids) and np.array_equal(run.images.labels, first.labels):
                 seeds.append(run)
                 break
-            if np.isin(run.ids, seeds[0].ids).any():
+            if np.isin(run.images.ids, first.ids).any():
                 raise ValueError("two runs must have all images and labels in common, in the same order, or none")
         else:
             folds.append([run])
-    if any(list(run.classes) != list(runs[0].classes) for run in runs):
+    if any(list(run.images.classes) != list(runs[0].images.classes) for run in runs):
         raise ValueError("the runs differ in their classes")
-    return [_fold(seeds) for seeds in folds]
+    return [_merge(seeds) for seeds in folds]
 
 
 def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
@@ -145,19 +163,14 @@ def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
     return found
 
 
-def _fold(seeds: Sequence[Predictions]) -> Fold:
-    images = seeds[0]
-    blocks = merge_clusters(find_clusters(images.labels, images.groups))
-    correct = np.array([run.predicted == images.labels for run in seeds], dtype=float)
-    tables = []
-    for run in seeds:
-        if run.probabilities is None:
-            return Fold(images, blocks, correct, None)
-        table = np.full((1 + len(blocks.label), len(images.classes)), np.nan)
-        for k in np.unique(images.labels):
-            table[:, k] = leave_out_precision(run.probabilities[:, k], images.labels, k, blocks)
-        tables.append(table)
-    return Fold(images, blocks, correct, np.array(tables))
+def _merge(seeds: Sequence[Fold]) -> Fold:
+    tables = [run.precision for run in seeds if run.precision is not None]
+    return Fold(
+        seeds[0].images,
+        seeds[0].blocks,
+        np.concatenate([run.correct for run in seeds]),
+        np.concatenate(tables) if len(tables) == len(seeds) else None,
+    )
 
 
 def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:

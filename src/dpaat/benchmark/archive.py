@@ -1,0 +1,162 @@
+"""Finished cells in one small file each, so that they can be published, and summed up without being computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpaat.benchmark.cells import CellRun, comparable
+from dpaat.benchmark.grid import Cell
+from dpaat.benchmark.outcomes import CellOutcome, Outcome
+from dpaat.benchmark.plans import Plans, fields_of
+from dpaat.errors import UserError
+from dpaat.evaluation.plan import Plan
+from dpaat.evaluation.replicates import Fold, Predictions
+from dpaat.evaluation.resampling import find_clusters, merge_clusters
+from dpaat.runs import replacing
+
+FOLDER = "outcomes"
+HEAD = "head"
+Arrays = dict[str, np.ndarray]
+
+
+def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) -> None:
+    """Write `NAME.npz`: configuration, plans and facts as JSON, and for main plan and draw what every image came to.
+
+    Kept of each set of N images with K classes: `ids`, `labels`, `groups`; `correct`, one bit for each on clean
+    images and by radius as verdict and under the ranked attack; `precision`, the `Fold.precision` of clean images and
+    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)` float32.
+
+    Args:
+        folder: made if need be.
+        cell: the cell.
+        plans: what it was evaluated by.
+        outcome: what came out.
+    """
+    head = {
+        "content": _content(cell, plans),
+        "facts": outcome.facts,
+        "classes": list(outcome.main.clean.images.classes),
+    }
+    arrays = {HEAD: np.array(json.dumps(head)), **_pack("main", outcome.main)}
+    if outcome.draw is not None:
+        arrays |= _pack("draw", outcome.draw)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{cell.name}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[str, CellOutcome]:
+    """Read those of some cells that a folder has.
+
+    Args:
+        folder: of `write_outcome`.
+        runs: the cells that may be taken; files of others are left alone.
+        plans: what they must have been evaluated by.
+
+    Returns:
+        Name of the cell to its outcome.
+
+    Raises:
+        UserError: no such folder, a file that cannot be read, or one that was computed otherwise.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found = {}
+    for run in runs:
+        path = folder / f"{run.cell.name}.npz"
+        if path.is_file():
+            found[run.cell.name] = _read(path, run.cell, plans)
+    return found
+
+
+def check_data(outcomes: Mapping[str, CellOutcome], runs: Sequence[CellRun]) -> None:
+    """Refuse cells that are called by the same data but were computed on others.
+
+    Raises:
+        UserError: names two of them.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for run in runs:
+        if run.cell.name in outcomes:
+            fingerprint = outcomes[run.cell.name].facts["fingerprint"]
+            name, known = first.setdefault(run.cell.data, (run.cell.name, fingerprint))
+            if fingerprint != known:
+                raise UserError(
+                    f"{run.cell.data}: {run.cell.name} was computed on data with fingerprint {fingerprint}, {name} on "
+                    f"{known}; they cannot be compared"
+                )
+
+
+def _read(path: Path, cell: Cell, plans: Plans) -> CellOutcome:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            head = json.loads(str(arrays[HEAD]))
+            _check(path, head["content"], _content(cell, plans))
+            main = _unpack("main", arrays, head["classes"], plans.main.radii)
+            draw = None if plans.draw is None else _unpack("draw", arrays, head["classes"], plans.draw.radii)
+            return CellOutcome(head["facts"], main, draw)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not the outcome of a cell, or damaged ({error}); delete it") from None
+
+
+def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
+    """Everything that the outcome of a cell depends on besides code and data."""
+    evaluations = {"evaluate": plans.main, "subset": plans.draw, "masking": plans.masking}
+    return {
+        "train": comparable(dataclasses.asdict(cell.config)),
+        **{name: {} if plan is None else fields_of(plan) for name, plan in evaluations.items()},
+    }
+
+
+def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an outcome of other settings; those that did not exist when it was computed count as their defaults."""
+    for part, fields in now.items():
+        defaults = comparable({}) if part == "train" else fields_of(Plan())
+        known = {**defaults, **before[part]} if before[part] else {}
+        for name in fields or known:
+            if known.get(name) != fields.get(name):
+                raise UserError(
+                    f"{path}: was computed with {part} {name} {known.get(name)!r}, the grid says {fields.get(name)!r}"
+                )
+
+
+def _pack(part: str, outcome: Outcome) -> Arrays:
+    images = outcome.clean.images
+    correct = [outcome.clean, *outcome.verdicts.values(), *outcome.ranked.values()]
+    precision = [outcome.clean, *outcome.ranked.values()]
+    arrays = {
+        "ids": np.char.encode(images.ids.astype(str), "utf-8"),
+        "groups": np.char.encode(images.groups.astype(str), "utf-8"),
+        "labels": images.labels.astype(np.uint16),
+        "correct": np.packbits(np.concatenate([fold.correct for fold in correct]).astype(bool), axis=1),
+        "precision": np.concatenate([fold.precision for fold in precision]).astype(np.float32),
+    }
+    return {f"{part}/{name}": array for name, array in arrays.items()}
+
+
+def _unpack(part: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str], radii: Sequence[float]) -> Outcome:
+    ids, groups = (np.char.decode(arrays[f"{part}/{name}"], "utf-8") for name in ("ids", "groups"))
+    labels = arrays[f"{part}/labels"].astype(np.int64)
+    # What was predicted is not kept, and nothing that is made of these outcomes asks for it.
+    images = Predictions(ids, labels, groups, labels, None, classes)
+    blocks = merge_clusters(find_clusters(labels, groups))
+    bits = np.unpackbits(arrays[f"{part}/correct"], axis=1, count=len(labels)).astype(float)
+    tables = arrays[f"{part}/precision"].astype(float)
+    if len(bits) != 1 + 2 * len(radii) or tables.shape != (1 + len(radii), 1 + len(blocks.label), len(classes)):
+        raise ValueError(f"the arrays of {part} do not fit {len(radii)} radii")
+
+    def fold(row: int, table: int | None) -> Fold:
+        return Fold(images, blocks, bits[row, None], None if table is None else tables[table, None])
+
+    return Outcome(
+        clean=fold(0, 0),
+        verdicts={eps: fold(1 + k, None) for k, eps in enumerate(radii)},
+        ranked={eps: fold(1 + len(radii) + k, 1 + k) for k, eps in enumerate(radii)},
+    )

@@ -1,0 +1,129 @@
+"""Outcomes of cells in files of their own: summed up without the cells, and refused where they do not belong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
+from dpaat.benchmark import runner
+from dpaat.cli import main
+from training_makers import fails
+
+
+@pytest.fixture
+def known(finished_grid: Path, tmp_path: Path) -> Path:
+    """A copy of the outcomes of all cells."""
+    return Path(shutil.copytree(finished_grid / "out" / "outcomes", tmp_path / "known"))
+
+
+def evaluation(**changes: object) -> dict[str, object]:
+    return {"evaluate": {**GRID["evaluate"], **changes}}
+
+
+def test_known_cells_are_summed_up_and_not_run(finished_grid, known, tiny_images, tmp_path, monkeypatch):
+    commands = Commands(finished_grid / "out")
+    monkeypatch.setattr(runner, "run_command", commands)
+    assert run(finished_grid / "grid.yaml", tmp_path / "out", tiny_images, known=known) == 0
+    assert commands.asked == []
+    found, before = document(tmp_path / "out"), document(finished_grid / "out")
+    assert {name: found[name] for name in ("cells", "tables", "device")} == {
+        name: before[name] for name in ("cells", "tables", "device")
+    }
+
+
+def test_cells_of_both_places_make_one_table(finished_grid, known, tiny_images, tmp_path, monkeypatch):
+    commands = Commands(finished_grid / "out")
+    monkeypatch.setattr(runner, "run_command", commands)
+    for name in (CELLS[0], CELLS[3]):
+        (known / f"{name}.npz").unlink()
+    assert run(finished_grid / "grid.yaml", tmp_path / "out", tiny_images, known=known) == 0
+    assert {cell for _, cell in commands.asked} == {CELLS[0], CELLS[3]}
+    assert document(tmp_path / "out")["tables"][0]["rows"][1] == document(finished_grid / "out")["tables"][0]["rows"][1]
+    assert sorted(path.stem for path in (tmp_path / "out" / "outcomes").iterdir()) == [CELLS[3], CELLS[0]]
+
+
+def test_a_cell_that_is_finished_here_is_taken_from_here(finished_grid, known, tiny_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run_command", here)
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
+    path = known / f"{CELLS[0]}.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed["main/correct"] = np.zeros_like(changed["main/correct"])
+    np.savez(path, **changed)
+    assert run(finished_grid / "grid.yaml", tmp_path / "out", tiny_images, known=known) == 0
+    assert document(tmp_path / "out")["tables"] == document(finished_grid / "out")["tables"]
+
+
+def test_the_dry_run_names_known_cells(finished_grid, known, tiny_images, capsys):
+    arguments = ["--data", f"folder:{tiny_images}", "--known", str(known), "--dry-run", "--out", str(known / "out")]
+    assert main(["benchmark", str(finished_grid / "grid.yaml"), *arguments]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "-s0 " in line]
+    assert [(row[0], row[1]) for row in rows] == [(name, "known") for name in CELLS]
+    assert all(float(row[3]) >= 0 for row in rows), "the known cells' time is known too"
+
+
+@pytest.mark.parametrize(
+    ("named", "changes"),
+    [
+        (
+            f"{CELLS[0]}.npz: was computed with train lr 0.02, the grid says 0.5",
+            {"train": {**GRID["train"], "lr": 0.5}},
+        ),
+        ("evaluate seed 0, the grid says 3", evaluation(seed=3)),
+        ("masking suites None, the grid says ['masking']", evaluation(masking=9)),
+        ("holds the outcome of no cell of this grid", {"seeds": [7]}),
+    ],
+)
+def test_outcomes_of_another_grid_are_refused(named, changes, known, tiny_images, tmp_path, capfd):
+    grid = write_grid(tmp_path / "grid.yaml", **changes)
+    data = f"folder:{tiny_images}"
+    fails(capfd, "benchmark", grid, "--data", data, "--known", known, "--out", tmp_path / "out", names=(named,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_outcomes_on_other_data_are_refused(finished_grid, known, tiny_images, tmp_path, capfd):
+    path = known / f"{CELLS[2]}.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    fingerprint = document(finished_grid / "out")["fingerprints"]["folder"]
+    changed["head"] = np.array(str(changed["head"]).replace(fingerprint, "0" * 16))
+    np.savez(path, **changed)
+    arguments = ["--data", f"folder:{tiny_images}", "--known", known, "--out", tmp_path / "out"]
+    names = (CELLS[2], "0" * 16, CELLS[0], fingerprint)
+    fails(capfd, "benchmark", finished_grid / "grid.yaml", *arguments, names=names)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "lacking", "other shape"])
+def test_a_damaged_outcome_is_told_in_one_line(damage, finished_grid, known, tiny_images, tmp_path, capfd):
+    path = known / f"{CELLS[1]}.npz"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("nothing")
+    else:
+        with np.load(path) as arrays:
+            changed = dict(arrays)
+        precision = changed.pop("main/precision")
+        np.savez(path, **changed, **({} if damage == "lacking" else {"main/precision": precision[:, 1:]}))
+    arguments = ["--data", f"folder:{tiny_images}", "--known", known, "--out", tmp_path / "out"]
+    fails(capfd, "benchmark", finished_grid / "grid.yaml", *arguments, names=(path.name, "damaged", "delete it"))
+
+
+def test_a_setting_added_later_counts_as_its_default(finished_grid, known, tiny_images, tmp_path):
+    """Files written before it existed stay valid as long as the grid leaves it alone."""
+    path = known / f"{CELLS[1]}.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    head = json.loads(str(changed["head"]))
+    del head["content"]["train"]["ema_decay"], head["content"]["evaluate"]["precision"]
+    changed["head"] = np.array(json.dumps(head))
+    np.savez(path, **changed)
+    assert run(finished_grid / "grid.yaml", tmp_path / "out", tiny_images, known=known) == 0
+
+
+def test_a_folder_that_is_not_there(finished_grid, tiny_images, tmp_path, capfd):
+    arguments = ["--data", f"folder:{tiny_images}", "--known", tmp_path / "nowhere", "--out", tmp_path / "out"]
+    fails(capfd, "benchmark", finished_grid / "grid.yaml", *arguments, names=("nowhere: no such folder",))
