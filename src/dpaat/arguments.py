@@ -37,6 +37,7 @@ BENCHMARK_EXAMPLES = """examples:
   dpaat benchmark benchmarks/grids/smoke.yaml               run it again to go on, or to retry what failed
   dpaat benchmark grid.yaml --data ham10000:DIR --workers 2 --out results/ham
   dpaat benchmark grid.yaml --only 'dpaat-*-f1-s0'               one row again
+  dpaat benchmark grid.yaml --known docs/results/ham10000-32px   with the cells of a published benchmark
   dpaat benchmark grid.yaml --dry-run"""
 PROFILE_EXAMPLES = """examples:
   dpaat profile --data ham10000:DIR --image-size 64 --model resnet18
