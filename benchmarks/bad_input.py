@@ -208,7 +208,7 @@ def main() -> int:
         result = measure(sandbox, {name: kinds[name] for name in names}, arguments)
     print(json.dumps(result, indent=1))
     if out:
-        from dpaat.runs import provenance
+        from dpaat.provenance import provenance
 
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(provenance("cpu") | result, indent=1) + "\n")

@@ -26,8 +26,9 @@ from dpaat.data.augment import augment
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
+from dpaat.provenance import provenance
 from dpaat.radii import format_radius
-from dpaat.runs import SPLITS, Run, open_run, provenance, write_json
+from dpaat.runs import SPLITS, Run, open_run, write_json
 from step_cost import interleaved, ratio, take_step
 
 

@@ -29,7 +29,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from dpaat.evaluation.statistics import Predictions, paired_difference, recall_interval
-from dpaat.runs import provenance
+from dpaat.provenance import provenance
 
 LESIONS = {
     "akiec": {1: 32, 2: 11, 3: 4},

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from dpaat.config import TrainConfig
-from dpaat.runs import INFO, provenance, read_json, write_json
+from dpaat.provenance import provenance
+from dpaat.runs import INFO, read_json, write_json
 from dpaat.training import train
 
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "train_sums")

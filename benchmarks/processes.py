@@ -33,7 +33,8 @@ from dpaat.config import TrainConfig
 from dpaat.methods import Visit
 from dpaat.methods.dpaat import DPAAT
 from dpaat.models import Classifier, build_model
-from dpaat.runs import provenance, write_json
+from dpaat.provenance import provenance
+from dpaat.runs import write_json
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes

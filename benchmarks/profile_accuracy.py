@@ -22,8 +22,9 @@ from typing import Any
 from dpaat.benchmark.datasets import public_spec
 from dpaat.config import TrainConfig
 from dpaat.methods import find_method
+from dpaat.provenance import provenance
 from dpaat.radii import format_radius
-from dpaat.runs import provenance, write_json
+from dpaat.runs import write_json
 from dpaat.training import train
 from dpaat.training.profile import STANDING, profile
 

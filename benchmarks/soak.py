@@ -157,7 +157,7 @@ def main() -> int:
         if arguments.epochs:
             result["long_run"] = long_run(arguments.epochs, work, temporary)
         tempfile.tempdir = None
-    from dpaat.runs import provenance
+    from dpaat.provenance import provenance
 
     result = provenance("cpu") | result
     if arguments.out:

@@ -25,7 +25,8 @@ from torch.nn.functional import cross_entropy
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
-from dpaat.runs import provenance, write_json
+from dpaat.provenance import provenance
+from dpaat.runs import write_json
 from step_cost import interleaved, ratio, seconds, take_step
 
 EPS, STEPS, SIZE, BATCH = 8 / 255, 10, 64, 128

@@ -24,7 +24,7 @@ from dpaat.data.augment import augment
 from dpaat.data.loading import KeyedBatchSampler, SplitDataset
 from dpaat.methods import Method, Setting, Visit, build_method, find_method
 from dpaat.models import build_model
-from dpaat.runs import provenance
+from dpaat.provenance import provenance
 
 BATCH, SIZE, STEPS, CLASSES, SAMPLES = 64, 64, 10, 7, 7000
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dpaat.runs import CONFIG, INFO, provenance, write_json
+from dpaat.provenance import provenance
+from dpaat.runs import CONFIG, INFO, write_json
 from kill_resume import differences
 
 ADDRESSES = {"dpaat-a": "10.211.55.1", "dpaat-b": "10.211.55.2"}

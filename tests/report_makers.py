@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 
 from dpaat.config import TrainConfig
-from dpaat.evaluation.attacking import CLEAN, AttackSpec
+from dpaat.evaluation.entries import Population, constant_entry, result_entry
 from dpaat.evaluation.metrics import classification_metrics, constant_predictor
-from dpaat.evaluation.results import Population, constant_entry, prediction_rows, result_entry, save_result
+from dpaat.evaluation.results import prediction_rows, save_result
+from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
 from dpaat.runs import write_config, write_json, write_text

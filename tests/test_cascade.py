@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpaat.evaluation.attacking import Attacker, AttackSpec, attack_spec
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.journal import Journal
+from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.suite import Curve, Result, run_standard
 
 RADII = [2 / 255, 8 / 255, 32 / 255]

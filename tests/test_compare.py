@@ -10,10 +10,11 @@ import torch
 
 from dpaat.cli import main
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import CLEAN, AttackSpec
 from dpaat.evaluation.compare import compare_runs
+from dpaat.evaluation.entries import Population, result_entry
 from dpaat.evaluation.metrics import classification_metrics
-from dpaat.evaluation.results import Population, prediction_rows, result_entry, save_result
+from dpaat.evaluation.results import prediction_rows, save_result
+from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.statistics import holm
 from dpaat.evaluation.suite import Result
 

@@ -7,17 +7,10 @@ import torch
 from rich.console import Console
 
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import CLEAN, AttackSpec
+from dpaat.evaluation.entries import Population, constant_entry, groups, result_entry
 from dpaat.evaluation.metrics import classification_metrics, constant_predictor, verdict_metrics
-from dpaat.evaluation.results import (
-    Population,
-    constant_entry,
-    groups,
-    prediction_rows,
-    read_evaluation,
-    result_entry,
-    save_result,
-)
+from dpaat.evaluation.results import prediction_rows, read_evaluation, save_result
+from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Result
 from dpaat.evaluation.table import comparison_table, evaluation_table
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import CLEAN, Attacker, AttackSpec, attack_spec
+from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.specs import CLEAN, AttackSpec, attack_spec
 from dpaat.evaluation.suite import evaluate_model, run_attacks
 
 PGD = AttackSpec("pgd", 3)

@@ -24,10 +24,10 @@ from dpaat.data import load_table, prepare
 from dpaat.data.images import decode_image
 from dpaat.data.splits import export_splits, import_splits
 from dpaat.errors import UserError, is_printable
-from dpaat.models import read_weights
 from dpaat.radii import parse_radii
 from dpaat.runs import read_config, read_info, read_json
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
+from dpaat.weights import read_weights
 from training_makers import fails, make_images
 
 quick = settings(

@@ -8,7 +8,8 @@ from torch import nn
 
 from dpaat.attacks import pgd
 from dpaat.errors import UserError
-from dpaat.models import Classifier, build_model, read_weights
+from dpaat.models import Classifier, build_model
+from dpaat.weights import read_weights
 
 FAMILIES = [
     "resnet18",

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import AttackSpec
+from dpaat.evaluation.entries import Population, result_entry
 from dpaat.evaluation.metrics import verdict_metrics
-from dpaat.evaluation.results import Population, result_entry, save_result
+from dpaat.evaluation.results import save_result
+from dpaat.evaluation.specs import AttackSpec
 from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
 from dpaat.report.page import _names

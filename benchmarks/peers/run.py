@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dpaat.data import prepare
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.models import build_model
-from dpaat.runs import provenance, write_json
+from dpaat.provenance import provenance
+from dpaat.runs import write_json
 from step_cost import interleaved, ratio
 
 DATA, SIZE, STEPS, EPS = "synthetic:1200", 64, 10, 4 / 255

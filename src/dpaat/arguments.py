@@ -1,15 +1,12 @@
-"""The options of the command line, and how they and their errors read."""
+"""The commands and their options."""
 
 from __future__ import annotations
-
-import re
-from argparse import ArgumentError, RawDescriptionHelpFormatter
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
 import dpaat
 from dpaat.config import TrainConfig
+from dpaat.parsing import Parser
 
 TRAIN_EXAMPLES = """examples:
   dpaat train --data ham10000:DIR --image-size 64 --model resnet18 --method dpaat --out runs/ham
@@ -62,29 +59,9 @@ MAIN_EXAMPLES = """examples:
   dpaat train --help                     all options of a command"""
 
 
-class _Formatter(RawDescriptionHelpFormatter):
-    """Shows options with hyphens, as people type them."""
-
-    def format_help(self) -> str:
-        text = super().format_help()
-        return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), text)
-
-
-class _Parser(ArgumentParser):
-    def __init__(self, description: str, epilog: str = "", **options: Any) -> None:
-        super().__init__(
-            description=description,
-            epilog=epilog,
-            exit_on_error=False,
-            allow_abbrev=False,
-            formatter_class=_Formatter,
-            **options,
-        )
-
-
 def make_parser() -> ArgumentParser:
     """Make the parser of all commands; it raises `ArgumentError` instead of leaving the process."""
-    parser = _Parser(
+    parser = Parser(
         "Train medical image classifiers that stay accurate and withstand adversarial perturbations, and prove it.",
         MAIN_EXAMPLES,
         prog="dpaat",
@@ -101,7 +78,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
     commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
     commands.add_subcommand("export", _export_parser(), help="write a run's network as ONNX and safetensors")
-    data = _Parser("Look into a dataset.")
+    data = Parser("Look into a dataset.")
     commands.add_subcommand("data", data, help="look into a dataset")
     commands.add_subcommand("list", _list_parser(), help="list methods, models, attacks or maps")
     data.add_subcommands(required=True, metavar="COMMAND").add_subcommand(
@@ -111,7 +88,7 @@ def make_parser() -> ArgumentParser:
 
 
 def _train_parser() -> ArgumentParser:
-    parser = _Parser("Train a classifier and leave a run folder.", TRAIN_EXAMPLES)
+    parser = Parser("Train a classifier and leave a run folder.", TRAIN_EXAMPLES)
     parser.add_argument("--config", action="config", help="YAML file with any of these options, such as a run's own")
     parser.add_class_arguments(TrainConfig, as_group=False)
     parser.add_argument("--out", type=str | None, default=None, help="run folder to make (required)")
@@ -122,7 +99,7 @@ def _train_parser() -> ArgumentParser:
 
 
 def _profile_parser() -> ArgumentParser:
-    parser = _Parser("Measure where the time of a training step goes, and estimate the whole run.", PROFILE_EXAMPLES)
+    parser = Parser("Measure where the time of a training step goes, and estimate the whole run.", PROFILE_EXAMPLES)
     parser.add_argument("--config", action="config", help="YAML file with any of these options, such as a run's own")
     parser.add_class_arguments(TrainConfig, as_group=False)
     parser.add_argument("--batches", type=int, default=9, help="how many batches to measure")
@@ -132,7 +109,7 @@ def _profile_parser() -> ArgumentParser:
 
 
 def _export_parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "Write a run's network as ONNX and safetensors, and check that they agree with it.", EXPORT_EXAMPLES
     )
     parser.add_argument("run", type=str, help="run folder")
@@ -142,7 +119,7 @@ def _export_parser() -> ArgumentParser:
 
 
 def _evaluate_parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "Measure a run on clean images and under attack at fixed radii; results go to its evaluation.json.",
         EVALUATE_EXAMPLES,
     )
@@ -169,7 +146,7 @@ def _evaluate_parser() -> ArgumentParser:
 
 
 def _predict_parser() -> ArgumentParser:
-    parser = _Parser("Classify images with a run; probabilities go to a CSV file.", PREDICT_EXAMPLES)
+    parser = Parser("Classify images with a run; probabilities go to a CSV file.", PREDICT_EXAMPLES)
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, or one dataset spec")
     parser.add_argument("--out", type=str, default="predictions.csv", help="CSV file to write")
@@ -179,7 +156,7 @@ def _predict_parser() -> ArgumentParser:
 
 
 def _explain_parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "Compute attribution maps of a run on clean images and under attack, and score them against lesion masks, "
         "against each other and against chance; numbers go to its interpretability.json, maps to interpretability/.",
         EXPLAIN_EXAMPLES,
@@ -200,7 +177,7 @@ def _explain_parser() -> ArgumentParser:
 
 
 def _compare_parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "Compare evaluated runs image by image with the first; runs that differ in seed or fold only are pooled.",
         COMPARE_EXAMPLES,
     )
@@ -210,7 +187,7 @@ def _compare_parser() -> ArgumentParser:
 
 
 def _benchmark_parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "Train and evaluate every cell of a grid, several side by side, and sum up what is finished. What is done is "
         "not repeated, what failed is tried again, and one failure does not stop the rest.",
         BENCHMARK_EXAMPLES,
@@ -232,7 +209,7 @@ def _benchmark_parser() -> ArgumentParser:
 
 
 def _report_parser() -> ArgumentParser:
-    parser = _Parser("Write one self-contained HTML page about one or more runs, or a model card.", REPORT_EXAMPLES)
+    parser = Parser("Write one self-contained HTML page about one or more runs, or a model card.", REPORT_EXAMPLES)
     parser.add_argument("runs", type=str, nargs="+", help="run folders")
     parser.add_argument(
         "--out", type=str | None, default=None, help="file to write; default report.html, model-card.md"
@@ -245,7 +222,7 @@ def _report_parser() -> ArgumentParser:
 
 
 def _data_check_parser() -> ArgumentParser:
-    parser = _Parser("Print classes, groups, splits, leaks, duplicate and unreadable files.", CHECK_EXAMPLES)
+    parser = Parser("Print classes, groups, splits, leaks, duplicate and unreadable files.", CHECK_EXAMPLES)
     parser.add_argument("data", type=str, help="dataset, as for `dpaat train --data`")
     parser.add_argument("--image_size", type=int, default=64, help="pixels at the side")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
@@ -256,14 +233,14 @@ def _data_check_parser() -> ArgumentParser:
 
 
 def _list_parser() -> ArgumentParser:
-    parser = _Parser("List what can be named on the command line.")
+    parser = Parser("List what can be named on the command line.")
     parser.add_argument("what", type=str, help="methods, models, attacks or maps")
     parser.add_argument("filter", type=str, nargs="?", default="", help="only names that contain this")
     return parser
 
 
 def _quickstart_parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "Train standard, fixed-radius and DPAAT models on the embedded synthetic images (or --data), evaluate them "
         "and write a report. Takes a few minutes on two cores."
     )
@@ -272,21 +249,3 @@ def _quickstart_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--out", type=str | None, default=None, help="folder to make; default runs/quickstart")
     return parser
-
-
-def with_underscores(argument: str) -> str:
-    """Let --image-size and --image_size both be typed."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
-
-
-def readable(error: ArgumentError) -> str:
-    """Bring the parser's message into one line, with the option as people type it."""
-    text = " ".join(str(error).split())
-    text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
-    text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
-    text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
-    return text if "help" in text else f"{text} (see --help)"

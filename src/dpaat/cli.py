@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
-from dpaat.arguments import make_parser, readable, with_underscores
+from dpaat.arguments import make_parser
 from dpaat.commands import COMMANDS, train
 from dpaat.errors import Interrupted, UserError, one_line
+from dpaat.parsing import readable, with_underscores
 from dpaat.shapes import check_yaml
 
 EXIT_USER_ERROR = 2

@@ -50,6 +50,12 @@ def one_line(message: str) -> str:
     return "".join(c if is_printable(c) else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Make the error for a name that is not in a list, with the nearest names that are.
 

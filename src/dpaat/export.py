@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dpaat.errors import UserError
 from dpaat.models import Classifier, build_model, load_foreign
-from dpaat.runs import Run, open_run, provenance, write_json
+from dpaat.provenance import provenance
+from dpaat.runs import Run, open_run, write_json
 
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dpaat.data.files import is_file
-from dpaat.errors import UserError, unknown
+from dpaat.errors import UserError, first_line, unknown
+from dpaat.weights import load_pretrained, read_weights
 
 Stem = Literal["auto", "original", "small"]
 SMALL_IMAGE = 48
@@ -75,10 +71,10 @@ def build_model(
     except Exception as error:
         if not pretrained:
             raise
-        raise UserError(f"the pretrained weights of {name!r} could not be had: {_first_line(error)}") from None
+        raise UserError(f"the pretrained weights of {name!r} could not be had: {first_line(error)}") from None
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     if weights is not None:
-        _load_pretrained(network, config, weights, channels)
+        load_pretrained(network, config, weights, channels)
     if stem == "small" or (stem == "auto" and image_size < SMALL_IMAGE):
         _shrink_stem(network, name, channels)
     mean = _channel_statistic(config.get("mean", (0.5,) * 3), channels)
@@ -98,61 +94,6 @@ def check_name(name: str) -> None:
 
     if name not in timm.list_models() and name not in timm.list_pretrained():
         raise unknown("model", name, timm.list_models())
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running any code that the file may hold.
-
-    Raises:
-        UserError: no such file, or not a plain state dict of tensors.
-    """
-    if not is_file(path):
-        raise UserError(f"{path}: no such weights file")
-    try:
-        if zipfile.is_zipfile(path):
-            _refuse_compressed(path)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: not readable as weights; it is damaged, or holds more than tensors, which is not loaded because "
-            "it could run code"
-        ) from None
-    except Exception as error:
-        raise UserError(f"{path}: not readable as weights ({_first_line(error)})") from None
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    tensors = (
-        {key: value for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
-        if isinstance(content, dict)
-        else {}
-    )
-    if not tensors:
-        raise UserError(f"{path}: holds no state dict of tensors")
-    return tensors
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Weights are stored as they are in memory; only a bomb would unpack to more than the file is long."""
-    with zipfile.ZipFile(path) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("compressed, as weights never are")
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is an ordinary tensor; others have no place in a state dict."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and not value.is_complex()
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
 
 
 def load_foreign(model: Classifier, path: Path, *, num_classes: int) -> None:
@@ -178,31 +119,6 @@ def load_foreign(model: Classifier, path: Path, *, num_classes: int) -> None:
                 f"{tuple(own[key].shape)}"
             )
     model.network.load_state_dict(state)
-
-
-def _load_pretrained(network: nn.Module, config: dict[str, Any], path: Path, channels: int) -> None:
-    from timm.models import adapt_input_conv
-
-    state, own = read_weights(path), network.state_dict()
-    heads = config.get("classifier", ())
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    firsts = config.get("first_conv", ())
-    for first in (firsts,) if isinstance(firsts, str) else tuple(firsts):
-        key = f"{first}.weight"
-        if key in state and state[key].ndim == 4 and state[key].shape[1] != channels:
-            with suppress(AssertionError, NotImplementedError):  # no rule for so many channels: the shape tells below
-                state[key] = adapt_input_conv(channels, state[key])
-    wrong = [key for key in state if key in own and state[key].shape != own[key].shape]
-    for key in [key for key in wrong if key.startswith(tuple(f"{head}." for head in heads))]:
-        state[key] = own[key]  # a head for other classes is learned anew
-        wrong.remove(key)
-    missing, surplus = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or surplus or wrong:
-        raise UserError(
-            f"{path}: not weights of this model ({len(missing)} tensors missing, {len(surplus)} unknown, "
-            f"{len(wrong)} of another shape; first: {(missing + surplus + wrong)[0]})"
-        )
-    network.load_state_dict(state)
 
 
 def _shrink_stem(network: nn.Module, name: str, channels: int) -> None:
@@ -258,15 +174,10 @@ def _check_fits(model: Classifier, name: str, channels: int, image_size: int) ->
             logits = model.train()(torch.zeros(2, channels, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"model {name!r} cannot take images of {image_size} x {image_size} pixels ({_first_line(error)}); "
+            f"model {name!r} cannot take images of {image_size} x {image_size} pixels ({first_line(error)}); "
             "try a larger --image-size or --stem small"
         ) from None
     finally:
         model.load_state_dict(state)
     if logits.ndim != 2:
         raise UserError(f"model {name!r} does not give one row of logits per image, but {tuple(logits.shape)}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

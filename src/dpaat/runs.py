@@ -6,10 +6,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 from argparse import ArgumentError
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser
 
-import dpaat
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError, is_printable
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
@@ -79,7 +77,8 @@ class Run:
         """
         import torch
 
-        from dpaat.models import build_model, read_weights
+        from dpaat.models import build_model
+        from dpaat.weights import read_weights
 
         model = build_model(
             self.config.model,
@@ -248,36 +247,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def provenance(device: str) -> dict[str, Any]:
-    """What every result carries: schema, versions, device."""
-    import torch
-
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "dpaat_version": dpaat.__version__,
-        "torch_version": torch.__version__,
-        "python_version": platform.python_version(),
-        "device": device_name(device),
-    }
-
-
-def device_name(device: str) -> str:
-    """Name a device so that results on two can be told apart, such as "cpu (AMD EPYC 25/17, 2 threads)"."""
-    import torch
-
-    if device.startswith("cuda"):
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({_processor()}, {torch.get_num_threads()} threads)"
-
-
-def _processor() -> str:
-    """The processor with its family and model where the system tells: the last digits of sums depend on them."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
-        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        if "model name" in fields:
-            version = "/".join(fields[name] for name in ("cpu family", "model") if name in fields)
-            return f"{fields['model name']} {version}".strip()
-    return platform.processor() or platform.machine()

@@ -13,7 +13,7 @@ from dpaat.benchmark.outcomes import CellOutcome
 from dpaat.benchmark.plans import ranked_attack, words
 from dpaat.benchmark.summary import summarize
 from dpaat.evaluation.plan import Plan
-from dpaat.runs import provenance
+from dpaat.provenance import provenance
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]

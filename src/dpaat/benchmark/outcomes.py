@@ -15,12 +15,13 @@ import torch
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import CLEAN, AttackSpec
 from dpaat.evaluation.cascade import Cascade
+from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.replicates import Fold, Predictions, find_fold
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, Document, Entry, read_evaluation
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, read_evaluation
+from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.radii import format_radius
 
 METRICS = ("accuracy", "balanced_accuracy", "map")

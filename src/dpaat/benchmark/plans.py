@@ -12,8 +12,8 @@ from typing import Any
 
 from dpaat.benchmark.fields import as_mapping, as_positive, at, check_known, make
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import AttackSpec
 from dpaat.evaluation.plan import Plan, parse_steps
+from dpaat.evaluation.specs import AttackSpec
 from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
 from dpaat.radii import parse_radii
 

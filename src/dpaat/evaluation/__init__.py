@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dpaat.evaluation.attacking import Attacker, AttackSpec, attack_spec
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.metrics import Metrics, classification_metrics, constant_predictor
 from dpaat.evaluation.plan import Plan, parse_steps
 from dpaat.evaluation.predict import predict
 from dpaat.evaluation.results import read_evaluation
 from dpaat.evaluation.run import evaluate, evaluate_run
+from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.suite import Curve, Result, evaluate_model, run_attacks, run_standard
 from dpaat.evaluation.summary import analyses_summary
 from dpaat.evaluation.table import comparison_table, evaluation_table

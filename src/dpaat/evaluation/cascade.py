@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dpaat.attacks import find_attack
-from dpaat.evaluation.attacking import Attacker, AttackSpec
+from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.specs import AttackSpec
 from dpaat.radii import format_radius
 
 

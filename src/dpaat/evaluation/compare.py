@@ -16,14 +16,8 @@ from rich.text import Text
 
 import dpaat
 from dpaat.errors import UserError
-from dpaat.evaluation.results import (
-    EVALUATION_FILE,
-    PREDICTIONS_FOLDER,
-    PREDICTIONS_SCHEMA,
-    Document,
-    Entry,
-    read_evaluation,
-)
+from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.results import EVALUATION_FILE, PREDICTIONS_FOLDER, PREDICTIONS_SCHEMA, read_evaluation
 from dpaat.evaluation.schema import COMPARED
 from dpaat.evaluation.statistics import Predictions, holm, paired_difference, pooled_intervals
 from dpaat.evaluation.table import condition, plain_table, titled, with_interval

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpaat.evaluation.attacking import CLEAN, Attacker, ImageArray
+from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.corruptions import SEVERITIES, corrupt, corruption_summary, corruptions_for
 from dpaat.evaluation.journal import Journal
 from dpaat.evaluation.metrics import verdict_metrics
 from dpaat.evaluation.progress import PassBar
+from dpaat.evaluation.specs import CLEAN
 
 
 @dataclass(frozen=True, eq=False)

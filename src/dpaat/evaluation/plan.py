@@ -9,7 +9,8 @@ import numpy as np
 
 from dpaat.attacks import NORMS, find_attack
 from dpaat.errors import UserError, unknown
-from dpaat.evaluation.attacking import PRECISIONS, AttackSpec, Precision, attack_spec
+from dpaat.evaluation.attacking import PRECISIONS, Precision
+from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.subject import SPLITS
 from dpaat.radii import parse_radii
 from dpaat.shapes import check_filled

@@ -12,13 +12,15 @@ import torch
 from dpaat.attacks import find_attack
 from dpaat.data.table import tasks_of
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import CLEAN, Attacker
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.clinic import clinical_analyses
 from dpaat.evaluation.corruption_suite import run_corruptions
+from dpaat.evaluation.entries import Document
 from dpaat.evaluation.masking import run_masking, summary
 from dpaat.evaluation.plan import Plan, stratified_draw
-from dpaat.evaluation.results import EVALUATION_FILE, Document, read_evaluation
+from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation
 from dpaat.evaluation.schema import damage_in_analyses
+from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.subject import Subject, subject_of_run
 from dpaat.evaluation.suite import Curve, run_attacks, run_standard
 from dpaat.evaluation.writer import Writer

@@ -16,7 +16,8 @@ from torch import nn
 from dpaat.data import PreparedData, prepare
 from dpaat.errors import UserError, unknown
 from dpaat.models import Stem, build_model, load_foreign
-from dpaat.runs import Run, open_run, provenance
+from dpaat.provenance import provenance
+from dpaat.runs import Run, open_run
 
 SPLITS = ("train", "val", "test", "all")
 

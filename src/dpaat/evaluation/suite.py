@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
-from dpaat.evaluation.attacking import CLEAN, Attacker, AttackSpec, ImageArray, Outputs, attack_spec
+from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
 from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
+from dpaat.evaluation.specs import CLEAN, AttackSpec, attack_spec
 from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")

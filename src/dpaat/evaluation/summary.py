@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.evaluation.results import Document, Entry
+from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.table import percent, plain_table, titled, with_interval
 from dpaat.radii import format_radius
 

@@ -9,7 +9,7 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from dpaat.evaluation.results import Document, Entry, Group, groups
+from dpaat.evaluation.entries import Document, Entry, Group, groups
 
 MAX_CLASSES = 20
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}

@@ -14,17 +14,11 @@ import torch
 
 import dpaat
 from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.entries import Document, Population, constant_entry, result_entry
 from dpaat.evaluation.journal import Journal
 from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.plan import Plan
-from dpaat.evaluation.results import (
-    Document,
-    Population,
-    constant_entry,
-    prediction_rows,
-    result_entry,
-    save_result,
-)
+from dpaat.evaluation.results import prediction_rows, save_result
 from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from dpaat.errors import UserError
+from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.means import score_means
-from dpaat.evaluation.results import Document, Entry
 from dpaat.interpret.document import INTERPRETABILITY_FILE, read_interpretability, read_scores
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.scoring import SCORES

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from dpaat.errors import UserError
-from dpaat.evaluation.results import Document, Entry, Population, part_stem, read_document
+from dpaat.evaluation.entries import Document, Entry, Population, part_stem
+from dpaat.evaluation.results import read_document
 from dpaat.runs import replacing, write_text
 
 SCHEMA_VERSION = 1

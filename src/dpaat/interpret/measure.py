@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.errors import UserError
-from dpaat.evaluation.attacking import Attacker, AttackSpec, full_precision
+from dpaat.evaluation.attacking import Attacker, full_precision
 from dpaat.evaluation.metrics import require_finite
+from dpaat.evaluation.specs import AttackSpec
 from dpaat.interpret.alignment import alignment_chance, gradient_alignment
 from dpaat.interpret.faithfulness import STEPS, deletion_insertion
 from dpaat.interpret.layers import Layer

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from dpaat.attacks import NORMS
 from dpaat.errors import UserError, unknown
-from dpaat.evaluation.attacking import Attacker, AttackSpec, attack_spec
+from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.entries import Document, Entry, Population
 from dpaat.evaluation.plan import DEFAULT_RADII, stratified_draw
-from dpaat.evaluation.results import Document, Entry, Population
 from dpaat.evaluation.run import check_writable, resolve_device
+from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.subject import SPLITS, Subject, subject_of_run
 from dpaat.interpret.document import read_interpretability, save_explanation
 from dpaat.interpret.layers import Layer, find_layer

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.evaluation.results import Document, Entry
+from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.summary import COLOURS
 from dpaat.evaluation.table import MAX_CLASSES, percent, plain_table, titled, with_interval
 from dpaat.interpret.maps import REFERENCES

@@ -7,7 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 from dpaat.errors import UserError, unknown
 from dpaat.methods.base import Method, Setting, Visit
-from dpaat.methods.registry import METHODS, MethodInfo
+from dpaat.methods.info import MethodInfo
+from dpaat.methods.registry import METHODS
 
 
 def find_method(name: str) -> MethodInfo:

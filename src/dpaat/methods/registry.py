@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 from dpaat.methods.amat import AMAT, AMATOptions
-from dpaat.methods.base import Method
 from dpaat.methods.cat import CAT, CATOptions
 from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedFast, PermutedRadius, UniformRadius
 from dpaat.methods.dart import DART, DARTOptions
@@ -18,6 +13,7 @@ from dpaat.methods.fat import FAT, FATOptions
 from dpaat.methods.gairat import GAIRAT, GAIRATOptions
 from dpaat.methods.iaat import IAAT, IAATOptions
 from dpaat.methods.ima import AME, IMA, AMEOptions, IMAOptions
+from dpaat.methods.info import FIXED, LARGEST, MethodInfo
 from dpaat.methods.mart import MART, MARTOptions
 from dpaat.methods.mma import MMA, MMAOptions
 from dpaat.methods.pgd import PGDTraining
@@ -25,36 +21,6 @@ from dpaat.methods.robustlt import RobustLT, RobustLTOptions
 from dpaat.methods.standard import Standard
 from dpaat.methods.taet import TAET, TAETOptions
 from dpaat.methods.trades import TRADES, TRADESOptions
-
-FIXED = 4 / 255
-"""Default radius of the methods that fix one for all images."""
-LARGEST = 8 / 255
-"""Default largest radius of the methods that move it."""
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    """A training method that can be named on the command line."""
-
-    name: str
-    build: Callable[..., Method]
-    description: str
-    cost: str
-    """Per sample and step, in forward passes F, for K attack steps; a clean weight adds 3 F where it is taken."""
-    adversarial: bool
-    """Whether it trains for robustness, and is therefore selected by robust validation accuracy."""
-    eps: float = 0.0
-    """Default radius."""
-    clean_weight: float = 0.0
-    """Default share of the clean loss."""
-    options: type[Any] | None = None
-    """Dataclass of further options."""
-
-    @property
-    def moves_radius(self) -> bool:
-        """Whether a run's `eps` is only the largest radius of a sample."""
-        return self.eps == LARGEST
-
 
 METHODS: dict[str, MethodInfo] = {
     info.name: info

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 import dpaat
-from dpaat.evaluation.results import Entry
+from dpaat.evaluation.entries import Entry
 from dpaat.report.blocks import Block, Cell, Facts, Heading, Listing, Section, Table, Text
 from dpaat.report.comparisons import Comparison, compare
 from dpaat.report.glance import glance_tables

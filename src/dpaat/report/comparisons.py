@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dpaat.evaluation.results import Entry, Population, groups, population_of
+from dpaat.evaluation.entries import Entry, Population, groups, population_of
 from dpaat.report.view import RunView
 
 

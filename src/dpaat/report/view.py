@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, Document, Entry, read_evaluation
+from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, read_evaluation
 from dpaat.runs import CONFIG, INFO, read_config, read_info, read_json
 
 EXPLANATIONS = "interpretability.json"

@@ -22,19 +22,8 @@ from dpaat.data import PreparedData
 from dpaat.data.splits import export_splits
 from dpaat.errors import Interrupted, UserError
 from dpaat.models import check_name
-from dpaat.runs import (
-    BEST,
-    CONFIG,
-    INFO,
-    LAST,
-    PREVIOUS,
-    SPLITS,
-    provenance,
-    read_config,
-    read_json,
-    write_config,
-    write_json,
-)
+from dpaat.provenance import provenance
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, read_config, read_json, write_config, write_json
 from dpaat.training.callbacks import overfitted
 from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals

@@ -20,8 +20,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from dpaat.errors import UserError
-from dpaat.models import read_weights
 from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS, replacing
+from dpaat.weights import read_weights
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ASK_EVERY = 10

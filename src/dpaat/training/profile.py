@@ -18,7 +18,7 @@ from dpaat.errors import UserError
 from dpaat.methods import Method, find_method
 from dpaat.models import check_name
 from dpaat.perturbation import AdaptivePerturbation
-from dpaat.runs import provenance
+from dpaat.provenance import provenance
 from dpaat.training.setup import build, make_datamodule, prepare_data
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet

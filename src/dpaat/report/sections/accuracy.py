@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dpaat.evaluation.results import Entry
+from dpaat.evaluation.entries import Entry
 from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
 from dpaat.report.charts import reliability_plot
 from dpaat.report.comparisons import Comparison

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dpaat.errors import UserError
-from dpaat.evaluation.results import Entry
+from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.table import percent
 from dpaat.report.blocks import Block, Card, Cell, Column, Figures, Gallery, Heading, Picture, Row, Section, Table, Text
 from dpaat.report.charts import Estimate, whisker_plot

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.masking_verdicts import Verdict
-from dpaat.evaluation.results import Entry
 from dpaat.report.blocks import Block, Cell, Column, Heading, Kind, Row, Section, Table, Text
 from dpaat.report.comparisons import Comparison
 

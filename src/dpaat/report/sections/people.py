@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from dpaat.evaluation.results import Entry
+from dpaat.evaluation.entries import Entry
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
 from dpaat.report.charts import Estimate, matrix_plot, whisker_plot

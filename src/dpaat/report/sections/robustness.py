@@ -8,7 +8,7 @@ import numpy as np
 
 from dpaat.errors import UserError
 from dpaat.evaluation.compare import METRICS, compare_runs
-from dpaat.evaluation.results import Entry
+from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.table import condition, percent
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell

@@ -1,0 +1,127 @@
+"""Entries of `evaluation.json`: what they say, which images they are about, how they are told apart and sorted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dpaat.evaluation.metrics import Metrics
+from dpaat.evaluation.suite import Result
+from dpaat.radii import format_radius
+
+Entry = dict[str, Any]
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Population:
+    """The images that a result is about.
+
+    Attributes:
+        data: name of the dataset, such as "ham10000".
+        fingerprint: the dataset's.
+        split: "train", "val", "test" or "all".
+        n: number of images, fewer than the split has after a draw.
+    """
+
+    data: str
+    fingerprint: str
+    split: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """All results on the same images, with the constant predictor's."""
+
+    population: Population
+    results: list[Entry]
+    constant: Entry | None
+
+    @property
+    def title(self) -> str:
+        """Such as "ham10000, test, 1,987 images"."""
+        return f"{self.population.data}, {self.population.split}, {self.population.n:,} images"
+
+
+def result_entry(result: Result, population: Population, intervals: Entry | None = None, **settings: Any) -> Entry:
+    """Describe a result for `evaluation.json`.
+
+    Args:
+        result: the model under one attack at one radius.
+        population: the images.
+        intervals: of the metrics, see `dpaat.evaluation.statistics.intervals`.
+        settings: what else it depends on: checkpoint, seed, device, batch size.
+    """
+    spec = result.spec
+    attacked = spec.name != "clean"
+    return {
+        **vars(population),
+        "attack": spec.name,
+        "label": spec.label,
+        "norm": spec.norm if attacked else None,
+        "steps": spec.steps,
+        "start": spec.start,
+        "eps": result.eps,
+        "eps_text": format_radius(result.eps),
+        **settings,
+        "metrics": result.metrics,
+        "intervals": intervals,
+    }
+
+
+def constant_entry(metrics: Metrics, population: Population, predicts: str) -> Entry:
+    """Describe the constant predictor that always answers `predicts`."""
+    return {**vars(population), "predicts": predicts, "metrics": metrics}
+
+
+def groups(document: Document) -> list[Group]:
+    """Sort a document's results by the images they are about."""
+    constants = {population_of(entry): entry for entry in document["constant"]}
+    found: dict[Population, list[Entry]] = {}
+    for entry in document["results"]:
+        found.setdefault(population_of(entry), []).append(entry)
+    return [Group(population, entries, constants.get(population)) for population, entries in found.items()]
+
+
+def population_of(entry: Entry) -> Population:
+    """The images that an entry is about."""
+    return Population(entry["data"], entry["fingerprint"], entry["split"], entry["n"])
+
+
+def part_name(entry: Entry) -> str:
+    """File name of a result's predictions; the same kind of result always has the same one."""
+    if entry["attack"] == "clean":
+        return part_stem(entry, "clean") + ".parquet"
+    details = (entry["attack"], f"{entry['steps'] or 1}", entry["norm"], f"{entry['eps']:.6g}")
+    return part_stem(entry, *details) + ".parquet"
+
+
+def part_stem(entry: Entry, *details: str) -> str:
+    """File name, without its suffix, of what belongs to an entry's images."""
+    parts = (entry["data"], entry["fingerprint"], entry["split"], f"n{entry['n']}", *details)
+    return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+
+
+def key_of(entry: Entry) -> tuple[object, ...]:
+    """What tells results apart: of two with the same, the later takes the place of the earlier."""
+    return (population_of(entry), entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
+
+
+def subject_of(entry: Entry) -> tuple[Any, ...]:
+    """Images and norm, which the entries of an analysis are told apart and sorted by."""
+    return (*vars(population_of(entry)).values(), entry.get("norm") or "")
+
+
+def order_of(entry: Entry) -> tuple[Any, ...]:
+    """The order of results: clean first, the worst case last."""
+    return (
+        *vars(population_of(entry)).values(),
+        entry["attack"] != "clean",
+        entry["attack"] == "worst-case",
+        entry["attack"],
+        entry["norm"] or "",
+        entry["steps"] or 0,
+        entry["eps"],
+    )

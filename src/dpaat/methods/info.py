@@ -1,0 +1,38 @@
+"""What the command line knows of a training method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dpaat.methods.base import Method
+
+FIXED = 4 / 255
+"""Default radius of the methods that fix one for all images."""
+LARGEST = 8 / 255
+"""Default largest radius of the methods that move it."""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A training method that can be named on the command line."""
+
+    name: str
+    build: Callable[..., Method]
+    description: str
+    cost: str
+    """Per sample and step, in forward passes F, for K attack steps; a clean weight adds 3 F where it is taken."""
+    adversarial: bool
+    """Whether it trains for robustness, and is therefore selected by robust validation accuracy."""
+    eps: float = 0.0
+    """Default radius."""
+    clean_weight: float = 0.0
+    """Default share of the clean loss."""
+    options: type[Any] | None = None
+    """Dataclass of further options."""
+
+    @property
+    def moves_radius(self) -> bool:
+        """Whether a run's `eps` is only the largest radius of a sample."""
+        return self.eps == LARGEST

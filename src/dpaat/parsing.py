@@ -1,0 +1,55 @@
+"""How options are typed, and how they and their errors read."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+
+class _Formatter(RawDescriptionHelpFormatter):
+    """Shows options with hyphens, as people type them."""
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), text)
+
+
+class Parser(ArgumentParser):
+    """A parser that raises `ArgumentError` instead of leaving the process.
+
+    Args:
+        description: what the command does.
+        epilog: examples.
+        options: of the parser.
+    """
+
+    def __init__(self, description: str, epilog: str = "", **options: Any) -> None:
+        super().__init__(
+            description=description,
+            epilog=epilog,
+            exit_on_error=False,
+            allow_abbrev=False,
+            formatter_class=_Formatter,
+            **options,
+        )
+
+
+def with_underscores(argument: str) -> str:
+    """Let --image-size and --image_size both be typed."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def readable(error: ArgumentError) -> str:
+    """Bring the parser's message into one line, with the option as people type it."""
+    text = " ".join(str(error).split())
+    text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
+    text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
+    text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
+    return text if "help" in text else f"{text} (see --help)"

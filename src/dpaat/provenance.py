@@ -1,0 +1,44 @@
+"""Where a result was computed, and with which versions."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dpaat
+from dpaat.runs import SCHEMA_VERSION
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What every result carries: schema, versions, device."""
+    import torch
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dpaat_version": dpaat.__version__,
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "device": device_name(device),
+    }
+
+
+def device_name(device: str) -> str:
+    """Name a device so that results on two can be told apart, such as "cpu (AMD EPYC 25/17, 2 threads)"."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({_processor()}, {torch.get_num_threads()} threads)"
+
+
+def _processor() -> str:
+    """The processor with its family and model where the system tells: the last digits of sums depend on them."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if "model name" in fields:
+            version = "/".join(fields[name] for name in ("cpu family", "model") if name in fields)
+            return f"{fields['model name']} {version}".strip()
+    return platform.processor() or platform.machine()
