@@ -15,11 +15,12 @@ from dpaat.evaluation.table import percent, plain_table, titled, with_interval
 from dpaat.radii import format_radius
 
 COMPARED = {"balanced_accuracy": "clean balanced", "map": "clean mAP", AREA: "area"}
+REST = ("area", "s/epoch", "masking")
 FOOTNOTE = (
     "Percent, 95 % intervals. Robust accuracy and balanced accuracy: worst case over the attacks named; area: under "
-    "the robust balanced accuracy over the radius, in parts of the largest; seconds per epoch include validation; "
-    "bound: lower one-sided at 95 %; p: adjusted by Holm over all comparisons of one metric in the table."
+    "the robust balanced accuracy over the radius, in parts of the largest; seconds per epoch include validation."
 )
+TESTS = "Bound: lower one-sided at 95 %; p: adjusted by Holm over all comparisons of one metric in the table."
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def sections(document: Document, *, full: bool) -> list[Section]:
         document: see `make_document`.
         full: with all metrics, bounds and intervals; else what a terminal has room for.
     """
-    makers = (_scores, _differences, _fronts, _draw)
+    makers = (_scores, _others, _differences, _fronts, _draw)
     found = [make(document, table, full) for table in document["tables"] for make in makers]
     return [section for section in found if section.rows]
 
@@ -84,7 +85,7 @@ def benchmark_markdown(document: Document, name: str) -> str:
         f"    {document['command']}",
         f"{done} of {len(cells)} cells finished; dpaat {document['dpaat_version']}, torch {document['torch_version']}, "
         f"{document['device']}. Data: {fingerprints}.",
-        FOOTNOTE,
+        f"{FOOTNOTE} {TESTS}",
         "![Clean balanced accuracy against the area under the robust balanced accuracy](pareto.svg)",
     ]
     for section in sections(document, full=True):
@@ -100,20 +101,29 @@ def benchmark_markdown(document: Document, name: str) -> str:
 def _scores(document: Document, table: Document, full: bool) -> Section:
     plan = document["evaluation"]
     radii = [format_radius(eps) for eps in plan["eps"]]
-    headings = ["accuracy / balanced / mAP" if full else "", "runs", "clean", *radii, "area", "s/epoch", "masking"]
     rows = []
     for row in table["rows"]:
-        scores = row["scores"]
-        under = [
-            _triple(scores, f"@{at}") if full else percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii
-        ]
-        runs = f"{len(row['cells'])}/{table['replicates']}"
-        area = _score(scores[AREA])
-        rows.append([row["recipe"], runs, _triple(scores, ""), *under, area, _seconds(row), _masking(row["masking"])])
+        scores, runs = row["scores"], f"{len(row['cells'])}/{table['replicates']}"
+        if full:
+            shown = [_triple(scores, at) for at in ("", *(f"@{at}" for at in radii))]
+            rows.append([row["recipe"], runs, *shown, *_rest(row)])
+        else:
+            under = [percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii]
+            rows.append([row["recipe"], runs, _triple(scores, "").replace(" ", ""), *under])
     title = f"{_title(table)}: {plan['attacks']}; mAP under {plan['ranked']}"
-    if not full:
-        title += "; clean: accuracy / balanced / mAP, attacked: balanced"
-    return Section(title, headings, rows)
+    if full:
+        return Section(title, ["accuracy / balanced / mAP", "runs", "clean", *radii, *REST], rows)
+    return Section(f"{title}; clean: accuracy/balanced/mAP, attacked: balanced", ["", "runs", "clean", *radii], rows)
+
+
+def _others(document: Document, table: Document, full: bool) -> Section:
+    """What the table of scores has no room for on a terminal."""
+    rows = [] if full else [[row["recipe"], *_rest(row)] for row in table["rows"]]
+    return Section(f"{_title(table)}: area, cost, and whether to believe it", ["", *REST], rows)
+
+
+def _rest(row: Document) -> list[str]:
+    return [_score(row["scores"][AREA]), _seconds(row), _masking(row["masking"])]
 
 
 def _differences(document: Document, table: Document, full: bool) -> Section:
@@ -166,8 +176,7 @@ def _score(score: Mapping[str, Any]) -> str:
 
 def _contrast(contrast: Mapping[str, Any], full: bool) -> str:
     text = with_interval(contrast["difference"], contrast["interval"], sign=True)
-    bound = f" bound {100 * contrast['bound']:+.1f}" if full else ""
-    return f"{text}{bound} p {contrast['p_adjusted']:.2g}"
+    return f"{text} bound {100 * contrast['bound']:+.1f} p {contrast['p_adjusted']:.2g}" if full else text
 
 
 def _seconds(row: Document) -> str:
