@@ -114,6 +114,7 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"ramp": "nan"}, "ramp must lie"),
         ("dpaat-fast", {"graded": 1.5}, r"graded must lie in \(0, 1\]"),
         ("dpaat-fast", {"graded": 0}, r"graded must lie in \(0, 1\]"),
+        ("dpaat-fast", {"start": 1.0}, r"start must lie in \[0, 1\)"),
         ("dpaat-fast", {"class_power": 0.5, "scope": "global"}, "class_power needs scope class"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
         ("dpaat", {"warmup": 1.5}, "options.warmup: 1.5 is not a whole number"),
@@ -332,6 +333,14 @@ def test_fast_shows_each_class_its_own_share():
         method.begin_epoch(epoch)
         turns.append(method.is_adversarial(index))
     assert torch.all((torch.stack(turns).double().mean(0) - expected).abs() <= 1 / 100)
+
+
+def test_fast_may_start_with_clean_epochs():
+    method, index = make("dpaat-fast", {"start": 0.3}, clean_weight=0.5), torch.arange(SIZE)
+    assert method.visits() == 7 * 0.5
+    for epoch in range(10):
+        method.begin_epoch(epoch)
+        assert method.is_adversarial(index).any() == (epoch >= 3)
 
 
 def test_fast_moves_only_the_state_of_what_it_attacks():

@@ -18,16 +18,18 @@ GOLDEN, UNIT = 2654435769, 2**32
 
 @dataclass(frozen=True)
 class FastOptions(DPAATOptions):
-    """The axes of `dpaat`, and two more.
+    """The axes of `dpaat`, and three more.
 
     Attributes:
         graded: share of `steps` that an attack takes in the largest ball, in (0, 1]; in smaller ones in proportion.
         class_power: how a class's share of adversarial views grows with its number of images n, as n ** class_power;
             0 for all alike.
+        start: share of the epochs, in [0, 1), before any adversarial view is shown.
     """
 
     graded: float = 0.5
     class_power: float = 0.0
+    start: float = 0.0
 
 
 class DPAATFast(DPAAT):
@@ -49,8 +51,11 @@ class DPAATFast(DPAAT):
     def __init__(self, setting: Setting, options: FastOptions) -> None:
         if not 0 < options.graded <= 1:
             raise ValueError(f"graded must lie in (0, 1], not {options.graded}")
+        if not 0 <= options.start < 1:
+            raise ValueError(f"start must lie in [0, 1), not {options.start}")
         if options.class_power and options.scope != "class":
             raise ValueError("class_power needs scope class")
+        self._first = round(options.start * setting.epochs)
         super().__init__(setting, options)
         self._most = options.graded * setting.steps
         self._by_class = bool(options.class_power)
@@ -65,7 +70,7 @@ class DPAATFast(DPAAT):
 
     @override
     def visits(self) -> float:
-        return self.setting.epochs * (1 - self.setting.clean_weight)
+        return (self.setting.epochs - self._first) * (1 - self.setting.clean_weight)
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
@@ -94,12 +99,13 @@ class DPAATFast(DPAAT):
     def is_adversarial(self, index: Tensor) -> Tensor:
         """Whether it is the turn of the adversarial view, bool `(B,)`, of the samples `(B,)` in this epoch.
 
-        Every sample has it in its share of the epochs, and every epoch, to within rounding, for that share of the
-        samples of a class.
+        From the first epoch of attacks on, every sample has it in its share of the epochs, and every epoch, to within
+        rounding, for that share of the samples of a class.
         """
         labels = self.perturbation.labels if self._by_class else None
         share = self._shares[0] if labels is None else self._shares[labels[index].long()]
-        return (index * GOLDEN + self._epoch * share) % UNIT < share
+        turn = (index * GOLDEN + self._epoch * share) % UNIT < share
+        return turn & (self._epoch >= self._first)
 
     @override
     def after_step(self, visit: Visit) -> None:
