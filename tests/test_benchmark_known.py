@@ -9,7 +9,9 @@ import pytest
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
 from dpaat.benchmark import runner
+from dpaat.benchmark.cells import comparable
 from dpaat.cli import main
+from dpaat.methods import complete_options, find_method
 from training_makers import fails
 
 
@@ -122,6 +124,14 @@ def test_a_setting_added_later_counts_as_its_default(finished_grid, known, tiny_
     changed["head"] = np.array(json.dumps(head))
     np.savez(path, **changed)
     assert run(finished_grid / "grid.yaml", tmp_path / "out", tiny_images, known=known) == 0
+
+
+def test_options_that_are_missing_count_as_their_defaults():
+    options = complete_options(find_method("dpaat-fast"), {"graded": 1.0})
+    assert comparable({"method": "dpaat-fast", "options": options}) == comparable(
+        {"method": "dpaat-fast", "options": {"graded": 1.0}}
+    )
+    assert comparable({"method": "gone", "options": {"a": 1}})["options"] == {"a": 1}
 
 
 def test_a_folder_that_is_not_there(finished_grid, tiny_images, tmp_path, capfd):

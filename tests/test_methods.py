@@ -12,7 +12,6 @@ from dpaat.errors import UserError
 from dpaat.methods import METHODS, Setting, build_method, complete_options, find_method
 from dpaat.methods.base import learn
 from dpaat.methods.dpaat import MIN_RAMP
-from dpaat.methods.dpaat_fast import adversarial_shares
 from method_makers import Network
 
 SIZE, CLASSES = 12, 3
@@ -115,7 +114,6 @@ def test_options_are_completed_and_converted():
         ("dpaat-fast", {"graded": 1.5}, r"graded must lie in \(0, 1\]"),
         ("dpaat-fast", {"graded": 0}, r"graded must lie in \(0, 1\]"),
         ("dpaat-fast", {"start": 1.0}, r"start must lie in \[0, 1\)"),
-        ("dpaat-fast", {"class_power": 0.5, "scope": "global"}, "class_power needs scope class"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
         ("dpaat", {"warmup": 1.5}, "options.warmup: 1.5 is not a whole number"),
         ("dpaat", {"warmup": True}, "not a whole number"),
@@ -313,26 +311,6 @@ def test_fast_shows_the_clean_view_in_its_share_of_the_epochs(clean_weight):
     share = torch.stack(turns).double()
     assert torch.all((share.mean(0) - (1 - clean_weight)).abs() <= 1 / 20)
     assert torch.all((share.mean(1) - (1 - clean_weight)).abs() <= 3 / 1000)
-
-
-def test_fast_may_attack_large_classes_more_often():
-    """By hand: classes of 1, 4 and 16 images, weights 1, 2 and 4; a third of all views is 7 of 21."""
-    images = torch.tensor([1, 4, 16])
-    shares = adversarial_shares(images, 1 / 3, 0.5)
-    assert shares.tolist() == pytest.approx([7 / (1 + 8 + 64) * weight for weight in (1, 2, 4)])
-    assert adversarial_shares(images, 0.9, 1.0)[2] == 1
-    assert adversarial_shares(images, 0.9, 0.0).tolist() == pytest.approx([0.9] * 3)
-
-
-def test_fast_shows_each_class_its_own_share():
-    labels = torch.arange(SIZE) % CLASSES
-    labels[: SIZE // 2] = 0
-    method = make("dpaat-fast", {"class_power": 1.0}, clean_weight=0.8, labels=labels)
-    expected, index, turns = adversarial_shares(labels.bincount(), 0.2, 1.0)[labels], torch.arange(SIZE), []
-    for epoch in range(100):
-        method.begin_epoch(epoch)
-        turns.append(method.is_adversarial(index))
-    assert torch.all((torch.stack(turns).double().mean(0) - expected).abs() <= 1 / 100)
 
 
 def test_fast_may_start_with_clean_epochs():

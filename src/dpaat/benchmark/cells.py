@@ -20,6 +20,7 @@ from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import EVALUATION_FILE
+from dpaat.methods import complete_options, find_method
 from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
 from dpaat.shapes import load_yaml
 
@@ -151,9 +152,12 @@ def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     """What two configurations must share to be the same run, on whatever machine.
 
     Args:
-        values: fields of a `TrainConfig`; those that are missing have their defaults.
+        values: fields of a `TrainConfig`; those that are missing, and missing options of the method, have their
+            defaults.
     """
     full = {**dataclasses.asdict(TrainConfig()), **values}
+    with suppress(UserError):  # a method or an option that is gone, which will be seen to differ
+        full["options"] = complete_options(find_method(full["method"]), full["options"])
     full["data"] = data_name(full["data"])
     full["weights"] = full["weights"] and Path(full["weights"]).name
     return {name: value for name, value in full.items() if name not in MACHINE}

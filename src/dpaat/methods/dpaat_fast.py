@@ -18,17 +18,14 @@ GOLDEN, UNIT = 2654435769, 2**32
 
 @dataclass(frozen=True)
 class FastOptions(DPAATOptions):
-    """The axes of `dpaat`, and three more.
+    """The axes of `dpaat`, and two more.
 
     Attributes:
         graded: share of `steps` that an attack takes in the largest ball, in (0, 1]; in smaller ones in proportion.
-        class_power: how a class's share of adversarial views grows with its number of images n, as n ** class_power;
-            0 for all alike.
-        start: share of the epochs, in [0, 1), before any adversarial view is shown.
+        start: share of the epochs, in [0, 1), before any adversarial view is shown; the last epoch always has them.
     """
 
     graded: float = 0.5
-    class_power: float = 0.0
     start: float = 0.0
 
 
@@ -46,22 +43,14 @@ class DPAATFast(DPAAT):
     in eval mode.
     """
 
-    _shares: Tensor
-
     def __init__(self, setting: Setting, options: FastOptions) -> None:
         if not 0 < options.graded <= 1:
             raise ValueError(f"graded must lie in (0, 1], not {options.graded}")
         if not 0 <= options.start < 1:
             raise ValueError(f"start must lie in [0, 1), not {options.start}")
-        if options.class_power and options.scope != "class":
-            raise ValueError("class_power needs scope class")
-        self._first = round(options.start * setting.epochs)
+        self._first = min(round(options.start * setting.epochs), setting.epochs - 1)
         super().__init__(setting, options)
         self._most = options.graded * setting.steps
-        self._by_class = bool(options.class_power)
-        images = setting.labels.bincount(minlength=setting.num_classes)
-        shares = adversarial_shares(images, 1 - setting.clean_weight, options.class_power)
-        self.register_buffer("_shares", (shares * UNIT).round().long(), persistent=False)
         self._epoch = 0
 
     @override
@@ -99,11 +88,10 @@ class DPAATFast(DPAAT):
     def is_adversarial(self, index: Tensor) -> Tensor:
         """Whether it is the turn of the adversarial view, bool `(B,)`, of the samples `(B,)` in this epoch.
 
-        From the first epoch of attacks on, every sample has it in its share of the epochs, and every epoch, to within
-        rounding, for that share of the samples of a class.
+        From the first epoch of attacks on, every sample has it in the share 1 - clean_weight of the epochs, and every
+        epoch, to within rounding, for that share of the samples.
         """
-        labels = self.perturbation.labels if self._by_class else None
-        share = self._shares[0] if labels is None else self._shares[labels[index].long()]
+        share = round((1 - self.setting.clean_weight) * UNIT)
         turn = (index * GOLDEN + self._epoch * share) % UNIT < share
         return turn & (self._epoch >= self._first)
 
@@ -113,15 +101,3 @@ class DPAATFast(DPAAT):
         rows = self.is_adversarial(visit.index).nonzero()[:, 0]
         collect = None if visit.collect is None else visit.collect[rows]
         self.perturbation.update(visit.index[rows], visit.signal[rows], collect)
-
-
-def adversarial_shares(images: Tensor, share: float, class_power: float) -> Tensor:
-    """Share of each class's views that are adversarial, float64 `(K,)`: n ** class_power, but none above 1.
-
-    Args:
-        images: of each class, n, `(K,)`.
-        share: of all views of all classes, as far as no class is cut off at 1.
-        class_power: 0 for all classes alike.
-    """
-    weights = images.double() ** class_power
-    return (share * weights * images.sum() / (weights @ images.double())).clamp(max=1.0)
