@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,8 +188,11 @@ def _seconds(row: Document) -> str:
 
 
 def _masking(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The verdicts on all runs of a recipe, each once."""
-    return ", ".join(dict.fromkeys(entry["verdict"] for entry in entries)) or "-"
+    """The verdicts on all runs of a recipe, counted where they differ."""
+    counts = Counter(entry["verdict"] for entry in entries)
+    if len(counts) < 2:
+        return next(iter(counts), "-")
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def _evidence(document: Document) -> list[str]:
