@@ -98,13 +98,19 @@ def test_outcomes_on_other_data_are_refused(finished_grid, known, tiny_images, t
     fails(capfd, "benchmark", finished_grid / "grid.yaml", *arguments, names=names)
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "lacking", "other shape"])
+@pytest.mark.parametrize("damage", ["cut", "text", "flipped", "lacking", "other shape", "other head"])
 def test_a_damaged_outcome_is_told_in_one_line(damage, finished_grid, known, tiny_images, tmp_path, capfd):
     path = known / f"{CELLS[1]}.npz"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "text":
         path.write_text("nothing")
+    elif damage == "flipped":
+        content = bytearray(path.read_bytes())
+        content[300:340] = bytes(byte ^ 0xFF for byte in content[300:340])
+        path.write_bytes(content)
+    elif damage == "other head":
+        np.savez(path, head=np.array('{"content": []}'))
     else:
         with np.load(path) as arrays:
             changed = dict(arrays)

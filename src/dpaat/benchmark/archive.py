@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dpaat.runs import replacing
 FOLDER = "outcomes"
 HEAD = "head"
 Arrays = dict[str, np.ndarray]
+_UNZIPPING = (zipfile.BadZipFile, zlib.error)
 
 
 def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) -> None:
@@ -102,7 +104,7 @@ def _read(path: Path, cell: Cell, plans: Plans) -> CellOutcome:
             main = _unpack("main", arrays, head["classes"], plans.main.radii)
             draw = None if plans.draw is None else _unpack("draw", arrays, head["classes"], plans.draw.radii)
             return CellOutcome(head["facts"], main, draw)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, *_UNZIPPING) as error:
         raise UserError(f"{path}: not the outcome of a cell, or damaged ({error}); delete it") from None
 
 
@@ -118,8 +120,9 @@ def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
 def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse an outcome of other settings; those that did not exist when it was computed count as their defaults."""
     for part, fields in now.items():
-        defaults = comparable({}) if part == "train" else fields_of(Plan())
-        known = {**defaults, **before[part]} if before[part] else {}
+        known = dict(before[part])
+        if known:
+            known = comparable(known) if part == "train" else {**fields_of(Plan()), **known}
         for name in fields or known:
             if known.get(name) != fields.get(name):
                 raise UserError(
