@@ -76,9 +76,9 @@ def benchmark(
         passes = [cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in left]
         runner.run(left, passes, progress=progress)
     finished = [run for run in runs if run.finished(grid.plans)]
+    outcomes = {**elsewhere, **{run.cell.name: read_outcome(run, grid.plans) for run in finished}}
     for run in finished:
-        write_outcome(out / FOLDER, run.cell, grid.plans, read_outcome(run, grid.plans))
-    outcomes = {**elsewhere, **(read_outcomes(out / FOLDER, finished, grid.plans) if finished else {})}
+        write_outcome(out / FOLDER, run.cell, grid.plans, outcomes[run.cell.name])
     if outcomes:
         check_data(outcomes, runs)
         _write(grid, runs, outcomes, out, _command(path, grid, data), console)

@@ -33,7 +33,7 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
 
     Kept of each set of N images with K classes: `ids`, `labels`, `groups`; `correct`, one bit for each on clean
     images and by radius as verdict and under the ranked attack; `precision`, the `Fold.precision` of clean images and
-    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)` float32.
+    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)`.
 
     Args:
         folder: made if need be.
@@ -139,7 +139,7 @@ def _pack(part: str, outcome: Outcome) -> Arrays:
         "groups": np.char.encode(images.groups.astype(str), "utf-8"),
         "labels": images.labels.astype(np.uint16),
         "correct": np.packbits(np.concatenate([fold.correct for fold in correct]).astype(bool), axis=1),
-        "precision": np.concatenate([fold.precision for fold in precision]).astype(np.float32),
+        "precision": np.concatenate([fold.precision for fold in precision]),
     }
     return {f"{part}/{name}": array for name, array in arrays.items()}
 
