@@ -114,7 +114,7 @@ def list_cells(
             continue
         pace[run.cell.data, run.cell.model] = sum(spent.values()) / costs[run]
     table = plain_table()
-    for heading in ("cell", "state", "10^6 forward passes", "minutes"):
+    for heading in ("cell", "state", "10^6 passes", "minutes"):
         table.add_column(heading, justify="left" if heading == "cell" else "right", overflow="fold")
     for run, passes in costs.items():
         seconds = pace.get((run.cell.data, run.cell.model))
