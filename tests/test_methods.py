@@ -114,6 +114,7 @@ def test_options_are_completed_and_converted():
         ("dpaat-fast", {"graded": 1.5}, r"graded must lie in \(0, 1\]"),
         ("dpaat-fast", {"graded": 0}, r"graded must lie in \(0, 1\]"),
         ("dpaat-fast", {"start": 1.0}, r"start must lie in \[0, 1\)"),
+        ("dpaat-fast", {"attacked": 1.5}, r"attacked must lie in \[0, 1\]"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
         ("dpaat", {"warmup": 1.5}, "options.warmup: 1.5 is not a whole number"),
         ("dpaat", {"warmup": True}, "not a whole number"),
@@ -286,12 +287,13 @@ def test_fast_attacks_in_turn_and_in_proportion_to_the_ball(monkeypatch):
     assert min(asked) > 0
 
 
-def test_fast_without_a_clean_share_is_dpaat_where_all_balls_are_the_largest():
+@pytest.mark.parametrize(("clean_weight", "attacked"), [(0.0, 0.0), (0.3, 1.0), (0.9, 1.0)])
+def test_fast_is_dpaat_where_all_are_attacked_in_the_largest_ball(clean_weight, attacked):
     index, x, y = batch()
     visits = []
     for name in ("dpaat", "dpaat-fast"):
-        options = {"graded": 1.0} if name == "dpaat-fast" else {}
-        method, model = make(name, options, clean_weight=0.0), Network()
+        options = {"graded": 1.0, "attacked": attacked} if name == "dpaat-fast" else {}
+        method, model = make(name, options, clean_weight=clean_weight), Network()
         method.perturbation.eps.fill_(8 / 255)
         visit = method(model, index, x, y)
         visit.loss.backward()
@@ -321,15 +323,41 @@ def test_fast_may_start_with_clean_epochs():
         assert method.is_adversarial(index).any() == (epoch >= 3)
 
 
-def test_fast_moves_only_the_state_of_what_it_attacks():
-    method, model = make("dpaat-fast", clean_weight=0.5), Network()
+def test_fast_shows_some_adversarial_views_beside_all_clean_ones():
+    method, model = make("dpaat-fast", {"attacked": 0.5, "start": 0.5}, epochs=4, clean_weight=0.9), Network()
+    index, x, y = torch.arange(SIZE), *batch(SIZE)[1:]
+    assert method.visits() == 2 * 0.5
+    shown = []
+    for epoch in range(4):
+        method.begin_epoch(epoch)
+        model.shown.clear()
+        visit = method(model, index, x, y)
+        views, rows = model.shown[-1], method.is_adversarial(index)
+        assert torch.equal(views[:SIZE], x)
+        assert torch.equal(views[SIZE:].ne(x[rows]).flatten(1).any(1), method.perturbation.eps[index][rows] > 0)
+        logits = model(views)
+        losses = F.cross_entropy(logits, torch.cat([y, y[rows]]), reduction="none")
+        assert torch.allclose(visit.logits[rows], logits[SIZE:], atol=1e-5)
+        assert torch.allclose(visit.collect, losses[:SIZE], atol=1e-5), "clean losses of the same pass"
+        clean, adversarial = losses[:SIZE].mean(), losses[SIZE:].sum() / SIZE
+        expected = clean if epoch < 2 else 0.9 * clean + 0.1 / 0.5 * adversarial
+        assert torch.isclose(visit.loss, expected, atol=1e-5)
+        shown.append(rows)
+    assert not torch.stack(shown[:2]).any()
+    assert torch.all(torch.stack(shown[2:]).sum(0) == 1), "each sample once in the two epochs"
+
+
+@pytest.mark.parametrize("attacked", [0.0, 0.5])
+def test_fast_moves_only_the_state_of_what_it_attacks(attacked):
+    method, model = make("dpaat-fast", {"attacked": attacked}, clean_weight=0.5), Network()
     index, x, y = torch.arange(SIZE), *batch(SIZE)[1:]
     method.begin_epoch(0)
     turn = method.is_adversarial(index)
     clean = F.cross_entropy(model.eval()(x), y, reduction="none").detach()
     method.after_step(method(model.train(), index, x, y))
     assert torch.equal(method.perturbation.visits > 0, turn)
-    assert torch.allclose(method.perturbation.loss[turn], clean[turn], atol=1e-5)
+    if not attacked:
+        assert torch.allclose(method.perturbation.loss[turn], clean[turn], atol=1e-5)
 
 
 def test_global_scope_keeps_no_labels():

@@ -112,8 +112,8 @@ class PermutedFast(Permuted, DPAATFast):
         at_own, steps, clean = self.attack(model, index, x, y, self.perturbation.eps[index])
         signal, collect = self.observe_view(score(model, at_own), steps, clean, y)
         view, _, _ = self.attack(model, index, x, y, self.radii(index))
-        logits = model(view)
-        return Visit(self.setting.learn_loss(logits, y).mean(), logits.detach(), index, signal, collect)
+        loss, logits, _ = self.learn_from(model, index, x, view, y)
+        return Visit(loss, logits, index, signal, collect)
 
 
 def permute_within(labels: Tensor, generator: torch.Generator) -> Tensor:

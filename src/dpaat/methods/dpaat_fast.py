@@ -18,15 +18,18 @@ GOLDEN, UNIT = 2654435769, 2**32
 
 @dataclass(frozen=True)
 class FastOptions(DPAATOptions):
-    """The axes of `dpaat`, and two more.
+    """The axes of `dpaat`, and three more.
 
     Attributes:
         graded: share of `steps` that an attack takes in the largest ball, in (0, 1]; in smaller ones in proportion.
         start: share of the epochs, in [0, 1), before any adversarial view is shown; the last epoch always has them.
+        attacked: share of the epochs, in [0, 1], that show a sample's adversarial view beside its clean one; at 0 the
+            two views take turns.
     """
 
     graded: float = 0.5
     start: float = 0.0
+    attacked: float = 0.0
 
 
 class DPAATFast(DPAAT):
@@ -34,7 +37,10 @@ class DPAATFast(DPAAT):
 
     - **One view a visit.** `dpaat` learns at every visit from a sample's clean and its adversarial view. Here a sample
       shows them in turn, the clean one in the share `clean_weight` of the epochs: the objective is the same over the
-      epochs, half of the attacks fall away, and the pass to learn from has B views instead of 2B.
+      epochs, half of the attacks fall away, and the pass to learn from has B views instead of 2B. Where the clean view
+      is to weigh far more than the other, few visits would be left to move the sizes at: with `attacked` every visit
+      shows the clean view, the share `attacked` of them the other as well, and their losses are weighed so that the
+      objective is again (1 - w) * loss(x_adv) + w * loss(x).
     - **Steps in proportion to the ball.** An attack takes ceil(graded * steps * eps_i / eps_max) steps of
       2.5 eps_i / steps_i: about as long as those of the largest ball.
     - **Size 0 is not attacked.**
@@ -48,6 +54,10 @@ class DPAATFast(DPAAT):
             raise ValueError(f"graded must lie in (0, 1], not {options.graded}")
         if not 0 <= options.start < 1:
             raise ValueError(f"start must lie in [0, 1), not {options.start}")
+        if not 0 <= options.attacked <= 1:
+            raise ValueError(f"attacked must lie in [0, 1], not {options.attacked}")
+        self._in_turn = options.attacked == 0
+        self._share = options.attacked or 1 - setting.clean_weight
         self._first = min(round(options.start * setting.epochs), setting.epochs - 1)
         super().__init__(setting, options)
         self._most = options.graded * setting.steps
@@ -59,14 +69,29 @@ class DPAATFast(DPAAT):
 
     @override
     def visits(self) -> float:
-        return (self.setting.epochs - self._first) * (1 - self.setting.clean_weight)
+        return (self.setting.epochs - self._first) * self._share
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
         view, steps, clean = self.attack(model, index, x, y, self.perturbation.eps[index])
-        logits = model(view)
-        signal, collect = self.observe_view(logits.detach(), steps, clean, y)
-        return Visit(self.setting.learn_loss(logits, y).mean(), logits.detach(), index, signal, collect)
+        loss, logits, beside = self.learn_from(model, index, x, view, y)
+        signal, collect = self.observe_view(logits, steps, clean if beside is None else beside, y)
+        return Visit(loss, logits, index, signal, collect)
+
+    def learn_from(
+        self, model: nn.Module, index: Tensor, x: Tensor, view: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The objective, the logits `(B, K)` of the views, and those of the clean views where both are shown."""
+        if self._in_turn:
+            logits = model(view)
+            return self.setting.learn_loss(logits, y).mean(), logits.detach(), None
+        rows = self.is_adversarial(index).nonzero()[:, 0]
+        logits = model(torch.cat([x, view[rows]]))
+        losses = self.setting.learn_loss(logits, torch.cat([y, y[rows]]))
+        weight = self.setting.clean_weight if self._epoch >= self._first else 1.0
+        loss = weight * losses[: len(x)].sum() + (1 - weight) / self._share * losses[len(x) :].sum()
+        clean, adversarial = logits.detach().split([len(x), len(rows)])
+        return loss / len(x), clean.index_copy(0, rows, adversarial), clean
 
     def attack(
         self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor, eps: Tensor
@@ -86,12 +111,12 @@ class DPAATFast(DPAAT):
         return self.observe(logits, torch.where(steps[:, None] > 0, clean.to(logits), logits), y)
 
     def is_adversarial(self, index: Tensor) -> Tensor:
-        """Whether it is the turn of the adversarial view, bool `(B,)`, of the samples `(B,)` in this epoch.
+        """Whether this epoch shows the adversarial view, bool `(B,)`, of the samples `(B,)`.
 
-        From the first epoch of attacks on, every sample has it in the share 1 - clean_weight of the epochs, and every
-        epoch, to within rounding, for that share of the samples.
+        From the first epoch of attacks on, the same share of the epochs does for every sample, and every epoch, to
+        within rounding, for that share of the samples.
         """
-        share = round((1 - self.setting.clean_weight) * UNIT)
+        share = round(self._share * UNIT)
         turn = (index * GOLDEN + self._epoch * share) % UNIT < share
         return turn & (self._epoch >= self._first)
 
