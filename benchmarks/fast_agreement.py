@@ -104,7 +104,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         image_size=given.image_size,
         model=given.model,
         stem="original",
-        method="dpaat",
+        method="dpaat-half",
         steps=given.steps,
         val_eps="4/255",
         epochs=given.epochs,

@@ -44,7 +44,7 @@ def config(save_every: float) -> TrainConfig:
         image_size=32,
         model="test_resnet",
         stem="original",
-        method="dpaat",
+        method="dpaat-half",
         steps=1,
         val_steps=1,
         val_eps="8/255",

@@ -74,7 +74,7 @@ class Run:
                 "image_size": 32,
                 "model": "test_resnet",
                 "stem": "original",
-                "method": "dpaat",
+                "method": "dpaat-half",
                 "steps": 1,
                 "val_eps": "0",
                 "epochs": 3,

@@ -28,7 +28,7 @@ from dpaat.runs import write_json
 from dpaat.training import train
 from dpaat.training.profile import STANDING, profile
 
-METHODS = ("standard", "pgd", "dpaat")
+METHODS = ("standard", "pgd", "dpaat-half")
 MODELS = ("resnet18", "test_resnet")
 TARGET = 0.15
 

@@ -106,7 +106,7 @@ def training_steps(samples: list[int], classes: int, device: torch.device) -> di
     def make(count: int) -> Callable[[], object]:
         labels = make_labels(count, classes)
         setting = Setting(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.5)
-        method = build_method(find_method("dpaat"), setting, {}).to(device)
+        method = build_method(find_method("dpaat-half"), setting, {}).to(device)
         state = method.perturbation
         assert isinstance(state, AdaptivePerturbation)
         fill(state)

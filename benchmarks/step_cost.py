@@ -137,7 +137,7 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
         _, raw, _ = dataset.__getitems__(next(batches))
         return augment(raw.to(device).float() / 255, AUGMENTATIONS)
 
-    pgd_step, dpaat_step, standard_step = make("pgd", 0.0), make("dpaat", 0.0), make("standard", 0.0)
+    pgd_step, dpaat_step, standard_step = make("pgd", 0.0), make("dpaat-half", 0.0), make("standard", 0.0)
     pgd_times, floor_times, dpaat_times = interleaved(pairs, device, pgd_step, floor, dpaat_step)
     data_times, standard_times = interleaved(max(pairs, 15), device, load_and_augment, standard_step)
 
@@ -146,7 +146,7 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
     update = statistics.median(update_times) / statistics.median(dpaat_times)
 
     counts: dict[str, dict[str, float]] = {}
-    for name in ("pgd", "dpaat"):
+    for name in ("pgd", "dpaat-half"):
         for weight in (0.0, 0.5):
             step = make(name, weight)
             cost = Cost(model)

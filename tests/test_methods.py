@@ -16,7 +16,6 @@ from method_makers import Network
 
 SIZE, CLASSES = 12, 3
 LABELS = torch.arange(SIZE) % CLASSES
-ADVERSARIAL = ["pgd", "dpaat", "dpaat-paper"]
 
 
 def plain_loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ def step(name: str, model: Counting, **changes):
 
 
 def test_registry():
-    assert {"standard", "pgd", "dpaat", "dpaat-paper"} <= set(METHODS)
+    assert {"standard", "pgd", "dpaat", "dpaat-fast", "dpaat-half", "dpaat-paper"} <= set(METHODS)
     for name, info in METHODS.items():
         assert info.name == name
         assert info.description
@@ -135,7 +134,7 @@ def test_wrong_options_are_one_line(method, options, message):
 
 
 @pytest.mark.parametrize("clean_weight", [0.0, 0.5])
-@pytest.mark.parametrize("name", ["dpaat", "dpaat-paper"])
+@pytest.mark.parametrize("name", ["dpaat-half", "dpaat-paper"])
 def test_a_dpaat_step_costs_what_a_pgd_step_costs(name, clean_weight):
     ours, theirs = Counting(), Counting()
     step(name, ours, clean_weight=clean_weight)
@@ -197,7 +196,7 @@ def test_margin_by_hand():
 def test_dpaat_visit_holds_plain_unweighted_values(collect, signal, clean_weight):
     model, (index, x, y) = Counting(), batch()
     method = make(
-        "dpaat",
+        "dpaat-half",
         {"collect": collect, "signal": signal},
         clean_weight=clean_weight,
         learn_loss=lambda z, y: 9 * plain_loss(z, y),
@@ -230,7 +229,7 @@ def test_methods_without_state_have_nothing_to_save(name):
 # --- state
 
 
-@pytest.mark.parametrize("name", ["dpaat", "dpaat-paper"])
+@pytest.mark.parametrize("name", ["dpaat-half", "dpaat-paper"])
 def test_sizes_move_after_the_warm_up_and_only_of_visited_samples(name):
     model, method = Counting(), make(name, eps=8 / 255, epochs=10)
     index, x, y = batch()
@@ -250,7 +249,7 @@ def test_sizes_move_after_the_warm_up_and_only_of_visited_samples(name):
 
 @pytest.mark.parametrize(("epochs", "visits"), [(2, MIN_RAMP), (40, 20)])
 def test_ramp_is_a_share_of_the_epochs(epochs, visits):
-    assert make("dpaat", epochs=epochs).perturbation.increment == pytest.approx(8 / 255 / visits)
+    assert make("dpaat-half", epochs=epochs).perturbation.increment == pytest.approx(8 / 255 / visits)
 
 
 def test_samples_are_attacked_at_their_own_radius():
@@ -261,7 +260,7 @@ def test_samples_are_attacked_at_their_own_radius():
             seen.append(x.detach())
             return super().forward(x)
 
-    method = make("dpaat", clean_weight=0.5)
+    method = make("dpaat-half", clean_weight=0.5)
     index, x, y = batch()
     method.perturbation.eps[index] = torch.linspace(0, 8 / 255, 6)
     method(Spy(), index, x, y)
@@ -288,10 +287,10 @@ def test_fast_attacks_in_turn_and_in_proportion_to_the_ball(monkeypatch):
 
 
 @pytest.mark.parametrize(("clean_weight", "attacked"), [(0.0, 0.0), (0.3, 1.0), (0.9, 1.0)])
-def test_fast_is_dpaat_where_all_are_attacked_in_the_largest_ball(clean_weight, attacked):
+def test_fast_is_dpaat_half_where_all_are_attacked_in_the_largest_ball(clean_weight, attacked):
     index, x, y = batch()
     visits = []
-    for name in ("dpaat", "dpaat-fast"):
+    for name in ("dpaat-half", "dpaat-fast"):
         options = {"graded": 1.0, "attacked": attacked} if name == "dpaat-fast" else {}
         method, model = make(name, options, clean_weight=clean_weight), Network()
         method.perturbation.eps.fill_(8 / 255)

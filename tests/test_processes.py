@@ -14,6 +14,7 @@ from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.methods.dpaat import DPAAT
+from dpaat.methods.dpaat_fast import DPAATFast
 from dpaat.models import Classifier
 from dpaat.runs import open_run
 from dpaat.training import train
@@ -23,7 +24,7 @@ from training_makers import assert_equal, assert_same_run, checkpoint, metrics, 
 
 GRADUAL = {"warmup": 0, "update": "proportional"}
 FOUR = pytest.param(4, marks=pytest.mark.slow)
-UNEVEN = {"method": "dpaat", "batch_size": 14, "val_eps": "0", "save_every": 1000}
+UNEVEN = {"method": "dpaat-half", "batch_size": 14, "val_eps": "0", "save_every": 1000}
 """No batch is divided by 2 or 4 without a rest."""
 
 
@@ -90,14 +91,19 @@ def at_step(patch: pytest.MonkeyPatch, step: int, errors: dict[int, BaseExceptio
 @pytest.fixture
 def planted(monkeypatch):
     """The state sees numbers that follow from sample and visit alone, whatever the network does."""
-    genuine = DPAAT.forward
 
-    def forward(self, model, index, x, y):
-        visit = genuine(self, model, index, x, y)
-        number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
-        return dataclasses.replace(visit, signal=number / 1009, collect=(31 * number % 1013) / 1013)
+    def plant(method: type[DPAAT]) -> None:
+        genuine = method.forward
 
-    monkeypatch.setattr(DPAAT, "forward", forward)
+        def forward(self, model, index, x, y):
+            visit = genuine(self, model, index, x, y)
+            number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
+            return dataclasses.replace(visit, signal=number / 1009, collect=(31 * number % 1013) / 1013)
+
+        monkeypatch.setattr(method, "forward", forward)
+
+    plant(DPAAT)
+    plant(DPAATFast)
 
 
 @pytest.fixture
@@ -118,6 +124,7 @@ def noted(monkeypatch, tmp_path):
     [
         {},
         {"options": GRADUAL | {"scope": "global", "statistic": "median", "momentum": 0.5, "loss_decay": 0.5}},
+        {"method": "dpaat", "options": GRADUAL | {"start": 0.0, "attacked": 1.0}},
         {"options": GRADUAL, "imbalance": "sampler"},  # a sample stands several times in a batch
     ],
 )

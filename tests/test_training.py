@@ -112,7 +112,7 @@ def test_best_checkpoint_is_that_of_the_highest_score(tiny_images, tmp_path):
 # --- methods and losses
 
 
-WITH_RADII = {"dpaat", "dpaat-fast", "dpaat-paper", "iaat", "cat", "mma", "ima", "ame", "amat"}
+WITH_RADII = {"dpaat", "dpaat-fast", "dpaat-half", "dpaat-paper", "iaat", "cat", "mma", "ima", "ame", "amat"}
 WITH_RADII |= {"mean-radius", "class-mean-radius", "permuted-radius", "permuted-radius-fast"}
 
 
@@ -186,7 +186,7 @@ def test_groups_stay_on_one_side(tmp_path, tiny_images):
 
 def test_config_is_completed_and_survives_the_disk(tiny_images, tmp_path):
     config = complete(tiny_config(tiny_images, method="dpaat", fold="2/5"))
-    assert (config.eps, config.clean_weight) == ("8/255", 0.5)
+    assert (config.eps, config.clean_weight) == ("8/255", 0.93)
     write_config(tmp_path / "config.yaml", config)
     assert read_config(tmp_path / "config.yaml") == config == complete(config)
     assert complete(tiny_config(tiny_images, method="standard", eps="3/255")).eps is None

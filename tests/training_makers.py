@@ -15,6 +15,7 @@ from dpaat.errors import UserError
 from dpaat.runs import open_run
 
 TINY = {
+    "method": "dpaat-half",
     "image_size": 32,
     "model": "test_resnet",
     "stem": "original",

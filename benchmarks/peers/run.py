@@ -111,7 +111,7 @@ def training_steps(
         cross_entropy(model(x), y).backward()
         optimizer.zero_grad()
 
-    steps = {"floor": floor, "dpaat": own("pgd"), "dpaat, adaptive": own("dpaat"), "standard": own("standard")}
+    steps = {"floor": floor, "dpaat": own("pgd"), "dpaat, adaptive": own("dpaat-half"), "standard": own("standard")}
     steps |= {name: plain(attack) for name, attack in attacks.items() if name != "dpaat"}
     return steps | {"adversarial-robustness-toolbox, own trainer": toolbox_trainer(model, classes, x, y)}
 

@@ -19,7 +19,7 @@ MIN_RAMP = 4.0
 
 @dataclass(frozen=True)
 class DPAATOptions:
-    """The axes of the method; the defaults are the preset `dpaat`.
+    """The axes of the method; the defaults are the preset `dpaat-half`.
 
     Attributes:
         scope: one criterion for all samples, or one per class.

@@ -7,7 +7,7 @@ from dpaat.methods.cat import CAT, CATOptions
 from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedFast, PermutedRadius, UniformRadius
 from dpaat.methods.dart import DART, DARTOptions
 from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
-from dpaat.methods.dpaat_fast import DPAATFast, FastOptions
+from dpaat.methods.dpaat_fast import DPAATFast, FastOptions, LateOptions
 from dpaat.methods.fast import FGSMRS, NFGSM, NFGSMOptions
 from dpaat.methods.fat import FAT, FATOptions
 from dpaat.methods.gairat import GAIRAT, GAIRATOptions
@@ -170,6 +170,16 @@ METHODS: dict[str, MethodInfo] = {
         ),
         MethodInfo(
             "dpaat",
+            DPAATFast,
+            "a radius per sample, against its class's clean losses; from the middle of the training on, mostly clean",
+            "(K + 2) F",
+            adversarial=True,
+            eps=LARGEST,
+            clean_weight=0.93,
+            options=LateOptions,
+        ),
+        MethodInfo(
+            "dpaat-half",
             DPAAT,
             "a radius per sample, against its class's mean clean loss; half clean, half adversarial",
             "(2K + 3) F",
@@ -181,7 +191,7 @@ METHODS: dict[str, MethodInfo] = {
         MethodInfo(
             "dpaat-fast",
             DPAATFast,
-            "dpaat with one view of a sample a visit, and attack steps in proportion to its radius",
+            "dpaat-half with one view of a sample a visit, and attack steps in proportion to its radius",
             "(K + 3) F",
             adversarial=True,
             eps=LARGEST,
