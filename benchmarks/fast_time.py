@@ -1,4 +1,4 @@
-"""How long a training with `dpaat-fast` takes, against one with `dpaat`.
+"""How long a training with `dpaat-fast` takes, against one with `dpaat-half`.
 
     python benchmarks/fast_time.py RUN_DPAAT RUN_FAST [--pairs 7] [--device cpu] [--out FILE.json]
 
