@@ -39,7 +39,7 @@ def _methods(containing: str) -> RenderableType:
         radius = format_radius(info.eps) if info.adversarial else ""
         table.add_row(info.name, info.description, info.cost, radius, f"{info.clean_weight:g}" if radius else "")
         if info.options:
-            defaults = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(info.options))
+            defaults = ", ".join(f"{field.name}={_short(field.default)}" for field in dataclasses.fields(info.options))
             options.append(Text(f"--options of {info.name}: {defaults}"))
     return Group(table, Text("F: one forward pass; K: attack steps"), *options)
 
@@ -70,3 +70,7 @@ def _maps(containing: str) -> RenderableType:
         if containing in info.name:
             table.add_row(info.name, info.description, f"{info.passes} F")
     return Group(table, Text("F: one forward pass"))
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
