@@ -62,7 +62,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     module = build(config, data, from_checkpoint=False)
     spread_sizes(module.method)
     begin_epoch = module.method.begin_epoch
-    module.method.begin_epoch = lambda _: begin_epoch(config.epochs - 1)  # type: ignore[method-assign]
+    module.method.begin_epoch = lambda epoch: begin_epoch(config.epochs - 1)  # type: ignore[method-assign]
     watch = Stopwatch()
     limits = {"limit_train_batches": min(WARMUP + batches, per_epoch), "limit_val_batches": 1}
     short = dataclasses.replace(config, epochs=1, trainer=config.trainer | limits)
