@@ -60,7 +60,7 @@ def test_explain_on_the_command_line(run, tiny_images, masked, capsys):
     document = json.loads((run / "interpretability.json").read_text())
     assert document["schema_version"] == 1
     assert document["dpaat_version"]
-    assert document["method"] == "dpaat"
+    assert document["method"] == "dpaat-half"
     (entry,) = document["explanations"]
     assert (entry["n"], entry["with_mask"], entry["split"]) == (54, 52, "all")
     assert entry["checkpoint"] == document["checkpoint"]
