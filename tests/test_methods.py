@@ -112,6 +112,7 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"ramp": "nan"}, "ramp must lie"),
         ("dpaat-fast", {"graded": 1.5}, r"graded must lie in \(0, 1\]"),
         ("dpaat-fast", {"graded": 0}, r"graded must lie in \(0, 1\]"),
+        ("dpaat-fast", {"least": 0}, "least must be at least 1"),
         ("dpaat-fast", {"start": 1.0}, r"start must lie in \[0, 1\)"),
         ("dpaat-fast", {"attacked": 1.5}, r"attacked must lie in \[0, 1\]"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),
@@ -284,6 +285,14 @@ def test_fast_attacks_in_turn_and_in_proportion_to_the_ball(monkeypatch):
     # Every sample once in the two epochs, ceil(0.5 * 10 * eps / eps_max) steps long.
     assert sum(asked) == 2 * (0 + 1 + 3 + 5 + 5 + 5)
     assert min(asked) > 0
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(8, [0, 5, 5, 8]), (3, [0, 3, 3, 3])])
+def test_fast_takes_a_least_number_of_steps_in_every_ball(steps, expected):
+    method = make("dpaat-fast", {"graded": 1.0, "least": 5}, steps=steps, clean_weight=0.0)
+    index, x, y = torch.arange(4), *(values[:4] for values in batch(SIZE)[1:])
+    _, taken, _ = method.attack(Network(), index, x, y, torch.tensor([0, 1, 4, 8]) / 255)
+    assert taken.tolist() == expected
 
 
 @pytest.mark.parametrize(("clean_weight", "attacked"), [(0.0, 0.0), (0.3, 1.0), (0.9, 1.0)])
