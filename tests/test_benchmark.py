@@ -170,7 +170,23 @@ def test_another_plan_is_evaluated_without_training_again(finished_grid, tiny_im
     (arguments,) = asked
     assert arguments[:2] == ["evaluate", str(tmp_path / "out" / "cells" / CELLS[0])]
     wanted = {"--attack=fgsm,pgd", "--steps=pgd=2", f"--eps={4 / 255}", "--max-samples=20", "--device=cpu"}
-    assert wanted <= set(arguments)
+    assert wanted | {"--ensemble="} <= set(arguments)
+
+
+def test_an_ensemble_gives_the_verdicts(finished_grid, tiny_images, tmp_path, monkeypatch):
+    """PGD on all images ranks them; in the verdicts also stand those that FGSM fells afterwards."""
+    shutil.copytree(finished_grid / "out", tmp_path / "out")
+    monkeypatch.setattr(runner, "run_command", here)
+    plan = {**GRID["evaluate"], "attacks": ["pgd"], "ensemble": ["fgsm"]}
+    grid = write_grid(tmp_path / "grid.yaml", evaluate=plan)
+    assert run(grid, tmp_path / "out", tiny_images, only=CELLS[1]) == 0
+    predictions = pd.read_parquet(tmp_path / "out" / "cells" / CELLS[1] / "predictions.parquet")
+    scores = next(cell["scores"] for cell in document(tmp_path / "out")["cells"] if cell["name"] == CELLS[1])
+    for eps in (2, 8):
+        at = predictions[np.isclose(predictions["eps"], eps / 255)]
+        right = (at["predicted"] == at["label"]).groupby(at["attack"]).mean()
+        assert scores[f"accuracy@{eps}/255"] == pytest.approx(right["worst-of:pgd-2+fgsm"])
+        assert right["worst-of:pgd-2+fgsm"] <= right["pgd"]
 
 
 def test_masking_checks_are_a_step_of_their_own(finished_grid, tiny_images, tmp_path, monkeypatch):
@@ -405,6 +421,8 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("share images", {"evaluate": {"split": "val"}}),
         ("radius above 0", {"evaluate": {"eps": [0]}}),
         ("transfer", {"evaluate": {"attacks": ["transfer"]}}),
+        ("transfer", {"evaluate": {"ensemble": ["transfer"]}}),
+        ("evaluate: attacks: name at least one that", {"evaluate": {"attacks": [], "ensemble": ["pgd"]}}),
         ("max_samples", {"evaluate": {"subset": {"attacks": ["square"]}}}),
         ("evaluate: subset: unknown field 'split'", {"evaluate": {"subset": {"max_samples": 3, "split": "val"}}}),
         ("no such folder: DIR; say with --data folder:DIR where it is", {}),

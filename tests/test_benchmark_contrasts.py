@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from dpaat.benchmark.contrasts import Point, area_weights, combine, contrast, front_contrast, pareto_front, score
+from dpaat.benchmark.contrasts import (
+    Point,
+    area_weights,
+    combine,
+    contrast,
+    front_contrast,
+    pareto_front,
+    score,
+    upper_hull,
+)
 from dpaat.benchmark.outcomes import Outcome
 from dpaat.benchmark.summary import conditions
 from dpaat.evaluation.metrics import curve_area
@@ -93,6 +102,15 @@ def test_pareto_front():
     assert pareto_front(places) == ["low", "mid", "best"]
 
 
+def test_the_hull_leaves_out_what_lies_below_a_line_between_two_others():
+    places = {"a": (0.2, 0.6), "bend": (0.4, 0.5), "dent": (0.5, 0.25), "dent too": (0.55, 0.21), "b": (0.6, 0.2)}
+    assert upper_hull(places) == ["a", "bend", "b"]
+    assert upper_hull({"a": (0.2, 0.6), "b": (0.6, 0.2)}) == ["a", "b"]
+    on_a_line = {"a": (0.0, 1.0), "middle": (0.5, 0.5), "b": (1.0, 0.0)}
+    assert upper_hull(on_a_line) == ["a", "middle", "b"]
+    assert upper_hull({"low": (0.3, 0.2), "best": (0.4, 0.4)}) == ["best"]
+
+
 @pytest.fixture
 def sweep() -> dict[str, Point]:
     rates = {"1": (0.8, 0.3), "2": (0.6, 0.4), "4": (0.4, 0.5)}
@@ -125,6 +143,17 @@ def test_a_point_of_the_front_does_not_rise_above_it(sweep):
     assert against == ["2", "1"]
     assert found["difference"] == pytest.approx(0)
     assert found["p_value"] == pytest.approx(1)
+
+
+def test_a_point_below_the_hull_is_no_neighbour():
+    places = {"4": (0.4, 0.9), "dent": (0.75, 0.15), "1": (0.8, 0.1), "ours": (0.77, 0.5)}
+    points = {
+        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
+        for k, (name, (x, y)) in enumerate(places.items())
+    }
+    found, against = front_contrast(points.pop("ours"), points)
+    assert against == ["4", "1"]
+    assert found["difference"] == pytest.approx(0.5 - (0.9 - 0.37 * 2), abs=0.05)
 
 
 def test_the_interval_of_a_front_agrees_with_resampled_lesions():

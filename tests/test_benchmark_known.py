@@ -36,6 +36,11 @@ def test_known_cells_are_summed_up_and_not_run(finished_grid, known, tiny_images
     }
 
 
+def test_attacks_on_what_stands_are_as_good_as_attacks_on_all(finished_grid, known, tiny_images, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", **evaluation(attacks=["fgsm"], ensemble=["pgd"]))
+    assert main(["benchmark", str(grid), "--data", f"folder:{tiny_images}", "--known", str(known), "--dry-run"]) == 0
+
+
 def test_cells_of_both_places_make_one_table(finished_grid, known, tiny_images, tmp_path, monkeypatch):
     commands = Commands(finished_grid / "out")
     monkeypatch.setattr(runner, "run_command", commands)

@@ -89,6 +89,21 @@ def test_later_radii_join_earlier_ones(run: Path) -> None:
     assert [e["eps_text"] for e in document["results"]] == ["0", "2/255", "4/255"]
 
 
+def test_worst_cases_over_different_attacks_stand_side_by_side(run: Path) -> None:
+    plan = {"attacks": ["fgsm"], "steps": {"pgd": 2, "square": 3}, "eps": [2 / 255, 8 / 255]}
+    evaluate_run(run, ensemble=["pgd", "square"], **plan, **QUIET)
+    document = evaluate_run(run, ensemble=["pgd"], **plan, **QUIET)
+    labels = [entry["label"] for entry in document["results"]]
+    assert labels == ["clean", "FGSM", "FGSM", *["worst of FGSM, PGD-2"] * 2, *["worst of FGSM, PGD-2, SQUARE-3"] * 2]
+    accuracy = {(e["label"], round(e["eps"] * 255)): e["metrics"]["accuracy"] for e in document["results"]}
+    for eps in (2, 8):
+        worst = [accuracy[label, eps] for label in dict.fromkeys(labels[1:])]
+        assert worst == sorted(worst, reverse=True)
+    names = {entry["predictions"] for entry in document["results"]}
+    assert len(names) == len(labels)
+    assert all((run / "predictions.parquet" / name).is_file() for name in names)
+
+
 def test_an_interruption_keeps_what_is_done(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     genuine = Attacker.outputs
 
@@ -139,6 +154,11 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
         ({"suites": ["standrad"]}, "unknown suite 'standrad'; nearest: standard"),
         ({"precision": "16"}, "unknown precision '16'"),
         ({"attacks": ["transfer"]}, "give --source"),
+        ({"ensemble": ["transfer"]}, "give --source"),
+        ({"ensemble": ["pdg"]}, "unknown attack 'pdg'; nearest: pgd"),
+        ({"ensemble": ["square"], "suites": ["standard"]}, "not with a suite"),
+        ({"ensemble": ["square"], "eps": [0]}, "needs a radius above 0"),
+        ({"attacks": []}, "name at least one"),
         ({"eps": [4 / 255, 2 / 255]}, "out of order"),
         ({"eps": [2 / 255, 2 / 255]}, "stands twice"),
         ({"norm": "l3"}, "unknown norm 'l3'"),

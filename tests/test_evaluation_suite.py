@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.specs import CLEAN, AttackSpec, attack_spec
-from dpaat.evaluation.suite import evaluate_model, run_attacks
+from dpaat.evaluation.suite import evaluate_model, run_attacks, run_ensemble
 
 PGD = AttackSpec("pgd", 3)
 CLASSES = ["dark", "bright"]
@@ -76,6 +76,31 @@ def test_clean_comes_first_and_all_images_are_scored(images, labels) -> None:
     assert first.eps == 0
     assert first.probabilities.shape == (8, 2)
     assert first.metrics["support"] == {"dark": 4, "bright": 4}
+
+
+def test_an_ensemble_attacks_what_stands_and_ends_in_the_worst_case(images, labels, monkeypatch) -> None:
+    asked: list[tuple[str, int, list[int] | None]] = []
+    outputs = Attacker.outputs
+
+    def note(self, spec, eps=0.0, positions=None):
+        asked.append((spec.label, round(eps * 255), None if positions is None else positions.tolist()))
+        return outputs(self, spec, eps, positions)
+
+    monkeypatch.setattr(Attacker, "outputs", note)
+    attacker = Attacker(Brightness(), images, labels, num_classes=2, progress=False)
+    fgsm, pgd, square = AttackSpec("fgsm"), AttackSpec("pgd", 20), AttackSpec("square", 5)
+    found = list(run_ensemble(attacker, [fgsm], [pgd, square], [5 / 255, 10 / 255], CLASSES))
+    everything = [("clean", 0, None), ("FGSM", 5, None), ("FGSM", 10, None)]
+    standing = [(5, [0, 1, 2, 5, 6, 7]), (10, [0, 1, 6, 7])]  # one step fells all that can be felled
+    assert asked == everything + [(label, *rest) for label in ("PGD-20", "SQUARE-5") for rest in standing]
+    assert [(r.spec.label, r.metrics["accuracy"]) for r in found[-2:]] == [
+        ("worst of FGSM, PGD-20, SQUARE-5", 6 / 8),
+        ("worst of FGSM, PGD-20, SQUARE-5", 4 / 8),
+    ]
+    fell_to = found[-1].fell_to
+    assert fell_to is not None
+    assert fell_to.tolist() == ["", "", *["FGSM"] * 4, "", ""]
+    assert found[-1].probabilities is None
 
 
 def test_result_is_the_same_whatever_was_evaluated_before(images, labels) -> None:

@@ -18,6 +18,7 @@ EVALUATE_EXAMPLES = """examples:
   dpaat evaluate runs/ham --suite standard                       the ensemble of attacks; run it again if interrupted
   dpaat evaluate runs/ham --suite standard,masking,corruptions --max-samples 200 --steps square=1000
   dpaat evaluate runs/ham --attack fgsm,apgd-dlr --steps 50 --eps 2/255,4/255
+  dpaat evaluate runs/ham --attack apgd-ce --ensemble apgd-t,square      the second on what the first leaves standing
   dpaat evaluate runs/ham --attack transfer --source runs/standard
   dpaat evaluate runs/ham --data folder:other-clinic --split all
   dpaat evaluate --model resnet18 --weights mine.pth --data folder:images --image-size 64 --out results/mine"""
@@ -126,6 +127,7 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("run", type=str | None, nargs="?", default=None, help="run folder; or see --weights")
     parser.add_argument("--suite", type=str | None, default=None, help="standard, masking, corruptions; with commas")
     parser.add_argument("--attack", type=str, default="pgd", help="comma-separated; see `dpaat list attacks`")
+    parser.add_argument("--ensemble", type=str | None, default=None, help="attacks on what those leave standing")
     parser.add_argument("--steps", type=str | None, default=None, help="budget: 20, or square=1000,apgd-t=50")
     parser.add_argument("--eps", type=str | None, default=None, help="radii from small to large, comma-separated")
     parser.add_argument("--norm", type=str, default="linf", help="linf or l2")

@@ -66,11 +66,12 @@ def _evaluate(given: Namespace) -> int:
     from dpaat.evaluation.subject import subject_of_run, subject_of_weights
     from dpaat.evaluation.suite import SUITE_ATTACKS
 
-    suites, attacks = _names(given.suite), _names(given.attack)
+    suites, attacks, ensemble = _names(given.suite), _names(given.attack), _names(given.ensemble)
     plan = Plan(
         suites=suites,
         attacks=attacks,
-        steps=parse_steps(given.steps, SUITE_ATTACKS if suites else attacks),
+        ensemble=ensemble,
+        steps=parse_steps(given.steps, SUITE_ATTACKS if suites else [*attacks, *ensemble]),
         eps=_radii(given.eps),
         norm=given.norm,
         split=given.split,
@@ -108,7 +109,7 @@ def _evaluate(given: Namespace) -> int:
 
 
 def _names(text: str | None) -> list[str]:
-    return [] if text is None else [name.strip() for name in text.split(",")]
+    return [] if not text else [name.strip() for name in text.split(",")]
 
 
 def _radii(text: str | None) -> list[float] | None:

@@ -113,8 +113,13 @@ def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
     evaluations = {"evaluate": plans.main, "subset": plans.draw, "masking": plans.masking}
     return {
         "train": comparable(dataclasses.asdict(cell.config)),
-        **{name: {} if plan is None else fields_of(plan) for name, plan in evaluations.items()},
+        **{name: {} if plan is None else fields_of(_on_all(plan)) for name, plan in evaluations.items()},
     }
+
+
+def _on_all(plan: Plan) -> Plan:
+    """The same attacks, all of them on all images: what stood or fell does not depend on which were left out."""
+    return dataclasses.replace(plan, attacks=(*plan.attacks, *plan.ensemble), ensemble=())
 
 
 def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> None:

@@ -97,10 +97,12 @@ def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contras
 
 
 def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[Contrast, list[str]]:
-    """Compare a recipe with the Pareto front of others, at the recipe's own abscissa.
+    """Compare a recipe with the upper concave hull of others, at the recipe's own abscissa.
 
-    Straight lines join the points that no other beats in both metrics. With a and b the neighbours of the challenger
-    c on the front and x the abscissa, the front's height at `x_c` is `(1 - t) y_a + t y_b`, where
+    The hull is what others attain if they may choose by lot between two of their models, image by image: for balanced
+    accuracy and its area exactly, for mAP it is only the straight line. It is never below the points that no other
+    beats in both metrics, nor below the lines between them. With a and b the neighbours of the challenger
+    c on the hull and x the abscissa, the hull's height at `x_c` is `(1 - t) y_a + t y_b`, where
     `t = (x_c - x_a) / (x_b - x_a)`. Since x_c, x_a and x_b are estimates too, the variance is that of the difference
     to first order, `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken
     image by image; which points are neighbours is taken as known. Beyond its ends the front goes on at the height of
@@ -111,11 +113,11 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
         baselines: name to point of the others, at least one.
 
     Returns:
-        Challenger minus front, and the names of the one or two points compared with.
+        Challenger minus hull, and the names of the one or two points compared with.
     """
     metric = challenger.metric
     places = {name: point.place for name, point in baselines.items()}
-    front = pareto_front(places)
+    front = upper_hull(places)
     x = challenger.place[0]
     above = [name for name in front if places[name][0] > x]
     below = [name for name in front if places[name][0] <= x]
@@ -138,6 +140,24 @@ def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
         if not front or places[name][1] > places[front[-1]][1]:
             front.append(name)
     return front[::-1]
+
+
+def upper_hull(places: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points of the Pareto front that lie on or above every line between two others of it.
+
+    Along it the price of robustness grows: from point to point, by ascending abscissa, the line falls more steeply.
+    """
+    hull: list[str] = []
+    for name in pareto_front(places):
+        while len(hull) > 1 and _slope(places, hull[-2], hull[-1]) < _slope(places, hull[-1], name):
+            hull.pop()
+        hull.append(name)
+    return hull
+
+
+def _slope(places: Mapping[str, tuple[float, float]], first: str, second: str) -> float:
+    (x_a, y_a), (x_b, y_b) = places[first], places[second]
+    return (y_b - y_a) / (x_b - x_a)
 
 
 def _value(folds: Sequence[Fold], metric: str) -> float:

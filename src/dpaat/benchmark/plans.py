@@ -13,12 +13,12 @@ from typing import Any
 from dpaat.benchmark.fields import as_mapping, as_positive, at, check_known, make
 from dpaat.errors import UserError
 from dpaat.evaluation.plan import Plan, parse_steps
-from dpaat.evaluation.specs import AttackSpec
+from dpaat.evaluation.specs import WORST_CASE, AttackSpec, is_worst_case, worst_of
 from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
 from dpaat.radii import parse_radii
 
 SUBSET, MASKING = "subset", "masking"
-DRAW_FIELDS = ("suites", "attacks", "steps", "eps", "max_samples", "batch_size", "precision")
+DRAW_FIELDS = ("suites", "attacks", "ensemble", "steps", "eps", "max_samples", "batch_size", "precision")
 INHERITED = ("eps", "norm", "split", "batch_size", "precision", "seed")
 RANKED = "apgd-ce"
 """The attack whose outputs are ranked for the mean average precision, where a plan has it."""
@@ -65,32 +65,36 @@ def read_plans(values: Any) -> Plans:
                 draw = _make_plan(inherited | drawn, Plan.__dataclass_fields__)
         if values.get(MASKING) is not None:
             checked = as_positive(MASKING, values[MASKING])
-            masking = dataclasses.replace(main, suites=(MASKING,), attacks=("pgd",), steps={}, max_samples=checked)
+            masking = dataclasses.replace(
+                main, suites=(MASKING,), attacks=("pgd",), ensemble=(), steps={}, max_samples=checked
+            )
         return Plans(main, draw, masking)
 
 
 def attacks_of(plan: Plan) -> list[AttackSpec]:
-    """The attacks of a plan whose results stand in `evaluation.json`, the worst case of the standard suite included."""
+    """The attacks of a plan whose results stand in `evaluation.json`, the worst case over several included."""
     if not plan.suites:
-        return plan.specs
-    return [*(plan.spec(name) for name in SCORED), AttackSpec("worst-case", norm=plan.norm)]
+        ensemble = plan.ensemble_specs
+        return plan.specs + ([worst_of(plan.specs + ensemble)] if ensemble else [])
+    return [*(plan.spec(name) for name in SCORED), AttackSpec(WORST_CASE, norm=plan.norm)]
 
 
 def ranked_attack(plan: Plan) -> AttackSpec:
     """The attack that the mean average precision is measured under: APGD-CE, or else the last one of the plan."""
-    specs = [spec for spec in attacks_of(plan) if spec.name != "worst-case"]
+    specs = [spec for spec in attacks_of(plan) if not is_worst_case(spec.name)]
     return next((spec for spec in specs if spec.name == RANKED), specs[-1])
 
 
 def words(plan: Plan) -> str:
     """The attacks behind a plan's verdicts, for people: "FGSM, PGD-20, APGD-CE-100, ..."."""
-    names = SUITE_ATTACKS if plan.suites else tuple(dict.fromkeys(plan.attacks))
+    names = SUITE_ATTACKS if plan.suites else tuple(dict.fromkeys((*plan.attacks, *plan.ensemble)))
     return ", ".join(plan.spec(name).label for name in names)
 
 
 def digest(plan: Plan) -> str:
-    """8 hex digits that tell plans apart."""
-    return hashlib.sha256(json.dumps(fields_of(plan), sort_keys=True).encode()).hexdigest()[:8]
+    """8 hex digits that tell plans apart; a plan without an ensemble has those of before there were any."""
+    fields = {name: value for name, value in fields_of(plan).items() if value or name != "ensemble"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def fields_of(plan: Plan) -> dict[str, Any]:
@@ -110,7 +114,10 @@ def arguments_of(plan: Plan, run: Path, device: str) -> list[str]:
         "seed": plan.seed,
         "device": device,
     }
-    options["suite" if plan.suites else "attack"] = ",".join(plan.suites or plan.attacks)
+    if plan.suites:
+        options["suite"] = ",".join(plan.suites)
+    else:
+        options |= {"attack": ",".join(plan.attacks), "ensemble": ",".join(plan.ensemble)}
     if plan.steps:
         options["steps"] = ",".join(f"{name}={steps}" for name, steps in plan.steps.items())
     if plan.max_samples is not None:
@@ -121,19 +128,22 @@ def arguments_of(plan: Plan, run: Path, device: str) -> list[str]:
 def _make_plan(values: Mapping[str, Any], known: Iterable[str]) -> Plan:
     check_known("field", values, known)
     values = dict(values)
-    for name in ("suites", "attacks"):
+    for name in ("suites", "attacks", "ensemble"):
         if isinstance(values.get(name), str):
             values[name] = [part.strip() for part in values[name].split(",")]
     if not isinstance(values.get("steps", {}), dict):
-        chosen = SUITE_ATTACKS if values.get("suites") else values.get("attacks", Plan.attacks)
+        single = [*values.get("attacks", Plan.attacks), *values.get("ensemble", ())]
+        chosen = SUITE_ATTACKS if values.get("suites") else single
         values["steps"] = parse_steps(values["steps"], chosen)
     if values.get("eps") is not None:
         values["eps"] = parse_radii(values["eps"])
     plan = make(Plan, values)
     if plan.suites and "standard" not in plan.suites:
         raise UserError("suites: needs 'standard', whose verdicts the table shows; masking alone has its own field")
-    if not plan.suites and "transfer" in plan.attacks:
+    if not plan.suites and "transfer" in (*plan.attacks, *plan.ensemble):
         raise UserError("attacks: transfer needs a source model, which cells do not have")
+    if not (plan.suites or plan.attacks):
+        raise UserError("attacks: name at least one that is made on all images, for the mean average precision")
     if not plan.radii:
         raise UserError("eps: needs a radius above 0")
     return plan

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dpaat.evaluation.calibration import calibration, fit_temperature, log_probabilities
 from dpaat.evaluation.operating_points import choose_thresholds, operating_points
+from dpaat.evaluation.specs import WORST_CASE
 from dpaat.evaluation.subgroups import subgroups
 from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
@@ -44,7 +45,7 @@ def clinical_analyses(
         "subgroups": for clean images and the worst case at each radius; "calibration" and "operating_points": for
         clean images and APGD-CE at each radius. Each maps a condition, such as "clean" or "8/255", to its values.
     """
-    verdicts = {_condition(r): r for r in results if r.spec.name in ("clean", "worst-case")}
+    verdicts = {_condition(r): r for r in results if r.spec.name in ("clean", WORST_CASE)}
     found: dict[str, dict[str, Any]] = {
         "subgroups": {
             name: subgroups(frame, result.predicted == labels, labels, groups, classes)

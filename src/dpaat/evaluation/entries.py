@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpaat.evaluation.metrics import Metrics
+from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
 
@@ -119,7 +120,7 @@ def order_of(entry: Entry) -> tuple[Any, ...]:
     return (
         *vars(population_of(entry)).values(),
         entry["attack"] != "clean",
-        entry["attack"] == "worst-case",
+        is_worst_case(entry["attack"]),
         entry["attack"],
         entry["norm"] or "",
         entry["steps"] or 0,

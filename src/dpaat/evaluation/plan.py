@@ -26,6 +26,8 @@ class Plan:
     Attributes:
         suites: any of "standard", "masking", "corruptions"; empty for single attacks.
         attacks: names of single attacks, see `dpaat.attacks.ATTACKS`.
+        ensemble: further attacks, made only on what `attacks` and those before leave standing; what comes out is the
+            worst case over all of them.
         steps: budgets, by name of the attack; where absent, the attack's own.
         eps: radii in units of a [0, 1] image, ascending; default 1, 2, 4 and 8/255, in L2 0.25, 0.5, 1 and 2.
         norm: "linf" or "l2".
@@ -41,6 +43,7 @@ class Plan:
 
     suites: Sequence[str] = ()
     attacks: Sequence[str] = ("pgd",)
+    ensemble: Sequence[str] = ()
     steps: Mapping[str, int] = field(default_factory=dict)
     eps: Sequence[float] | None = None
     norm: str = "linf"
@@ -68,9 +71,13 @@ class Plan:
                 raise UserError(f"steps: attack {name!r} takes no number of steps")
             if value < 1:
                 raise UserError(f"steps: {value} for {name} must be at least 1")
-        if not self.radii and self.suites:
-            raise UserError("eps: a suite needs a radius above 0, such as 8/255")
-        self.specs  # noqa: B018 - looked up here for its error
+        if not self.radii and (self.suites or self.ensemble):
+            raise UserError("eps: a suite or an ensemble needs a radius above 0, such as 8/255")
+        if self.suites and self.ensemble:
+            raise UserError("ensemble: goes with single attacks, not with a suite, which has its own")
+        if not (self.suites or self.attacks or self.ensemble):
+            raise UserError("attacks: name at least one, see `dpaat list attacks`")
+        self.specs, self.ensemble_specs  # noqa: B018 - looked up here for their errors
 
     @property
     def radii(self) -> list[float]:
@@ -81,6 +88,11 @@ class Plan:
     def specs(self) -> list[AttackSpec]:
         """The single attacks with their budgets."""
         return [self.spec(name) for name in dict.fromkeys(self.attacks)]
+
+    @property
+    def ensemble_specs(self) -> list[AttackSpec]:
+        """Those of the ensemble that are not among the single attacks."""
+        return [self.spec(name) for name in dict.fromkeys(self.ensemble) if name not in self.attacks]
 
     def spec(self, name: str) -> AttackSpec:
         """One attack with its budget."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.subject import Subject, subject_of_run
-from dpaat.evaluation.suite import Curve, run_attacks, run_standard
+from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
 
 
@@ -80,7 +81,7 @@ def evaluate(
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
-    if source is None and any(find_attack(spec.name).needs_source for spec in plan.specs):
+    if source is None and any(find_attack(spec.name).needs_source for spec in plan.specs + plan.ensemble_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     check_writable(subject.folder)
     where = damage_in_analyses(read_evaluation(subject.folder) or {})
@@ -92,7 +93,7 @@ def evaluate(
     writer = Writer(subject, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
         if not plan.suites:
-            for result in run_attacks(attacker, plan.specs, plan.radii, subject.classes):
+            for result in _single_attacks(plan, attacker, subject.classes):
                 writer.save(result)
         if "standard" in plan.suites:
             _standard(writer, attacker)
@@ -113,6 +114,12 @@ def evaluate(
             )
             writer.save_analyses({"corruptions": found})
     return writer.document
+
+
+def _single_attacks(plan: Plan, attacker: Attacker, classes: Sequence[str]) -> Iterator[Result]:
+    if plan.ensemble_specs:
+        return run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, classes)
+    return run_attacks(attacker, plan.specs, plan.radii, classes)
 
 
 def _standard(writer: Writer, attacker: Attacker) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpaat.attacks import NORMS, find_attack
 from dpaat.errors import UserError, unknown
+
+WORST_CASE = "worst-case"
+"""The worst case of the standard suite."""
+WORST_OF = "worst-of:"
+"""Begins the name of the worst case of other attacks, which follow."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,7 @@ class AttackSpec:
     """An attack and its budget; the radius comes on top.
 
     Attributes:
-        name: a key of `dpaat.attacks.ATTACKS`, "clean" for no attack, "worst-case" for several together.
+        name: a key of `dpaat.attacks.ATTACKS`, "clean" for no attack, or see `is_worst_case` for several together.
         steps: iterations, or queries of an attack that sees no gradients; None for an attack without.
         norm: "linf" or "l2".
     """
@@ -27,13 +33,16 @@ class AttackSpec:
         """The name that people read, such as "PGD-20"."""
         if self.name == "clean":
             return "clean"
-        name = "worst case" if self.name == "worst-case" else self.name.upper()
+        if self.name.startswith(WORST_OF):
+            name = f"worst of {self.name.removeprefix(WORST_OF).upper().replace('+', ', ')}"
+        else:
+            name = "worst case" if self.name == WORST_CASE else self.name.upper()
         return name + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
 
     @property
     def start(self) -> str | None:
         """Where it starts: attacks that iterate start at random in the ball, one step starts at the image."""
-        if self.name in ("clean", "worst-case") or not find_attack(self.name).starts:
+        if self.name == "clean" or is_worst_case(self.name) or not find_attack(self.name).starts:
             return None
         return "random" if self.steps else "zero"
 
@@ -43,6 +52,17 @@ class AttackSpec:
 
 
 CLEAN = AttackSpec("clean")
+
+
+def is_worst_case(name: str) -> bool:
+    """Whether an attack's name stands for the worst case over several."""
+    return name == WORST_CASE or name.startswith(WORST_OF)
+
+
+def worst_of(specs: Sequence[AttackSpec]) -> AttackSpec:
+    """The worst case over some attacks, at least one, named after them."""
+    names = (spec.name + (f"-{spec.steps}" if spec.steps else "") for spec in specs)
+    return AttackSpec(WORST_OF + "+".join(names), norm=specs[0].norm)
 
 
 def attack_spec(name: str, *, steps: int | None = None, norm: str = "linf") -> AttackSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from dpaat.attacks import find_attack
 from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
 from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
-from dpaat.evaluation.specs import CLEAN, AttackSpec, attack_spec
+from dpaat.evaluation.specs import CLEAN, WORST_CASE, AttackSpec, attack_spec, worst_of
 from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
@@ -131,25 +131,62 @@ def run_standard(
     budgets = steps or {}
     specs = {name: attack_spec(name, steps=budgets.get(name), norm=norm) for name in SUITE_ATTACKS}
     radii = [eps for eps in radii if eps > 0]
+    scored = [specs[name] for name in SCORED]
+    beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
+    stages: list[tuple[AttackSpec, Sequence[float]]] = [(specs["pgd"], beyond)] if beyond else []
+    stages += [(specs[name], radii) for name in ENSEMBLE] if radii else []
+    cascade = yield from _worst_case(attacker, scored, stages, radii, classes, AttackSpec(WORST_CASE, norm=norm))
+    yield _curve(cascade, radii, beyond, classes)
+
+
+def run_ensemble(
+    attacker: Attacker,
+    specs: Sequence[AttackSpec],
+    ensemble: Sequence[AttackSpec],
+    radii: Sequence[float],
+    classes: Sequence[str],
+) -> Iterator[Result]:
+    """Run attacks on all images, then an ensemble on what they leave standing, attack by attack.
+
+    Args:
+        attacker: the model and its images.
+        specs: attacks that are scored on all images; may be empty.
+        ensemble: further attacks, of which verdicts are wanted only, at least one.
+        radii: in units of a [0, 1] image, ascending.
+        classes: K class names.
+
+    Yields:
+        A result per attack of `specs` and radius, clean first, then the worst case over both at every radius.
+    """
+    radii = [eps for eps in radii if eps > 0]
+    stages = [(spec, radii) for spec in ensemble] if radii else []
+    yield from _worst_case(attacker, specs, stages, radii, classes, worst_of([*specs, *ensemble]))
+
+
+def _worst_case(
+    attacker: Attacker,
+    scored: Sequence[AttackSpec],
+    stages: Sequence[tuple[AttackSpec, Sequence[float]]],
+    radii: Sequence[float],
+    classes: Sequence[str],
+    name: AttackSpec,
+) -> Generator[Result, None, Cascade]:
+    """Yield what is scored on all images, then the worst case at the radii; returns all verdicts."""
     cascade: Cascade | None = None
     everything = np.arange(len(attacker))
-    for result in run_attacks(attacker, [specs[name] for name in SCORED], radii, classes):
+    for result in run_attacks(attacker, scored, radii, classes):
         if cascade is None:
             cascade = Cascade(attacker.labels, result.predicted)
         else:
             cascade.note(result.spec.label, everything, result.predicted, result.eps)
         yield result
     assert cascade is not None
-    beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
-    plan: list[tuple[AttackSpec, Sequence[float]]] = [(specs["pgd"], beyond)] if beyond else []
-    run_cascade(attacker, cascade, plan + ([(specs[name], radii) for name in ENSEMBLE] if radii else []))
-
-    worst = AttackSpec("worst-case", norm=norm)
+    run_cascade(attacker, cascade, stages)
     for eps in radii:
         predicted, fell_to = cascade.at(eps)
         metrics = verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(attacker.labels), classes)
-        yield Result(worst, eps, predicted, metrics, fell_to=fell_to)
-    yield _curve(cascade, radii, beyond, classes)
+        yield Result(name, eps, predicted, metrics, fell_to=fell_to)
+    return cascade
 
 
 def evaluate_model(

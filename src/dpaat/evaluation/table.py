@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpaat.evaluation.entries import Document, Entry, Group, groups
+from dpaat.evaluation.specs import is_worst_case
 
 MAX_CLASSES = 20
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
@@ -94,7 +95,7 @@ def _recall(group: Group) -> Lines:
     if len(present) > MAX_CLASSES:
         shown = sorted(present, key=lambda name: first[name] or 0.0)[:MAX_CLASSES]
         title = f"recall per class (percent), the {MAX_CLASSES} lowest of {len(present)}"
-    worst = [entry for entry in group.results if entry["attack"] in ("clean", "worst-case")]
+    worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
     entries = worst if len(worst) > 1 else group.results
     table = plain_table()
     table.add_column("class")

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from dpaat.evaluation.entries import Entry, Population, groups, population_of
+from dpaat.evaluation.specs import is_worst_case
 from dpaat.report.view import RunView
 
 
@@ -40,7 +41,7 @@ class Comparison:
         attacked = [e for results in self.results.values() for e in results if e["attack"] != "clean"]
         steps = {e["label"]: e["steps"] or 1 for e in attacked}
         count = Counter(e["label"] for e in attacked)
-        worst = {e["label"] for e in attacked if e["attack"] == "worst-case"}
+        worst = {e["label"] for e in attacked if is_worst_case(e["attack"])}
         return sorted(steps, key=lambda label: (label not in worst, -count[label], -steps[label]))
 
     @property
