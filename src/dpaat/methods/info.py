@@ -23,16 +23,13 @@ class MethodInfo:
     description: str
     cost: str
     """Per sample and step, in forward passes F, for K attack steps; a clean weight adds 3 F where it is taken."""
-    adversarial: bool
+    adversarial: bool = True
     """Whether it trains for robustness, and is therefore selected by robust validation accuracy."""
     eps: float = 0.0
     """Default radius."""
+    moves_radius: bool = False
+    """Whether a run's `eps` is only the largest radius of a sample."""
     clean_weight: float = 0.0
     """Default share of the clean loss."""
     options: type[Any] | None = None
     """Dataclass of further options."""
-
-    @property
-    def moves_radius(self) -> bool:
-        """Whether a run's `eps` is only the largest radius of a sample."""
-        return self.eps == LARGEST
