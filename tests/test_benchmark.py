@@ -122,6 +122,17 @@ def test_a_second_call_does_nothing(finished_grid, tiny_images, monkeypatch):
     assert document(finished_grid / "out")["tables"] == tables
 
 
+def test_a_log_file_gets_a_line_for_every_cell(finished_grid, tiny_images, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runner, "run_command", Commands(finished_grid / "out"))
+    arguments = ["benchmark", str(finished_grid / "grid.yaml"), "--data", f"folder:{tiny_images}", "--workers", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    errors = capfd.readouterr().err
+    assert "\r" not in errors
+    assert [line.split(" ", 1)[1] for line in errors.splitlines()] == [
+        f"{k} of 4 cells done, 0 failed" for k in range(1, 5)
+    ]
+
+
 def test_a_failure_stops_nothing_and_is_tried_again(finished_grid, tiny_images, tmp_path, monkeypatch):
     broken = Commands(finished_grid / "out", fails=lambda kind, cell: kind == "train" and cell == CELLS[0])
     monkeypatch.setattr(runner, "run_command", broken)

@@ -58,11 +58,12 @@ class Runner:
         Args:
             cells: those that are not finished.
             passes: the cost that each is expected to have, for the time left.
-            progress: show a line with cells done and left, failures and the time left on stderr.
+            progress: show cells done and left, failures and the time left on stderr; a line per cell if it is no
+                terminal.
         """
         bar = tqdm(
             total=sum(passes),
-            disable=not progress,
+            disable=None if progress else True,  # None: hidden where stderr is no terminal
             leave=False,
             dynamic_ncols=True,
             smoothing=0,
@@ -73,12 +74,14 @@ class Runner:
             failed, total = 0, len(left)
             try:
                 while left:
-                    state = f"{total - len(left)} of {total} cells done, {failed} failed"
-                    bar.set_description_str(state, refresh=sys.stderr.isatty())
+                    bar.set_description_str(f"{total - len(left)} of {total} cells done, {failed} failed")
                     done, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                     for future in done:
                         failed += not future.result()
                         bar.update(left.pop(future))
+                        if progress and bar.disable:
+                            state = f"{total - len(left)} of {total} cells done, {failed} failed"
+                            print(f"{time.strftime('%H:%M:%S')} {state}", file=sys.stderr, flush=True)
             except BaseException:
                 self._stop(left)
                 raise

@@ -17,7 +17,7 @@ class PassBar:
     def __init__(self, *, show: bool) -> None:
         self._bar: tqdm[Any] = tqdm(
             total=1,
-            disable=not show,
+            disable=None if show else True,  # None: hidden where stderr is no terminal
             leave=False,
             dynamic_ncols=True,
             bar_format="{desc:<22} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
