@@ -98,7 +98,7 @@ def test_markdown_and_plot_show_every_recipe(finished_grid):
         "| pgd-8",
     ]
     drawing = "".join(ElementTree.parse(finished_grid / "out" / "pareto.svg").getroot().itertext())
-    assert all(word in drawing for word in ("standard", "pgd", "8", "folder, test_resnet"))
+    assert all(word in drawing for word in ("standard", "pgd", "8", "folder, test_resnet", "mAP at 2/255", "clean mAP"))
 
 
 def test_a_row_alone_gives_the_same_digits(finished_grid, tiny_images, tmp_path, monkeypatch):

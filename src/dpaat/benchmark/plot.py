@@ -1,9 +1,9 @@
-"""The Pareto plot: what robustness costs in clean balanced accuracy."""
+"""The Pareto plot: what robustness costs in clean balanced accuracy, and in clean mean average precision."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,43 @@ from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.document import Document
 from dpaat.benchmark.outcomes import AREA
+from dpaat.radii import format_radius
 from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE
 
 PANEL = (4.2, 3.4)
 """Inches."""
-MAX_COLUMNS = 3
 PLACES = ((6, 5), (6, -11), (-6, 5), (-6, -11), (0, 9), (0, -15), (14, -3), (-14, -3), (0, 20), (0, -26))
 """Offsets in points that a label is tried at."""
 
 
-def write_pareto(document: Document, out: Path) -> None:
-    """Draw clean balanced accuracy against the area under the robust balanced accuracy, a panel per data and model.
+@dataclass(frozen=True)
+class Plane:
+    """A clean score against a robust one, by their keys in a row's `scores`, with the labels of the axes."""
 
-    Recipes of a family are joined by a line, in the order of their radii, and labelled by them. Bars are 95 %
-    intervals.
+    x: str
+    y: str
+    x_label: str
+    y_label: str
+
+
+def planes(radii: Sequence[float]) -> list[Plane]:
+    """The planes that a benchmark's rows are drawn in.
+
+    Args:
+        radii: of the evaluation, ascending, above 0; mAP is shown at the middle one, or the lower of two.
+    """
+    middle = format_radius(radii[(len(radii) - 1) // 2])
+    return [
+        Plane("balanced_accuracy", AREA, "clean balanced accuracy", "area under the robust\nbalanced accuracy"),
+        Plane("map", f"map@{middle}", "clean mAP", f"mAP at {middle}"),
+    ]
+
+
+def write_pareto(document: Document, out: Path) -> None:
+    """Draw clean balanced accuracy against the area under the robust one, and mAP against mAP under attack.
+
+    A row of panels per data and model. Recipes of a family are joined by a line, in the order of their radii, and
+    labelled by them. Bars are 95 % intervals.
 
     Args:
         document: see `make_document`.
@@ -38,24 +61,29 @@ def write_pareto(document: Document, out: Path) -> None:
     tables = document["tables"]
     names = list(dict.fromkeys(row["family"] or row["recipe"] for table in tables for row in table["rows"]))
     looks = {name: _look(k) for k, name in enumerate(names)}
-    columns = min(MAX_COLUMNS, len(tables))
-    rows = math.ceil(len(tables) / columns)
-    legend_rows = math.ceil(len(names) / (2 * columns))
-    size = (PANEL[0] * columns, PANEL[1] * rows + 0.22 * legend_rows)
+    shown = planes(document["evaluation"]["eps"])
+    columns = len(shown)
+    legend_rows = -(-len(names) // (2 * columns))
+    size = (PANEL[0] * columns, PANEL[1] * len(tables) + 0.22 * legend_rows)
     with rc_context(STYLE | {"axes.grid.axis": "both"}):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
-        panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes, table in zip(panels, tables, strict=False):
-            _panel(axes, table, looks)
-        for axes in panels[len(tables) :]:
-            axes.set_axis_off()
+        grid = figure.subplots(len(tables), columns, squeeze=False)
+        panels = [
+            (axes, table, plane)
+            for table, row in zip(tables, grid, strict=True)
+            for axes, plane in zip(row, shown, strict=True)
+        ]
+        for axes, table, plane in panels:
+            _panel(axes, table, plane, looks)
         handles = {
-            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            label: handle
+            for axes, _, _ in panels
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * columns)
         figure.draw_without_rendering()
-        for axes, table in zip(panels, tables, strict=False):
-            _label(axes, table)
+        for axes, table, plane in panels:
+            _label(axes, table, plane)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
 
 
@@ -65,12 +93,12 @@ def _look(number: int) -> dict[str, Any]:
     return {"color": COLOURS[colour], "marker": MARKERS[(colour + turn) % len(MARKERS)]}
 
 
-def _panel(axes: Axes, table: Document, looks: Mapping[str, Mapping[str, Any]]) -> None:
+def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mapping[str, Any]]) -> None:
     series: dict[str, list[Document]] = {}
     for row in table["rows"]:
         series.setdefault(row["family"] or row["recipe"], []).append(row["scores"])
     for name, members in series.items():
-        x, y = ([scores[key] for scores in members] for key in ("balanced_accuracy", AREA))
+        x, y = ([scores[key] for scores in members] for key in (plane.x, plane.y))
         axes.errorbar(
             [score["value"] for score in x],
             [score["value"] for score in y],
@@ -85,8 +113,8 @@ def _panel(axes: Axes, table: Document, looks: Mapping[str, Mapping[str, Any]]) 
             **looks[name],
         )
     axes.set_title(f"{table['data']}, {table['model']}", loc="left", fontsize=9, color=INK)
-    axes.set_xlabel("clean balanced accuracy")
-    axes.set_ylabel("area under the robust\nbalanced accuracy")
+    axes.set_xlabel(plane.x_label)
+    axes.set_ylabel(plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axis.set_major_locator(MaxNLocator(6))
@@ -99,9 +127,9 @@ def _bars(scores: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     ]
 
 
-def _label(axes: Axes, table: Document) -> None:
+def _label(axes: Axes, table: Document, plane: Plane) -> None:
     """Write the radius beside every point of a family, where it touches neither a point nor another label."""
-    places = [(row["scores"]["balanced_accuracy"]["value"], row["scores"][AREA]["value"]) for row in table["rows"]]
+    places = [tuple(row["scores"][key]["value"] for key in (plane.x, plane.y)) for row in table["rows"]]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(places)]
     for row, place in zip(table["rows"], places, strict=True):
         if row["family"] is None:

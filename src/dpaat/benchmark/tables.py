@@ -87,7 +87,7 @@ def benchmark_markdown(document: Document, name: str) -> str:
         f"{done} of {len(cells)} cells finished; dpaat {document['dpaat_version']}, torch {document['torch_version']}, "
         f"{document['device']}. Data: {fingerprints}.",
         f"{FOOTNOTE} {TESTS}",
-        "![Clean balanced accuracy against the area under the robust balanced accuracy](pareto.svg)",
+        "![Clean against robust balanced accuracy, and clean mAP against mAP under attack](pareto.svg)",
     ]
     for section in sections(document, full=True):
         parts += [f"## {section.title}", section.markdown()]
