@@ -70,6 +70,9 @@ def test_the_dry_run_names_known_cells(finished_grid, known, tiny_images, capsys
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "-s0 " in line]
     assert [(row[0], row[1]) for row in rows] == [(name, "known") for name in CELLS]
     assert all(float(row[3]) >= 0 for row in rows), "the known cells' time is known too"
+    (known / f"{CELLS[0]}.npz").unlink()
+    assert main(["benchmark", str(finished_grid / "grid.yaml"), *arguments, "--only", CELLS[0]]) == 0
+    assert "waiting" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,9 @@ def list_cells(
 ) -> None:
     """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
     grid = read_grid(path, data=data, workers=workers)
-    runs = choose([CellRun(cell, _folder(grid, out)) for cell in grid.cells], only)
-    elsewhere = _known(known, runs, grid)
+    cells = [CellRun(cell, _folder(grid, out)) for cell in grid.cells]
+    elsewhere = _known(known, cells, grid)
+    runs = choose(cells, only)
     sizes = sizes_of(grid, [run.cell for run in runs])
     costs = {run: cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in runs}
     pace = {}
