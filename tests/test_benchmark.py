@@ -503,7 +503,9 @@ def test_passes_count_training_validation_and_attacks(tmp_path):
     grid = read_grid(write_grid(tmp_path / "grid.yaml", train=GRID["train"] | {"epochs": 3, "val_eps": "1/255"}))
     config = grid.cells[1].config
     assert step_passes(config) == 2 * 1 + 3
-    assert step_passes(complete(TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.0))) == 10 + 3
+    assert step_passes(complete(TrainConfig(method="dpaat-half", steps=10))) == 2 * 10 + 3 + 3
+    assert step_passes(complete(TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.5))) == 10 + 3
+    assert step_passes(complete(TrainConfig(method="dpaat", steps=10))) == pytest.approx(0.15 * 10 + 3)
     # 40 images of each fold are tested, an eighth of the other 40 validated; fgsm 2 + 1 and pgd-2 4 + 1 passes.
     expected = 3 * (35 * 5 + 5 * (1 + 2 * 2)) + 40 * (1 + 2 * (3 + 5))
     assert cell_passes(config, grid.plans, Size(80, 3)) == pytest.approx(expected)

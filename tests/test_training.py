@@ -186,7 +186,7 @@ def test_groups_stay_on_one_side(tmp_path, tiny_images):
 
 def test_config_is_completed_and_survives_the_disk(tiny_images, tmp_path):
     config = complete(tiny_config(tiny_images, method="dpaat", fold="2/5"))
-    assert (config.eps, config.clean_weight) == ("8/255", 0.93)
+    assert (config.eps, config.clean_weight) == ("4/255", 0.85)
     write_config(tmp_path / "config.yaml", config)
     assert read_config(tmp_path / "config.yaml") == config == complete(config)
     assert complete(tiny_config(tiny_images, method="standard", eps="3/255")).eps is None

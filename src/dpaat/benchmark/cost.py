@@ -15,7 +15,7 @@ from dpaat.methods import find_method
 
 VIEW_PASSES = 3
 """A forward and a backward pass on one more view of an image, or at perturbed weights."""
-_COST = re.compile(r"(?:\((\d*)K \+ (\d+)\)|(\d+)) F")
+_COST = re.compile(r"(?:\(([\d.]*)K \+ (\d+)\)|(\d+)) F")
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
     return config.epochs * per_epoch + evaluation
 
 
-def step_passes(config: TrainConfig) -> int:
+def step_passes(config: TrainConfig) -> float:
     """Forward passes per training image and epoch, by the cost that the method's registry entry states."""
-    cost = find_method(config.method).cost
+    info = find_method(config.method)
+    cost = info.cost
     match = _COST.fullmatch(cost)
     if match is None:
         raise ValueError(f"cost {cost!r} of method {config.method!r} is not of the form '(2K + 3) F' or '3 F'")
-    per_step, base, constant = (int("1" if group == "" else group or 0) for group in match.groups())
-    views = 1 + bool(config.clean_weight)
+    per_step, base, constant = (float("1" if group == "" else group or 0) for group in match.groups())
+    views = 1 + (bool(config.clean_weight) and not info.in_turn)
     extra = VIEW_PASSES * (views - 1 + (views if config.awp else 0))
     return per_step * config.steps + base + constant + extra
 

@@ -22,7 +22,8 @@ class MethodInfo:
     build: Callable[..., Method]
     description: str
     cost: str
-    """Per sample and step, in forward passes F, for K attack steps; a clean weight adds 3 F where it is taken."""
+    """Per sample and step, in the mean over the epochs, in forward passes F, for K attack steps; a clean weight adds
+    3 F unless `in_turn`."""
     adversarial: bool = True
     """Whether it trains for robustness, and is therefore selected by robust validation accuracy."""
     eps: float = 0.0
@@ -31,5 +32,7 @@ class MethodInfo:
     """Whether a run's `eps` is only the largest radius of a sample."""
     clean_weight: float = 0.0
     """Default share of the clean loss."""
+    in_turn: bool = False
+    """Whether a visit shows one view of a sample, clean or adversarial, instead of both."""
     options: type[Any] | None = None
     """Dataclass of further options."""

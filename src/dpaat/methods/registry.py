@@ -162,10 +162,11 @@ METHODS: dict[str, MethodInfo] = {
             "dpaat",
             DPAATFast,
             "a radius per sample, against its class's clean losses; from the middle of the training on, mostly clean",
-            "(K + 2) F",
-            eps=LARGEST,
+            "(0.15K + 3) F",
+            eps=FIXED,
             moves_radius=True,
-            clean_weight=0.93,
+            clean_weight=0.85,
+            in_turn=True,
             options=LateOptions,
         ),
         MethodInfo(
@@ -186,6 +187,7 @@ METHODS: dict[str, MethodInfo] = {
             eps=LARGEST,
             moves_radius=True,
             clean_weight=0.5,
+            in_turn=True,
             options=FastOptions,
         ),
         MethodInfo(
@@ -244,6 +246,7 @@ METHODS: dict[str, MethodInfo] = {
             eps=LARGEST,
             moves_radius=True,
             clean_weight=0.5,
+            in_turn=True,
             options=FastOptions,
         ),
     )
