@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ def scores_of(document: dict, name: str) -> list[dict]:
     return [each for each in document["explanations"][0]["scores"] if each["score"] == name]
 
 
-def test_explain_on_the_command_line(run, tiny_images, masked, capsys):
+def test_explain_on_the_command_line(run, tiny_images, masked, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # files get no bar
     options = ["--maps", "grad-cam,input-gradient", "--eps", "2/255,8/255", "--steps", "2", "--device", "cpu"]
     assert main(["explain", str(run), "--data", masked, "--split", "all", "--layer", "layer1", *options]) == 0
     printed = capsys.readouterr()
