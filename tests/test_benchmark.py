@@ -433,6 +433,8 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("radius above 0", {"evaluate": {"eps": [0]}}),
         ("transfer", {"evaluate": {"attacks": ["transfer"]}}),
         ("transfer", {"evaluate": {"ensemble": ["transfer"]}}),
+        ("ensemble: needs a value", {"evaluate": {"ensemble": None, "steps": 5}}),
+        ("evaluate", {"evaluate": {"attacks": 5, "steps": 5}}),
         ("evaluate: attacks: name at least one that", {"evaluate": {"attacks": [], "ensemble": ["pgd"]}}),
         ("max_samples", {"evaluate": {"subset": {"attacks": ["square"]}}}),
         ("evaluate: subset: unknown field 'split'", {"evaluate": {"subset": {"max_samples": 3, "split": "val"}}}),

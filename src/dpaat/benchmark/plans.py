@@ -132,7 +132,8 @@ def _make_plan(values: Mapping[str, Any], known: Iterable[str]) -> Plan:
         if isinstance(values.get(name), str):
             values[name] = [part.strip() for part in values[name].split(",")]
     if not isinstance(values.get("steps", {}), dict):
-        single = [*values.get("attacks", Plan.attacks), *values.get("ensemble", ())]
+        lists = (values.get("attacks", Plan.attacks), values.get("ensemble"))
+        single = [name for names in lists if isinstance(names, list | tuple) for name in names]
         chosen = SUITE_ATTACKS if values.get("suites") else single
         values["steps"] = parse_steps(values["steps"], chosen)
     if values.get("eps") is not None:
