@@ -76,5 +76,5 @@ def step_passes(config: TrainConfig) -> float:
 
 def attack_passes(plan: Plan, classes: int) -> int:
     """Most forward passes per evaluated image."""
-    specs = [plan.spec(name) for name in SUITE_ATTACKS] if plan.suites else plan.specs + plan.ensemble_specs
+    specs = [plan.spec(name) for name in SUITE_ATTACKS] if plan.suites else plan.all_specs
     return 1 + len(plan.radii) * sum(spec.passes(classes) for spec in specs)

@@ -74,8 +74,7 @@ def read_plans(values: Any) -> Plans:
 def attacks_of(plan: Plan) -> list[AttackSpec]:
     """The attacks of a plan whose results stand in `evaluation.json`, the worst case over several included."""
     if not plan.suites:
-        ensemble = plan.ensemble_specs
-        return plan.specs + ([worst_of(plan.specs + ensemble)] if ensemble else [])
+        return plan.specs + ([worst_of(plan.all_specs)] if plan.ensemble_specs else [])
     return [*(plan.spec(name) for name in SCORED), AttackSpec(WORST_CASE, norm=plan.norm)]
 
 
@@ -87,8 +86,8 @@ def ranked_attack(plan: Plan) -> AttackSpec:
 
 def words(plan: Plan) -> str:
     """The attacks behind a plan's verdicts, for people: "FGSM, PGD-20, APGD-CE-100, ..."."""
-    names = SUITE_ATTACKS if plan.suites else tuple(dict.fromkeys((*plan.attacks, *plan.ensemble)))
-    return ", ".join(plan.spec(name).label for name in names)
+    specs = [plan.spec(name) for name in SUITE_ATTACKS] if plan.suites else plan.all_specs
+    return ", ".join(spec.label for spec in specs)
 
 
 def digest(plan: Plan) -> str:

@@ -74,13 +74,13 @@ class Runner:
             failed, total = 0, len(left)
             try:
                 while left:
-                    bar.set_description_str(f"{total - len(left)} of {total} cells done, {failed} failed")
+                    bar.set_description_str(_state(total, len(left), failed))
                     done, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                     for future in done:
                         failed += not future.result()
                         bar.update(left.pop(future))
                         if progress and bar.disable:
-                            state = f"{total - len(left)} of {total} cells done, {failed} failed"
+                            state = _state(total, len(left), failed)
                             print(f"{time.strftime('%H:%M:%S')} {state}", file=sys.stderr, flush=True)
             except BaseException:
                 self._stop(left)
@@ -182,6 +182,10 @@ def run_command(
 def count_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _state(total: int, left: int, failed: int) -> str:
+    return f"{total - left} of {total} cells done, {failed} failed"
 
 
 def _device(cell: CellRun) -> str:

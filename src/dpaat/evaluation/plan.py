@@ -77,7 +77,7 @@ class Plan:
             raise UserError("ensemble: goes with single attacks, not with a suite, which has its own")
         if not (self.suites or self.attacks or self.ensemble):
             raise UserError("attacks: name at least one, see `dpaat list attacks`")
-        self.specs, self.ensemble_specs  # noqa: B018 - looked up here for their errors
+        self.all_specs  # noqa: B018 - looked up here for its error
 
     @property
     def radii(self) -> list[float]:
@@ -93,6 +93,11 @@ class Plan:
     def ensemble_specs(self) -> list[AttackSpec]:
         """Those of the ensemble that are not among the single attacks."""
         return [self.spec(name) for name in dict.fromkeys(self.ensemble) if name not in self.attacks]
+
+    @property
+    def all_specs(self) -> list[AttackSpec]:
+        """The single attacks, then those of the ensemble."""
+        return self.specs + self.ensemble_specs
 
     def spec(self, name: str) -> AttackSpec:
         """One attack with its budget."""

@@ -81,7 +81,7 @@ def evaluate(
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
-    if source is None and any(find_attack(spec.name).needs_source for spec in plan.specs + plan.ensemble_specs):
+    if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     check_writable(subject.folder)
     where = damage_in_analyses(read_evaluation(subject.folder) or {})

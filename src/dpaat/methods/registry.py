@@ -163,7 +163,7 @@ METHODS: dict[str, MethodInfo] = {
             DPAATFast,
             "a radius per sample, against its class's clean losses; from the middle of the training on, mostly clean",
             "(0.15K + 3) F",
-            eps=FIXED,
+            eps=4 / 255,
             moves_radius=True,
             clean_weight=0.85,
             in_turn=True,
