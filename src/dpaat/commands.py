@@ -65,6 +65,7 @@ def _evaluate(given: Namespace) -> int:
     from dpaat.evaluation.run import resolve_device
     from dpaat.evaluation.subject import subject_of_run, subject_of_weights
     from dpaat.evaluation.suite import SUITE_ATTACKS
+    from dpaat.precision import emulation
 
     suites, attacks, ensemble = _names(given.suite), _names(given.attack), _names(given.ensemble)
     plan = Plan(
@@ -101,8 +102,10 @@ def _evaluate(given: Namespace) -> int:
     source = None
     if given.source is not None:
         source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False)
-    document = evaluate(subject, plan, source=source, device=device)
     console = _console()
+    if slow := emulation(plan.precision, device):
+        console.print(f"warning: {slow}", highlight=False, soft_wrap=True)
+    document = evaluate(subject, plan, source=source, device=device)
     console.print(evaluation_table(document), analyses_summary(document))
     console.print(f"written to {subject.folder / 'evaluation.json'}", highlight=False, soft_wrap=True)
     return 0

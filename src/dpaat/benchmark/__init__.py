@@ -22,6 +22,7 @@ from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.evaluation.table import plain_table
+from dpaat.precision import emulation
 from dpaat.runs import write_json, write_text
 
 SPLIT_SEED = 0
@@ -74,6 +75,9 @@ def benchmark(
             splits=shared_splits([run.cell for run in left], out),
         )
         passes = [cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in left]
+        for precision in sorted({run.cell.config.precision for run in left if run.cell.config.accelerator == "cpu"}):
+            if slow := emulation(precision, "cpu"):
+                console.print(f"warning: {slow}", markup=False, highlight=False, soft_wrap=True)
         runner.run(left, passes, progress=progress)
     finished = [run for run in runs if run.finished(grid.plans)]
     outcomes = {**elsewhere, **{run.cell.name: read_outcome(run, grid.plans) for run in finished}}

@@ -22,6 +22,7 @@ from dpaat.data import PreparedData
 from dpaat.data.splits import export_splits
 from dpaat.errors import Interrupted, UserError
 from dpaat.models import check_name
+from dpaat.precision import emulation
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, read_config, read_json, write_config, write_json
 from dpaat.training.callbacks import overfitted
@@ -94,6 +95,8 @@ def train(
         if first_process:
             _make_folder(out, config, info, data)
     say(console, headline(config, data, module))
+    if slow := emulation(config.precision, trainer.strategy.root_device):
+        say(console, f"warning: {slow}")
 
     seconds = time.perf_counter()
     _fit(trainer, module, data, checkpoint, out, info)
