@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmark_makers import write_grid
 from dpaat.benchmark.contrasts import (
     Point,
     area_weights,
@@ -13,14 +14,16 @@ from dpaat.benchmark.contrasts import (
     score,
     upper_hull,
 )
-from dpaat.benchmark.outcomes import Outcome
-from dpaat.benchmark.summary import conditions
+from dpaat.benchmark.grid import read_grid
+from dpaat.benchmark.outcomes import CellOutcome, Outcome
+from dpaat.benchmark.summary import ALL, conditions, summarize
 from dpaat.evaluation.metrics import curve_area
 from dpaat.evaluation.replicates import Fold, find_fold, find_folds
 from dpaat.evaluation.statistics import Predictions, paired_difference, pooled_intervals
 
 CLASSES = ("a", "b", "c")
 COUNTS = (120, 45, 15)
+MODELS = ["test_resnet", {"model": "test_resnet", "stem": "small", "name": "small"}]
 
 
 def predictions(rates: tuple[float, ...], seed: int, *, fold: int = 0, scored: bool = True) -> Predictions:
@@ -187,3 +190,36 @@ def test_the_interval_of_a_front_agrees_with_resampled_lesions():
         draws.append(y_c - (1 - t) * y_a - t * y_b)
     half = (found["interval"][1] - found["interval"][0]) / 2
     assert half == pytest.approx(1.96 * np.std(draws), rel=0.25)
+
+
+def test_a_table_over_all_models_averages_their_differences(tmp_path):
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", models=MODELS, data="synthetic:200"))
+    rates = {"standard": 0.8, "pgd-8": 0.6}
+    finished = []
+    for number, cell in enumerate(grid.cells):
+        fold = int(cell.fold[0])
+        clean, *attacked = (
+            find_fold(predictions((0.9, rate, rate + 0.1 * (cell.model == "small")), 7 * number, fold=fold))
+            for rate in (rates[cell.recipe], 0.4, 0.2)
+        )
+        at = dict(zip(grid.plans.main.radii, attacked, strict=True))
+        facts = {"seconds_per_epoch": 1.0, "masking": []}
+        finished.append((cell, CellOutcome(facts, Outcome(clean, at, at), None)))
+    single, other, both = summarize(grid, finished)
+    assert [table["model"] for table in (single, other, both)] == ["test_resnet", "small", ALL]
+    assert [table["replicates"] for table in (single, other, both)] == [2, 2, 4]
+    assert both["n"] == single["n"] == 2 * sum(COUNTS)
+    rows = [table["rows"][1] for table in (single, other, both)]
+    for metric in ("accuracy", "balanced_accuracy", "map"):
+        first, second, pooled = (row["differences"][metric]["difference"] for row in rows)
+        assert pooled == pytest.approx((first + second) / 2)
+    assert [row["seconds_per_epoch"] for row in rows] == [1.0, 1.0, None]
+
+
+def test_one_model_has_no_table_over_all(tmp_path):
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", models=MODELS, data="synthetic:200"))
+    cell = grid.cells[0]
+    clean = find_fold(predictions((0.9, 0.8, 0.7), 1))
+    at = dict.fromkeys(grid.plans.main.radii, clean)
+    outcome = CellOutcome({"seconds_per_epoch": None, "masking": []}, Outcome(clean, at, at), None)
+    assert [table["model"] for table in summarize(grid, [(cell, outcome)])] == [cell.model]

@@ -14,8 +14,11 @@ from dpaat.evaluation.replicates import Fold, merge_seeds
 from dpaat.evaluation.statistics import holm
 from dpaat.radii import format_radius
 
+ALL = "all models"
+"""What takes a model's place in the table over all of them."""
 Document = dict[str, Any]
-Replicate = tuple[str | None, int]
+Replicate = tuple[str, str, int]
+"""Model, fold and seed."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,40 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
 
 
 def summarize(grid: Grid, finished: Sequence[tuple[Cell, CellOutcome]]) -> list[Document]:
-    """Make a table for every dataset and model that has finished cells.
+    """Make a table for every dataset and model that has finished cells, and one over all models of a dataset.
 
     Every recipe is pooled over its own cells. Differences from the reference, and from the front of every family of
-    recipes, are taken over the folds and seeds that both have; their p-values are adjusted by Holm's method over all
-    comparisons of one metric in the table.
+    recipes, are taken over the models, folds and seeds that both have; their p-values are adjusted by Holm's method
+    over all comparisons of one metric in the table. Over several models, their differences count as those of
+    trainings do.
 
     Args:
         grid: the grid.
         finished: its finished cells with their outcomes.
     """
     tables: dict[tuple[str, str], dict[str, dict[Replicate, tuple[Cell, CellOutcome]]]] = {}
-    for cell, outcome in finished:
-        rows = tables.setdefault((cell.data, cell.model), {})
-        rows.setdefault(cell.recipe, {})[cell.fold, cell.seed] = (cell, outcome)
-    replicates = len({(cell.fold, cell.seed) for cell in grid.cells})
+    models: dict[str, set[str]] = {}
+    for cell, _ in finished:
+        models.setdefault(cell.data, set()).add(cell.model)
+    several = [data for data, found in models.items() if len(found) > 1]
+    for name in (None, ALL):
+        for cell, outcome in finished:
+            if name is None or cell.data in several:
+                rows = tables.setdefault((cell.data, name or cell.model), {})
+                rows.setdefault(cell.recipe, {})[_replicate(cell)] = (cell, outcome)
     return [
-        {"data": data, "model": model, "replicates": replicates, **_table(grid, rows)}
+        {"data": data, "model": model, "replicates": _replicates(grid, data, model), **_table(grid, rows)}
         for (data, model), rows in tables.items()
     ]
+
+
+def _replicate(cell: Cell) -> Replicate:
+    return cell.model, cell.fold or "", cell.seed
+
+
+def _replicates(grid: Grid, data: str, model: str) -> int:
+    """How many cells a recipe of a table can have."""
+    return len({_replicate(cell) for cell in grid.cells if cell.data == data and model in (cell.model, ALL)})
 
 
 def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[Cell, CellOutcome]]]) -> Document:
@@ -96,7 +114,7 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[Cell, CellOu
             "family": recipe.family,
             "method": cells[0][0].config.method,
             "cells": [cell.name for cell, _ in cells],
-            "seconds_per_epoch": _median([outcome.facts["seconds_per_epoch"] for _, outcome in cells]),
+            "seconds_per_epoch": _seconds(cells),
             "masking": [{"cell": cell.name, **entry} for cell, outcome in cells for entry in outcome.facts["masking"]],
             "scores": main.scores(recipe.name),
             "differences": main.differences(recipe.name, grid.reference),
@@ -131,10 +149,10 @@ class _Pool:
         return self._known[key]
 
     def shared(self, *recipes: str) -> list[Replicate]:
-        """The folds and seeds that all of some recipes have."""
+        """The models, folds and seeds that all of some recipes have."""
         first, *others = (self.outcomes[recipe] for recipe in recipes)
         kept = [replicate for replicate in first if all(replicate in other for other in others)]
-        return sorted(kept, key=lambda replicate: (replicate[0] or "", replicate[1]))
+        return sorted(kept)
 
     def images(self, recipe: str) -> int:
         return sum(len(fold.images.labels) for fold in self.conditions(recipe)[0].folds)
@@ -217,6 +235,8 @@ def _adjust(families: Sequence[Mapping[str, Any] | None]) -> None:
             difference["p_adjusted"] = adjusted
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+def _seconds(cells: Sequence[tuple[Cell, CellOutcome]]) -> float | None:
+    """Median time of an epoch, of one model only."""
+    known = [outcome.facts["seconds_per_epoch"] for _, outcome in cells]
+    known = [value for value in known if value is not None]
+    return statistics.median(known) if known and len({cell.model for cell, _ in cells}) == 1 else None
