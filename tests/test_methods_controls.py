@@ -6,6 +6,7 @@ import torch
 from dpaat.attacks import pgd, pgd_graded
 from dpaat.methods.controls import (
     ClassMeanRadius,
+    MeanFast,
     MeanRadius,
     PermutedFast,
     PermutedRadius,
@@ -93,29 +94,31 @@ def test_permuted_radii_are_those_of_the_partner():
     assert tuple(resumed.partner.tolist()) == seen[-1], "what a resumed run draws"
 
 
-def test_permuted_radii_of_the_fast_recipe():
+@pytest.mark.parametrize("method", [MeanFast, PermutedFast])
+def test_radii_of_the_fast_recipe(method):
     options, (index, x, y) = FastOptions(graded=1.0), batch()
-    made, ours = (method(setting(clean_weight=0.5), options) for method in (PermutedFast, DPAATFast))
+    made, ours = (each(setting(clean_weight=0.5), options) for each in (method, DPAATFast))
     epochs = []
     for epoch in range(6):
         visits = []
-        for method in (made, ours):
+        for each in (made, ours):
             model = Network()
-            method.perturbation.eps.copy_(SIZES)
-            method.begin_epoch(epoch)
-            visits.append(method(model, index, x, y))
-            if method is made:
+            each.perturbation.eps.copy_(SIZES)
+            each.begin_epoch(epoch)
+            visits.append(each(model, index, x, y))
+            if each is made:
                 turn = made.is_adversarial(index)
-                assert close(radii_of(model, x) / EPS, (SIZES[made.partner] * turn / EPS).tolist(), 1e-4)
-        permuted, own = visits
+                given = SIZES.mean().expand(6) if method is MeanFast else SIZES[made.partner]
+                assert close(radii_of(model, x) / EPS, (given * turn / EPS).tolist(), 1e-4)
+                epochs.append(tuple(given.tolist()))
+        reassigned, own = visits
         rows = turn & (SIZES > 0)
-        assert torch.allclose(permuted.collect[rows], own.collect[rows], atol=1e-5), "clean losses, in eval mode"
+        assert torch.allclose(reassigned.collect[rows], own.collect[rows], atol=1e-5), "clean losses, in eval mode"
         judge = Network().eval()
         steps = (STEPS * SIZES[rows] / EPS).ceil().int()
         at_own, _ = pgd_graded(judge, x[rows], y[rows], eps=SIZES[rows], steps=steps)
-        assert torch.allclose(permuted.signal[rows], plain_loss(judge(at_own), y[rows]), atol=1e-5)
-        epochs.append(tuple(made.partner.tolist()))
-    assert len(set(epochs)) > 1
+        assert torch.allclose(reassigned.signal[rows], plain_loss(judge(at_own), y[rows]), atol=1e-5)
+    assert len(set(epochs)) == 1 if method is MeanFast else len(set(epochs)) > 1
 
 
 def test_permutations_within_classes():

@@ -113,7 +113,7 @@ def test_best_checkpoint_is_that_of_the_highest_score(tiny_images, tmp_path):
 
 
 WITH_RADII = {"dpaat", "dpaat-fast", "dpaat-half", "dpaat-paper", "iaat", "cat", "mma", "ima", "ame", "amat"}
-WITH_RADII |= {"mean-radius", "class-mean-radius", "permuted-radius", "permuted-radius-fast"}
+WITH_RADII |= {"mean-radius", "class-mean-radius", "permuted-radius", "mean-radius-fast", "permuted-radius-fast"}
 
 
 @pytest.mark.parametrize("imbalance", ["none", "weights", "sampler", "balanced-softmax"])

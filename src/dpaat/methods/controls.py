@@ -56,12 +56,38 @@ class Reassigned(DPAAT, ABC):
         return Visit(loss, logits.detach(), index, signal, collect)
 
 
-class MeanRadius(Reassigned):
-    """Every sample at the mean size of all: what remains is a radius that changes over the run."""
+class ReassignedFast(DPAATFast, ABC):
+    """`Reassigned` in the recipe of `dpaat-fast`: the same views in turn, the same steps for a radius."""
+
+    @abstractmethod
+    def radii(self, index: Tensor) -> Tensor:
+        """Radii `(B,)` to learn at."""
 
     @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+        at_own, steps, clean = self.attack(model, index, x, y, self.perturbation.eps[index])
+        signal, collect = self.observe_view(score(model, at_own), steps, clean, y)
+        view, _, _ = self.attack(model, index, x, y, self.radii(index))
+        loss, logits, _ = self.learn_from(model, index, x, view, y)
+        return Visit(loss, logits, index, signal, collect)
+
+
+class AtMean:
+    """Mixed into either: at the mean size of all samples."""
+
+    perturbation: AdaptivePerturbation
+
     def radii(self, index: Tensor) -> Tensor:
+        """Radii `(B,)` to learn at."""
         return self.perturbation.eps.mean().expand(len(index))
+
+
+class MeanRadius(AtMean, Reassigned):
+    """Every sample at the mean size of all: what remains is a radius that changes over the run."""
+
+
+class MeanFast(AtMean, ReassignedFast):
+    """`MeanRadius` in the recipe of `dpaat-fast`: removes the own sizes and nothing else."""
 
 
 class ClassMeanRadius(Reassigned):
@@ -75,7 +101,7 @@ class ClassMeanRadius(Reassigned):
 
 
 class Permuted(nn.Module):
-    """Mixed into DPAAT: at the size of another sample of the class, drawn anew in every epoch."""
+    """Mixed into either: at the size of another sample of the class, drawn anew in every epoch."""
 
     setting: Setting
     partner: Tensor
@@ -104,16 +130,8 @@ class PermutedRadius(Permuted, Reassigned):
     """
 
 
-class PermutedFast(Permuted, DPAATFast):
-    """`PermutedRadius` in the recipe of `dpaat-fast`: the same views in turn, the same steps for a radius."""
-
-    @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        at_own, steps, clean = self.attack(model, index, x, y, self.perturbation.eps[index])
-        signal, collect = self.observe_view(score(model, at_own), steps, clean, y)
-        view, _, _ = self.attack(model, index, x, y, self.radii(index))
-        loss, logits, _ = self.learn_from(model, index, x, view, y)
-        return Visit(loss, logits, index, signal, collect)
+class PermutedFast(Permuted, ReassignedFast):
+    """`PermutedRadius` in the recipe of `dpaat-fast`."""
 
 
 def permute_within(labels: Tensor, generator: torch.Generator) -> Tensor:

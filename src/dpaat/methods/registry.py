@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpaat.methods.amat import AMAT, AMATOptions
 from dpaat.methods.cat import CAT, CATOptions
-from dpaat.methods.controls import ClassMeanRadius, MeanRadius, PermutedFast, PermutedRadius, UniformRadius
+from dpaat.methods.controls import ClassMeanRadius, MeanFast, MeanRadius, PermutedFast, PermutedRadius, UniformRadius
 from dpaat.methods.dart import DART, DARTOptions
 from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
 from dpaat.methods.dpaat_fast import DPAATFast, FastOptions, LateOptions
@@ -237,6 +237,17 @@ METHODS: dict[str, MethodInfo] = {
             moves_radius=True,
             clean_weight=0.5,
             options=DPAATOptions,
+        ),
+        MethodInfo(
+            "mean-radius-fast",
+            MeanFast,
+            "control: dpaat-fast with every sample at its mean size",
+            "(2K + 4) F",
+            eps=LARGEST,
+            moves_radius=True,
+            clean_weight=0.5,
+            in_turn=True,
+            options=FastOptions,
         ),
         MethodInfo(
             "permuted-radius-fast",
