@@ -127,7 +127,8 @@ def sweep() -> dict[str, Point]:
     ("x", "y", "height", "neighbours"),
     [
         (0.6, 0.6, 0.4, ["2", "1"]),
-        (0.8, 0.35, 0.3, ["1"]),
+        (0.8, 0.35, 0.3, ["2", "1"]),
+        (0.9, 0.35, 0.3, ["2", "1"]),
         (0.2, 0.45, 0.5, ["4"]),
         (2 / 3, 0.5, 0.4 - 0.1 / 3, ["2", "1"]),
         (0.46666667, 0.4, 0.4 + 0.2 / 3, ["4", "2"]),
@@ -146,6 +147,23 @@ def test_a_point_of_the_front_does_not_rise_above_it(sweep):
     assert against == ["2", "1"]
     assert found["difference"] == pytest.approx(0)
     assert found["p_value"] == pytest.approx(1)
+
+
+def test_to_the_right_of_the_front_is_no_proof_by_itself():
+    """A clean score above the last point's by chance: to its left, the front is higher than the recipe."""
+    places = {"4": (0.6, 0.9), "1": (0.8, 0.1), "ours": (0.81, 0.3)}
+    points = {
+        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
+        for k, (name, (x, y)) in enumerate(places.items())
+    }
+    ours = points.pop("ours")
+    found, against = front_contrast(ours, points)
+    height = contrast(ours.y, points["1"].y)["balanced_accuracy"]
+    assert against == ["4", "1"]
+    assert height["interval"][0] > 0 > found["interval"][0]
+    assert found["difference"] == pytest.approx(height["difference"])
+    assert found["p_value"] > height["p_value"]
+    assert front_contrast(ours, {"1": points["1"]}) == (height, ["1"])
 
 
 def test_a_point_below_the_hull_is_no_neighbour():

@@ -106,7 +106,9 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     `t = (x_c - x_a) / (x_b - x_a)`. Since x_c, x_a and x_b are estimates too, the variance is that of the difference
     to first order, `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken
     image by image; which points are neighbours is taken as known. Beyond its ends the front goes on at the height of
-    its last point: on the left another point is better in both metrics, on the right this favours the front.
+    its last point: on the left another point is better in both metrics, on the right this favours the front. But that a
+    recipe stands on the right at all may be chance, and to the left of the end the front is higher: there the interval,
+    bound and p-value are the worse of those against the last point and against its last line, drawn on.
 
     Args:
         challenger: the recipe.
@@ -119,18 +121,36 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     places = {name: point.place for name, point in baselines.items()}
     front = upper_hull(places)
     x = challenger.place[0]
-    above = [name for name in front if places[name][0] > x]
     below = [name for name in front if places[name][0] <= x]
-    if not above or not below:
-        nearest = below[-1] if below else above[0]
-        return contrast(challenger.y, baselines[nearest].y)[metric], [nearest]
-    a, b = below[-1], above[0]
-    (x_a, y_a), (x_b, y_b) = places[a], places[b]
-    slope, t = (y_b - y_a) / (x_b - x_a), (x - x_a) / (x_b - x_a)
-    ours, left, right = (
-        combine([(1.0, point.y), (-slope, point.x)]) for point in (challenger, baselines[a], baselines[b])
+    above = front[len(below) :]
+    if not below:
+        return contrast(challenger.y, baselines[above[0]].y)[metric], above[:1]
+    if above:
+        a, b = below[-1], above[0]
+        return _line_contrast(challenger, baselines[a], baselines[b]), [a, b]
+    end = contrast(challenger.y, baselines[below[-1]].y)[metric]
+    if len(below) == 1:
+        return end, below
+    a, b = below[-2:]
+    return _worse(end, _line_contrast(challenger, baselines[a], baselines[b])), [a, b]
+
+
+def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
+    """Compare a recipe with the line through two others, at its own abscissa."""
+    (x_a, y_a), (x_b, y_b) = a.place, b.place
+    slope, t = (y_b - y_a) / (x_b - x_a), (challenger.place[0] - x_a) / (x_b - x_a)
+    ours, left, right = (combine([(1.0, point.y), (-slope, point.x)]) for point in (challenger, a, b))
+    return contrast(ours, combine([(1 - t, left), (t, right)]))[challenger.metric]
+
+
+def _worse(first: Contrast, second: Contrast) -> Contrast:
+    """What both contrasts support: above 0 only where both are."""
+    return Contrast(
+        difference=min(first["difference"], second["difference"]),
+        interval=[min(first["interval"][0], second["interval"][0]), max(first["interval"][1], second["interval"][1])],
+        bound=min(first["bound"], second["bound"]),
+        p_value=max(first["p_value"], second["p_value"]),
     )
-    return contrast(ours, combine([(1 - t, left), (t, right)]))[metric], [a, b]
 
 
 def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
