@@ -129,7 +129,7 @@ def sweep() -> dict[str, Point]:
         (0.6, 0.6, 0.4, ["2", "1"]),
         (0.8, 0.35, 0.3, ["2", "1"]),
         (0.9, 0.35, 0.3, ["2", "1"]),
-        (0.2, 0.45, 0.5, ["4"]),
+        (0.2, 0.45, 0.5, ["4", "2"]),
         (2 / 3, 0.5, 0.4 - 0.1 / 3, ["2", "1"]),
         (0.46666667, 0.4, 0.4 + 0.2 / 3, ["4", "2"]),
     ],
@@ -149,21 +149,22 @@ def test_a_point_of_the_front_does_not_rise_above_it(sweep):
     assert found["p_value"] == pytest.approx(1)
 
 
-def test_to_the_right_of_the_front_is_no_proof_by_itself():
-    """A clean score above the last point's by chance: to its left, the front is higher than the recipe."""
-    places = {"4": (0.6, 0.9), "1": (0.8, 0.1), "ours": (0.81, 0.3)}
+@pytest.mark.parametrize(("x", "y", "end", "sign"), [(0.81, 0.3, "1", 1), (0.59, 0.75, "4", -1)])
+def test_to_stand_outside_of_a_front_is_no_proof(x, y, end, sign):
+    """By chance perhaps: to the right the front is lower than to the left of its end, to the left it is higher."""
+    places = {"4": (0.6, 0.9), "1": (0.8, 0.1), "ours": (x, y)}
     points = {
         name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
         for k, (name, (x, y)) in enumerate(places.items())
     }
     ours = points.pop("ours")
     found, against = front_contrast(ours, points)
-    height = contrast(ours.y, points["1"].y)["balanced_accuracy"]
+    height = contrast(ours.y, points[end].y)["balanced_accuracy"]
     assert against == ["4", "1"]
-    assert height["interval"][0] > 0 > found["interval"][0]
-    assert found["difference"] == pytest.approx(height["difference"])
-    assert found["p_value"] > height["p_value"]
-    assert front_contrast(ours, {"1": points["1"]}) == (height, ["1"])
+    assert found["difference"] == height["difference"]
+    assert min(sign * each for each in height["interval"]) > 0 > min(sign * each for each in found["interval"])
+    assert found["p_value"] > 0.05 > height["p_value"]
+    assert front_contrast(ours, {end: points[end]}) == (height, [end])
 
 
 def test_a_point_below_the_hull_is_no_neighbour():

@@ -107,8 +107,8 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     to first order, `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken
     image by image; which points are neighbours is taken as known. Beyond its ends the front goes on at the height of
     its last point: on the left another point is better in both metrics, on the right this favours the front. But that a
-    recipe stands on the right at all may be chance, and to the left of the end the front is higher: there the interval,
-    bound and p-value are the worse of those against the last point and against its last line, drawn on.
+    recipe stands outside at all may be chance. So the interval there also holds that against the last line, drawn on,
+    and the bound and the p-value are the worse of the two.
 
     Args:
         challenger: the recipe.
@@ -121,18 +121,15 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     places = {name: point.place for name, point in baselines.items()}
     front = upper_hull(places)
     x = challenger.place[0]
-    below = [name for name in front if places[name][0] <= x]
-    above = front[len(below) :]
-    if not below:
-        return contrast(challenger.y, baselines[above[0]].y)[metric], above[:1]
-    if above:
-        a, b = below[-1], above[0]
-        return _line_contrast(challenger, baselines[a], baselines[b]), [a, b]
-    end = contrast(challenger.y, baselines[below[-1]].y)[metric]
-    if len(below) == 1:
-        return end, below
-    a, b = below[-2:]
-    return _worse(end, _line_contrast(challenger, baselines[a], baselines[b])), [a, b]
+    left = sum(places[name][0] <= x for name in front)
+    neighbours = front[max(left - 1, 0) : left + 1]
+    if len(neighbours) == 2:
+        return _line_contrast(challenger, *(baselines[name] for name in neighbours)), neighbours
+    end = contrast(challenger.y, baselines[neighbours[0]].y)[metric]
+    if len(front) == 1:
+        return end, front
+    last_line = front[-2:] if left else front[:2]
+    return _hold_both(end, _line_contrast(challenger, *(baselines[name] for name in last_line))), last_line
 
 
 def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
@@ -143,13 +140,14 @@ def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
     return contrast(ours, combine([(1 - t, left), (t, right)]))[challenger.metric]
 
 
-def _worse(first: Contrast, second: Contrast) -> Contrast:
-    """What both contrasts support: above 0 only where both are."""
+def _hold_both(first: Contrast, second: Contrast) -> Contrast:
+    """The difference of the first contrast, told from 0 only where both are, in the same direction."""
+    agree = first["difference"] * second["difference"] > 0
     return Contrast(
-        difference=min(first["difference"], second["difference"]),
+        difference=first["difference"],
         interval=[min(first["interval"][0], second["interval"][0]), max(first["interval"][1], second["interval"][1])],
         bound=min(first["bound"], second["bound"]),
-        p_value=max(first["p_value"], second["p_value"]),
+        p_value=max(first["p_value"], second["p_value"]) if agree else 1.0,
     )
 
 
