@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
@@ -36,6 +37,7 @@ def test_every_cell_is_a_run_folder_and_nothing_tells_of_this_machine(finished_g
     assert [cell["name"] for cell in found["cells"]] == CELLS
     assert {cell["status"] for cell in found["cells"]} == {"finished"}
     assert all(cell["seconds"].keys() == {"train", "evaluate"} for cell in found["cells"])
+    assert {cell["torch_version"] for cell in found["cells"]} == {torch.__version__}
     assert read_config(finished_grid / "out" / "cells" / CELLS[1] / "config.yaml").eps == "8/255"
     assert found["command"] == "dpaat benchmark grid.yaml --data folder:DIR"
     assert found["grid"]["data"] == ["folder:DIR"]

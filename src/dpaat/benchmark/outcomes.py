@@ -50,7 +50,7 @@ class CellOutcome:
 
     Attributes:
         facts: ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
-            `fingerprint` of the data, `scores`, and what the checks for `masking` found.
+            `torch_version`, `fingerprint` of the data, `scores`, and what the checks for `masking` found.
         main: on the images of the main plan.
         draw: on the smaller draw, attacked by both plans; None without one.
     """
@@ -78,6 +78,7 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
         "digest": document["recipe"],
         "checkpoint": document["checkpoint"],
         "device": document["device"],
+        "torch_version": document["torch_version"],
         "fingerprint": document["data_fingerprint"],
         "scores": scores_of(main),
         "masking": _masking(document),
