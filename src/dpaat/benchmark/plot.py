@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.document import Document
@@ -116,7 +116,7 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
     axes.set_xlabel(plane.x_label)
     axes.set_ylabel(plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axis.set_major_locator(MaxNLocator(6))
 
 
