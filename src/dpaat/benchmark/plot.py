@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 from dpaat.benchmark.document import Document
 from dpaat.benchmark.outcomes import AREA
 from dpaat.radii import format_radius
-from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE
+from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE, percent_tick
 
 PANEL = (4.2, 3.4)
 """Inches."""
@@ -116,7 +116,7 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
     axes.set_xlabel(plane.x_label)
     axes.set_ylabel(plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axis.set_major_formatter(percent_tick)
         axis.set_major_locator(MaxNLocator(6))
 
 
