@@ -11,13 +11,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.document import Document
 from dpaat.benchmark.outcomes import AREA
 from dpaat.radii import format_radius
-from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE, percent_tick
+from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE
 
 PANEL = (4.2, 3.4)
 """Inches."""
@@ -116,7 +116,7 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
     axes.set_xlabel(plane.x_label)
     axes.set_ylabel(plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(percent_tick)
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axis.set_major_locator(MaxNLocator(6))
 
 

@@ -20,7 +20,6 @@ from dpaat.report.drawing import (
     Plot,
     canvas_of,
     legend,
-    percent_tick,
     short,
     to_svg,
     write_csv,
@@ -188,7 +187,7 @@ def pareto_plot(points: Mapping[str, tuple[Estimate, Estimate]], *, x_label: str
             reach = [[abs(end - x.value)] for end in x.interval or (x.value, x.value)]
             axes.errorbar([x.value], [y.value], xerr=reach, linestyle="none", linewidth=1, label=short(name), **look)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(percent_tick)
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.grid(visible=True, axis="both")
         axes.margins(x=0.1)
         axes.set_ylim(0, 1.25 * max(y for _, y in values.values()) or 1)

@@ -137,11 +137,6 @@ def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
     axes.set_xticks(shown, [format_radius(radius) for radius in shown])
 
 
-def percent_tick(value: float, position: float | None = None) -> str:
-    """A share as the label of a tick, with the decimals it needs, such as "52.5 %"; called by matplotlib."""
-    return f"{100 * value:.4g} %"
-
-
 def short(name: str, length: int = 27) -> str:
     """A name that fits beside a drawing."""
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -24,7 +24,6 @@ from dpaat.report.drawing import (
     Plot,
     canvas_of,
     legend,
-    percent_tick,
     radius_ticks,
     short,
     to_svg,
@@ -143,7 +142,7 @@ def radius_map(frame: pd.DataFrame, *, eps_max: float, caption: str) -> Plot:
         axes.spines[:].set_visible(False)
         radius_ticks(axes, [0.0, *(eps_max * k / 4 for k in (1, 2, 3)), eps_max])
         axes.set_xlabel("radius")
-        bar = canvas.colorbar(mesh, ax=axes, format=percent_tick, aspect=14, ticks=MaxNLocator(4))
+        bar = canvas.colorbar(mesh, ax=axes, format=PercentFormatter(1.0, symbol=" %"), aspect=14, ticks=MaxNLocator(4))
         bar.outline.set_visible(False)
         bar.set_label("share of the class")
         svg = to_svg(canvas)
