@@ -17,6 +17,7 @@ from dpaat.benchmark.contrasts import (
 from dpaat.benchmark.grid import read_grid
 from dpaat.benchmark.outcomes import CellOutcome, Outcome
 from dpaat.benchmark.summary import ALL, conditions, summarize
+from dpaat.benchmark.tables import _evidence
 from dpaat.evaluation.metrics import curve_area
 from dpaat.evaluation.replicates import Fold, find_fold, find_folds
 from dpaat.evaluation.statistics import Predictions, paired_difference, pooled_intervals
@@ -233,6 +234,12 @@ def test_a_table_over_all_models_averages_their_differences(tmp_path):
         first, second, pooled = (row["differences"][metric]["difference"] for row in rows)
         assert pooled == pytest.approx((first + second) / 2)
     assert [row["seconds_per_epoch"] for row in rows] == [1.0, 1.0, None]
+
+
+def test_a_run_in_two_tables_is_doubted_once():
+    doubt = {"cell": "standard-small-f1-s0", "verdict": "masked", "summary": "masked", "evidence": {"steps": "why"}}
+    tables = [{"rows": [{"masking": [doubt]}]}, {"rows": [{"masking": [doubt]}]}]
+    assert _evidence({"tables": tables}) == ["- standard-small-f1-s0: masked; steps: why"]
 
 
 def test_one_model_has_no_table_over_all(tmp_path):

@@ -196,12 +196,13 @@ def _masking(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _evidence(document: Document) -> list[str]:
-    """Why runs are not to be believed."""
-    return [
+    """Why runs are not to be believed; a run that stands in two tables is named once."""
+    found = (
         f"- {entry['cell']}: {entry['summary']}"
         + "".join(f"; {name}: {why}" for name, why in entry["evidence"].items())
         for table in document["tables"]
         for row in table["rows"]
         for entry in row["masking"]
         if entry["verdict"] != "believable"
-    ]
+    )
+    return list(dict.fromkeys(found))
