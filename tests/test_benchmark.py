@@ -389,6 +389,17 @@ def test_a_recipe_may_have_seeds_of_its_own(tmp_path):
     assert [cell.config.seed for cell in grid.cells] == [0, 0, 2]
 
 
+def test_a_recipe_may_have_models_of_its_own(tmp_path):
+    recipes = {"standard": {"method": "standard"}, "pgd": {"method": "pgd", "eps": ["1/255"], "models": "small"}}
+    models = ["test_resnet", {"model": "test_resnet", "stem": "small", "name": "small"}]
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes, models=models, folds=["1/2"]))
+    assert [cell.name for cell in grid.cells] == [
+        "standard-test_resnet-folder-f1-s0",
+        "standard-small-folder-f1-s0",
+        "pgd-1-small-folder-f1-s0",
+    ]
+
+
 def test_recipes_override_what_they_share(tmp_path):
     recipes = {"weak": {"method": "pgd", "eps": ["1/255", 0.05]}, "slow": {"method": "standard", "lr": 0.001}}
     grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes))
@@ -424,6 +435,8 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("nearest: clean_weight", {"recipes": {"mine": {"clean_weigth": 1}}}),
         ("recipe mine, model test_resnet: clean_weight", {"recipes": {"mine": {"method": "pgd", "clean_weight": 2}}}),
         ("recipes.mine: seeds: -1", {"recipes": {"mine": {"seeds": [-1]}}}),
+        ("recipes.mine: unknown model of the grid 'tiny'", {"recipes": {"mine": {"models": ["tiny"]}}}),
+        ("recipes.mine: models", {"recipes": {"mine": {"models": ["test_resnet", "test_resnet"]}}}),
         ("recipes.mine.seed: is set by the grid's own seeds", {"recipes": {"mine": {"seed": 1}}}),
         ("out of order", {"recipes": {"mine": {"method": "pgd", "eps": ["4/255", "2/255"]}}}),
         ("train.model", {"train": {"model": "resnet18"}}),

@@ -14,7 +14,7 @@ from dpaat.benchmark.contrasts import (
     score,
     upper_hull,
 )
-from dpaat.benchmark.grid import read_grid
+from dpaat.benchmark.grid import Cell, Grid, read_grid
 from dpaat.benchmark.outcomes import CellOutcome, Outcome
 from dpaat.benchmark.summary import ALL, conditions, summarize
 from dpaat.benchmark.tables import _evidence
@@ -212,19 +212,34 @@ def test_the_interval_of_a_front_agrees_with_resampled_lesions():
     assert half == pytest.approx(1.96 * np.std(draws), rel=0.25)
 
 
+def outcome_of(cell: Cell, grid: Grid, number: int) -> CellOutcome:
+    clean, *attacked = (
+        find_fold(predictions((0.9, rate, rate + 0.1 * (cell.model == "small")), 7 * number, fold=int(cell.fold[0])))
+        for rate in (0.8 if cell.recipe == "standard" else 0.6, 0.4, 0.2)
+    )
+    at = dict(zip(grid.plans.main.radii, attacked, strict=True))
+    return CellOutcome({"seconds_per_epoch": 1.0, "masking": []}, Outcome(clean, at, at), None)
+
+
+def test_an_unfinished_member_does_not_confine_a_front(tmp_path):
+    sweep = {"method": "pgd", "eps": ["2/255", "8/255"]}
+    recipes = {"standard": {"method": "standard"}, "pgd": sweep, "free": {"method": "dpaat"}}
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes, data="synthetic:200"))
+    outcomes = [(cell, outcome_of(cell, grid, number)) for number, cell in enumerate(grid.cells)]
+    partly = [(cell, outcome) for cell, outcome in outcomes if cell.name != "pgd-8-test_resnet-synthetic-200-f2-s0"]
+    without = [(cell, outcome) for cell, outcome in outcomes if cell.recipe != "pgd-8"]
+    full, part, none = (
+        {row["recipe"]: row["fronts"] for row in summarize(grid, each)[0]["rows"]}["free"]["pgd"]
+        for each in (outcomes, partly, without)
+    )
+    assert full["members"] == ["standard", "pgd-2", "pgd-8"]
+    assert part["members"] == ["standard", "pgd-2"]
+    assert part == none
+
+
 def test_a_table_over_all_models_averages_their_differences(tmp_path):
     grid = read_grid(write_grid(tmp_path / "grid.yaml", models=MODELS, data="synthetic:200"))
-    rates = {"standard": 0.8, "pgd-8": 0.6}
-    finished = []
-    for number, cell in enumerate(grid.cells):
-        fold = int(cell.fold[0])
-        clean, *attacked = (
-            find_fold(predictions((0.9, rate, rate + 0.1 * (cell.model == "small")), 7 * number, fold=fold))
-            for rate in (rates[cell.recipe], 0.4, 0.2)
-        )
-        at = dict(zip(grid.plans.main.radii, attacked, strict=True))
-        facts = {"seconds_per_epoch": 1.0, "masking": []}
-        finished.append((cell, CellOutcome(facts, Outcome(clean, at, at), None)))
+    finished = [(cell, outcome_of(cell, grid, number)) for number, cell in enumerate(grid.cells)]
     single, other, both = summarize(grid, finished)
     assert [table["model"] for table in (single, other, both)] == ["test_resnet", "small", ALL]
     assert [table["replicates"] for table in (single, other, both)] == [2, 2, 4]

@@ -46,12 +46,14 @@ class Recipe:
         family: name of the sweep over radii that it belongs to, None for a recipe of its own.
         settings: fields of `TrainConfig`, those common to all recipes included.
         seeds: of its trainings.
+        models: names of those that it trains.
     """
 
     name: str
     family: str | None
     settings: dict[str, Any]
     seeds: tuple[int, ...]
+    models: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ def read_grid(path: Path, *, data: Sequence[str] = (), workers: int | None = Non
     content = read_yaml(path)
     with at(str(path)):
         check_known("field", content, FIELDS)
-        recipes = _recipes(content)
         models = _models(as_list(content, "models"))
+        recipes = _recipes(content, tuple(models))
         specs = replace_data(as_texts(content, "data"), data)
         check_unique("data", [data_name(spec) for spec in specs])
         folds = _folds(content)
@@ -153,6 +155,8 @@ def _cells(
 ) -> Iterator[Cell]:
     configs = {}
     for (name, model), recipe in product(models.items(), recipes):
+        if name not in recipe.models:
+            continue
         with at(f"recipe {recipe.name}, model {name}"):
             config = complete(make(TrainConfig, recipe.settings | model))
             check_options(config.trainer)
@@ -160,13 +164,13 @@ def _cells(
         configs[name, recipe.name] = config
     seeds = dict.fromkeys(seed for recipe in recipes for seed in recipe.seeds)
     for spec, name, seed, fold, recipe in product(specs, models, seeds, folds, recipes):
-        if seed not in recipe.seeds:
+        if seed not in recipe.seeds or name not in recipe.models:
             continue
         config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
         yield Cell(recipe.name, name, data_name(spec), fold, seed, config)
 
 
-def _recipes(content: Mapping[str, Any]) -> tuple[Recipe, ...]:
+def _recipes(content: Mapping[str, Any], models: tuple[str, ...]) -> tuple[Recipe, ...]:
     """Make the recipes; one that lists several radii becomes a family of one recipe each."""
     common = _train_fields(content.get("train", {}), "train", OWN_FIELDS)
     found = []
@@ -177,16 +181,16 @@ def _recipes(content: Mapping[str, Any]) -> tuple[Recipe, ...]:
         check_name("recipes", name)
         with at(f"recipes.{name}"):
             fields = as_mapping(values, "{method: pgd, epochs: 30}")
-            seeds = _seeds(fields, default)
-        own = {field: value for field, value in fields.items() if field != "seeds"}
+            axes = _seeds(fields, default), _own_models(fields, models)
+        own = {field: value for field, value in fields.items() if field not in ("seeds", "models")}
         settings = common | _train_fields(own, f"recipes.{name}", OWN_FIELDS)
         if not isinstance(settings.get("eps"), list):
-            found.append(Recipe(name, None, settings, seeds))
+            found.append(Recipe(name, None, settings, *axes))
             continue
         for eps in parse_radii(settings["eps"], f"recipes.{name}.eps"):
             radius = format_radius(eps)
             own = settings | {"eps": radius if "/" in radius else eps}
-            found.append(Recipe(f"{name}-{radius.removesuffix('/255')}", name, own, seeds))
+            found.append(Recipe(f"{name}-{radius.removesuffix('/255')}", name, own, *axes))
     if not found:
         raise UserError("recipes: name at least one")
     check_unique("recipes", [recipe.name for recipe in found])
@@ -205,6 +209,16 @@ def _models(entries: Sequence[Any]) -> dict[str, dict[str, Any]]:
             raise UserError(f"models: {name} stands twice; give one of them another 'name'")
         found[name] = _train_fields({key: value for key, value in values.items() if key != "name"}, "models", own)
     return found
+
+
+def _own_models(fields: Mapping[str, Any], models: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the grid's models that a recipe names; all of them if it names none."""
+    chosen = as_texts(fields, "models") if "models" in fields else models
+    for name in chosen:
+        if name not in models:
+            raise unknown("model of the grid", name, models)
+    check_unique("models", chosen)
+    return tuple(chosen)
 
 
 def _folds(content: Mapping[str, Any]) -> list[str | None]:

@@ -192,7 +192,10 @@ class _Pool:
 
 
 def _fronts(pool: _Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: str) -> dict[str, Document]:
-    """A recipe of its own against the front of every family; the reference is the end of each at radius 0."""
+    """A recipe of its own against the front of every family; the reference is the end of each at radius 0.
+
+    Members that have fewer of the recipe's runs than others are left out: they would confine the comparison to those.
+    """
     if recipe.family is not None or recipe.name == reference:
         return {}
     families: dict[str, list[str]] = {}
@@ -201,18 +204,19 @@ def _fronts(pool: _Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: s
             families.setdefault(other.family, []).append(other.name)
     fronts = {}
     for family, members in families.items():
-        if reference in pool.outcomes and reference not in members:
-            members = [reference, *members]
-        replicates = pool.shared(recipe.name, *members)
+        ends = [reference] if reference in pool.outcomes and reference not in members else []
+        runs = {member: len(pool.shared(recipe.name, *ends, member)) for member in members}
+        compared = [*ends, *(member for member in members if runs[member] == max(runs.values()))]
+        replicates = pool.shared(recipe.name, *compared)
         if not replicates:
             continue
-        baselines = {member: pool.points(member, replicates) for member in members}
+        baselines = {member: pool.points(member, replicates) for member in compared}
         differences: dict[str, Contrast] = {}
         against = {}
         for name, point in pool.points(recipe.name, replicates).items():
             others = {member: points[name] for member, points in baselines.items()}
             differences[name], against[name] = front_contrast(point, others)
-        fronts[family] = {"members": members, "differences": differences, "against": against}
+        fronts[family] = {"members": compared, "differences": differences, "against": against}
     return fronts
 
 
