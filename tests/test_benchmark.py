@@ -538,6 +538,9 @@ def test_passes_count_training_validation_and_attacks(tmp_path):
     assert step_passes(complete(TrainConfig(method="dpaat-half", steps=10))) == 2 * 10 + 3 + 3
     assert step_passes(complete(TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.5))) == 10 + 3
     assert step_passes(complete(TrainConfig(method="dpaat", steps=10))) == pytest.approx(0.15 * 10 + 3)
+    late = TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.85, options={"start": 0.5})
+    assert step_passes(complete(late)) == pytest.approx(0.15 * 10 + 3)
+    assert step_passes(complete(TrainConfig(method="standard", clean_weight=0.5))) == 3
     # 40 images of each fold are tested, an eighth of the other 40 validated; fgsm 2 + 1 and pgd-2 4 + 1 passes.
     expected = 3 * (35 * 5 + 5 * (1 + 2 * 2)) + 40 * (1 + 2 * (3 + 5))
     assert cell_passes(config, grid.plans, Size(80, 3)) == pytest.approx(expected)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from dpaat.benchmark.plans import Plans
-from dpaat.config import TrainConfig
+from dpaat.config import TrainConfig, complete
 from dpaat.data import load_table
 from dpaat.data.splits import DEFAULT_FOLDS, VAL_FOLDS, parse_fold
 from dpaat.evaluation.plan import Plan
@@ -69,9 +69,17 @@ def step_passes(config: TrainConfig) -> float:
     if match is None:
         raise ValueError(f"cost {cost!r} of method {config.method!r} is not of the form '(2K + 3) F' or '3 F'")
     per_step, base, constant = (float("1" if group == "" else group or 0) for group in match.groups())
-    views = 1 + (bool(config.clean_weight) and not info.in_turn)
+    if info.in_turn:
+        per_step *= _attacked(config) / _attacked(complete(TrainConfig(method=config.method)))
+    views = 1 + (bool(config.clean_weight) and info.adversarial and not info.in_turn)
     extra = VIEW_PASSES * (views - 1 + (views if config.awp else 0))
     return per_step * config.steps + base + constant + extra
+
+
+def _attacked(config: TrainConfig) -> float:
+    """Share of the visits that attack, of a method that shows its views in turn."""
+    start: float = config.options.get("start", 0.0)
+    return (1 - (config.clean_weight or 0.0)) * (1 - start)
 
 
 def attack_passes(plan: Plan, classes: int) -> int:

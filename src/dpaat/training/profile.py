@@ -76,7 +76,8 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     step = median(map(sum, zip(*times.values(), strict=True)))
     adversarial = find_method(config.method).adversarial
     steps = config.steps if adversarial else 0
-    floor = steps * watch.passes["input_gradient"] + (1 + bool(config.clean_weight)) * watch.passes["training"]
+    views = 1 + (bool(config.clean_weight) and adversarial)
+    floor = steps * watch.passes["input_gradient"] + views * watch.passes["training"]
     per_image = {name: value / config.batch_size for name, value in watch.passes.items()}
     attacked = config.val_steps * per_image["input_gradient"] + per_image["forward"]
     attacks = STANDING[adversarial] * len(config.val_radii)
