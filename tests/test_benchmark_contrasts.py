@@ -251,6 +251,21 @@ def test_a_table_over_all_models_averages_their_differences(tmp_path):
     assert [row["seconds_per_epoch"] for row in rows] == [1.0, 1.0, None]
 
 
+def test_no_model_counts_more_than_another(tmp_path):
+    recipes = {
+        "standard": {"method": "standard"},
+        "pgd": {"method": "pgd"},
+        "own": {"method": "pgd", "models": "small"},
+    }
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", models=MODELS, recipes=recipes, data="synthetic:200"))
+    outcomes = [(cell, outcome_of(cell, grid, number)) for number, cell in enumerate(grid.cells)]
+    finished = [(cell, outcome) for cell, outcome in outcomes if cell.name != "pgd-test_resnet-synthetic-200-f2-s0"]
+    assert len(finished) == len(outcomes) - 1
+    rows = {row["recipe"]: row["cells"] for row in summarize(grid, finished)[-1]["rows"]}
+    assert {recipe: len(cells) for recipe, cells in rows.items()} == {"standard": 4, "pgd": 2}
+    assert all("-f1-" in cell for cell in rows["pgd"])
+
+
 def test_a_run_in_two_tables_is_doubted_once():
     doubt = {"cell": "standard-small-f1-s0", "verdict": "masked", "summary": "masked", "evidence": {"steps": "why"}}
     tables = [{"rows": [{"masking": [doubt]}]}, {"rows": [{"masking": [doubt]}]}]

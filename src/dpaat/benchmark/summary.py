@@ -19,6 +19,7 @@ ALL = "all models"
 Document = dict[str, Any]
 Replicate = tuple[str, str, int]
 """Model, fold and seed."""
+Finished = tuple[Cell, CellOutcome]
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,19 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
     return [*found, Condition(area, {"balanced_accuracy": AREA})]
 
 
-def summarize(grid: Grid, finished: Sequence[tuple[Cell, CellOutcome]]) -> list[Document]:
+def summarize(grid: Grid, finished: Sequence[Finished]) -> list[Document]:
     """Make a table for every dataset and model that has finished cells, and one over all models of a dataset.
 
     Every recipe is pooled over its own cells. Differences from the reference, and from the front of every family of
     recipes, are taken over the models, folds and seeds that both have; their p-values are adjusted by Holm's method
     over all comparisons of one metric in the table. Over several models, their differences count as those of
-    trainings do.
+    trainings do, and every model as much as another.
 
     Args:
         grid: the grid.
         finished: its finished cells with their outcomes.
     """
-    tables: dict[tuple[str, str], dict[str, dict[Replicate, tuple[Cell, CellOutcome]]]] = {}
+    tables: dict[tuple[str, str], dict[str, dict[Replicate, Finished]]] = {}
     models: dict[str, set[str]] = {}
     for cell, _ in finished:
         models.setdefault(cell.data, set()).add(cell.model)
@@ -80,10 +81,28 @@ def summarize(grid: Grid, finished: Sequence[tuple[Cell, CellOutcome]]) -> list[
             if name is None or cell.data in several:
                 rows = tables.setdefault((cell.data, name or cell.model), {})
                 rows.setdefault(cell.recipe, {})[_replicate(cell)] = (cell, outcome)
+    for data in several:
+        tables[data, ALL] = _balance(tables[data, ALL])
     return [
         {"data": data, "model": model, "replicates": _replicates(grid, data, model), **_table(grid, rows)}
         for (data, model), rows in tables.items()
+        if rows
     ]
+
+
+def _balance(rows: Mapping[str, dict[Replicate, Finished]]) -> dict[str, dict[Replicate, Finished]]:
+    """Of each recipe that several models have, the folds and seeds that all of those have."""
+    balanced = {}
+    for recipe, found in rows.items():
+        models = {model for model, _, _ in found}
+        common = {
+            (model, fold, seed): finished
+            for (model, fold, seed), finished in found.items()
+            if all((other, fold, seed) in found for other in models)
+        }
+        if len(models) > 1 and common:
+            balanced[recipe] = common
+    return balanced
 
 
 def _replicate(cell: Cell) -> Replicate:
@@ -95,7 +114,7 @@ def _replicates(grid: Grid, data: str, model: str) -> int:
     return len({_replicate(cell) for cell in grid.cells if cell.data == data and model in (cell.model, ALL)})
 
 
-def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, tuple[Cell, CellOutcome]]]) -> Document:
+def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Document:
     radii = grid.plans.main.radii
     recipes = [recipe for recipe in grid.recipes if recipe.name in found]
     main = _Pool({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
@@ -239,7 +258,7 @@ def _adjust(families: Sequence[Mapping[str, Any] | None]) -> None:
             difference["p_adjusted"] = adjusted
 
 
-def _seconds(cells: Sequence[tuple[Cell, CellOutcome]]) -> float | None:
+def _seconds(cells: Sequence[Finished]) -> float | None:
     """Median time of an epoch, of one model only."""
     known = [outcome.facts["seconds_per_epoch"] for _, outcome in cells]
     known = [value for value in known if value is not None]
