@@ -168,6 +168,24 @@ def test_to_stand_outside_of_a_front_is_no_proof(x, y, end, sign):
     assert front_contrast(ours, {end: points[end]}) == (height, [end])
 
 
+def test_a_front_of_one_point_is_no_surer_of_its_end():
+    """By chance perhaps the second point is not on the front: ours is far below its end, but not below their line."""
+    places = {"4": (0.79, 0.8), "1": (0.78, 0.2), "low": (0.5, 0.1), "ours": (0.785, 0.4)}
+    points = {
+        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
+        for k, (name, (x, y)) in enumerate(places.items())
+    }
+    ours = points.pop("ours")
+    places = {name: point.place for name, point in points.items()}
+    assert upper_hull(places) == ["4"]
+    assert places["low"][0] < places["1"][0] < places["4"][0]
+    found, against = front_contrast(ours, points)
+    height = contrast(ours.y, points["4"].y)["balanced_accuracy"]
+    assert against == ["1", "4"]
+    assert found["difference"] == height["difference"]
+    assert height["p_value"] < 0.001 < 0.05 < found["p_value"]
+
+
 def test_a_point_below_the_hull_is_no_neighbour():
     places = {"4": (0.4, 0.9), "dent": (0.75, 0.15), "1": (0.8, 0.1), "ours": (0.77, 0.5)}
     points = {

@@ -127,7 +127,10 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
         return _line_contrast(challenger, *(baselines[name] for name in neighbours)), neighbours
     end = contrast(challenger.y, baselines[neighbours[0]].y)[metric]
     if len(front) == 1:
-        return end, front
+        below = [name for name in places if places[name][0] < places[front[0]][0]]
+        if not below:
+            return end, front
+        front = [max(below, key=lambda name: places[name]), *front]
     last_line = front[-2:] if left else front[:2]
     return _hold_both(end, _line_contrast(challenger, *(baselines[name] for name in last_line))), last_line
 
