@@ -16,7 +16,8 @@ from dpaat.benchmark.contrasts import (
 )
 from dpaat.benchmark.grid import Cell, Grid, read_grid
 from dpaat.benchmark.outcomes import CellOutcome, Outcome
-from dpaat.benchmark.summary import ALL, conditions, summarize
+from dpaat.benchmark.pool import conditions
+from dpaat.benchmark.summary import ALL, summarize
 from dpaat.benchmark.tables import _evidence
 from dpaat.evaluation.metrics import curve_area
 from dpaat.evaluation.replicates import Fold, find_fold, find_folds

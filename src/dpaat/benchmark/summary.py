@@ -4,59 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from dpaat.benchmark.contrasts import Contrast, Point, area_weights, combine, contrast, front_contrast, score
+from dpaat.benchmark.contrasts import Contrast, front_contrast
 from dpaat.benchmark.grid import Cell, Grid, Recipe
-from dpaat.benchmark.outcomes import AREA, METRICS, CellOutcome, Outcome
-from dpaat.evaluation.replicates import Fold, merge_seeds
+from dpaat.benchmark.outcomes import CellOutcome
+from dpaat.benchmark.pool import Document, Pool, Replicate
 from dpaat.evaluation.statistics import holm
-from dpaat.radii import format_radius
 
 ALL = "all models"
 """What takes a model's place in the table over all of them."""
-Document = dict[str, Any]
-Replicate = tuple[str, str, int]
-"""Model, fold and seed."""
 Finished = tuple[Cell, CellOutcome]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Outcomes of one recipe under one condition.
-
-    Attributes:
-        folds: one per set of images.
-        names: what the metrics of these outcomes are called in the document.
-    """
-
-    folds: list[Fold]
-    names: dict[str, str]
-
-
-def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Condition]:
-    """Take a recipe's runs as clean images, verdicts and ranked outputs per radius, and the area under the curve.
-
-    Metrics are called "accuracy", "balanced_accuracy" and "map" on clean images, "accuracy@2/255" under attack, and
-    "area" for the area under the robust balanced accuracy.
-
-    Args:
-        outcomes: one per fold and seed, in the same order for all recipes.
-        radii: ascending, above 0.
-    """
-    clean = merge_seeds([outcome.clean for outcome in outcomes])
-    found = [Condition(clean, {name: name for name in METRICS})]
-    curve = [clean]
-    for eps in radii:
-        at = f"@{format_radius(eps)}"
-        verdicts = merge_seeds([outcome.verdicts[eps] for outcome in outcomes])
-        ranked = merge_seeds([outcome.ranked[eps] for outcome in outcomes])
-        curve.append(verdicts)
-        found.append(Condition(verdicts, {name: name + at for name in METRICS[:2]}))
-        found.append(Condition(ranked, {"map": "map" + at}))
-    area = combine(list(zip(area_weights([0.0, *radii]), curve, strict=True)))
-    return [*found, Condition(area, {"balanced_accuracy": AREA})]
 
 
 def summarize(grid: Grid, finished: Sequence[Finished]) -> list[Document]:
@@ -117,14 +75,14 @@ def _replicates(grid: Grid, data: str, model: str) -> int:
 def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Document:
     radii = grid.plans.main.radii
     recipes = [recipe for recipe in grid.recipes if recipe.name in found]
-    main = _Pool({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
+    main = Pool({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
     draw = None
     if grid.plans.draw is not None:
         drawn = {
             name: {r: outcome.draw for r, (_, outcome) in found[name].items() if outcome.draw is not None}
             for name in found
         }
-        draw = _Pool(drawn, grid.plans.draw.radii)
+        draw = Pool(drawn, grid.plans.draw.radii)
     rows = []
     for recipe in recipes:
         cells = list(found[recipe.name].values())
@@ -153,64 +111,7 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
     return {"n": max(main.images(recipe.name) for recipe in recipes), "rows": rows}
 
 
-class _Pool:
-    """The outcomes of all recipes on one kind of images, put together once for every choice of replicates."""
-
-    def __init__(self, outcomes: Mapping[str, Mapping[Replicate, Outcome]], radii: Sequence[float]) -> None:
-        self.outcomes, self.radii = outcomes, radii
-        self._known: dict[tuple[str, tuple[Replicate, ...]], list[Condition]] = {}
-
-    def conditions(self, recipe: str, replicates: Sequence[Replicate] | None = None) -> list[Condition]:
-        chosen = tuple(self.shared(recipe) if replicates is None else replicates)
-        key = recipe, chosen
-        if key not in self._known:
-            self._known[key] = conditions([self.outcomes[recipe][each] for each in chosen], self.radii)
-        return self._known[key]
-
-    def shared(self, *recipes: str) -> list[Replicate]:
-        """The models, folds and seeds that all of some recipes have."""
-        first, *others = (self.outcomes[recipe] for recipe in recipes)
-        kept = [replicate for replicate in first if all(replicate in other for other in others)]
-        return sorted(kept)
-
-    def images(self, recipe: str) -> int:
-        return sum(len(fold.images.labels) for fold in self.conditions(recipe)[0].folds)
-
-    def scores(self, recipe: str) -> Document:
-        return {
-            name: found[metric]
-            for condition in self.conditions(recipe)
-            if (found := score(condition.folds))
-            for metric, name in condition.names.items()
-        }
-
-    def differences(self, recipe: str, reference: str) -> Document | None:
-        """A recipe minus the reference; None for the reference itself, or without replicates in common."""
-        if recipe == reference or reference not in self.outcomes:
-            return None
-        shared = self.shared(recipe, reference)
-        if not shared:
-            return None
-        pairs = zip(self.conditions(recipe, shared), self.conditions(reference, shared), strict=True)
-        return {
-            name: found[metric]
-            for ours, theirs in pairs
-            if (found := contrast(ours.folds, theirs.folds))
-            for metric, name in ours.names.items()
-        }
-
-    def points(self, recipe: str, replicates: Sequence[Replicate]) -> dict[str, Point]:
-        """A recipe in the planes of clean against robust scores: the area, and the mAP at every radius."""
-        found = self.conditions(recipe, replicates)
-        clean = found[0].folds
-        points = {AREA: Point(clean, found[-1].folds, "balanced_accuracy")}
-        for condition in found[1:]:
-            if "map" in condition.names:
-                points[condition.names["map"]] = Point(clean, condition.folds, "map")
-        return points
-
-
-def _fronts(pool: _Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: str) -> dict[str, Document]:
+def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: str) -> dict[str, Document]:
     """A recipe of its own against the front of every family; the reference is the end of each at radius 0.
 
     Members that have fewer of the recipe's runs than others are left out: they would confine the comparison to those.
