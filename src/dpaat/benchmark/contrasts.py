@@ -108,7 +108,8 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     image by image; which points are neighbours is taken as known. Beyond its ends the front goes on at the height of
     its last point: on the left another point is better in both metrics, on the right this favours the front. But that a
     recipe stands outside at all may be chance. So the interval there also holds that against the last line, drawn on,
-    and the bound and the p-value are the worse of the two.
+    and the bound and the p-value are the worse of the two. Where the front is one point, that is the line to the
+    rightmost of the points below it, which may be missing from the front by chance.
 
     Args:
         challenger: the recipe.
