@@ -116,13 +116,16 @@ def test_the_hull_leaves_out_what_lies_below_a_line_between_two_others():
     assert upper_hull({"low": (0.3, 0.2), "best": (0.4, 0.4)}) == ["best"]
 
 
-@pytest.fixture
-def sweep() -> dict[str, Point]:
-    rates = {"1": (0.8, 0.3), "2": (0.6, 0.4), "4": (0.4, 0.5)}
+def points_at(places: dict[str, tuple[float, float]]) -> dict[str, Point]:
     return {
         name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
-        for k, (name, (x, y)) in enumerate(rates.items())
+        for k, (name, (x, y)) in enumerate(places.items())
     }
+
+
+@pytest.fixture
+def sweep() -> dict[str, Point]:
+    return points_at({"1": (0.8, 0.3), "2": (0.6, 0.4), "4": (0.4, 0.5)})
 
 
 @pytest.mark.parametrize(
@@ -154,11 +157,7 @@ def test_a_point_of_the_front_does_not_rise_above_it(sweep):
 @pytest.mark.parametrize(("x", "y", "end", "sign"), [(0.81, 0.3, "1", 1), (0.59, 0.75, "4", -1)])
 def test_to_stand_outside_of_a_front_is_no_proof(x, y, end, sign):
     """By chance perhaps: to the right the front is lower than to the left of its end, to the left it is higher."""
-    places = {"4": (0.6, 0.9), "1": (0.8, 0.1), "ours": (x, y)}
-    points = {
-        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
-        for k, (name, (x, y)) in enumerate(places.items())
-    }
+    points = points_at({"4": (0.6, 0.9), "1": (0.8, 0.1), "ours": (x, y)})
     ours = points.pop("ours")
     found, against = front_contrast(ours, points)
     height = contrast(ours.y, points[end].y)["balanced_accuracy"]
@@ -171,11 +170,7 @@ def test_to_stand_outside_of_a_front_is_no_proof(x, y, end, sign):
 
 def test_a_front_of_one_point_is_no_surer_of_its_end():
     """By chance perhaps the second point is not on the front: ours is far below its end, but not below their line."""
-    places = {"4": (0.79, 0.8), "1": (0.78, 0.2), "low": (0.5, 0.1), "ours": (0.785, 0.4)}
-    points = {
-        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
-        for k, (name, (x, y)) in enumerate(places.items())
-    }
+    points = points_at({"4": (0.79, 0.8), "1": (0.78, 0.2), "low": (0.5, 0.1), "ours": (0.785, 0.4)})
     ours = points.pop("ours")
     places = {name: point.place for name, point in points.items()}
     assert upper_hull(places) == ["4"]
@@ -188,11 +183,7 @@ def test_a_front_of_one_point_is_no_surer_of_its_end():
 
 
 def test_a_point_below_the_hull_is_no_neighbour():
-    places = {"4": (0.4, 0.9), "dent": (0.75, 0.15), "1": (0.8, 0.1), "ours": (0.77, 0.5)}
-    points = {
-        name: Point(folds_of(x, x, x, seed=k), folds_of(y, y, y, seed=k + 50), "balanced_accuracy")
-        for k, (name, (x, y)) in enumerate(places.items())
-    }
+    points = points_at({"4": (0.4, 0.9), "dent": (0.75, 0.15), "1": (0.8, 0.1), "ours": (0.77, 0.5)})
     found, against = front_contrast(points.pop("ours"), points)
     assert against == ["4", "1"]
     assert found["difference"] == pytest.approx(0.5 - (0.9 - 0.37 * 2), abs=0.05)
