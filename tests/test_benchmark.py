@@ -540,6 +540,8 @@ def test_passes_count_training_validation_and_attacks(tmp_path):
     assert step_passes(complete(TrainConfig(method="dpaat", steps=10))) == pytest.approx(0.15 * 10 + 3)
     late = TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.85, options={"start": 0.5})
     assert step_passes(complete(late)) == pytest.approx(0.15 * 10 + 3)
+    beside = TrainConfig(method="dpaat-fast", steps=8, clean_weight=0.93, options={"start": 0.5, "attacked": 0.5})
+    assert step_passes(complete(beside)) == pytest.approx(3 + 0.25 * (2 * 8 + 3))
     assert step_passes(complete(TrainConfig(method="standard", clean_weight=0.5))) == 3
     # 40 images of each fold are tested, an eighth of the other 40 validated; fgsm 2 + 1 and pgd-2 4 + 1 passes.
     expected = 3 * (35 * 5 + 5 * (1 + 2 * 2)) + 40 * (1 + 2 * (3 + 5))

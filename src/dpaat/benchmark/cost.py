@@ -69,17 +69,20 @@ def step_passes(config: TrainConfig) -> float:
     if match is None:
         raise ValueError(f"cost {cost!r} of method {config.method!r} is not of the form '(2K + 3) F' or '3 F'")
     per_step, base, constant = (float("1" if group == "" else group or 0) for group in match.groups())
+    second = float(bool(config.clean_weight) and info.adversarial)
     if info.in_turn:
-        per_step *= _attacked(config) / _attacked(complete(TrainConfig(method=config.method)))
-    views = 1 + (bool(config.clean_weight) and info.adversarial and not info.in_turn)
-    extra = VIEW_PASSES * (views - 1 + (views if config.awp else 0))
+        attacked = _attacked(config)
+        per_step *= attacked / _attacked(complete(TrainConfig(method=config.method)))
+        second = attacked if config.options.get("attacked") else 0.0
+    extra = VIEW_PASSES * (second + (1 + second if config.awp else 0))
     return per_step * config.steps + base + constant + extra
 
 
 def _attacked(config: TrainConfig) -> float:
-    """Share of the visits that attack, of a method that shows its views in turn."""
+    """Share of the visits that attack, of `dpaat-fast` and those built on it."""
+    share: float = config.options.get("attacked") or 1 - (config.clean_weight or 0.0)
     start: float = config.options.get("start", 0.0)
-    return (1 - (config.clean_weight or 0.0)) * (1 - start)
+    return share * (1 - start)
 
 
 def attack_passes(plan: Plan, classes: int) -> int:
