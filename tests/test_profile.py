@@ -49,6 +49,13 @@ def test_standard_training_has_no_attack():
     assert 0.5 < found["over_floor"] < 4
 
 
+def test_floor_counts_the_views_of_the_method(found):
+    one_of_two = 4 * 0.15 * found["passes"]["input_gradient"] + found["passes"]["training"]
+    assert found["floor"] == pytest.approx(one_of_two)
+    half = profile(TrainConfig(**TINY, method="dpaat-half", steps=4, accelerator="cpu"), batches=2)
+    assert half["floor"] == pytest.approx(4 * half["passes"]["input_gradient"] + 2 * half["passes"]["training"])
+
+
 def test_sizes_are_spread_as_in_the_middle_of_a_run():
     setting = Setting(torch.zeros(101, dtype=torch.long), 2, 10, lambda logits, y: logits[:, 0], 0.1, 3, "linf", 0.5)
     for name in ("dpaat-fast", "pgd"):

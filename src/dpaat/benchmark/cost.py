@@ -69,20 +69,16 @@ def step_passes(config: TrainConfig) -> float:
     if match is None:
         raise ValueError(f"cost {cost!r} of method {config.method!r} is not of the form '(2K + 3) F' or '3 F'")
     per_step, base, constant = (float("1" if group == "" else group or 0) for group in match.groups())
-    second = float(bool(config.clean_weight) and info.adversarial)
+    weight = config.clean_weight or 0.0
+    second = info.beside(weight, config.options)
     if info.in_turn:
-        attacked = _attacked(config)
-        per_step *= attacked / _attacked(complete(TrainConfig(method=config.method)))
-        second = attacked if config.options.get("attacked") else 0.0
+        defaults = complete(TrainConfig(method=config.method)).options
+        usual = info.attacked(info.clean_weight, defaults) * (1 - defaults["start"])
+        late = 1 - config.options["start"]
+        per_step *= late * info.attacked(weight, config.options) / usual
+        second *= late
     extra = VIEW_PASSES * (second + (1 + second if config.awp else 0))
     return per_step * config.steps + base + constant + extra
-
-
-def _attacked(config: TrainConfig) -> float:
-    """Share of the visits that attack, of `dpaat-fast` and those built on it."""
-    share: float = config.options.get("attacked") or 1 - (config.clean_weight or 0.0)
-    start: float = config.options.get("start", 0.0)
-    return share * (1 - start)
 
 
 def attack_passes(plan: Plan, classes: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,3 +36,15 @@ class MethodInfo:
     """Whether a visit shows one view of a sample, clean or adversarial, instead of both."""
     options: type[Any] | None = None
     """Dataclass of further options."""
+
+    def attacked(self, clean_weight: float, options: Mapping[str, Any]) -> float:
+        """Share of the visits that attack, in an epoch with attacks, at a run's clean weight and options."""
+        if not self.in_turn:
+            return float(self.adversarial)
+        return float(options.get("attacked") or 1 - clean_weight)
+
+    def beside(self, clean_weight: float, options: Mapping[str, Any]) -> float:
+        """Share of the visits, in an epoch with attacks, that learn from the clean and the adversarial view."""
+        if self.in_turn:
+            return float(options.get("attacked", 0.0))
+        return float(self.adversarial and clean_weight > 0)

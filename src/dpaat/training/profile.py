@@ -44,9 +44,9 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
 
     Returns:
         Ready for JSON: `batch`, median seconds of a step and of its phases; `passes`, seconds of a pass over a batch;
-        `floor`, the seconds of K forward passes with input gradients and of one training pass on every view that is
-        learned from; `memory` in bytes, and the batch size that `fits`; `epoch` and `run`, estimated
-        seconds, if all epochs are as the last.
+        `floor`, the seconds of K forward passes with input gradients on the images that are attacked and of one
+        training pass on every view that is learned from; `memory` in bytes, and the batch size that `fits`; `epoch` and
+        `run`, estimated seconds, if all epochs are as the last.
 
     Raises:
         UserError: bad input, as in `train`, or a training split of too few batches.
@@ -74,13 +74,13 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
 
     times = {phase: watch.times[phase][WARMUP:] for phase in PHASES}
     step = median(map(sum, zip(*times.values(), strict=True)))
-    adversarial = find_method(config.method).adversarial
-    steps = config.steps if adversarial else 0
-    views = 1 + (bool(config.clean_weight) and adversarial)
+    method, weight = find_method(config.method), config.clean_weight or 0.0
+    steps = config.steps * method.attacked(weight, config.options)
+    views = 1 + method.beside(weight, config.options)
     floor = steps * watch.passes["input_gradient"] + views * watch.passes["training"]
     per_image = {name: value / config.batch_size for name, value in watch.passes.items()}
     attacked = config.val_steps * per_image["input_gradient"] + per_image["forward"]
-    attacks = STANDING[adversarial] * len(config.val_radii)
+    attacks = STANDING[method.adversarial] * len(config.val_radii)
     parts = {
         "training": per_epoch * step,
         "validation": len(datamodule.val) * (per_image["forward"] + attacks * attacked),
