@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
-from dpaat.benchmark import runner
+from dpaat.benchmark import read_grid, runner
 from dpaat.benchmark.cells import comparable
 from dpaat.cli import main
+from dpaat.errors import UserError
 from dpaat.methods import complete_options, find_method
 from training_makers import fails
 
@@ -34,6 +35,38 @@ def test_known_cells_are_summed_up_and_not_run(finished_grid, known, tiny_images
     assert {name: found[name] for name in ("cells", "tables", "device")} == {
         name: before[name] for name in ("cells", "tables", "device")
     }
+
+
+def test_a_summary_alone_runs_nothing_and_compares_with_any_recipe(
+    finished_grid, known, tiny_images, tmp_path, monkeypatch, capfd
+):
+    commands = Commands(finished_grid / "out")
+    monkeypatch.setattr(runner, "run_command", commands)
+    (known / f"{CELLS[2]}.npz").unlink()
+    shown = ["benchmark", str(finished_grid / "grid.yaml"), "--data", f"folder:{tiny_images}", "--summary-only"]
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*shown, *out, "--known", str(known), "--reference", "pgd-8", "--models", "test_resnet"]) == 0
+    assert commands.asked == []
+    found = document(tmp_path / "out")
+    assert [cell["status"] for cell in found["cells"]] == ["finished", "finished", "waiting", "finished"]
+    assert found["reference"] == "pgd-8"
+    standard, _ = found["tables"][0]["rows"]
+    assert standard["differences"].keys() >= {"balanced_accuracy", "area"}
+    assert standard["fronts"] == {}  # still the clean end of every front, not held against one
+    assert found["command"].endswith("grid.yaml --data folder:DIR --reference pgd-8 --models test_resnet")
+    error = fails(capfd, *shown, "--out", tmp_path / "nothing")
+    assert "--summary-only: no cell is finished in" in error
+    fails(capfd, *shown, *out, "--reference", "nope", names=("nope", "pgd-8"))
+
+
+def test_models_are_kept_and_dropped_by_name(tmp_path):
+    recipes = {"standard": {"method": "standard"}, "pgd": {"method": "pgd", "models": ["a"]}}
+    models = [{"model": "test_resnet", "name": name} for name in ("a", "b")]
+    grid = write_grid(tmp_path / "grid.yaml", recipes=recipes, models=models, folds=["1/2"])
+    assert [cell.name for cell in read_grid(grid, models=["b"]).cells] == ["standard-b-folder-f1-s0"]
+    assert len(read_grid(grid, models=["a"]).cells) == 2
+    with pytest.raises(UserError, match="unknown model of the grid 'c'"):
+        read_grid(grid, models=["c"])
 
 
 def test_attacks_on_what_stands_are_as_good_as_attacks_on_all(finished_grid, known, tiny_images, tmp_path):

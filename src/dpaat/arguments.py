@@ -36,6 +36,7 @@ BENCHMARK_EXAMPLES = """examples:
   dpaat benchmark grid.yaml --data ham10000:DIR --workers 2 --out results/ham
   dpaat benchmark grid.yaml --only 'dpaat-*-f1-s0'               one row again
   dpaat benchmark grid.yaml --known docs/results/ham10000-32px   with the cells of a published benchmark
+  dpaat benchmark grid.yaml --known docs/results/ham10000-32px --summary-only --reference pgd-1
   dpaat benchmark grid.yaml --dry-run"""
 PROFILE_EXAMPLES = """examples:
   dpaat profile --data ham10000:DIR --image-size 64 --model resnet18
@@ -206,6 +207,13 @@ def _benchmark_parser() -> ArgumentParser:
     parser.add_argument(
         "--known", type=str | None, default=None, help="folder of outcomes computed elsewhere: summed up, not run again"
     )
+    parser.add_argument(
+        "--reference", type=str | None, default=None, help="recipe to compare the others with; default the grid's"
+    )
+    parser.add_argument(
+        "--models", type=str | None, default=None, help="those of the grid's models to keep, with commas; default all"
+    )
+    parser.add_argument("--summary_only", action="store_true", help="sum up what is finished or known, run nothing")
     parser.add_argument("--dry_run", action="store_true", help="list the cells and what each is expected to cost")
     return parser
 

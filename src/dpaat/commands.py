@@ -172,6 +172,8 @@ def _benchmark(given: Namespace) -> int:
         "out": Path(given.out) if given.out else None,
         "data": given.data or [],
         "workers": given.workers,
+        "reference": given.reference,
+        "models": _names(given.models),
         "only": given.only,
         "known": Path(given.known) if given.known else None,
         "console": _console(),
@@ -179,7 +181,7 @@ def _benchmark(given: Namespace) -> int:
     if given.dry_run:
         list_cells(Path(given.grid), **options)
         return 0
-    return int(benchmark(Path(given.grid), **options) > 0)
+    return int(benchmark(Path(given.grid), summary_only=given.summary_only, **options) > 0)
 
 
 def _profile(given: Namespace) -> int:

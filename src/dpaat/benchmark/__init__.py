@@ -35,8 +35,11 @@ def benchmark(
     out: Path | None = None,
     data: Sequence[str] = (),
     workers: int | None = None,
+    reference: str | None = None,
+    models: Sequence[str] = (),
     only: str = "*",
     known: Path | None = None,
+    summary_only: bool = False,
     console: Console,
     progress: bool = True,
 ) -> int:
@@ -47,8 +50,11 @@ def benchmark(
         out: folder of the benchmark; default `runs/NAME` of the grid.
         data: dataset specs in place of the grid's.
         workers: cells side by side, in place of the grid's.
+        reference: recipe that the others are compared with, in place of the grid's.
+        models: those of the grid's models to run and sum up; default all.
         only: run the cells whose names match this pattern, as file names do.
         known: folder `outcomes` of a benchmark that was run elsewhere; its cells are summed up and not run.
+        summary_only: sum up what is finished or known, and run nothing.
         console: where to print.
         progress: show a progress line on stderr.
 
@@ -58,14 +64,14 @@ def benchmark(
     Raises:
         UserError: something is wrong with the grid or the known cells, found before anything runs.
     """
-    grid = read_grid(path, data=data, workers=workers)
+    grid = read_grid(path, data=data, workers=workers, reference=reference, models=models)
     out = _folder(grid, out)
     runs = [CellRun(cell, out) for cell in grid.cells]
     elsewhere = _known(known, runs, grid)
     chosen = [run for run in choose(runs, only) if run.cell.name not in elsewhere]
     for run in chosen:
         run.check()
-    left = [run for run in chosen if not run.finished(grid.plans)]
+    left = [] if summary_only else [run for run in chosen if not run.finished(grid.plans)]
     if left:
         sizes = sizes_of(grid, [run.cell for run in left])
         runner = Runner(
@@ -85,7 +91,9 @@ def benchmark(
         write_outcome(out / FOLDER, run.cell, grid.plans, outcomes[run.cell.name])
     if outcomes:
         check_data(outcomes, runs)
-        _write(grid, runs, outcomes, out, _command(path, grid, data), console)
+        _write(grid, runs, outcomes, out, _command(path, data, reference, models), console)
+    elif summary_only:
+        raise UserError(f"--summary-only: no cell is finished in {out}, and none is known")
     failed = [run for run in chosen if run.state(grid.plans) == "failed"]
     for run in failed:
         console.print(f"failed: {run.cell.name}: {run.record['error']}", markup=False, highlight=False, soft_wrap=True)
@@ -98,12 +106,14 @@ def list_cells(
     out: Path | None = None,
     data: Sequence[str] = (),
     workers: int | None = None,
+    reference: str | None = None,
+    models: Sequence[str] = (),
     only: str = "*",
     known: Path | None = None,
     console: Console,
 ) -> None:
     """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
-    grid = read_grid(path, data=data, workers=workers)
+    grid = read_grid(path, data=data, workers=workers, reference=reference, models=models)
     cells = [CellRun(cell, _folder(grid, out)) for cell in grid.cells]
     elsewhere = _known(known, cells, grid)
     runs = choose(cells, only)
@@ -222,10 +232,15 @@ def _write(
     console.print(f"written to {files}", highlight=False, soft_wrap=True)
 
 
-def _command(path: Path, grid: Grid, data: Sequence[str]) -> str:
+def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
     """The command without this machine's paths."""
     shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
-    return " ".join(["dpaat", "benchmark", shown, *(f"--data {public_spec(spec)}" for spec in data)])
+    options = [f"--data {public_spec(spec)}" for spec in data]
+    if reference is not None:
+        options.append(f"--reference {reference}")
+    if models:
+        options.append(f"--models {','.join(models)}")
+    return " ".join(["dpaat", "benchmark", shown, *options])
 
 
 __all__ = ["benchmark", "list_cells", "read_grid"]

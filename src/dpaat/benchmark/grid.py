@@ -108,13 +108,22 @@ class Grid:
     threads: int | None
 
 
-def read_grid(path: Path, *, data: Sequence[str] = (), workers: int | None = None) -> Grid:
+def read_grid(
+    path: Path,
+    *,
+    data: Sequence[str] = (),
+    workers: int | None = None,
+    reference: str | None = None,
+    models: Sequence[str] = (),
+) -> Grid:
     """Read a grid and check every field of every cell.
 
     Args:
         path: a YAML file, see `docs/benchmark.md`.
         data: specs that take the place of the file's, see `replace_data`.
         workers: cells side by side, in place of the file's.
+        reference: recipe that the others are compared with, in place of the file's.
+        models: those of the file's models to keep; default all.
 
     Raises:
         UserError: what is wrong, naming the file and the field.
@@ -122,18 +131,19 @@ def read_grid(path: Path, *, data: Sequence[str] = (), workers: int | None = Non
     content = read_yaml(path)
     with at(str(path)):
         check_known("field", content, FIELDS)
-        models = _models(as_list(content, "models"))
-        recipes = _recipes(content, tuple(models))
+        every = _models(as_list(content, "models"))
+        recipes = _recipes(content, tuple(every))
         specs = replace_data(as_texts(content, "data"), data)
         check_unique("data", [data_name(spec) for spec in specs])
         folds = _folds(content)
-        reference = content.get("reference", recipes[0].name)
+        reference = content.get("reference", recipes[0].name) if reference is None else reference
         if reference not in [recipe.name for recipe in recipes]:
             raise unknown("recipe as reference", str(reference), [recipe.name for recipe in recipes])
         plans = read_plans(content.get("evaluate", {}))
         if len(folds) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
-        cells = list(_cells(recipes, models, specs, folds))
+        kept = {name: every[name] for name in _own_models({"models": [*models]} if models else {}, tuple(every))}
+        cells = list(_cells(recipes, kept, specs, folds))
         check_unique("cells", [cell.name for cell in cells])
         return Grid(
             name=path.stem,
@@ -212,7 +222,7 @@ def _models(entries: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 
 def _own_models(fields: Mapping[str, Any], models: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the grid's models that a recipe names; all of them if it names none."""
+    """Those of the grid's models that are named, all of them if none is."""
     chosen = as_texts(fields, "models") if "models" in fields else models
     for name in chosen:
         if name not in models:

@@ -83,6 +83,7 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
             for name in found
         }
         draw = Pool(drawn, grid.plans.draw.radii)
+    clean = next((recipe.name for recipe in recipes if recipe.settings.get("method") == "standard"), grid.reference)
     rows = []
     for recipe in recipes:
         cells = list(found[recipe.name].values())
@@ -95,7 +96,7 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
             "masking": [{"cell": cell.name, **entry} for cell, outcome in cells for entry in outcome.facts["masking"]],
             "scores": main.scores(recipe.name),
             "differences": main.differences(recipe.name, grid.reference),
-            "fronts": _fronts(main, recipe, recipes, grid.reference),
+            "fronts": _fronts(main, recipe, recipes, clean),
         }
         if draw is not None:
             row["draw"] = {
@@ -111,12 +112,12 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
     return {"n": max(main.images(recipe.name) for recipe in recipes), "rows": rows}
 
 
-def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: str) -> dict[str, Document]:
-    """A recipe of its own against the front of every family; the reference is the end of each at radius 0.
+def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], clean: str) -> dict[str, Document]:
+    """A recipe of its own against the front of every family; `clean`, a recipe, is the end of each at radius 0.
 
     Members that have fewer of the recipe's runs than others are left out: they would confine the comparison to those.
     """
-    if recipe.family is not None or recipe.name == reference:
+    if recipe.family is not None or recipe.name == clean:
         return {}
     families: dict[str, list[str]] = {}
     for other in recipes:
@@ -124,7 +125,7 @@ def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], reference: st
             families.setdefault(other.family, []).append(other.name)
     fronts = {}
     for family, members in families.items():
-        ends = [reference] if reference in pool.outcomes and reference not in members else []
+        ends = [clean] if clean in pool.outcomes and clean not in members else []
         runs = {member: len(pool.shared(recipe.name, *ends, member)) for member in members}
         compared = [*ends, *(member for member in members if runs[member] == max(runs.values()))]
         replicates = pool.shared(recipe.name, *compared)
