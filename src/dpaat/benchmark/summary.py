@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpaat.benchmark.contrasts import Contrast, front_contrast
-from dpaat.benchmark.grid import Cell, Grid, Recipe
+from dpaat.benchmark.grid import Cell, Grid
 from dpaat.benchmark.outcomes import CellOutcome
 from dpaat.benchmark.pool import Document, Pool, Replicate
+from dpaat.benchmark.recipes import Recipe
 from dpaat.evaluation.statistics import holm
 
 ALL = "all models"
