@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from dpaat.benchmark import benchmark
+from dpaat.benchmark import benchmark, read_grid
 from dpaat.cli import main
 from training_makers import TINY
 
@@ -37,9 +37,10 @@ def here(arguments: list[str], folder: Path, **options: object) -> str | None:
     return errors.getvalue().splitlines()[-1] if code else None
 
 
-def run(grid: Path, out: Path, images: Path, **options: object) -> int:
+def run(grid: Path, out: Path, images: Path, workers: int | None = None, **options: object) -> int:
     console = Console(file=io.StringIO(), width=200)
-    return benchmark(grid, out=out, data=[f"folder:{images}"], console=console, progress=False, **options)
+    read = read_grid(grid, data=[f"folder:{images}"], workers=workers)
+    return benchmark(read, out=out, console=console, progress=False, **options)
 
 
 def document(out: Path) -> dict:

@@ -166,22 +166,25 @@ def _compare(given: Namespace) -> int:
 
 
 def _benchmark(given: Namespace) -> int:
-    from dpaat.benchmark import benchmark, list_cells
+    from dpaat.benchmark import benchmark, list_cells, read_grid
 
+    grid = read_grid(
+        Path(given.grid),
+        data=given.data or [],
+        workers=given.workers,
+        reference=given.reference,
+        models=_names(given.models),
+    )
     options = {
         "out": Path(given.out) if given.out else None,
-        "data": given.data or [],
-        "workers": given.workers,
-        "reference": given.reference,
-        "models": _names(given.models),
         "only": given.only,
         "known": Path(given.known) if given.known else None,
         "console": _console(),
     }
     if given.dry_run:
-        list_cells(Path(given.grid), **options)
+        list_cells(grid, **options)
         return 0
-    return int(benchmark(Path(given.grid), summary_only=given.summary_only, **options) > 0)
+    return int(benchmark(grid, summary_only=given.summary_only, **options) > 0)
 
 
 def _profile(given: Namespace) -> int:

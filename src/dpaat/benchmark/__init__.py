@@ -30,13 +30,9 @@ SPLIT_SEED = 0
 
 
 def benchmark(
-    path: Path,
+    grid: Grid,
     *,
     out: Path | None = None,
-    data: Sequence[str] = (),
-    workers: int | None = None,
-    reference: str | None = None,
-    models: Sequence[str] = (),
     only: str = "*",
     known: Path | None = None,
     summary_only: bool = False,
@@ -46,12 +42,8 @@ def benchmark(
     """Run what is left of a grid and sum up all of it that is finished.
 
     Args:
-        path: the grid, a YAML file.
+        grid: see `read_grid`.
         out: folder of the benchmark; default `runs/NAME` of the grid.
-        data: dataset specs in place of the grid's.
-        workers: cells side by side, in place of the grid's.
-        reference: recipe that the others are compared with, in place of the grid's.
-        models: those of the grid's models to run and sum up; default all.
         only: run the cells whose names match this pattern, as file names do.
         known: folder `outcomes` of a benchmark that was run elsewhere; its cells are summed up and not run.
         summary_only: sum up what is finished or known, and run nothing.
@@ -62,9 +54,8 @@ def benchmark(
         How many of the chosen cells failed.
 
     Raises:
-        UserError: something is wrong with the grid or the known cells, found before anything runs.
+        UserError: something is wrong with the data or the known cells, found before anything runs.
     """
-    grid = read_grid(path, data=data, workers=workers, reference=reference, models=models)
     out = _folder(grid, out)
     runs = [CellRun(cell, out) for cell in grid.cells]
     elsewhere = _known(known, runs, grid)
@@ -91,7 +82,7 @@ def benchmark(
         write_outcome(out / FOLDER, run.cell, grid.plans, outcomes[run.cell.name])
     if outcomes:
         check_data(outcomes, runs)
-        _write(grid, runs, outcomes, out, _command(path, data, reference, models), console)
+        _write(grid, runs, outcomes, out, console)
     elif summary_only:
         raise UserError(f"--summary-only: no cell is finished in {out}, and none is known")
     failed = [run for run in chosen if run.state(grid.plans) == "failed"]
@@ -101,19 +92,14 @@ def benchmark(
 
 
 def list_cells(
-    path: Path,
+    grid: Grid,
     *,
     out: Path | None = None,
-    data: Sequence[str] = (),
-    workers: int | None = None,
-    reference: str | None = None,
-    models: Sequence[str] = (),
     only: str = "*",
     known: Path | None = None,
     console: Console,
 ) -> None:
     """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
-    grid = read_grid(path, data=data, workers=workers, reference=reference, models=models)
     cells = [CellRun(cell, _folder(grid, out)) for cell in grid.cells]
     elsewhere = _known(known, cells, grid)
     runs = choose(cells, only)
@@ -219,10 +205,9 @@ def _write(
     runs: Sequence[CellRun],
     outcomes: Mapping[str, CellOutcome],
     out: Path,
-    command: str,
     console: Console,
 ) -> None:
-    document = make_document(grid, runs, outcomes, command=command)
+    document = make_document(grid, runs, outcomes)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "benchmark.json", document)
     write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
@@ -230,17 +215,6 @@ def _write(
     console.print(benchmark_table(document))
     files = ", ".join(str(out / name) for name in ("benchmark.json", "benchmark.md", "pareto.svg"))
     console.print(f"written to {files}", highlight=False, soft_wrap=True)
-
-
-def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
-    """The command without this machine's paths."""
-    shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
-    options = [f"--data {public_spec(spec)}" for spec in data]
-    if reference is not None:
-        options.append(f"--reference {reference}")
-    if models:
-        options.append(f"--models {','.join(models)}")
-    return " ".join(["dpaat", "benchmark", shown, *options])
 
 
 __all__ = ["benchmark", "list_cells", "read_grid"]

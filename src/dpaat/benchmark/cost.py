@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 
 from dpaat.benchmark.plans import Plans
-from dpaat.config import TrainConfig, complete
+from dpaat.config import TrainConfig
 from dpaat.data import load_table
 from dpaat.data.splits import DEFAULT_FOLDS, VAL_FOLDS, parse_fold
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.suite import SUITE_ATTACKS
-from dpaat.methods import find_method
+from dpaat.methods import complete_options, find_method
 
 VIEW_PASSES = 3
 """A forward and a backward pass on one more view of an image, or at perturbed weights."""
@@ -72,7 +72,7 @@ def step_passes(config: TrainConfig) -> float:
     weight = config.clean_weight or 0.0
     second = info.beside(weight, config.options)
     if info.in_turn:
-        defaults = complete(TrainConfig(method=config.method)).options
+        defaults = complete_options(info, {})
         usual = info.attacked(info.clean_weight, defaults) * (1 - defaults["start"])
         late = 1 - config.options["start"]
         per_step *= late * info.attacked(weight, config.options) / usual

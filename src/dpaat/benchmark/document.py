@@ -20,23 +20,20 @@ Document = dict[str, Any]
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:;,()'\"]+/)+")
 
 
-def make_document(
-    grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome], *, command: str
-) -> Document:
+def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome]) -> Document:
     """Put everything together that is to be published; no path of this machine stands in it.
 
     Args:
         grid: the grid.
         runs: all of its cells.
         outcomes: by name of the cell, those of the finished ones, wherever they were computed.
-        command: the command line that makes this document.
     """
     finished = [(run.cell, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
     return {
         **provenance("cpu"),
         "schema_version": SCHEMA_VERSION,
         "device": ", ".join(sorted({outcome.facts["device"] for outcome in outcomes.values()})),
-        "command": command,
+        "command": grid.command,
         "grid": _without_paths(grid.content),
         "reference": grid.reference,
         "evaluation": _plan(grid.plans.main),

@@ -55,6 +55,7 @@ class Grid:
 
     Attributes:
         name: of the file, without its extension.
+        command: the command line that asks for it, without this machine's paths.
         content: the file, with the datasets as they are called elsewhere than on this machine.
         recipes: in the order wanted.
         reference: name of the recipe that the others are compared with.
@@ -65,6 +66,7 @@ class Grid:
     """
 
     name: str
+    command: str
     content: dict[str, Any]
     recipes: tuple[Recipe, ...]
     reference: str
@@ -102,25 +104,36 @@ def read_grid(
         specs = replace_data(as_texts(content, "data"), data)
         check_unique("data", [data_name(spec) for spec in specs])
         folds = _folds(content)
-        reference = content.get("reference", recipes[0].name) if reference is None else reference
-        if reference not in [recipe.name for recipe in recipes]:
-            raise unknown("recipe as reference", str(reference), [recipe.name for recipe in recipes])
+        compared = content.get("reference", recipes[0].name) if reference is None else reference
+        if compared not in [recipe.name for recipe in recipes]:
+            raise unknown("recipe as reference", str(compared), [recipe.name for recipe in recipes])
         plans = read_plans(content.get("evaluate", {}))
         if len(folds) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
-        kept = {name: every[name] for name in chosen_models({"models": [*models]} if models else {}, tuple(every))}
+        kept = {name: every[name] for name in chosen_models(models, tuple(every))}
         cells = list(_cells(recipes, kept, specs, folds))
         check_unique("cells", [cell.name for cell in cells])
         return Grid(
             name=path.stem,
+            command=_command(path, data, reference, models),
             content=content | {"data": [public_spec(spec) for spec in specs]},
             recipes=recipes,
-            reference=reference,
+            reference=compared,
             cells=tuple(cells),
             plans=plans,
             workers=as_positive("workers", content.get("workers", 1) if workers is None else workers),
             threads=None if content.get("threads") is None else as_positive("threads", content["threads"]),
         )
+
+
+def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
+    shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    options = [f"--data {public_spec(spec)}" for spec in data]
+    if reference is not None:
+        options.append(f"--reference {reference}")
+    if models:
+        options.append(f"--models {','.join(models)}")
+    return " ".join(["dpaat", "benchmark", shown, *options])
 
 
 def _cells(

@@ -47,7 +47,8 @@ def read_recipes(content: Mapping[str, Any], models: tuple[str, ...]) -> tuple[R
         check_name("recipes", name)
         with at(f"recipes.{name}"):
             fields = as_mapping(values, "{method: pgd, epochs: 30}")
-            axes = _seeds(fields, default), chosen_models(fields, models)
+            named = as_texts(fields, "models") if "models" in fields else ()
+            axes = _seeds(fields, default), chosen_models(named, models)
         own = {field: value for field, value in fields.items() if field not in ("seeds", "models")}
         settings = common | _train_fields(own, f"recipes.{name}", OWN_FIELDS)
         if not isinstance(settings.get("eps"), list):
@@ -78,14 +79,13 @@ def read_models(entries: Sequence[Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def chosen_models(fields: Mapping[str, Any], models: tuple[str, ...]) -> tuple[str, ...]:
+def chosen_models(names: Sequence[str], models: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the grid's models that are named, all of them if none is."""
-    chosen = as_texts(fields, "models") if "models" in fields else models
-    for name in chosen:
+    for name in names:
         if name not in models:
             raise unknown("model of the grid", name, models)
-    check_unique("models", chosen)
-    return tuple(chosen)
+    check_unique("models", names)
+    return tuple(names) or models
 
 
 def _seeds(content: Mapping[str, Any], default: tuple[int, ...] = (0,)) -> tuple[int, ...]:

@@ -84,20 +84,21 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
             for name in found
         }
         draw = Pool(drawn, grid.plans.draw.radii)
-    clean = next((recipe.name for recipe in recipes if recipe.settings.get("method") == "standard"), grid.reference)
+    methods = {recipe.name: next(iter(found[recipe.name].values()))[0].config.method for recipe in recipes}
+    standard = next((name for name, method in methods.items() if method == "standard"), None)
     rows = []
     for recipe in recipes:
         cells = list(found[recipe.name].values())
         row: Document = {
             "recipe": recipe.name,
             "family": recipe.family,
-            "method": cells[0][0].config.method,
+            "method": methods[recipe.name],
             "cells": [cell.name for cell, _ in cells],
             "seconds_per_epoch": _seconds(cells),
             "masking": [{"cell": cell.name, **entry} for cell, outcome in cells for entry in outcome.facts["masking"]],
             "scores": main.scores(recipe.name),
             "differences": main.differences(recipe.name, grid.reference),
-            "fronts": _fronts(main, recipe, recipes, clean),
+            "fronts": _fronts(main, recipe, recipes, standard or grid.reference),
         }
         if draw is not None:
             row["draw"] = {
@@ -106,7 +107,7 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
                 "differences": draw.differences(recipe.name, grid.reference),
             }
         rows.append(row)
-    _compare_cost(rows)
+    _compare_cost(rows, standard)
     _adjust([row["differences"] for row in rows])
     _adjust([row["draw"]["differences"] for row in rows if "draw" in row])
     _adjust([front["differences"] for row in rows for front in row["fronts"].values()])
@@ -142,12 +143,12 @@ def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], clean: str) -
     return fronts
 
 
-def _compare_cost(rows: Sequence[Document]) -> None:
-    """Relate the time of an epoch to that of standard training."""
-    standard = next((row["seconds_per_epoch"] for row in rows if row["method"] == "standard"), None)
+def _compare_cost(rows: Sequence[Document], standard: str | None) -> None:
+    """Relate the time of an epoch to that of a recipe, if there is one."""
+    unit = next((row["seconds_per_epoch"] for row in rows if row["recipe"] == standard), None)
     for row in rows:
         seconds = row["seconds_per_epoch"]
-        row["relative_cost"] = seconds / standard if seconds and standard else None
+        row["relative_cost"] = seconds / unit if seconds and unit else None
 
 
 def _adjust(families: Sequence[Mapping[str, Any] | None]) -> None:
