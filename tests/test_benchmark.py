@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
-from dpaat.benchmark import plot, read_grid, runner
+from dpaat.benchmark import read_grid, runner
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, step_passes
 from dpaat.benchmark.datasets import data_name, public_spec
@@ -343,20 +342,6 @@ def test_a_cell_is_not_taken_up_while_another_process_works_on_it(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-
-
-def test_ticks_of_the_pareto_plot_say_where_they_are():
-    def score(value: float) -> dict:
-        return {"value": value, "interval": [value - 0.04, value + 0.04]}
-
-    row = {"family": None, "recipe": "standard", "scores": {"x": score(0.552), "y": score(0.06)}}
-    axes = Figure().subplots()
-    table = {"data": "folder", "model": "m", "rows": [row]}
-    plot._panel(axes, table, plot.Plane("x", "y", "", ""), {"standard": plot._look(0)})
-    axes.figure.draw_without_rendering()
-    for axis in (axes.xaxis, axes.yaxis):
-        shown = [float(label.get_text().removesuffix(" %")) for label in axis.get_ticklabels()]
-        assert shown == pytest.approx(100 * axis.get_ticklocs())
 
 
 # --- grids

@@ -13,6 +13,7 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, size_of
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
+from dpaat.benchmark.forest import write_forest
 from dpaat.benchmark.grid import Cell, Grid, read_grid
 from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.plot import write_pareto
@@ -211,10 +212,12 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "benchmark.json", document)
     write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
+    names = ["benchmark.json", "benchmark.md", "pareto.svg"]
     write_pareto(document, out / "pareto.svg")
+    if write_forest(document, out / "forest.svg"):
+        names.append("forest.svg")
     console.print(benchmark_table(document))
-    files = ", ".join(str(out / name) for name in ("benchmark.json", "benchmark.md", "pareto.svg"))
-    console.print(f"written to {files}", highlight=False, soft_wrap=True)
+    console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)
 
 
 __all__ = ["benchmark", "list_cells", "read_grid"]

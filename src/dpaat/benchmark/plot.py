@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
+from dpaat.benchmark.contrasts import upper_hull
 from dpaat.benchmark.document import Document
 from dpaat.benchmark.outcomes import AREA
 from dpaat.radii import format_radius
@@ -52,7 +53,7 @@ def write_pareto(document: Document, out: Path) -> None:
     """Draw clean balanced accuracy against the area under the robust one, and mAP against mAP under attack.
 
     A row of panels per data and model. Recipes of a family are joined by a line, in the order of their radii, and
-    labelled by them. Bars are 95 % intervals.
+    labelled by them; the dashed line is the front that others are compared with. Bars are 95 % intervals.
 
     Args:
         document: see `make_document`.
@@ -112,12 +113,24 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
             markersize=5.5,
             **looks[name],
         )
+    scores = {row["recipe"]: row["scores"] for row in table["rows"]}
+    for family, recipes in _fronts(table).items():
+        places = {each: (scores[each][plane.x]["value"], scores[each][plane.y]["value"]) for each in recipes}
+        hull = [places[each] for each in upper_hull(places)]
+        axes.plot(
+            *zip(*hull, strict=True), color=looks[family]["color"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=1
+        )
     axes.set_title(f"{table['data']}, {table['model']}", loc="left", fontsize=9, color=INK)
     axes.set_xlabel(plane.x_label)
     axes.set_ylabel(plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axis.set_major_locator(MaxNLocator(6))
+
+
+def _fronts(table: Document) -> dict[str, list[str]]:
+    """Every family with the recipes that its front is made of."""
+    return {name: front["members"] for row in table["rows"] for name, front in row["fronts"].items()}
 
 
 def _bars(scores: Sequence[Mapping[str, Any]]) -> list[list[float]]:

@@ -89,6 +89,8 @@ def benchmark_markdown(document: Document, name: str) -> str:
         f"{FOOTNOTE} {TESTS}",
         "![Clean against robust balanced accuracy, and clean mAP against mAP under attack](pareto.svg)",
     ]
+    if any(row["fronts"] for table in document["tables"] for row in table["rows"]):
+        parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
     for section in sections(document, full=True):
         parts += [f"## {section.title}", section.markdown()]
     if evidence := _evidence(document):

@@ -68,7 +68,7 @@ class EpochLog(L.Callback):
             return
         epoch, now = trainer.current_epoch, time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= train_scores | pl_module.epoch_scores | pl_module.perturbation_scores()
+        row |= train_scores | pl_module.epoch_scores | _radius_scores(pl_module)
         try:
             _append(self.folder / "metrics.csv", row)
             _append(self.folder / "timing.csv", {"epoch": epoch, "seconds": round(now - self._started, 3)})
@@ -175,6 +175,27 @@ class StopAfter(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch + 1 - self._first_epoch >= self.epochs:
             trainer.should_stop = True
+
+
+def _radius_scores(module: TrainingModule) -> dict[str, float]:
+    """Where the sizes stand: quantiles, shares at both ends, means and criterion per class."""
+    state, classes = module.perturbation, module.classes
+    if state is None:
+        return {}
+    eps = state.eps.cpu().double()
+    scores = {"eps/mean": float(eps.mean())}
+    for share in (10, 50, 90):
+        scores[f"eps/q{share}"] = float(eps.quantile(share / 100))
+    scores["eps/share_zero"] = float((eps == 0).double().mean())
+    scores["eps/share_max"] = float((eps >= module.config.radius * (1 - 1e-6)).double().mean())
+    by_class = pd.Series(eps.numpy()).groupby(module.method.setting.labels.numpy())
+    per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in (10, 50, 90)}
+    for kind, values in per_class.items():
+        for label, name in enumerate(classes):
+            scores[f"eps/{kind}/{name}"] = float(values.get(label, float("nan")))
+    criterion = state.criterion.tolist()
+    names = classes if len(criterion) > 1 else ("all",)
+    return scores | {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import lightning as L
-import pandas as pd
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -252,24 +251,3 @@ class TrainingModule(L.LightningModule):
         # The checkpoint with the largest logged value is kept: where it is to be the last, its number serves.
         last = self.config.select == "last"
         self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], sync_dist=False)
-
-    def perturbation_scores(self) -> dict[str, float]:
-        """Where the sizes stand: quantiles, shares at both ends, means and criterion per class."""
-        state = self.perturbation
-        if state is None:
-            return {}
-        eps = state.eps.cpu().double()
-        scores = {"eps/mean": float(eps.mean())}
-        for share in (10, 50, 90):
-            scores[f"eps/q{share}"] = float(eps.quantile(share / 100))
-        scores["eps/share_zero"] = float((eps == 0).double().mean())
-        scores["eps/share_max"] = float((eps >= self.config.radius * (1 - 1e-6)).double().mean())
-        by_class = pd.Series(eps.numpy()).groupby(self.method.setting.labels.numpy())
-        per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in (10, 50, 90)}
-        for kind, values in per_class.items():
-            for label, name in enumerate(self.classes):
-                scores[f"eps/{kind}/{name}"] = float(values.get(label, float("nan")))
-        criterion = state.criterion.tolist()
-        names = self.classes if len(criterion) > 1 else ("all",)
-        scores |= {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
-        return scores
