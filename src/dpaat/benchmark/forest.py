@@ -16,7 +16,7 @@ from dpaat.benchmark.outcomes import AREA
 from dpaat.radii import format_radius
 from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE
 
-PANEL, LINE = 1.9, 0.19
+PANEL, LINE = 1.45, 0.2
 """Inches: width of a panel, height of a row."""
 REACH = 1.6
 """A panel ends at this multiple of its largest difference; against a steep front an interval can be endless."""
