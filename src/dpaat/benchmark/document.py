@@ -45,6 +45,11 @@ def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, Ce
     }
 
 
+def front_comparisons(table: Document) -> list[tuple[str, str, Document]]:
+    """Every recipe that is compared with the front of a family: its name, that of the family, and what came of it."""
+    return [(row["recipe"], family, front) for row in table["rows"] for family, front in row["fronts"].items()]
+
+
 def _plan(plan: Plan) -> Document:
     return {
         "suites": list(plan.suites),

@@ -11,10 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dpaat.benchmark.document import Document
-from dpaat.benchmark.outcomes import AREA
-from dpaat.radii import format_radius
-from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE
+from dpaat.benchmark.document import Document, front_comparisons
+from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE, SVG
 
 PANEL, LINE = 1.45, 0.2
 """Inches: width of a panel, height of a row."""
@@ -42,38 +40,34 @@ def write_forest(document: Document, out: Path) -> bool:
     if not rows:
         out.unlink(missing_ok=True)
         return False
-    radii = [format_radius(eps) for eps in document["evaluation"]["eps"]]
-    metrics = {AREA: "area", **{f"map@{radius}": f"mAP at {radius}" for radius in radii}}
+    metrics = next(list(contrasts) for _, contrasts in rows if contrasts)
     size = (2.3 + PANEL * len(metrics), 0.9 + LINE * len(rows))
     with rc_context(STYLE | {"axes.grid.axis": "x"}):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
+        for axes, metric in zip(panels, metrics, strict=True):
             _panel(axes, rows, metric)
-            axes.set_title(title, loc="left", fontsize=9, color=INK)
+            axes.set_title(metric.replace("map@", "mAP at "), loc="left", fontsize=9, color=INK)
         panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         for tick, (_, found) in zip(panels[0].get_yticklabels(), rows, strict=True):
             tick.set_color(MUTED if found else INK)
         figure.supxlabel(
-            "points above the front at the recipe's own clean score, 95 % interval; filled: p < 0.05 after Holm",
+            f"points above the front at the recipe's own clean score, 95 % interval; filled: p < {LEVEL} after Holm",
             fontsize=8,
             color=MUTED,
         )
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(out, **SVG)
     return True
 
 
 def _rows(tables: Sequence[Document]) -> list[Row]:
     rows: list[Row] = []
     for table in tables:
-        found: list[Row] = [
-            (f"{row['recipe']} vs {family}", front["differences"])
-            for row in table["rows"]
-            for family, front in row["fronts"].items()
-        ]
+        found = front_comparisons(table)
         if found:
-            rows += [(f"{table['data']}, {table['model']}", None), *found]
+            rows.append((f"{table['data']}, {table['model']}", None))
+        rows += [(f"{recipe} vs {family}", front["differences"]) for recipe, family, front in found]
     return rows
 
 

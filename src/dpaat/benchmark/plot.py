@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.contrasts import upper_hull
-from dpaat.benchmark.document import Document
+from dpaat.benchmark.document import Document, front_comparisons
 from dpaat.benchmark.outcomes import AREA
 from dpaat.radii import format_radius
-from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE
+from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE, SVG
 
 PANEL = (4.2, 3.4)
 """Inches."""
@@ -85,7 +85,7 @@ def write_pareto(document: Document, out: Path) -> None:
         figure.draw_without_rendering()
         for axes, table, plane in panels:
             _label(axes, table, plane)
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(out, **SVG)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -114,7 +114,8 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
             **looks[name],
         )
     scores = {row["recipe"]: row["scores"] for row in table["rows"]}
-    for family, recipes in _fronts(table).items():
+    fronts = {family: front["members"] for _, family, front in front_comparisons(table)}
+    for family, recipes in fronts.items():
         places = {each: (scores[each][plane.x]["value"], scores[each][plane.y]["value"]) for each in recipes}
         hull = [places[each] for each in upper_hull(places)]
         axes.plot(
@@ -126,11 +127,6 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axis.set_major_locator(MaxNLocator(6))
-
-
-def _fronts(table: Document) -> dict[str, list[str]]:
-    """Every family with the recipes that its front is made of."""
-    return {name: front["members"] for row in table["rows"] for name, front in row["fronts"].items()}
 
 
 def _bars(scores: Sequence[Mapping[str, Any]]) -> list[list[float]]:

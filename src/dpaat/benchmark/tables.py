@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.benchmark.document import Document
+from dpaat.benchmark.document import Document, front_comparisons
 from dpaat.benchmark.outcomes import AREA, METRICS
 from dpaat.evaluation.table import percent, plain_table, titled, with_interval
 from dpaat.radii import format_radius
@@ -89,7 +89,7 @@ def benchmark_markdown(document: Document, name: str) -> str:
         f"{FOOTNOTE} {TESTS}",
         "![Clean against robust balanced accuracy, and clean mAP against mAP under attack](pareto.svg)",
     ]
-    if any(row["fronts"] for table in document["tables"] for row in table["rows"]):
+    if any(front_comparisons(table) for table in document["tables"]):
         parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
     for section in sections(document, full=True):
         parts += [f"## {section.title}", section.markdown()]
@@ -142,9 +142,8 @@ def _differences(document: Document, table: Document, full: bool) -> Section:
 def _fronts(document: Document, table: Document, full: bool) -> Section:
     names = [AREA, *(f"map@{format_radius(eps)}" for eps in document["evaluation"]["eps"])] if full else [AREA]
     rows = [
-        [row["recipe"], family, *(_contrast(front["differences"][name], full) for name in names)]
-        for row in table["rows"]
-        for family, front in row["fronts"].items()
+        [recipe, family, *(_contrast(front["differences"][name], full) for name in names)]
+        for recipe, family, front in front_comparisons(table)
     ]
     title = f"{_title(table)}: above the front of a sweep, at the recipe's own clean score"
     return Section(title, ["minus front", "of", *(name.replace("map@", "mAP ") for name in names)], rows)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -47,6 +48,8 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
 }
+SVG: dict[str, Any] = {"format": "svg", "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
+"""Arguments of `savefig`: the same drawing is the same file, whenever it is made."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def canvas_of(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
 def to_svg(canvas: Canvas) -> str:
     """The drawing as SVG, for the body of a page."""
     buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    canvas.savefig(buffer, **SVG)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"(?<=\.\d\d)\d+", "", text)  # a hundredth of a point is enough, and a third of the size
