@@ -45,6 +45,11 @@ def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, Ce
     }
 
 
+def table_title(table: Document) -> str:
+    """Which data and which model a table is about."""
+    return f"{table['data']}, {table['model']}"
+
+
 def front_comparisons(table: Document) -> list[tuple[str, str, Document]]:
     """Every recipe that is compared with the front of a family: its name, that of the family, and what came of it."""
     return [(row["recipe"], family, front) for row in table["rows"] for family, front in row["fronts"].items()]

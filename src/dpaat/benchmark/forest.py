@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dpaat.benchmark.document import Document, front_comparisons
+from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE, SVG
 
 PANEL, LINE = 1.45, 0.2
@@ -66,7 +66,7 @@ def _rows(tables: Sequence[Document]) -> list[Row]:
     for table in tables:
         found = front_comparisons(table)
         if found:
-            rows.append((f"{table['data']}, {table['model']}", None))
+            rows.append((table_title(table), None))
         rows += [(f"{recipe} vs {family}", front["differences"]) for recipe, family, front in found]
     return rows
 

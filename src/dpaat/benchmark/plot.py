@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.contrasts import upper_hull
-from dpaat.benchmark.document import Document, front_comparisons
+from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.benchmark.outcomes import AREA
 from dpaat.radii import format_radius
 from dpaat.report.drawing import COLOURS, INK, MARKERS, MUTED, STYLE, SVG
@@ -121,7 +121,7 @@ def _panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, Mappin
         axes.plot(
             *zip(*hull, strict=True), color=looks[family]["color"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=1
         )
-    axes.set_title(f"{table['data']}, {table['model']}", loc="left", fontsize=9, color=INK)
+    axes.set_title(table_title(table), loc="left", fontsize=9, color=INK)
     axes.set_xlabel(plane.x_label)
     axes.set_ylabel(plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.benchmark.document import Document, front_comparisons
+from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.benchmark.outcomes import AREA, METRICS
 from dpaat.evaluation.table import percent, plain_table, titled, with_interval
 from dpaat.radii import format_radius
@@ -165,7 +165,7 @@ def _draw(document: Document, table: Document, full: bool) -> Section:
 
 
 def _title(table: Document) -> str:
-    return f"{table['data']}, {table['model']}, {table['n']:,} images"
+    return f"{table_title(table)}, {table['n']:,} images"
 
 
 def _triple(scores: Mapping[str, Any], at: str) -> str:
