@@ -182,6 +182,22 @@ def test_a_front_of_one_point_is_no_surer_of_its_end():
     assert height["p_value"] < 0.001 < 0.05 < found["p_value"]
 
 
+@pytest.mark.parametrize(("x", "y", "certain"), [(0.77, 0.4, False), (0.6, 0.3, True)])
+def test_to_stand_below_a_front_beside_a_bend_is_no_proof(x, y, certain):
+    """By chance perhaps: a point of clean score more and the front would be lower than ours."""
+    points = points_at({"4": (0.5, 0.9), "1": (0.78, 0.7), "0": (0.8, 0.1), "ours": (x, y)})
+    ours = points.pop("ours")
+    found, against = front_contrast(ours, points)
+    lowest = contrast(ours.y, points.pop("0").y)["balanced_accuracy"]
+    flat, same = front_contrast(ours, points)
+    assert against == same == ["4", "1"]
+    assert (found["difference"], found["bound"]) == (flat["difference"], flat["bound"])
+    assert found["interval"][0] == flat["interval"][0] < flat["interval"][1] < 0
+    assert flat["p_value"] < 0.001
+    assert (found["p_value"] < 0.001) == (found["interval"][1] < 0) == certain
+    assert found["interval"][1] <= lowest["interval"][1]
+
+
 def test_a_point_below_the_hull_is_no_neighbour():
     points = points_at({"4": (0.4, 0.9), "dent": (0.75, 0.15), "1": (0.8, 0.1), "ours": (0.77, 0.5)})
     found, against = front_contrast(points.pop("ours"), points)

@@ -13,6 +13,9 @@ from scipy import stats
 from dpaat.evaluation.replicates import Fold, find_moments
 from dpaat.evaluation.statistics import Score, degrees_of_freedom, fold_scores, half_width, holding
 
+LEVEL = 0.95
+"""Of intervals, and of what counts as told from 0."""
+
 ONE_SIDED = 0.9
 """The lower end of the interval of this level is the lower one-sided bound at 95 %."""
 
@@ -74,7 +77,7 @@ def area_weights(eps: Sequence[float]) -> list[float]:
 
 def score(folds: Sequence[Fold]) -> dict[str, Score]:
     """Find metrics with intervals, as `dpaat.evaluation.statistics.pooled_intervals`."""
-    return fold_scores(folds, 0.95)
+    return fold_scores(folds, LEVEL)
 
 
 def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contrast]:
@@ -82,7 +85,7 @@ def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contras
     found = {}
     pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]
     for name, moments in find_moments(pairs, paired=True).items():
-        ends = moments.center + np.array([-1, 1]) * half_width(moments, 0.95)
+        ends = moments.center + np.array([-1, 1]) * half_width(moments, LEVEL)
         error = np.sqrt(moments.variance)
         p_value = (
             2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else moments.value == 0
@@ -101,15 +104,22 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
 
     The hull is what others attain if they may choose by lot between two of their models, image by image: for balanced
     accuracy and its area exactly, for mAP it is only the straight line. It is never below the points that no other
-    beats in both metrics, nor below the lines between them. With a and b the neighbours of the challenger
-    c on the hull and x the abscissa, the hull's height at `x_c` is `(1 - t) y_a + t y_b`, where
-    `t = (x_c - x_a) / (x_b - x_a)`. Since x_c, x_a and x_b are estimates too, the variance is that of the difference
-    to first order, `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken
-    image by image; which points are neighbours is taken as known. Beyond its ends the front goes on at the height of
-    its last point: on the left another point is better in both metrics, on the right this favours the front. But that a
-    recipe stands outside at all may be chance. So the interval there also holds that against the last line, drawn on,
-    and the bound and the p-value are the worse of the two. Where the front is one point, that is the line to the
-    rightmost of the points below it, which may be missing from the front by chance.
+    beats in both metrics, nor below the lines between them. With a and b the neighbours of the challenger c on the hull
+    and x the abscissa, the hull's height at `x_c` is `(1 - t) y_a + t y_b`, where `t = (x_c - x_a) / (x_b - x_a)`.
+    Since x_c, x_a and x_b are estimates too, the variance is that of the difference to first order,
+    `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken image by image; which
+    points are neighbours is taken as known where the recipe is above the line.
+
+    The hull is nowhere above one of its lines, drawn on; so to be above one is enough. To be below counts only if, at
+    either end of the line, the recipe is told from that point in x, or stands below the next line, drawn on, as well:
+    beside a bend it may be chance which line it stands at. The interval then ends where that from the next line does,
+    but not above that from the lowest point of the hull.
+
+    Beyond its ends the front goes on at the height of its last point: on the left another point is better in both
+    metrics, on the right this favours the front. But that a recipe stands outside at all may be chance. So the interval
+    there also holds that against the last line, drawn on, and the bound and the p-value are the worse of the two. Where
+    the front is one point, that is the line to the rightmost of the points below it, which may be missing from the
+    front by chance.
 
     Args:
         challenger: the recipe.
@@ -125,7 +135,14 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     left = sum(places[name][0] <= x for name in front)
     neighbours = front[max(left - 1, 0) : left + 1]
     if len(neighbours) == 2:
-        return _line_contrast(challenger, *(baselines[name] for name in neighbours)), neighbours
+        found = _line_contrast(challenger, *(baselines[name] for name in neighbours))
+        for bend, line in zip(neighbours, (front[max(left - 2, 0) : left], front[left : left + 2]), strict=True):
+            if found["difference"] < 0 and len(line) == 2:
+                beside = contrast(challenger.x, baselines[bend].x)[metric]
+                beyond = _line_contrast(challenger, *(baselines[name] for name in line))
+                lowest = contrast(challenger.y, baselines[front[-1]].y)[metric]
+                found = _hold_beside(found, beside, beyond, lowest)
+        return found, neighbours
     end = contrast(challenger.y, baselines[neighbours[0]].y)[metric]
     if len(front) == 1:
         below = [name for name in places if places[name][0] < places[front[0]][0]]
@@ -142,6 +159,26 @@ def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
     slope, t = (y_b - y_a) / (x_b - x_a), (challenger.place[0] - x_a) / (x_b - x_a)
     ours, left, right = (combine([(1.0, point.y), (-slope, point.x)]) for point in (challenger, a, b))
     return contrast(ours, combine([(1 - t, left), (t, right)]))[challenger.metric]
+
+
+def _hold_beside(found: Contrast, beside: Contrast, beyond: Contrast, lowest: Contrast) -> Contrast:
+    """The difference from a line that a recipe is below, told from 0 only where a bend of the front does not matter.
+
+    Args:
+        found: difference from the line.
+        beside: difference in the abscissa from the bend at its end.
+        beyond: difference from the line after the bend, drawn on; not above the first, since the front is concave.
+        lowest: difference from the lowest point of the front, above which no other difference can be.
+    """
+    low, high = found["interval"]
+    if beside["p_value"] > 1 - LEVEL:
+        high = max(high, min(beyond["interval"][1], lowest["interval"][1]))
+    return Contrast(
+        difference=found["difference"],
+        interval=[low, high],
+        bound=found["bound"],
+        p_value=max(found["p_value"], min(beside["p_value"], beyond["p_value"])),
+    )
 
 
 def _hold_both(first: Contrast, second: Contrast) -> Contrast:
