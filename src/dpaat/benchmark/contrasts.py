@@ -13,11 +13,11 @@ from scipy import stats
 from dpaat.evaluation.replicates import Fold, find_moments
 from dpaat.evaluation.statistics import Score, degrees_of_freedom, fold_scores, half_width, holding
 
-LEVEL = 0.95
-"""Of intervals, and of what counts as told from 0."""
-
 ONE_SIDED = 0.9
 """The lower end of the interval of this level is the lower one-sided bound at 95 %."""
+
+SIGNIFICANT = 0.05
+"""A p-value below this tells a difference from 0."""
 
 
 class Contrast(TypedDict):
@@ -77,7 +77,7 @@ def area_weights(eps: Sequence[float]) -> list[float]:
 
 def score(folds: Sequence[Fold]) -> dict[str, Score]:
     """Find metrics with intervals, as `dpaat.evaluation.statistics.pooled_intervals`."""
-    return fold_scores(folds, LEVEL)
+    return fold_scores(folds, 0.95)
 
 
 def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contrast]:
@@ -85,7 +85,7 @@ def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contras
     found = {}
     pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]
     for name, moments in find_moments(pairs, paired=True).items():
-        ends = moments.center + np.array([-1, 1]) * half_width(moments, LEVEL)
+        ends = moments.center + np.array([-1, 1]) * half_width(moments, 0.95)
         error = np.sqrt(moments.variance)
         p_value = (
             2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else moments.value == 0
@@ -136,12 +136,8 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     neighbours = front[max(left - 1, 0) : left + 1]
     if len(neighbours) == 2:
         found = _line_contrast(challenger, *(baselines[name] for name in neighbours))
-        for bend, line in zip(neighbours, (front[max(left - 2, 0) : left], front[left : left + 2]), strict=True):
-            if found["difference"] < 0 and len(line) == 2:
-                beside = contrast(challenger.x, baselines[bend].x)[metric]
-                beyond = _line_contrast(challenger, *(baselines[name] for name in line))
-                lowest = contrast(challenger.y, baselines[front[-1]].y)[metric]
-                found = _hold_beside(found, beside, beyond, lowest)
+        if found["difference"] < 0:
+            found = _hold_beside_bends(found, challenger, [baselines[name] for name in front], left)
         return found, neighbours
     end = contrast(challenger.y, baselines[neighbours[0]].y)[metric]
     if len(front) == 1:
@@ -161,24 +157,25 @@ def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
     return contrast(ours, combine([(1 - t, left), (t, right)]))[challenger.metric]
 
 
-def _hold_beside(found: Contrast, beside: Contrast, beyond: Contrast, lowest: Contrast) -> Contrast:
-    """The difference from a line that a recipe is below, told from 0 only where a bend of the front does not matter.
+def _hold_beside_bends(found: Contrast, challenger: Point, hull: Sequence[Point], left: int) -> Contrast:
+    """The difference from a line that a recipe is below, told from 0 only where no bend beside it matters.
 
     Args:
-        found: difference from the line.
-        beside: difference in the abscissa from the bend at its end.
-        beyond: difference from the line after the bend, drawn on; not above the first, since the front is concave.
-        lowest: difference from the lowest point of the front, above which no other difference can be.
+        found: difference from the line from `hull[left - 1]` to `hull[left]`.
+        challenger: the recipe.
+        hull: points of the front by ascending abscissa.
+        left: how many of them are left of the recipe.
     """
-    low, high = found["interval"]
-    if beside["p_value"] > 1 - LEVEL:
-        high = max(high, min(beyond["interval"][1], lowest["interval"][1]))
-    return Contrast(
-        difference=found["difference"],
-        interval=[low, high],
-        bound=found["bound"],
-        p_value=max(found["p_value"], min(beside["p_value"], beyond["p_value"])),
-    )
+    (low, high), p_value = found["interval"], found["p_value"]
+    highest = contrast(challenger.y, hull[-1].y)[challenger.metric]["interval"][1]
+    for bend, line in ((left - 1, hull[left - 2 : left]), (left, hull[left : left + 2])):
+        if 0 < bend < len(hull) - 1:
+            beside = contrast(challenger.x, hull[bend].x)[challenger.metric]
+            beyond = _line_contrast(challenger, *line)
+            p_value = max(p_value, min(beside["p_value"], beyond["p_value"]))
+            if beside["p_value"] > SIGNIFICANT:
+                high = max(high, min(beyond["interval"][1], highest))
+    return {**found, "interval": [low, high], "p_value": p_value}
 
 
 def _hold_both(first: Contrast, second: Contrast) -> Contrast:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dpaat.benchmark.contrasts import SIGNIFICANT
 from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE, SVG
 
@@ -18,7 +19,6 @@ PANEL, LINE = 1.45, 0.2
 """Inches: width of a panel, height of a row."""
 REACH = 1.6
 """A panel ends at this multiple of its largest difference; against a steep front an interval can be endless."""
-LEVEL = 0.05
 Row = tuple[str, Mapping[str, Mapping[str, Any]] | None]
 """A label, and contrasts by metric; without these it is the title of the rows below."""
 
@@ -53,7 +53,8 @@ def write_forest(document: Document, out: Path) -> bool:
         for tick, (_, found) in zip(panels[0].get_yticklabels(), rows, strict=True):
             tick.set_color(MUTED if found else INK)
         figure.supxlabel(
-            f"points above the front at the recipe's own clean score, 95 % interval; filled: p < {LEVEL} after Holm",
+            "points above the front at the recipe's own clean score, 95 % interval; "
+            f"filled: p < {SIGNIFICANT} after Holm",
             fontsize=8,
             color=MUTED,
         )
@@ -77,7 +78,7 @@ def _panel(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     for place, contrast in found:
         value, ends = 100 * contrast["difference"], [100 * end for end in contrast["interval"]]
         axes.plot(ends, [place, place], color=COLOURS[0], linewidth=1.2)
-        filled = contrast["p_adjusted"] < LEVEL
+        filled = contrast["p_adjusted"] < SIGNIFICANT
         axes.plot(value, place, "o", color=COLOURS[0], markerfacecolor=COLOURS[0] if filled else "white")
     reach = REACH * max(abs(100 * contrast["difference"]) for _, contrast in found) or 1.0
     axes.set_xlim(-reach, reach)
