@@ -36,12 +36,12 @@ FROM_ZERO = [(fgsm, {}), (pgd, {"steps": 7}), (apgd, {"steps": 7, "start": "zero
 NAMES_AND_NORMS = [(name, norm) for name in sorted(ATTACKS) for norm in ATTACKS[name].norms]
 
 
-def radii(kind: str, batch: int) -> float | Tensor:
+def radii(kind: str, batch: int, norm: str) -> float | Tensor:
     return {
         "zero": 0.0,
         "scalar": 0.05,
         "mixed": torch.linspace(0, 0.2, batch),
-        "huge": torch.full((batch,), 1e4),
+        "huge": torch.full((batch,), 1.0 if norm == "linf" else math.sqrt(math.prod(SHAPE))),
     }[kind]
 
 
@@ -52,7 +52,7 @@ def radii(kind: str, batch: int) -> float | Tensor:
 def test_exact_radius_and_optimum_on_a_linear_model(norm, kind, batch, attack, options):
     model = Linear()
     x, y = image_batch(batch)
-    eps = radii(kind, batch)
+    eps = radii(kind, batch, norm)
     x_adv = attack(model, x, y, eps=eps, norm=norm, generator=torch.Generator().manual_seed(1), **options)
     eps_each = eps if isinstance(eps, Tensor) else torch.full((batch,), eps)
 

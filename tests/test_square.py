@@ -96,7 +96,7 @@ def test_any_image_shape(shape, norm):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 4))
     x = torch.rand(5, *shape)
-    y, eps = model(x).argmax(1), torch.tensor([0.0, 1e-3, 0.01, 0.1, 1e4])
+    y, eps = model(x).argmax(1), torch.tensor([0.0, 1e-3, 0.01, 0.1, 1.0])
     x_adv = square(model, x, y, eps=eps, norm=norm, steps=60, generator=keyed())
     delta = (x_adv - x).flatten(1)
     assert torch.isfinite(x_adv).all()

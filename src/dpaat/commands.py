@@ -73,7 +73,7 @@ def _evaluate(given: Namespace) -> int:
         attacks=attacks,
         ensemble=ensemble,
         steps=parse_steps(given.steps, SUITE_ATTACKS if suites else [*attacks, *ensemble]),
-        eps=_radii(given.eps),
+        eps=_radii(given.eps, given.norm),
         norm=given.norm,
         split=given.split,
         max_samples=given.max_samples,
@@ -115,10 +115,11 @@ def _names(text: str | None) -> list[str]:
     return [] if not text else [name.strip() for name in text.split(",")]
 
 
-def _radii(text: str | None) -> list[float] | None:
+def _radii(text: str | None, norm: str | None) -> list[float] | None:
     from dpaat.radii import parse_radii
 
-    return None if text is None else parse_radii(text)
+    # Where the run's own norm is to be taken, the plan that knows it looks at the radii again.
+    return None if text is None else parse_radii(text, norm=norm or "l2")
 
 
 def _predict(given: Namespace) -> int:
@@ -141,7 +142,7 @@ def _explain(given: Namespace) -> int:
         device=given.device,
         maps=_names(given.maps) or list(MAPS),
         layer=given.layer,
-        eps=_radii(given.eps),
+        eps=_radii(given.eps, given.norm),
         steps=given.steps,
         split=given.split,
         max_samples=given.max_samples,

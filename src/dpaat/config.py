@@ -111,12 +111,19 @@ class TrainConfig:
     @property
     def radius(self) -> float:
         """`eps` as a number."""
-        return parse_radius(0.0 if self.eps is None else self.eps, "eps")
+        return parse_radius(0.0 if self.eps is None else self.eps, "eps", self.norm, pixels=self._most_values)
 
     @property
     def val_radii(self) -> list[float]:
         """`val_eps` as numbers, without 0, which is always measured."""
-        return [radius for radius in parse_radii(self.val_eps, "val_eps") if radius > 0]
+        return [
+            radius for radius in parse_radii(self.val_eps, "val_eps", self.norm, pixels=self._most_values) if radius > 0
+        ]
+
+    @property
+    def _most_values(self) -> int:
+        """Values of an image, as far as they are known before the data are: colour has three channels."""
+        return 3 * self.image_size**2
 
     @property
     def augmentations(self) -> tuple[str, ...]:

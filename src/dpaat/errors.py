@@ -11,6 +11,10 @@ class UserError(Exception):
     """Bad input. The command line prints the message as one line and exits with code 2."""
 
 
+class BadValueError(UserError, ValueError):
+    """What a public function refuses: a `ValueError` in Python, one line and exit code 2 on the command line."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal ended the work after it was saved; the command line prints the message and exits with `exit_code`.
 

@@ -5,37 +5,67 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from dpaat.errors import UserError
+from dpaat.errors import BadValueError, UserError
 
 
-def parse_radius(value: str | float, name: str = "eps") -> float:
+def check_radius(
+    value: float, norm: str, *, pixels: int | None = None, name: str = "eps", text: str = "", most: float = 1.0
+) -> None:
+    """Refuse a radius beyond the range of an image in [0, 1]: it is a slip, mostly of the unit.
+
+    Args:
+        value: the radius.
+        norm: "linf" or "l2".
+        pixels: values of an image, C * H * W; None leaves L2 without an upper end.
+        name: the option it came from, for the error.
+        text: how it was written.
+        most: the upper end, in parts of the image's range.
+
+    Raises:
+        BadValueError: negative, NaN, infinite, or beyond 1 (Linf) or sqrt(C * H * W), the diameter of the box (L2).
+    """
+    text = text or f"{value:g}"
+    if not math.isfinite(value) or value < 0:
+        raise BadValueError(f"{name}: {text} must be a finite number, 0 or larger")
+    largest = most if norm == "linf" else math.inf if pixels is None else most * math.sqrt(pixels)
+    if value > largest * (1 + 1e-6):  # float32 rounds
+        meant = f"; did you mean {text}/255?" if "/" not in text and value / 255 <= largest else ""
+        raise BadValueError(
+            f"{name}: {text} is more than {largest:.4g}, the largest {norm} distance of two images in [0, 1]{meant}"
+        )
+
+
+def parse_radius(value: str | float, name: str = "eps", norm: str = "linf", *, pixels: int | None = None) -> float:
     """Read a radius in units of a [0, 1] image.
 
     Args:
         value: a number, or text such as "0.03" or "8/255".
         name: the option it came from, for the error.
+        norm: see `check_radius`.
+        pixels: see `check_radius`.
 
     Raises:
-        UserError: not a number, negative, infinite or NaN.
+        UserError: not a number, or see `check_radius`.
     """
     try:
         numerator, slash, denominator = str(value).partition("/")
         radius = float(numerator) / (float(denominator) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{name}: {value!r} is not a radius; write a number such as 0.03 or 8/255") from None
-    if not math.isfinite(radius) or radius < 0:
-        raise UserError(f"{name}: {value!r} must be a finite number, 0 or larger")
+    check_radius(radius, norm, pixels=pixels, name=name, text=value.strip() if isinstance(value, str) else "")
     return radius
 
 
-def parse_radii(value: str | float | Iterable[str | float], name: str = "eps") -> list[float]:
+def parse_radii(
+    value: str | float | Iterable[str | float], name: str = "eps", norm: str = "linf", *, pixels: int | None = None
+) -> list[float]:
     """Read a list of ascending radii: "2/255,4/255", or a sequence.
 
     Raises:
         UserError: as `parse_radius`; or an empty list, a radius that stands twice, or one out of order.
     """
     parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else list(value)
-    radii = [parse_radius(part, name) for part in parts]
+    radii = [parse_radius(part, name, norm, pixels=pixels) for part in parts]
     if not radii:
         raise UserError(f"{name}: give at least one radius, such as 8/255")
     for before, after, text in zip(radii, radii[1:], parts[1:], strict=False):

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from dpaat.attacks.apgd import MAX_TARGETS, apgd, apgd_targeted
+from dpaat.attacks.checks import unchecked
 from dpaat.attacks.ddn import ddn
 from dpaat.attacks.fab import fab_targeted
 from dpaat.attacks.fgsm import fgsm
@@ -186,4 +187,5 @@ __all__ = [
     "pgd_with_clean_logits",
     "square",
     "transfer",
+    "unchecked",
 ]

@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, targeted_dlr
 from dpaat.attacks.norms import Start, make_ball, widen
 from dpaat.attacks.restarts import PartialAttack, on_standing
+from dpaat.errors import BadValueError
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -19,6 +21,7 @@ PROGRESS = 0.75
 MAX_TARGETS = 9
 
 
+@checked()
 def apgd(
     model: nn.Module,
     x: Tensor,
@@ -58,10 +61,8 @@ def apgd(
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
         attacks", ICML 2020, arXiv 2003.01690, algorithm 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
     if isinstance(loss, str) and loss not in ("ce", "dlr"):
-        raise ValueError(f"loss must be 'ce', 'dlr' or a function, not {loss!r}")
+        raise BadValueError(f"loss must be 'ce', 'dlr' or a function, not {loss!r}")
     measure: LossFunction = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
 
     ball = make_ball(norm, x.detach(), eps)
@@ -102,6 +103,7 @@ def apgd(
     return torch.where(widen(found.fooled, x), found.image, best)
 
 
+@checked()
 def apgd_targeted(
     model: nn.Module,
     x: Tensor,

@@ -7,13 +7,16 @@ from math import cos, inf, pi
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import cross_entropy, margin
 from dpaat.attacks.norms import Ball, make_ball, widen
+from dpaat.errors import BadValueError
 
 FIRST_STEP, LAST_STEP = 1.0, 0.01
 
 
+@checked(unbounded=True)
 def ddn(
     model: nn.Module,
     x: Tensor,
@@ -57,11 +60,9 @@ def ddn(
         CVPR 2019, arXiv 1811.09600, algorithm 1.
     """
     if norm != "l2":
-        raise ValueError(f"norm must be 'l2', not {norm!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+        raise BadValueError(f"norm must be 'l2', not {norm!r}")
     if init <= 0 or not 0 < gamma < 1:
-        raise ValueError(f"init must be above 0 and gamma in (0, 1), not {init} and {gamma}")
+        raise BadValueError(f"init must be above 0 and gamma in (0, 1), not {init} and {gamma}")
     x = x.detach()
     ball = make_ball(norm, x, eps)
     current, length = x, x.new_full((len(x),), init)

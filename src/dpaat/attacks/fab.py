@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.attacks.apgd import MAX_TARGETS
+from dpaat.attacks.checks import checked
 from dpaat.attacks.ddn import Nearest
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, margin
@@ -27,6 +28,7 @@ _TINY = 1e-12
 _NEWTON_STEPS = 50
 
 
+@checked(unbounded=True)
 def fab_targeted(
     model: nn.Module,
     x: Tensor,
@@ -69,10 +71,6 @@ def fab_targeted(
         arXiv 1907.02044, algorithm 1; towards targets as in Croce and Hein, "Reliable evaluation of adversarial
         robustness with an ensemble of diverse parameter-free attacks", ICML 2020, arXiv 2003.01690.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    if targets < 1:
-        raise ValueError(f"targets must be at least 1, not {targets}")
     x_adv = x.detach().clone()
     radius = per_sample(eps, x).flatten().expand(len(x))
     with evaluation_mode(model), torch.no_grad():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Start
 from dpaat.attacks.pgd import pgd
 
 
+@checked("as the loss")
 def fgsm(
     model: nn.Module,
     x: Tensor,

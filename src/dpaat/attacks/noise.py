@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.norms import make_ball
 
 
+@checked("unused")
 def gaussian_noise(
     model: nn.Module,
     x: Tensor,

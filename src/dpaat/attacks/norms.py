@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from dpaat.errors import BadValueError
+
 Start = Literal["zero", "random"]
 
 _TINY = 1e-12
@@ -37,7 +39,7 @@ def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
     if value.ndim == 0:
         return value.to(like).reshape((1,) * like.ndim)
     if value.shape != like.shape[:1]:
-        raise ValueError(f"a per-sample radius must have shape ({len(like)},), not {tuple(value.shape)}")
+        raise BadValueError(f"a per-sample radius must have shape ({len(like)},), not {tuple(value.shape)}")
     return widen(value.to(like), like)
 
 
@@ -55,7 +57,7 @@ class Ball(ABC):
             ValueError: another kind.
         """
         if kind not in ("zero", "random"):
-            raise ValueError(f"start must be 'zero' or 'random', not {kind!r}")
+            raise BadValueError(f"start must be 'zero' or 'random', not {kind!r}")
         return self.random_start(generator) if kind == "random" else self.x
 
     @abstractmethod
@@ -150,5 +152,5 @@ def make_ball(norm: str, x: Tensor, eps: float | Tensor) -> Ball:
         ValueError: unknown norm, or `eps` of another shape.
     """
     if norm not in NORMS:
-        raise ValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
+        raise BadValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
     return NORMS[norm](x, per_sample(eps, x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
@@ -13,6 +14,7 @@ GRANULE = 16
 """Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size."""
 
 
+@checked("as the loss")
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -57,6 +59,7 @@ def pgd(
     return _ascend(model, ball.start(start, generator), y, ball, steps, step_size, loss)[0]
 
 
+@checked("as the loss")
 def pgd_with_clean_logits(
     model: nn.Module,
     x: Tensor,
@@ -73,6 +76,7 @@ def pgd_with_clean_logits(
     return _ascend(model, ball.x, y, ball, steps, step_size, loss)
 
 
+@checked()
 def pgd_graded(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: Tensor, steps: Tensor, norm: str = "linf"
 ) -> tuple[Tensor, Tensor | None]:
@@ -112,8 +116,6 @@ def _ascend(
     loss: LossFunction,
 ) -> tuple[Tensor, Tensor]:
     """Climb from `first`; returns the last iterate and the logits of `first`."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
     alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
     x_adv = first
     first_logits = None

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import LossFunction, margin
 from dpaat.attacks.norms import per_sample
@@ -18,6 +19,7 @@ PartialAttack = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Images `(n, C, H, W)`, labels, radii and positions in the whole batch `(n,)` to adversarial images."""
 
 
+@checked(passes_on=True)
 def on_standing(
     model: nn.Module,
     x: Tensor,
@@ -65,6 +67,7 @@ def on_standing(
     return x_adv
 
 
+@checked()
 def pgd_restarts(
     model: nn.Module,
     x: Tensor,
@@ -96,8 +99,6 @@ def pgd_restarts(
     Raises:
         ValueError: restarts below 1, and what `pgd` raises.
     """
-    if restarts < 1:
-        raise ValueError(f"restarts must be at least 1, not {restarts}")
 
     def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:
         return pgd(model, x, y, eps=eps, steps=steps, norm=norm, start="random", loss=loss, generator=generator)

@@ -7,9 +7,11 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import LossFunction, margin
 from dpaat.attacks.norms import Ball, make_ball, widen
+from dpaat.errors import BadValueError
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries out of 10,000 after which the share of pixels in a window halves."""
@@ -19,6 +21,7 @@ TILES = 5
 _TINY = 1e-12
 
 
+@checked()
 def square(
     model: nn.Module,
     x: Tensor,
@@ -58,10 +61,8 @@ def square(
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search", ECCV
         2020, arXiv 1912.00049, algorithms 1 to 3; schedule and smallest L2 window as in the authors' code.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
     if not 0 < p_init <= 1:
-        raise ValueError(f"p_init must be in (0, 1], not {p_init}")
+        raise BadValueError(f"p_init must be in (0, 1], not {p_init}")
     x = x.detach()
     ball = make_ball(norm, x, eps)
     radius = ball.eps.flatten().expand(len(x))

@@ -136,7 +136,7 @@ def _make_plan(values: Mapping[str, Any], known: Iterable[str]) -> Plan:
         chosen = SUITE_ATTACKS if values.get("suites") else single
         values["steps"] = parse_steps(values["steps"], chosen)
     if values.get("eps") is not None:
-        values["eps"] = parse_radii(values["eps"])
+        values["eps"] = parse_radii(values["eps"], norm=values.get("norm", Plan.norm))
     plan = make(Plan, values)
     if plan.suites and "standard" not in plan.suites:
         raise UserError("suites: needs 'standard', whose verdicts the table shows; masking alone has its own field")

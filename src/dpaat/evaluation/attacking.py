@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
+from dpaat.attacks.checks import check_logits
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.norms import make_ball
 from dpaat.errors import UserError, unknown
@@ -160,7 +161,7 @@ class Attacker:
         if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
             raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
         with torch.no_grad():
-            logits = _check_logits(self.model(x_adv), len(x), self.num_classes)
+            logits = check_logits(self.model(x_adv), len(x), self.num_classes)
         return {"logits": logits.float().cpu().numpy(), "distance": distance.double().cpu().numpy()}
 
     def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
@@ -191,17 +192,6 @@ class Attacker:
         device = torch.device(self.device).type
         with nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
             return info.function(self.model, x, y, eps=eps, norm=spec.norm, **options)
-
-
-def _check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
-    if not isinstance(logits, Tensor):
-        raise UserError(f"the model must return logits (batch, {num_classes}); it returned a {type(logits).__name__}")
-    if logits.shape != (batch, num_classes) or not logits.is_floating_point():
-        raise UserError(
-            f"the model must return logits of shape ({batch}, {num_classes}) for {batch} images and {num_classes} "
-            f"classes; it returned {tuple(logits.shape)}, {logits.dtype}"
-        )
-    return logits
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from typing_extensions import override
 
 from dpaat.attacks import apgd, apgd_targeted, fgsm, on_standing, pgd, square, transfer
 from dpaat.attacks.apgd import MAX_TARGETS
+from dpaat.attacks.checks import check_logits
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import Start, make_ball
-from dpaat.evaluation.attacking import Attacker, _check_logits, full_precision
+from dpaat.evaluation.attacking import Attacker, full_precision
 from dpaat.evaluation.journal import Arrays
 from dpaat.evaluation.metrics import require_finite
 
@@ -85,7 +86,7 @@ class Bench:
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             with torch.no_grad():
-                passes = [_check_logits(attacker.model(x), len(x), attacker.num_classes) for _ in range(REPEATS)]
+                passes = [check_logits(attacker.model(x), len(x), attacker.num_classes) for _ in range(REPEATS)]
             return {"logits": torch.stack(passes, 1).float()}
 
         logits = self._run("clean", positions, work, passes=REPEATS)["logits"]

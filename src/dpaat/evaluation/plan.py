@@ -82,7 +82,7 @@ class Plan:
     @property
     def radii(self) -> list[float]:
         """Radii above 0, ascending."""
-        return [eps for eps in parse_radii(list(self.eps or DEFAULT_RADII[self.norm])) if eps > 0]
+        return [eps for eps in parse_radii(list(self.eps or DEFAULT_RADII[self.norm]), norm=self.norm) if eps > 0]
 
     @property
     def specs(self) -> list[AttackSpec]:

@@ -83,6 +83,7 @@ def evaluate(
     """
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
+    subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     where = damage_in_analyses(read_evaluation(subject.folder) or {})
     if where:

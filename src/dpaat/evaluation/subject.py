@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dpaat.data import PreparedData, prepare
 from dpaat.errors import UserError, unknown
 from dpaat.models import Stem, build_model, load_foreign
 from dpaat.provenance import provenance
+from dpaat.radii import check_radius
 from dpaat.runs import Run, open_run
 
 SPLITS = ("train", "val", "test", "all")
@@ -86,6 +89,11 @@ class Subject:
         """Images of some rows, and their labels in the numbers of the model's classes."""
         known = np.array([self.classes.index(name) for name in data.classes], dtype=np.int64)
         return RowView(data.images, rows, self.channels), known[data.labels[rows]]
+
+    def check_radii(self, radii: Sequence[float], norm: str) -> None:
+        """Refuse radii beyond what the images have room for; see `dpaat.radii.check_radius`."""
+        for radius in radii:
+            check_radius(radius, norm, pixels=self.channels * math.prod(self.data.images.shape[2:]))
 
 
 def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool) -> Subject:

@@ -90,7 +90,7 @@ class ExplainPlan:
     @property
     def radii(self) -> list[float]:
         """Radii, ascending."""
-        return parse_radii(list(DEFAULT_EPS[self.norm] if self.eps is None else self.eps))
+        return parse_radii(list(DEFAULT_EPS[self.norm] if self.eps is None else self.eps), norm=self.norm)
 
     @property
     def spec(self) -> AttackSpec:
@@ -143,6 +143,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
+    subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     read_interpretability(subject.folder)
     all_rows = subject.rows(plan.split)

@@ -14,6 +14,7 @@ from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
 from dpaat.models import build_model
+from dpaat.radii import check_radius
 from dpaat.training.faults import listed
 from dpaat.training.module import TrainingModule
 
@@ -65,6 +66,8 @@ def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:
 
 def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:
     """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says."""
+    for name, radius in (("eps", config.radius), *(("val_eps", radius) for radius in config.val_radii)):
+        check_radius(radius, config.norm, pixels=data.table.channels * config.image_size**2, name=name)
     method = find_method(config.method)
     labels = torch.from_numpy(data.labels[data.rows("train")])
     setting = Setting(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpaat.attacks import pgd
+from dpaat.attacks import pgd, unchecked
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.radii import format_radius
 
@@ -72,7 +72,8 @@ class RobustOutputs:
             self._attack(level, *(column[start : start + self.batch_size] for column in columns))
 
     def _attack(self, level: int, x: Tensor, y: Tensor, rows: Tensor) -> None:
-        x_adv = pgd(self.model, x, y, eps=self.radii[level], steps=self.steps, norm=self.norm)
+        with unchecked():
+            x_adv = pgd(self.model, x, y, eps=self.radii[level], steps=self.steps, norm=self.norm)
         logits = self.model(x_adv).float()
         self._attacked[level].append((rows, logits))
         self._wait(level + 1, logits.argmax(1) == y, x, y, rows)
@@ -91,7 +92,7 @@ def validation_scores(
     """
     labels, scores, balanced = labels.cpu(), {}, []
     for radius, output in outputs.items():
-        logits = output.double().cpu()
+        logits = output.cpu().double()
         metrics = classification_metrics(logits.softmax(1), labels, classes)
         at = f"@{format_radius(radius)}" if radius else ""
         robust = "robust_" if radius else ""

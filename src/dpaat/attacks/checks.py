@@ -1,0 +1,222 @@
+"""What every public attack is given is looked at once a call, before the first step."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from numbers import Real
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dpaat.attacks.losses import cross_entropy, dlr, margin
+from dpaat.attacks.norms import NORMS, per_sample
+from dpaat.errors import BadValueError
+from dpaat.radii import check_radius
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Labels = Literal["classes", "as the loss", "unused"]
+
+OWN_LOSSES = ("ce", "dlr", cross_entropy, dlr, margin)
+"""Losses for one class per image; whoever brings another one knows what labels and outputs it takes."""
+ROUNDING = 1e-6
+"""How far beyond 0 or 1 a pixel may lie: what is left where normalization was undone in float32."""
+LONGEST_STEP = 1.25
+"""Of the radius: FGSM from a random start."""
+
+_unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Let attacks take the values of images, labels and radii for granted, for loops that must not wait for the device.
+
+    To look at values costs one wait for the device a call. Shapes, types and plain numbers are checked all the same.
+    """
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
+def checked(
+    labels: Labels = "classes", *, unbounded: bool = False, passes_on: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make an attack check its arguments, and the first answer of the model; attacks within it look at no value again.
+
+    Args:
+        labels: "classes" `(B,)`; "as the loss" leaves them, and the model's outputs, to a loss that is not ours;
+            "unused" of an attack that asks neither.
+        unbounded: whether the radius may be infinite.
+        passes_on: whether it runs attacks that it was given, which look for themselves.
+    """
+
+    def decorate(attack: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(attack)
+
+        @functools.wraps(attack)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            values: Mapping[str, Any] = given.arguments
+            x, y, loss = values["x"], values["y"], values.get("loss", "ce")
+            own = labels == "classes" or (labels == "as the loss" and loss in OWN_LOSSES)
+            _check_images(x)
+            _check_numbers(values, unbounded=unbounded)
+            if own:
+                check_labels(x, y)
+            if _unchecked.get():
+                return attack(*args, **kwargs)
+            highest = _check_values(values, y if own else None, unbounded=unbounded)
+            watch = _first_answer(values["model"], highest) if own else nullcontext()
+            with watch, nullcontext() if passes_on else unchecked():
+                return attack(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def check_logits(logits: object, batch: int, num_classes: int | None = None) -> Tensor:
+    """Refuse what is not one row of logits `(B, K)` per image, K at least 2.
+
+    Args:
+        logits: what a model returned.
+        batch: B.
+        num_classes: K, where it is known.
+
+    Raises:
+        BadValueError: says what the model returned.
+    """
+    wanted = f"({batch}, {num_classes or 'K'})"
+    if not isinstance(logits, Tensor):
+        raise BadValueError(f"the model must return logits {wanted}; it returned a {type(logits).__name__}")
+    found = f"it returned {tuple(logits.shape)}, {logits.dtype}"
+    if num_classes is None and logits.shape in ((batch,), (batch, 1)):
+        raise BadValueError(
+            f"the model must return logits of shape {wanted}, one for each class; {found}; where one logit z stands "
+            "for two classes, return torch.stack([-z, z], 1) / 2"
+        )
+    if logits.ndim != 2 or len(logits) != batch or num_classes not in (None, logits.shape[1]):
+        classes = "" if num_classes is None else f" and {num_classes} classes"
+        raise BadValueError(f"the model must return logits of shape {wanted} for {batch} images{classes}; {found}")
+    if not logits.is_floating_point():
+        raise BadValueError(f"the model must return logits, which are floating; {found}")
+    return logits
+
+
+def check_labels(x: Tensor, y: object) -> None:
+    """Refuse labels that are not class numbers `(B,)`, int64, on the device of the images.
+
+    Raises:
+        BadValueError: says what they are.
+    """
+    wanted = f"labels must be class numbers of shape ({len(x)},), int64"
+    if not isinstance(y, Tensor):
+        raise BadValueError(f"{wanted}, not a {type(y).__name__}")
+    if y.is_floating_point():
+        raise BadValueError(
+            f"{wanted}, not {tuple(y.shape)}, {y.dtype}: for soft or multi-hot ones give pgd a loss of your own"
+        )
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise BadValueError(f"{wanted}, not {tuple(y.shape)}, {y.dtype}")
+    if y.device != x.device:
+        raise BadValueError(f"labels are on {y.device}, images on {x.device}; bring them to one device")
+
+
+def _check_images(x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise BadValueError(f"images must be a tensor (B, C, H, W), not a {type(x).__name__}")
+    if not x.is_floating_point():
+        raise BadValueError(f"images must be floating in [0, 1], not {x.dtype}; divide whole grey levels by 255")
+    if x.ndim != 4:
+        hint = "; give grey images an axis for the channel: x[:, None]" if x.ndim == 3 else ""
+        raise BadValueError(f"images must be of shape (B, C, H, W), not {tuple(x.shape)}{hint}")
+    if x.shape[3] in (1, 3, 4) and min(x.shape[1:3]) >= 8:
+        raise BadValueError(
+            f"images must be of shape (B, C, H, W); {tuple(x.shape)} has channels last: x.permute(0, 3, 1, 2)"
+        )
+
+
+def _check_numbers(values: Mapping[str, Any], *, unbounded: bool) -> None:
+    """What can be told without waiting for the device."""
+    x, norm = values["x"], values.get("norm", "l2")
+    if norm not in NORMS:
+        raise BadValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
+    for name, most in (("eps", 1.0), ("step_size", LONGEST_STEP)):
+        value = values.get(name)
+        if isinstance(value, Tensor):
+            per_sample(value, x)
+        elif value is not None and not isinstance(value, Real):
+            raise BadValueError(f"{name} must be a number, or a tensor of one per image ({len(x)},), not {value!r}")
+        elif value is not None and not (unbounded and value == math.inf):
+            check_radius(float(value), norm, pixels=x[:1].numel() or None, name=name, most=most)
+    for name in ("steps", "targets", "restarts"):
+        value = values.get(name, 1)
+        if isinstance(value, Tensor):  # of a graded attack
+            continue
+        try:
+            whole = operator.index(value)
+        except TypeError:
+            raise BadValueError(f"{name} must be a whole number, not {value!r}") from None
+        if whole < 1:
+            raise BadValueError(f"{name} must be at least 1, not {value}")
+
+
+def _check_values(values: Mapping[str, Any], y: Tensor | None, *, unbounded: bool) -> int | None:
+    """Look at images, labels and radii together, so that the device is waited for once; returns the highest label."""
+    x, eps = values["x"], values["eps"]
+    if not x.numel():
+        return None
+    parts = {"images": x, "labels": y, "eps": eps.to(x.device) if isinstance(eps, Tensor) else None}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    ends = torch.stack([end.float() for part in parts.values() for end in torch.aminmax(part.detach())]).tolist()
+    found = dict(zip(parts, zip(ends[::2], ends[1::2], strict=True), strict=True))
+    low, high = found["images"]
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        hint = (
+            "they hold NaN"
+            if math.isnan(low)
+            else "leave normalization to the model, and clamp what resizing has overshot"
+            if low < 0
+            else "did you divide by 255?"
+        )
+        raise BadValueError(f"images must lie in [0, 1]; these go from {low:g} to {high:g}; {hint}")
+    for end in found.get("eps", ()):
+        if not (unbounded and end == math.inf):
+            check_radius(end, values.get("norm", "l2"), pixels=x[0].numel())
+    if y is None:
+        return None
+    low, high = found["labels"]
+    if low < 0:
+        raise BadValueError(f"labels must be class numbers from 0; the lowest is {low:g}")
+    return int(high)
+
+
+@contextmanager
+def _first_answer(model: object, highest: int | None) -> Iterator[None]:
+    """Look at the first answer of a model; on CUDA a label beyond its classes would end the process."""
+    if not isinstance(model, nn.Module):
+        raise BadValueError(f"the model must be a torch.nn.Module, not a {type(model).__name__}")
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], answer: object) -> None:
+        hook.remove()
+        classes = check_logits(answer, len(inputs[0])).shape[1]
+        if highest is not None and highest >= classes:
+            raise BadValueError(
+                f"labels go up to {highest}, but the model tells {classes} classes apart, 0 to {classes - 1}"
+            )
+
+    hook = model.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
