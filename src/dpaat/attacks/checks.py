@@ -155,7 +155,7 @@ def _check_numbers(values: Mapping[str, Any], *, unbounded: bool) -> None:
         value = values.get(name)
         if isinstance(value, Tensor):
             per_sample(value, x)
-        elif value is not None and not isinstance(value, Real):
+        elif not isinstance(value, Real) and not (value is None and name == "step_size"):
             raise BadValueError(f"{name} must be a number, or a tensor of one per image ({len(x)},), not {value!r}")
         elif value is not None and not (unbounded and value == math.inf):
             check_radius(float(value), norm, pixels=x[:1].numel() or None, name=name, most=most)

@@ -9,6 +9,7 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
+from dpaat.errors import BadValueError
 
 GRANULE = 16
 """Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size."""
@@ -78,7 +79,7 @@ def pgd_with_clean_logits(
 
 @checked()
 def pgd_graded(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: Tensor, steps: Tensor, norm: str = "linf"
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, steps: Tensor, norm: str = "linf"
 ) -> tuple[Tensor, Tensor | None]:
     """`pgd_with_clean_logits` with a number of steps per sample `(B,)`, 0 or more: a small ball needs few.
 
@@ -88,7 +89,10 @@ def pgd_graded(
         Adversarial images `(B, C, H, W)`, and the clean logits `(B, K)` of those that take a step, NaN for the others;
         None if there are none.
     """
+    if not isinstance(steps, Tensor) or steps.shape != x.shape[:1]:
+        raise BadValueError(f"steps must be a tensor of one per image ({len(x)},), not {steps!r}")
     order = steps.argsort(descending=True, stable=True)
+    eps = per_sample(eps, x).flatten().expand(len(x))
     x, y, eps, steps = x.detach()[order], y[order], eps[order], steps[order]
     moving = (steps > torch.arange(int(steps[0]), device=steps.device)[:, None]).sum(1).tolist()
     x_adv, clean = x.clone(), None
