@@ -1,4 +1,4 @@
-"""Reports from the field, kind 7: a radius beyond the image range is a slip, and attacks look at what they are given."""
+"""Reports from the field, kind 7: a radius beyond the image range is a slip; attacks look at what they get."""
 
 import math
 from collections import Counter
@@ -87,7 +87,7 @@ def test_eps_of_a_wrong_shape_or_type(name, eps):
 
 
 def test_a_step_in_grey_levels():
-    with pytest.raises(ValueError, match="step_size: 2 .* did you mean 2/255"):
+    with pytest.raises(ValueError, match=r"step_size: 2 .* did you mean 2/255"):
         pgd(network(), X, Y, eps=8 / 255, step_size=2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam
+from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,12 +49,22 @@ def grad_cam(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None) -> Ten
     """
     if layer is None:
         raise ValueError("grad_cam needs a layer")
-    module = model.get_submodule(layer.path)
-    with evaluation_mode(model), torch.enable_grad(), _quiet():
-        found = LayerGradCam(model, module).attribute(x.detach(), target=y, relu_attributions=True)
-    assert isinstance(found, Tensor)
-    enlarged: Tensor = LayerAttribution.interpolate(found.detach(), tuple(x.shape[2:]), "bilinear")
-    return enlarged.sum(dim=1)
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # what follows may work in place
+
+    hook = model.get_submodule(layer.path).register_forward_hook(keep)
+    try:
+        with evaluation_mode(model), torch.enable_grad():
+            logits = model(x.detach().requires_grad_())
+            (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), kept[0])
+    finally:
+        hook.remove()
+    weights = layer.as_map(gradient).mean(dim=(2, 3), keepdim=True)
+    found = (weights * layer.as_map(kept[0].detach())).sum(dim=1, keepdim=True).relu()
+    return F.interpolate(found, x.shape[2:], mode="bilinear")[:, 0]
 
 
 def input_gradient_map(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None = None) -> Tensor:
