@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dpaat.errors import UserError, first_line, unknown
+from dpaat.errors import BadValueError, UserError, first_line, unknown
 from dpaat.weights import load_pretrained, read_weights
 
 Stem = Literal["auto", "original", "small"]
@@ -34,6 +34,12 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` in [0, 1] to logits `(B, K)`."""
+        channels = self.mean.shape[1]
+        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
+            # Broadcasting would take B grey images (B, H, W) for one image of B channels.
+            raise BadValueError(
+                f"images must be of shape (B, {channels}, H, W), floating in [0, 1], not {tuple(x.shape)}, {x.dtype}"
+            )
         logits: Tensor = self.network((x - self.mean) / self.std)
         return logits
 

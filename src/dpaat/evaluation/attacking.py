@@ -140,15 +140,15 @@ class Attacker:
     def load(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images `(n, C, H, W)` in [0, 1] and labels `(n,)` on the device."""
         images = np.ascontiguousarray(self.images[positions])
-        x = torch.from_numpy(images).to(self.device)
+        x = torch.from_numpy(images)
         if images.dtype == np.uint8:
-            x = x.float() / 255
+            x = x.to(self.device).float() / 255
         elif not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
             raise UserError(
                 f"images must be uint8, or floating in [0, 1]; these are {images.dtype} from {images.min()} to "
                 f"{images.max()}; leave normalization to the model"
             )
-        return x.float(), torch.from_numpy(self.labels[positions]).to(self.device)
+        return x.float().to(self.device), torch.from_numpy(self.labels[positions]).to(self.device)
 
     def generator(self, *parts: object) -> torch.Generator:
         """A source of random numbers keyed by the seed and whatever else tells one draw from another."""
@@ -162,7 +162,7 @@ class Attacker:
             raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
         with torch.no_grad():
             logits = check_logits(self.model(x_adv), len(x), self.num_classes)
-        return {"logits": logits.float().cpu().numpy(), "distance": distance.double().cpu().numpy()}
+        return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
 
     def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
         """Attack a batch.

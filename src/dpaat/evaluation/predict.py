@@ -76,7 +76,7 @@ def predict(
             rows = range(first, min(first + batch_size, len(names)))
             with torch.inference_mode():
                 logits = model(torch.from_numpy(_stack(decode, rows)).to(target).float() / 255)
-            parts.append(logits.double().softmax(dim=1).cpu())
+            parts.append(logits.cpu().double().softmax(dim=1))
             bar.update(len(rows))
     probabilities = torch.cat(parts)
     require_finite(probabilities)

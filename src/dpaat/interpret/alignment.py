@@ -40,8 +40,8 @@ def alignment_chance(channels: int, height: int, width: int) -> float:
 
 
 def _centred(images: Tensor) -> np.ndarray:
-    values = images.detach().double()
+    values = images.detach().cpu().double()
     centred = values - values.mean(dim=(2, 3), keepdim=True)
     # Rounding leaves a uniform image a direction of its own.
     centred[centred.abs() <= 1e-12 * values.abs().amax(dim=(2, 3), keepdim=True)] = 0
-    return np.asarray(centred.flatten(1).cpu().numpy())
+    return np.asarray(centred.flatten(1).numpy())

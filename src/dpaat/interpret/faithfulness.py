@@ -54,8 +54,8 @@ def deletion_insertion(
         for step in range(steps + 1):
             chosen = (place < round(maps[0].numel() * step / steps))[:, None]
             for image in (torch.where(chosen, plain, x), torch.where(chosen, x, plain)):
-                probability = model(image).double().softmax(dim=1)
-                curves.append(probability.gather(1, y[:, None])[:, 0].cpu().numpy())
+                probability = model(image).cpu().double().softmax(dim=1)
+                curves.append(probability.gather(1, y.cpu()[:, None])[:, 0].numpy())
     deletion, insertion = np.array(curves[0::2]), np.array(curves[1::2])
     return np.trapezoid(deletion, axis=0) / steps, np.trapezoid(insertion, axis=0) / steps
 

@@ -82,7 +82,7 @@ def top_area_iou(maps: Tensor, masks: Tensor) -> Array:
 
 def area_chance(masks: Tensor) -> Array:
     """Chance level of energy and pointing game: the mask's share of the area, `(B,)`."""
-    return np.asarray(masks.flatten(1).double().mean(dim=1).cpu().numpy())
+    return np.asarray(masks.cpu().flatten(1).double().mean(dim=1).numpy())
 
 
 def iou_chance(masks: Tensor) -> Array:
@@ -102,7 +102,7 @@ def _expected_iou(k: int, sure: int, tied: int, tied_inside: int, wanted: int) -
 def _flat(maps: Tensor, masks: Tensor) -> tuple[Array, Array]:
     if maps.ndim != 3 or maps.shape != masks.shape:
         raise ValueError(f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} must be of one shape (B, H, W)")
-    values = maps.detach().flatten(1).double().cpu().numpy()
+    values = maps.detach().flatten(1).cpu().double().numpy()
     inside = masks.flatten(1).bool().cpu().numpy()
     if not np.isfinite(values).all() or (values < 0).any():
         raise ValueError("maps must be finite and 0 or larger")

@@ -71,11 +71,11 @@ def structural_similarity(first: Tensor, second: Tensor) -> np.ndarray:
         reduction="none",
     )
     assert isinstance(found, Tensor)
-    return np.asarray(found.reshape(-1).double().cpu().numpy())
+    return np.asarray(found.reshape(-1).cpu().double().numpy())
 
 
 def _ranks(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    one, two = (rankdata(maps.detach().flatten(1).double().cpu().numpy(), axis=1) for maps in _pair(first, second))
+    one, two = (rankdata(maps.detach().flatten(1).cpu().double().numpy(), axis=1) for maps in _pair(first, second))
     return one - one.mean(axis=1, keepdims=True), two - two.mean(axis=1, keepdims=True)
 
 
@@ -92,7 +92,7 @@ def _cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def scaled(maps: Tensor) -> Tensor:
     """Maps `(B, H, W)`, each divided by its highest value, in [0, 1]; empty ones as they are."""
-    values = maps.detach().double()
+    values = maps.detach().cpu().double()
     highest = values.amax(dim=(1, 2), keepdim=True)
     return torch.where(highest > 0, values / highest.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 

@@ -58,7 +58,7 @@ class TrainingModule(L.LightningModule):
         self.epoch_scores: dict[str, float] = {}
         self._validation: RobustOutputs | None = None
         self._visit: Visit | None = None
-        self._train_sums = torch.zeros(3, dtype=torch.float64)
+        self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
         self._watch: FaultWatch | None = None
 
     @property
@@ -95,7 +95,6 @@ class TrainingModule(L.LightningModule):
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
         limit = 1.0 if self.config.norm == "linf" else math.inf
         self._watch = FaultWatch(len(self.method.setting.labels), limit, self.device)
-        self._train_sums = self._train_sums.to(self.device)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # What follows from the epoch's number is set again; the rows stay those of the checkpoint.
             state = copy.deepcopy(self.method.state_dict())
@@ -103,9 +102,9 @@ class TrainingModule(L.LightningModule):
             self.method.load_state_dict(state)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums, kept on the device so that no step waits for them."""
+        """Begin the epoch's sums."""
         self.method.begin_epoch(self.current_epoch)
-        self._train_sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+        self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's sums, those of all processes together."""
@@ -135,7 +134,8 @@ class TrainingModule(L.LightningModule):
             else:
                 visit = self.method(self.model, index, x, y)
         correct = (visit.logits.argmax(1) == y).sum()
-        self._train_sums += torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)])
+        # Summed later, on the CPU: no step waits for the device, and not every device has float64.
+        self._unsummed.append(torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)]))
         self._visit = visit
         # Gradients are averaged over processes, whose shares differ by an image where they do not divide the batch.
         loss: Tensor = visit.loss * (len(y) * processes / total)
@@ -154,6 +154,7 @@ class TrainingModule(L.LightningModule):
             self.ema.update(self.model, step=self.global_step)
         if self.device.type == "cpu" or self.trainer.is_last_batch or (batch_idx + 1) % LOOK_EVERY == 0:
             self._watch.check()
+            self._sum_up()
         if self.trainer.is_last_batch:
             self.check()
         for callback in self.trainer.checkpoint_callbacks:
@@ -177,8 +178,18 @@ class TrainingModule(L.LightningModule):
         return {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
 
     def _sums_of_all(self) -> Tensor:
+        self._sum_up()
         sums = self._train_sums
-        return sums if self.trainer.world_size == 1 else self._gather(sums).sum(0)
+        if self.trainer.world_size == 1:
+            return sums
+        return from_bits(self._gather(to_bits(sums).to(self.device)), sums).sum(0)
+
+    def _sum_up(self) -> None:
+        """Bring the sums up to date; waits for the device."""
+        if self._unsummed:
+            for step in torch.stack(self._unsummed).cpu().double():
+                self._train_sums += step
+            self._unsummed = []
 
     def _gather(self, values: Tensor) -> Tensor:
         gathered = self.all_gather(values)
@@ -202,18 +213,18 @@ class TrainingModule(L.LightningModule):
             total: images of the batch over all processes.
         """
         columns = [visit.index, visit.loss.expand(len(visit.index)), visit.signal, visit.collect]
-        own = [column.detach().double()[:, None] for column in columns if column is not None]
-        rows = torch.cat([*own, visit.logits.double()], dim=1)
+        own = [to_bits(column.detach())[:, None] for column in columns if column is not None]
+        rows = torch.cat([*own, to_bits(visit.logits)], dim=1)
         padding = -(-total // self.trainer.world_size) - len(rows)
         # (processes, rows of each, columns); transposed, rows stand in the order of the batch and padding at its end.
         gathered = self._gather(F.pad(rows, (0, 0, 0, padding)))
         index, loss, *rest = gathered.transpose(0, 1).flatten(0, 1)[:total].unbind(1)
         kept = iter(rest)
         signal, collect = (
-            None if values is None else next(kept).to(values) for values in (visit.signal, visit.collect)
+            None if values is None else from_bits(next(kept), values) for values in (visit.signal, visit.collect)
         )
-        logits = torch.stack(list(kept), dim=1).to(visit.logits)
-        return Visit(loss.mean().to(visit.loss), logits, index.long(), signal, collect)
+        logits = from_bits(torch.stack(list(kept), dim=1), visit.logits)
+        return Visit(from_bits(loss, visit.loss).mean(), logits, index, signal, collect)
 
     # --- validation
 
@@ -253,3 +264,18 @@ class TrainingModule(L.LightningModule):
         # The checkpoint with the largest logged value is kept: where it is to be the last, its number serves.
         last = self.config.select == "last"
         self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], sync_dist=False)
+
+
+def to_bits(values: Tensor) -> Tensor:
+    """Bring numbers of any type into int64, which every device can gather, bit for bit."""
+    if not values.is_floating_point():
+        return values.long()
+    return values.view(torch.int64) if values.dtype == torch.float64 else values.float().view(torch.int32).long()
+
+
+def from_bits(bits: Tensor, like: Tensor) -> Tensor:
+    """Undo `to_bits`, on the device of `like`."""
+    if not like.is_floating_point():
+        return bits.to(like)
+    bits = bits.to(like.device)
+    return bits.view(torch.float64) if like.dtype == torch.float64 else bits.int().view(torch.float32).to(like.dtype)
