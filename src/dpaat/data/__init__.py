@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from dpaat.data.cache import decode, decode_masks
-from dpaat.data.splits import assign_splits, import_splits, parse_fold
-from dpaat.data.table import SPLITS, ImageTable, validate
+from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
+from dpaat.data.table import SPLITS, ImageTable, in_order, validate
 from dpaat.errors import UserError, unknown
 
 Fit = Literal["crop", "squash"]
@@ -38,6 +39,7 @@ class PreparedData:
             every image size and order of rows.
         digests: content digest of every row.
         fit: how images were made square, "crop" or "squash".
+        notes: what was guessed, dropped or set aside in reading and splitting, a line each.
     """
 
     table: ImageTable
@@ -46,6 +48,7 @@ class PreparedData:
     fingerprint: str
     digests: tuple[str, ...] = ()
     fit: Fit = "crop"
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -94,7 +97,11 @@ def load_table(spec: str) -> ImageTable:
     """
     scheme, _, argument = spec.partition(":")
     if scheme not in LOADERS:
-        raise unknown("dataset", scheme, LOADERS)
+        path = Path(spec)
+        if path.suffix.lower() == ".csv" or len(scheme) == 1 or set(spec) & set("/\\") or path.exists():
+            kind = "csv" if path.suffix else "folder"
+            raise UserError(f"{spec!r} says not what kind of dataset this is; write {kind}:{spec}")
+        raise UserError(str(unknown("dataset", scheme, LOADERS)))
     table: ImageTable = importlib.import_module(LOADERS[scheme]).load(argument, spec)
     return validate(table)
 
@@ -107,6 +114,7 @@ def prepare(
     seed: int = 0,
     fold: str | None = None,
     splits: Path | None = None,
+    classes: Sequence[str] | None = None,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
@@ -120,6 +128,7 @@ def prepare(
         fold: "k/K" takes fold k of K (counted from 1) as the test split, also where the dataset has
             splits of its own.
         splits: a file written by `export_splits`, used instead of a new split.
+        classes: their order, such as that of a run; it counts where the dataset has the same classes.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else ~/.cache/dpaat.
         progress: show a progress bar on stderr.
 
@@ -135,6 +144,8 @@ def prepare(
     if fold is not None:
         parse_fold(fold)  # before minutes of decoding
     table = load_table(spec)
+    if classes is not None:
+        table = in_order(table, classes)
     images, digests = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
     if splits is not None:
         split = import_splits(splits, table.ids)
@@ -147,6 +158,7 @@ def prepare(
         fingerprint=fingerprint(table, digests),
         digests=tuple(digests),
         fit=fit,
+        notes=(*table.warnings, *table.notes, *(split_notes(table, split, fold=fold) if splits is None else ())),
     )
 
 
