@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import FileReader, ImageFile, existing, home_path, is_file, peek_channels
-from dpaat.data.frames import metadata, read_text_table
-from dpaat.data.table import SPLITS, ImageTable
+from dpaat.data.frames import metadata, read_text_table, unused_groups
+from dpaat.data.table import SPLITS, UNGROUPED, ImageTable
 from dpaat.errors import UserError
 
 SPLIT_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
@@ -25,16 +25,17 @@ def load(argument: str, spec: str) -> ImageTable:
     order.
 
     Args:
-        argument: the CSV file.
+        argument: the CSV file; with `,group=COLUMN` another column than `group` tells what belongs together.
         spec: the dataset as the user wrote it.
 
     Raises:
         UserError: anything missing or wrong in the file, multi-label, or an absent image.
     """
-    path = existing(argument, spec, kind="file", scheme="csv:FILE.csv")
+    file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
+    path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = read_text_table(path)
     _refuse_one_hot(path, frame)
-    frame = read_text_table(path, required=("path", "label"))
+    frame = read_text_table(path, required=("path", "label", *([group] if group != "group" else [])))
     for column in ("path", "label"):
         empty = frame.index[frame[column] == ""]
         if len(empty):
@@ -54,7 +55,7 @@ def load(argument: str, spec: str) -> ImageTable:
     columns: dict[str, pd.Series] = {
         "id": frame["path"],
         "label": frame["label"].map(classes.index).astype(np.int64),
-        "group": frame["group"].mask(frame["group"] == "", frame["path"]) if "group" in frame else frame["path"],
+        "group": frame[group].mask(frame[group] == "", frame["path"]) if group in frame else frame["path"],
     }
     split = _split(path, frame)
     if split is not None:
@@ -69,6 +70,8 @@ def load(argument: str, spec: str) -> ImageTable:
         read=reader,
         describe=reader.describe,
         read_mask=None if masks is None else FileReader(masks),
+        notes=() if group in frame else (UNGROUPED,),
+        warnings=() if group in frame else unused_groups(frame, spec, most=len(classes)),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import FileReader, ImageFile, existing, images_below, peek_channels
-from dpaat.data.table import ImageTable
+from dpaat.data.table import UNGROUPED, ImageTable
 from dpaat.errors import UserError, require_printable
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -56,6 +56,7 @@ def load(argument: str, spec: str) -> ImageTable:
         channels=peek_channels(files),
         read=reader,
         describe=reader.describe,
+        notes=(UNGROUPED,),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,10 @@ import numpy as np
 import pandas as pd
 
 from dpaat.errors import UserError
+
+GROUPS = "patient|subject|case|lesion|study|slide|person|participant|individual|exam|specimen|mrn|pid|ptid"
+NUMBERS = "id|ids|uid|uuid|no|nr|num|number|code|key|name|hash|index"
+"""Words in the names of columns that say which images belong together, and what may follow them."""
 
 
 def read_text_table(path: Path, *, required: Iterable[str] = ()) -> pd.DataFrame:
@@ -39,6 +44,35 @@ def read_text_table(path: Path, *, required: Iterable[str] = ()) -> pd.DataFrame
         raise UserError(f"{path}: no rows")
     stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
     return stripped.reset_index(drop=True)
+
+
+def unused_groups(frame: pd.DataFrame, spec: str, *, most: int) -> tuple[str, ...]:
+    """Ask about a column that tells by its name which images belong together, where no column `group` does.
+
+    Args:
+        frame: a table of text.
+        spec: the dataset as the user wrote it.
+        most: values that a column may have without being of interest: it could as well be a class.
+
+    Returns:
+        A line about the column with the fewest values that repeat; nothing if there is none.
+    """
+    counts = {name: frame[name].nunique() for name in frame if _names_a_group(str(name))}
+    repeating = {name: count for name, count in counts.items() if most < count < len(frame)}
+    if not repeating:
+        return ()
+    name = min(repeating, key=repeating.__getitem__)
+    return (
+        f"column {name!r} looks like what makes images alike ({repeating[name]} values for {len(frame)} images), but "
+        f"none is called group: give {spec},group={name}, or {spec},group=path if all images are independent",
+    )
+
+
+def _names_a_group(name: str) -> bool:
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return any(re.fullmatch(rf"({GROUPS})s?({NUMBERS})?", word) for word in words) and bool(
+        re.fullmatch(rf"({GROUPS})?s?({NUMBERS})?", words[-1])
+    )
 
 
 def metadata(frame: pd.DataFrame, names: dict[str, str]) -> dict[str, pd.Series]:

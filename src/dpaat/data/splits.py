@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dpaat.data.table import SPLITS, ImageTable
-from dpaat.errors import UserError
+from dpaat.errors import UserError, listed
 
 DEFAULT_FOLDS = 5
 VAL_FOLDS = 8
@@ -28,9 +28,9 @@ def assign_splits(
     What belongs together (a group, a near-duplicate pair, identical images) stays together. Fold k of K is the test
     split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
     unless `fold` is given; if it has no val, that is cut out of train. The result depends on the data, the
-    seed and the fold, not on the order of rows. Without `fold`, a class of at least three groups is present in all
-    three splits where that is possible; with it, each group is tested in exactly one fold, and this is
-    ensured for train and val only.
+    seed and the fold, not on the order of rows. A class with too few groups for all splits stands in train first.
+    Without `fold`, a class of at least three groups is present in all three splits where that is possible; with it,
+    each group is tested in exactly one fold, and this is ensured for train and val only.
 
     Args:
         table: N rows.
@@ -53,13 +53,13 @@ def assign_splits(
         if not (split == "val").any():
             rest = order[split[order] == "train"]
             split[_fold(table, groups, rest, VAL_FOLDS, 1, seed)] = "val"
-            repaired = ("val", "train")
+            repaired = ("train", "val")
     else:
         exact = fold is not None
         split[_fold(table, groups, order, folds, k, seed, exact=exact)] = "test"
         rest = order[split[order] == "train"]
         split[_fold(table, groups, rest, VAL_FOLDS, 1, seed)] = "val"
-        repaired = ("val", "train") if exact else ("test", "val", "train")
+        repaired = ("train", "val") if exact else ("train", "test", "val")
     _repair(split, table.labels, groups, order, repaired)
     empty = [name for name in SPLITS if not (split == name).any()]
     if empty:
@@ -139,6 +139,23 @@ def leaks(table: ImageTable, split: np.ndarray, digests: Sequence[str] | None = 
     return found
 
 
+def refusals(table: ImageTable, split: np.ndarray) -> list[str]:
+    """Say why a split cannot be trained on: an empty part of it, or a class without an image to learn from."""
+    found = [
+        f"the {part} split is empty; give more images or another --splits"
+        for part in ("train", "val")
+        if not (split == part).any()
+    ]
+    learned = set(table.labels[split == "train"].tolist())
+    absent = [name for label, name in enumerate(table.classes) if label not in learned]
+    if absent and learned:
+        found.append(
+            f"no image of class {listed(absent)} in the training split, so it cannot be learned; give more images, "
+            "another --splits, or leave the class out"
+        )
+    return found
+
+
 def _components(table: ImageTable, digests: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
     """Number the sets of rows that belong together, and give the rows in an order that is the data's own."""
     count = len(table)
@@ -185,13 +202,16 @@ def _fold(
 def _repair(
     split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np.ndarray, names: tuple[str, ...]
 ) -> None:
-    """Move the smallest group of a rare class, in place, into each of the named splits that lacks the class."""
+    """Move the smallest group of a rare class, in place, into each of the named splits that lacks the class.
+
+    The first split comes first, and takes the only group there is.
+    """
     sizes = np.bincount(groups)
     for label in np.unique(labels):
         for name in names:
             rows = order[labels[order] == label]
             holders = {other: np.unique(groups[rows[split[rows] == other]]) for other in names}
-            donor = max(names, key=lambda other: len(holders[other]))
-            if name in holders and not len(holders[name]) and len(holders[donor]) > 1:
+            donor = max(names, key=lambda other: (len(holders[other]), names.index(other)))
+            if not len(holders[name]) and len(holders[donor]) > (name != names[0]):
                 moved = holders[donor][np.argmin(sizes[holders[donor]])]
                 split[groups == moved] = name

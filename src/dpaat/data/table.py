@@ -12,6 +12,7 @@ from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
 MIN_CLASSES, MAX_CLASSES = 2, 100
+UNGROUPED = "no group column: every image counts as independent"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class ImageTable:
         citation: what to cite.
         synthetic: whether the images are generated, which every output has to say.
         tasks: binary questions that a clinic asks of these images: name to the classes whose answer is yes.
+        notes: what a reader of results has to know about the dataset, a line each.
+        warnings: what is probably wrong with it, a line each; `dpaat data check` counts these as problems.
     """
 
     name: str
@@ -51,6 +54,8 @@ class ImageTable:
     citation: str = ""
     synthetic: bool = False
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)

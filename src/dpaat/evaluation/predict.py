@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,14 @@ from tqdm.auto import tqdm
 from dpaat.data import LOADERS, load_table
 from dpaat.data.cache import in_threads
 from dpaat.data.files import ImageFile, images_below
-from dpaat.data.images import decode_image
+from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
+from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.run import resolve_device
 from dpaat.runs import open_run, replacing
 
+T = TypeVar("T")
 Read = Callable[[int], "bytes | np.ndarray"]
 
 
@@ -27,6 +31,7 @@ def predict(
     images: Sequence[str | Path] | str,
     out: Path,
     *,
+    window: str | None = None,
     batch_size: int = 128,
     device: str = "auto",
     progress: bool = True,
@@ -40,6 +45,7 @@ def predict(
         run: the run folder.
         images: image files and folders of them, or one text: a dataset spec such as "ham10000:DIR", or a path.
         out: the CSV file to write.
+        window: how the values of the pixels are read, see `dpaat.data.prepare`; None as the run's own were.
         batch_size: images per batch.
         device: "auto", "cpu", "cuda", ...
         progress: show a progress bar with the time left on stderr.
@@ -63,28 +69,38 @@ def predict(
     model = opened.load_model(device=target)
     size, fit, channels = opened.config.image_size, opened.config.fit, int(opened.info["channels"])
 
-    def decode(row: int) -> np.ndarray:
-        try:
-            return decode_image(read(row), size=size, fit=fit, channels=channels)
-        except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
+    def each(function: Callable[[bytes | np.ndarray], T], rows: Iterable[int]) -> list[T]:
+        def one(row: int) -> T:
+            try:
+                return function(read(row))
+            except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
 
+        places = list(rows)
+        return list(in_threads(lambda place: one(places[place]), len(places), "", progress=False))
+
+    reading: dict[str, Any] = opened.reading if window is None else {"window": window, "known": ()}
+    kinds = [kind for kind, _ in each(pixel_kind, range(len(names)))]
+    resolved = resolve_window(
+        reading["window"],
+        kinds,
+        lambda rows: np.stack(each(pixel_quantiles, rows.tolist())),
+        spec="predict",
+        known=reading["known"],
+    )
+    decode = partial(decode_image, size=size, fit=fit, channels=channels, window=window_range(resolved))
     parts = []
     with tqdm(total=len(names), desc="predicting", unit="img", disable=None if progress else True) as bar:
         for first in range(0, len(names), batch_size):
             rows = range(first, min(first + batch_size, len(names)))
             with torch.inference_mode():
-                logits = model(torch.from_numpy(_stack(decode, rows)).to(target).float() / 255)
+                logits = model(torch.from_numpy(np.stack(each(decode, rows))).to(target).float() / 255)
             parts.append(logits.double().softmax(dim=1).cpu())
             bar.update(len(rows))
     probabilities = torch.cat(parts)
     require_finite(probabilities)
     return _write(out, names, probabilities.numpy(), list(opened.info["classes"]))
-
-
-def _stack(decode: Callable[[int], np.ndarray], rows: range) -> np.ndarray:
-    return np.stack(list(in_threads(lambda position: decode(rows[position]), len(rows), "", progress=False)))
 
 
 def _is_spec(text: str) -> bool:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.data import PreparedData
+from dpaat.data.findings import warnings_of
 from dpaat.data.splits import export_splits
 from dpaat.errors import Interrupted, UserError
 from dpaat.models import check_name
@@ -95,6 +96,10 @@ def train(
         if first_process:
             _make_folder(out, config, info, data)
     say(console, headline(config, data, module))
+    for line in data.table.notes:
+        say(console, f"note: {line}")
+    for line in info.get("data_warnings", []):
+        say(console, f"warning: {line}")
     if slow := emulation(config.precision, trainer.strategy.root_device):
         say(console, f"warning: {slow}")
 
@@ -183,6 +188,10 @@ def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str
         "command": command,
         "data": table.name,
         "fingerprint": data.fingerprint,
+        "window": data.window,
+        "pixels": list(data.kinds),
+        "notes": list(table.notes),
+        "data_warnings": warnings_of(data),
         "synthetic": table.synthetic,
         "licence": table.licence,
         "citation": table.citation,

@@ -10,11 +10,11 @@ import torch
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
+from dpaat.data.splits import refusals
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
 from dpaat.models import build_model
-from dpaat.training.faults import listed
 from dpaat.training.module import TrainingModule
 
 
@@ -30,6 +30,7 @@ def prepare_data(
         seed=config.seed,
         fold=None if own_splits else config.fold,
         splits=own_splits or given_splits,
+        window=config.window,
         cache_dir=cache_dir,
         progress=progress,
     )
@@ -41,15 +42,8 @@ def check_splits(config: TrainConfig, data: PreparedData) -> None:
     Raises:
         UserError: an empty split, or a class without an image to learn from.
     """
-    for split in ("train", "val"):
-        if not len(data.rows(split)):
-            raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
-    absent = [name for label, name in enumerate(data.classes) if label not in data.labels[data.rows("train")]]
-    if absent:
-        raise UserError(
-            f"{config.data}: no image of class {listed(absent)} in the training split, so it cannot be learned; give "
-            "more images, another --splits, or leave the class out"
-        )
+    if found := refusals(data.table, data.split):
+        raise UserError(f"{config.data}: {found[0]}")
 
 
 def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:
