@@ -91,7 +91,7 @@ BROKEN: dict[str, tuple[Make, tuple[str, ...]]] = {
         class_folders("train/a", "train/b", "Training/a", "Training/b", "test/a", "test/b"),
         ("train", "Training"),
     ),
-    "splits below classes": (class_folders("a/train", "a/test", "b/train", "b/test"), ("a/train", "split")),
+    "splits below classes": (class_folders("a/train", "a/test", "b/train", "b/test"), ("a/test", "split")),
     "a class in one split only": (class_folders("train/a", "train/b", "test/a"), ("test", "b")),
     "published images in two versions": (ham_loose, ("ISIC_0000003", "two")),
     # 3. nothing dropped

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, peek_channels
-from dpaat.data.frames import metadata, read_text_table, rows_of
-from dpaat.data.names import class_order, is_missing, is_windows_path, order_notes, some, split_name, twins
-from dpaat.data.table import ImageTable
-from dpaat.errors import UserError
+from dpaat.data.frames import metadata, read_text_table, rows_of, unused_groups
+from dpaat.data.names import class_order, is_missing, is_windows_path, order_notes, split_name, twins
+from dpaat.data.table import UNGROUPED, ImageTable
+from dpaat.errors import UserError, listed
 
 METADATA = ("age", "sex", "site", "source")
 COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
@@ -29,16 +29,18 @@ def load(argument: str, spec: str) -> ImageTable:
     are numbers, else in alphabetical order.
 
     Args:
-        argument: the CSV file.
+        argument: the CSV file; with `,group=COLUMN` another column than `group` tells what belongs together.
         spec: the dataset as the user wrote it.
 
     Raises:
         UserError: anything missing or wrong in the file, multi-label, or an absent image.
     """
-    path = existing(argument, spec, kind="file", scheme="csv:FILE.csv")
+    file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
+    path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = _named(read_text_table(path))
     _refuse_one_hot(path, frame)
-    if missing := [column for column in ("path", "label") if column not in frame]:
+    needed = ("path", "label", *([group] if group != "group" else []))
+    if missing := [column for column in needed if column not in frame]:
         raise UserError(
             f"{path}: no column {missing[0]!r} (columns found: {', '.join(frame.columns)}); add it or rename one"
         )
@@ -46,8 +48,8 @@ def load(argument: str, spec: str) -> ImageTable:
         empty = frame[column].map(is_missing)
         if empty.any():
             raise UserError(
-                f"{path}: {rows_of(frame, empty)}: {column} is empty or missing ({frame[column][empty].iloc[0]!r}); fill "
-                "it in, or remove the row"
+                f"{path}: {rows_of(frame, empty)}: {column} is empty or missing ({frame[column][empty].iloc[0]!r}); "
+                "fill it in, or remove the row"
             )
     several = frame["label"].str.contains(r"[|;]")
     if several.any():
@@ -58,12 +60,12 @@ def load(argument: str, spec: str) -> ImageTable:
     files = _files(path, frame["path"])
     masks = _masks(path, frame)
     classes = class_order(frame["label"])
-    alone = frame["group"].map(is_missing) if "group" in frame else pd.Series(True, frame.index)
+    alone = frame[group].map(is_missing) if group in frame else pd.Series(True, frame.index)
     kept, problems = metadata(frame, {name: name for name in METADATA})
     columns: dict[str, pd.Series] = {
         "id": frame["path"],
         "label": frame["label"].map(classes.index).astype(np.int64),
-        "group": frame["path"].where(alone, frame.get("group", frame["path"])),
+        "group": frame["path"].where(alone, frame[group]) if group in frame else frame["path"],
     }
     split = _split(path, frame)
     if split is not None:
@@ -78,8 +80,12 @@ def load(argument: str, spec: str) -> ImageTable:
         read=reader,
         describe=reader.describe,
         read_mask=None if masks is None else FileReader(masks),
-        notes=(*order_notes(classes), *_notes(frame, alone)),
-        warnings=(*problems, *_problems(frame)),
+        notes=(*order_notes(classes), *_notes(frame, group, alone)),
+        warnings=(
+            *problems,
+            *_warnings(frame, group),
+            *(() if group in frame else unused_groups(frame, spec, most=len(classes))),
+        ),
     )
 
 
@@ -107,25 +113,25 @@ def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
         raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}{advice}")
     first: dict[str, str] = {}
     for line, name, file in zip(names.index, names, files, strict=True):
-        other = first.setdefault(os.path.normcase(os.path.abspath(file.path)), f"{name!r} (row {line})")
+        other = first.setdefault(os.path.normcase(os.path.normpath(file.path)), f"{name!r} (row {line})")
         if other != f"{name!r} (row {line})":
             raise UserError(f"{path}: image {name!r} is listed twice, in row {line} and as {other}; remove one row")
     return tuple(files)
 
 
-def _notes(frame: pd.DataFrame, alone: pd.Series) -> list[str]:
-    unused = [str(name) for name in frame if name not in COLUMNS]
-    found = [f"columns that are not used: {some(unused, 12)}"] if unused else []
-    if "group" in frame and alone.any():
+def _notes(frame: pd.DataFrame, group: str, alone: pd.Series) -> list[str]:
+    unused = [str(name) for name in frame if name not in (*COLUMNS, group)]
+    found = [] if group in frame else [UNGROUPED]
+    if group in frame and alone.any():
         found.append(
-            f"{alone.sum()} of {len(frame)} images have no group ({rows_of(frame, alone)}); each counts as its own"
+            f"{alone.sum()} of {len(frame)} images have no group and count as independent: {rows_of(frame, alone)}"
         )
-    return found
+    return found + ([f"columns that are not used: {listed(unused, 12)}"] if unused else [])
 
 
-def _problems(frame: pd.DataFrame) -> list[str]:
+def _warnings(frame: pd.DataFrame, group: str) -> list[str]:
     found = []
-    if "group" in frame and (pair := twins(frame["group"])):
+    if group in frame and (pair := twins(frame[group])):
         found.append(f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups")
     like = [str(name) for name in frame if str(name).lower() in SPLIT_LIKE]
     if like and "split" not in frame:

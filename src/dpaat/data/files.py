@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from dpaat.data.images import SUFFIXES, header_channels
-from dpaat.data.names import is_windows_path, some
-from dpaat.errors import UserError
+from dpaat.data.names import is_windows_path
+from dpaat.errors import UserError, listed
 
 # What operating systems and their programs put beside a user's files.
 JUNK = frozenset(
@@ -122,7 +122,7 @@ def left_out(others: Sequence[Path], root: Path) -> tuple[str, ...]:
         if len(names) == 1
         else "files that are no images that can be read are"
     )
-    return (f"{len(names)} {what} left out: {some(names)}",)
+    return (f"{len(names)} {what} left out: {listed(names)}",)
 
 
 def images_in_zip(path: Path) -> Iterator[ImageFile]:

@@ -19,15 +19,16 @@ from dpaat.data.files import (
     left_out,
     peek_channels,
 )
-from dpaat.data.names import SPLIT_NAMES, class_order, order_notes, some, split_name
-from dpaat.data.table import SPLITS, ImageTable
-from dpaat.errors import UserError, require_printable
+from dpaat.data.names import SPLIT_NAMES, class_order, order_notes, split_name
+from dpaat.data.table import SPLITS, UNGROUPED, ImageTable
+from dpaat.errors import UserError, listed, require_printable
 
 # Folders that are meant for a split, or a fold, though not called so.
 SPLIT_LIKE = re.compile(
     rf"(?:.*[^a-z])?({'|'.join(SPLIT_NAMES)}|fold)(?:set|data|images?)?(?:[^a-z].*)?",
 )
 MASKS = re.compile(r"(masks?|segmentations?|ground[ _-]?truths?|annotations?)")
+ELSEWHERE = "move masks away, or name them in the column 'mask' of a table (csv:FILE.csv)"
 MASK_STEM = re.compile(r"(.+?)[ _-](?:mask|segmentation|seg)(?:[ _-]?\d+)?", re.IGNORECASE)
 
 
@@ -52,9 +53,9 @@ def load(argument: str, spec: str) -> ImageTable:
     for split, place in places:
         found, rest = files_below(place)
         if not found:
-            why = f" ({some(path.name for path in rest)} cannot be read)" if rest else ""
+            why = f" ({listed(path.name for path in rest)} cannot be read)" if rest else ""
             raise UserError(f"{spec}: no images in {place}{why}; add some or remove the folder")
-        _refuse_masks(found, root, spec)
+        _refuse_masks(found, place, spec)
         files += [ImageFile(file) for file in found]
         others += rest
         rows += [(file.relative_to(root).as_posix(), classes.index(place.name), split) for file in found]
@@ -74,12 +75,13 @@ def load(argument: str, spec: str) -> ImageTable:
         read=reader,
         describe=reader.describe,
         notes=(
+            UNGROUPED,
             *order_notes(classes),
-            *((f"files beside the class folders are not read: {some(texts)}",) if texts else ()),
+            *((f"files beside the class folders are not read: {listed(texts)}",) if texts else ()),
         ),
         warnings=(
             *left_out(others, root),
-            *((f"left out, being in no class folder: {some(p.relative_to(root) for p in loose)}",) if loose else ()),
+            *((f"left out, being in no class folder: {listed(p.relative_to(root) for p in loose)}",) if loose else ()),
             *_unlike(root, places),
         ),
     )
@@ -102,13 +104,16 @@ def _places(root: Path, spec: str) -> list[tuple[str, Path]]:
     classes = [top for top in tops if top not in splits]
     if classes:
         inner = next((f"; or give folder:{top}" for top in classes if any(map(_is_split, _sub_folders(top)))), "")
+        known, strange = listed(top.name for top in splits), listed(top.name for top in classes)
         raise UserError(
-            f"{spec}: {some(top.name for top in splits)} look like splits, {some(top.name for top in classes)} does not; "
-            f"leave train, val and test alone in {root}{inner}"
+            f"{spec}: of its folders {known} look like splits and {strange} not; leave train, val and test alone in "
+            f"{root}{inner}"
         )
     for split in SPLITS:
         if len(same := [top.name for top in tops if splits[top] == split]) > 1:
-            raise UserError(f"{spec}: {' and '.join(same)} are the same split ({split}); put them into one folder")
+            raise UserError(
+                f"{spec}: the folders {' and '.join(same)} are the same split ({split}); put them into one folder"
+            )
     places = [(splits[top], place) for top in tops for place in _sub_folders(top)]
     for top in tops:
         if not _sub_folders(top):
@@ -127,9 +132,12 @@ def _refuse_other_layouts(tops: Sequence[Path], spec: str) -> None:
     like = [top.name for top, word in zip(tops, words, strict=True) if word]
     if len({*words} - {None}) > 1 or "train" in words or words.count("fold") > 1:
         raise UserError(
-            f"{spec}: {some(like)} look like splits or folds; call them train, val and test, or write a table with a "
+            f"{spec}: {listed(like)} look like splits or folds; call them train, val and test, or write a table with a "
             "column 'split' (csv:FILE.csv)"
         )
+    masks = [top.name for top in tops if MASKS.fullmatch(top.name.lower())]
+    if masks and any(re.fullmatch("ima?ge?s?", top.name.lower()) for top in tops):
+        raise UserError(f"{spec}: {listed(masks)} is no class, but looks like masks of the images; {ELSEWHERE}")
     _refuse_splits_in(tops, spec)
     inner = tops[0]
     while len(deeper := _sub_folders(inner)) == 1 and not _beside(inner, images=True):
@@ -158,17 +166,14 @@ def _refuse_splits_in(classes: Sequence[Path], spec: str) -> None:
             )
 
 
-def _refuse_masks(images: Sequence[Path], root: Path, spec: str) -> None:
+def _refuse_masks(images: Sequence[Path], place: Path, spec: str) -> None:
     """Refuse masks that would be read as images of a class."""
     names = {(path.parent, path.stem) for path in images}
     for path in images:
         match = MASK_STEM.fullmatch(path.stem)
-        folders = path.relative_to(root).parts[:-1]
-        if (match and (path.parent, match[1]) in names) or any(MASKS.fullmatch(part.lower()) for part in folders):
-            raise UserError(
-                f"{spec}: {path.relative_to(root)} looks like a mask, which would be read as an image; move masks away, "
-                "or name them in the column 'mask' of a table (csv:FILE.csv)"
-            )
+        folders = [part.lower() for part in path.relative_to(place).parts[:-1]]
+        if (match and (path.parent, match[1]) in names) or any(map(MASKS.fullmatch, folders)):
+            raise UserError(f"{spec}: {path} looks like a mask, which would be read as an image; {ELSEWHERE}")
 
 
 def _unlike(root: Path, places: Sequence[tuple[str, Path]]) -> list[str]:
@@ -178,14 +183,14 @@ def _unlike(root: Path, places: Sequence[tuple[str, Path]]) -> list[str]:
         of_split.setdefault(split, set()).add(place.name)
     every = set().union(*of_split.values())
     found = [
-        f"class folders differ between splits: {split} has no {some(sorted(every - names))}"
+        f"class folders differ between splits: {split} has no {listed(sorted(every - names))}"
         for split, names in of_split.items()
         if names != every
     ]
     inner = [{sub.name for sub in _sub_folders(place)} for _, place in places]
     if len(places) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
-        names = some(place.relative_to(root).as_posix() for _, place in places)
-        found.append(f"{names} hold the same folders ({some(sorted(inner[0]))}): are those the classes?")
+        names = listed(place.relative_to(root).as_posix() for _, place in places)
+        found.append(f"{names} hold the same folders ({listed(sorted(inner[0]))}): are those the classes?")
     return found
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpaat.data.names import is_missing, some, twins
-from dpaat.errors import UserError
+from dpaat.data.names import is_missing, twins
+from dpaat.errors import UserError, listed
 
 AGE = re.compile(
     r"([0-9]{1,5}(?:[.,][0-9]{1,9})?) ?(?:(y)(?:ears?|rs?|o)?|(m)(?:o|onths?)?|(w)(?:eeks?)?|(d)(?:ays?)?)?"
 )
 OLDEST = 130.0
+GROUPS = "patient|subject|case|lesion|study|slide|person|participant|individual|exam|specimen|mrn|pid|ptid"
+NUMBERS = "id|ids|uid|uuid|no|nr|num|number|code|key|name|hash|index"
+"""Words in the names of columns that say which images belong together, and what may follow them."""
 
 
 def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = True) -> pd.DataFrame:
@@ -76,7 +79,36 @@ def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = T
 def rows_of(frame: pd.DataFrame, chosen: pd.Series) -> str:
     """Name the first few of some rows by their line, such as "row 7" or "rows 2, 5, 9"."""
     lines = frame.index[chosen]
-    return f"row{'s' if len(lines) > 1 else ''} {some(lines, 5)}"
+    return f"row{'s' if len(lines) > 1 else ''} {listed(lines, 5)}"
+
+
+def unused_groups(frame: pd.DataFrame, spec: str, *, most: int) -> tuple[str, ...]:
+    """Ask about a column that tells by its name which images belong together, where no column `group` does.
+
+    Args:
+        frame: a table of text.
+        spec: the dataset as the user wrote it.
+        most: values that a column may have without being of interest: it could as well be a class.
+
+    Returns:
+        A line about the column with the fewest values that repeat; nothing if there is none.
+    """
+    counts = {name: frame[name].nunique() for name in frame if _names_a_group(str(name))}
+    repeating = {name: count for name, count in counts.items() if most < count < len(frame)}
+    if not repeating:
+        return ()
+    name = min(repeating, key=repeating.__getitem__)
+    return (
+        f"column {name!r} looks like what makes images alike ({repeating[name]} values for {len(frame)} images), but "
+        f"none is called group: give {spec},group={name}, or {spec},group=path if all images are independent",
+    )
+
+
+def _names_a_group(name: str) -> bool:
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return any(re.fullmatch(rf"({GROUPS})s?({NUMBERS})?", word) for word in words) and bool(
+        re.fullmatch(rf"({GROUPS})?s?({NUMBERS})?", words[-1])
+    )
 
 
 def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.Series], tuple[str, ...]]:
@@ -90,15 +122,17 @@ def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.S
         columns: `age` as float in years, NaN where unknown; the others as text, "unknown" where missing.
         problems: what was not understood.
     """
-    kept, problems = {}, []
+    kept: dict[str, pd.Series] = {}
+    problems = []
     for name, column in names.items():
         if column not in frame:
             continue
         text = frame[column]
         absent = text.map(is_missing) | (text.str.lower() == "unknown")
         if name == "age":
-            kept[name] = text.map(age_in_years).astype(float)
-            strange = kept[name].isna() & ~absent
+            years = text.map(age_in_years).astype(float)
+            kept[name] = years
+            strange = years.isna() & ~absent
             if strange.any():
                 problems.append(
                     f"{column} of {strange.sum()} of {len(frame)} images is not understood and counts as unknown, such "
@@ -106,8 +140,9 @@ def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.S
                     "(058Y, 006M)"
                 )
         else:
-            kept[name] = text.mask(absent, "unknown").astype(str)
-            if pair := twins(kept[name]):
+            known = text.mask(absent, "unknown").astype(str)
+            kept[name] = known
+            if pair := twins(known):
                 problems.append(f"{column} {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two subgroups")
     return kept, tuple(problems)
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from dpaat.data.files import FileReader, ImageFile, by_stem, existing, files_below, images_in_zip
 from dpaat.data.frames import metadata, read_text_table, rows_of
-from dpaat.data.names import is_missing, some
+from dpaat.data.names import is_missing
 from dpaat.data.table import ImageTable
-from dpaat.errors import UserError, unknown
+from dpaat.errors import UserError, listed, unknown
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 # akiec counts as malignant: actinic keratoses and Bowen's disease are carcinomas in situ to Tschandl et al. 2018, who
@@ -68,7 +68,7 @@ def load(argument: str, spec: str) -> ImageTable:
         if ALIKE.fullmatch(entry.name) and not (IMAGES.fullmatch(entry.name) or MASKS.fullmatch(entry.name))
         if entry.is_dir() or entry.suffix.lower() == ".zip"
     ]
-    unread = f"not read, since the published folders are called otherwise: {some(alike)}"
+    unread = f"not read, since the published folders are called otherwise: {listed(alike)}"
     absent = [name for name in ids if name not in images]
     if absent:
         raise UserError(

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
+from dpaat.errors import listed
+
 SPLIT_NAMES = {
     name: split
     for split, names in {
@@ -18,10 +20,10 @@ SPLIT_NAMES = {
     for name in names
 }
 # What pandas, Excel and R write where there is nothing; "none" may be a class ("no finding"), Python's None is not.
-MISSING = frozenset(
-    ("", "nan", "-nan", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "null", "<null>", "#null!", "nat", "?")
-    + ("1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "#value!", "#ref!", "#name?", "#div/0!")
-)
+MISSING = {
+    "", "nan", "-nan", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "null", "<null>", "#null!", "nat", "?",
+    "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "#value!", "#ref!", "#name?", "#div/0!",
+}  # fmt: skip
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:[.,][0-9]{0,40})?|[.,][0-9]{1,40})(?:e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
@@ -48,7 +50,7 @@ def order_notes(classes: Sequence[str]) -> tuple[str, ...]:
     """Say so where numbers are not in the order of their texts, which other programs take."""
     if tuple(sorted(classes)) == tuple(classes):
         return ()
-    return (f"classes are in numerical order ({some(classes, 12)}), not in that of their texts",)
+    return (f"classes are in numerical order ({listed(classes, 12)}), not in that of their texts",)
 
 
 def twins(names: Iterable[str]) -> tuple[str, str] | None:
@@ -59,13 +61,6 @@ def twins(names: Iterable[str]) -> tuple[str, str] | None:
         if other != name:
             return other, name
     return None
-
-
-def some(names: Iterable[object], limit: int = 3) -> str:
-    """List the first few names."""
-    shown = [str(name) for name in names]
-    more = f", ... ({len(shown)} in all)" if len(shown) > limit else ""
-    return ", ".join(shown[:limit]) + more
 
 
 def is_windows_path(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
 MIN_CLASSES, MAX_CLASSES = 2, 100
+UNGROUPED = "no group column: every image counts as independent"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +39,8 @@ class ImageTable:
         citation: what to cite.
         synthetic: whether the images are generated, which every output has to say.
         tasks: binary questions that a clinic asks of these images: name to the classes whose answer is yes.
-        notes: what was guessed, dropped or set aside in reading, a line each, as every output has to say it.
-        problems: the same, where `dpaat data check` takes it for a fault of the data.
+        notes: what a reader of results has to know about the dataset, a line each.
+        warnings: what is probably wrong with it, a line each; `dpaat data check` counts these as problems.
     """
 
     name: str
@@ -100,8 +102,9 @@ def validate(table: ImageTable) -> ImageTable:
             f"{table.spec}: {len(table.classes)} class(es); between {MIN_CLASSES} and {MAX_CLASSES} are supported"
         )
     if pair := twins(table.classes):
+        show = ascii if len({unicodedata.normalize("NFC", name) for name in pair}) == 1 else repr
         places = [
-            f"{name!r} (such as {next(iter(table.ids[table.labels == table.classes.index(name)]), '-')})"
+            f"{show(name)} (such as {next(iter(table.ids[table.labels == table.classes.index(name)]), '-')})"
             for name in pair
         ]
         raise UserError(f"{table.spec}: classes {' and '.join(places)} differ in spelling only; give them one name")
