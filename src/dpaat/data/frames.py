@@ -25,13 +25,14 @@ NUMBERS = "id|ids|uid|uuid|no|nr|num|number|code|key|name|hash|index"
 """Words in the names of columns that say which images belong together, and what may follow them."""
 
 
-def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = True) -> pd.DataFrame:
+def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = True, what: str = "") -> pd.DataFrame:
     """Read a file of cells between commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with every cell as text.
 
     Args:
         path: the file.
         required: columns that must be there.
         strip: take blanks off the ends of cells.
+        what: the table holds, for messages, such as "splits from ".
 
     Returns:
         A row per line that is not empty; the index is the number of the line in the file. Empty cells are "".
@@ -54,9 +55,11 @@ def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = T
                 skip_blank_lines=False,
             )
     except UnicodeError:
-        raise UserError(f"cannot read {path} as CSV: not text in UTF-8 or UTF-16; save it as 'CSV UTF-8'") from None
+        raise UserError(
+            f"cannot read {what}{path} as CSV: not text in UTF-8 or UTF-16; save it as 'CSV UTF-8'"
+        ) from None
     except (OSError, ValueError, csv.Error, pd.errors.ParserWarning) as error:
-        raise UserError(f"cannot read {path} as CSV: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read {what}{path} as CSV: {' '.join(str(error).split())}") from None
     frame.columns = frame.columns.str.strip()
     if frame.columns.duplicated().any():
         twice = frame.columns[frame.columns.duplicated()][0]

@@ -101,7 +101,7 @@ def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
     Raises:
         UserError: no such file, a missing column, an unknown split, or an id that is absent or repeated.
     """
-    frame = read_text_table(Path(path), required=("id", "split"), strip=False)
+    frame = read_text_table(Path(path), required=("id", "split"), strip=False, what="splits from ")
     frame["split"] = frame["split"].map(lambda text: split_name(text) or text)
     wrong = ~frame["split"].isin(SPLITS)
     if wrong.any():
