@@ -94,6 +94,12 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("--eps", type=str | None, default=None, help="radii from small to large, comma-separated")
     parser.add_argument("--norm", type=str, default="linf", help="linf or l2")
     parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
+    parser.add_argument(
+        "--window",
+        type=str | None,
+        default=None,
+        help="values of --data that become black and white; see `dpaat train --help`",
+    )
     parser.add_argument("--split", type=str, default="test", help="train, val, test or all")
     parser.add_argument("--max_samples", type=int | None, default=None, help="a seeded stratified draw of so many")
     parser.add_argument("--batch_size", type=int, default=128, help="images per batch")
@@ -114,6 +120,9 @@ def _predict_parser() -> ArgumentParser:
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, or one dataset spec")
     parser.add_argument("--out", type=str, default="predictions.csv", help="CSV file to write")
+    parser.add_argument(
+        "--window", type=str | None, default=None, help="values that become black and white; see `dpaat train --help`"
+    )
     parser.add_argument("--batch_size", type=int, default=128, help="images per batch")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     return parser
@@ -132,6 +141,12 @@ def _explain_parser() -> ArgumentParser:
     parser.add_argument("--steps", type=int, default=20, help="of PGD")
     parser.add_argument("--norm", type=str | None, default=None, help="linf or l2; default the run's")
     parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
+    parser.add_argument(
+        "--window",
+        type=str | None,
+        default=None,
+        help="values of --data that become black and white; see `dpaat train --help`",
+    )
     parser.add_argument("--split", type=str, default="test", help="train, val, test or all")
     parser.add_argument("--max_samples", type=int, default=100, help="a seeded draw of so many, some of every class")
     parser.add_argument("--batch_size", type=int, default=50, help="images per batch")
@@ -198,6 +213,7 @@ def _data_check_parser() -> ArgumentParser:
     parser.add_argument("--image_size", type=int, default=64, help="pixels at the side")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--fold", type=str | None, default=None, help="k/K")
+    parser.add_argument("--window", type=str, default="auto", help="as for `dpaat train`")
     parser.add_argument("--splits", type=str | None, default=None, help="CSV with columns id and split")
     parser.add_argument("--export", type=str | None, default=None, help="write the splits to this CSV")
     return parser

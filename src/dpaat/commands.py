@@ -83,7 +83,7 @@ def _evaluate(given: Namespace) -> int:
     )
     device = resolve_device(given.device)
     if given.run is not None:
-        subject = subject_of_run(Path(given.run), data=given.data, device=device, progress=True)
+        subject = subject_of_run(Path(given.run), data=given.data, device=device, progress=True, window=given.window)
     else:
         for name in ("model", "weights", "data", "out"):
             if given[name] is None:
@@ -98,11 +98,14 @@ def _evaluate(given: Namespace) -> int:
             seed=given.seed,
             device=device,
             progress=True,
+            window=given.window or "auto",
         )
     source = None
     if given.source is not None:
-        source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False)
+        source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False, window=given.window)
     console = _console()
+    for line in subject.warnings:
+        console.print(f"warning: {line}", highlight=False, soft_wrap=True)
     if slow := emulation(plan.precision, device):
         console.print(f"warning: {slow}", highlight=False, soft_wrap=True)
     document = evaluate(subject, plan, source=source, device=device)
@@ -126,7 +129,15 @@ def _predict(given: Namespace) -> int:
     from dpaat.evaluation import predict
 
     images = given.images[0] if len(given.images) == 1 else [Path(name) for name in given.images]
-    out = predict(Path(given.run), images, Path(given.out), batch_size=given.batch_size, device=given.device)
+    out = predict(
+        Path(given.run),
+        images,
+        Path(given.out),
+        window=given.window,
+        batch_size=given.batch_size,
+        device=given.device,
+        console=_console(),
+    )
     _console().print(f"written to {out}", highlight=False, soft_wrap=True)
     return 0
 
@@ -138,6 +149,7 @@ def _explain(given: Namespace) -> int:
     document = explain_run(
         run,
         data=given.data,
+        window=given.window,
         norm=given.norm,
         device=given.device,
         maps=_names(given.maps) or list(MAPS),
@@ -150,6 +162,8 @@ def _explain(given: Namespace) -> int:
         seed=given.seed,
     )
     console = _console()
+    for line in document["data_warnings"]:
+        console.print(f"warning: {line}", highlight=False, soft_wrap=True)
     console.print(explanation_tables(document))
     console.print(f"written to {run / 'interpretability.json'}", highlight=False, soft_wrap=True)
     return 0
@@ -231,6 +245,7 @@ def _data(given: Namespace) -> int:
     problems = check(
         given.data,
         image_size=given.image_size,
+        window=given.window,
         seed=given.seed,
         fold=given.fold,
         splits=Path(given.splits) if given.splits else None,

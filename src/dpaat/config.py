@@ -25,6 +25,9 @@ class TrainConfig:
             synthetic[:N[,features=both|robust|fragile]].
         image_size: pixels at the side of the square image.
         fit: how an oblong image becomes square: crop its centre, or squash it.
+        window: which values of the pixels become black and white: full (the whole range of the file's type), bits:N
+            (0 to 2^N - 1), LO,HI, or percentile:LO,HI of all images; auto is full, and refuses images of more than 8
+            bits that use a small part of their range.
         fold: "k/K" tests on fold k of K instead of on a fifth of the groups.
         splits: CSV with columns id and split (train, val, test) to use instead of a split of our own.
         model: name of any timm CNN; see `dpaat list models`.
@@ -70,6 +73,7 @@ class TrainConfig:
     data: str = "synthetic"
     image_size: int = 64
     fit: Literal["crop", "squash"] = "crop"
+    window: str = "auto"
     fold: str | None = None
     splits: str | None = None
     model: str = "resnet18"
@@ -137,8 +141,10 @@ def complete(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: a value out of its range, an unknown method or option; names the field.
     """
+    from dpaat.data.values import parse_window
     from dpaat.methods import complete_options, find_method
 
+    parse_window(config.window)
     method = find_method(config.method)
     eps: str | float | None = config.eps
     config.radius  # noqa: B018 - parsed here for its error

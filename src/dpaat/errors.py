@@ -28,6 +28,13 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Name some of many."""
+    texts = [str(name) for name in names]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def is_printable(name: str) -> bool:
     """Whether a name can be shown and stored: no control characters, nothing that is not Unicode."""
     return name.isprintable() or not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)

@@ -68,7 +68,8 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
         "checkpoint": run.checkpoint_digest,
         "model": run.config.model,
         "classes": run.info["classes"],
-        "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit},
+        "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit}
+        | {"window": run.info.get("window") or "full"},
         "output": {"name": "logits", "shape": ["batch", len(run.info["classes"])]},
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),

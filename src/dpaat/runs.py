@@ -36,6 +36,10 @@ INFO_SHAPE = {
     "split_counts": Maybe({str: {str: int}}, absent=True),
     "data": str,
     "command": Maybe(str, absent=True),
+    "window": Maybe(str, absent=True),
+    "pixels": Maybe([str], absent=True),
+    "notes": Maybe([str], absent=True),
+    "data_warnings": Maybe([str], absent=True),
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
 }
@@ -65,6 +69,14 @@ class Run:
     def checkpoint_digest(self) -> str:
         """16 hex digits that identify the weights."""
         return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How other images are to be read for this run: `window` and `known` of `dpaat.data.prepare`."""
+        from dpaat.data.values import AUTO, FULL
+
+        window = self.info.get("window") or FULL
+        return {"window": AUTO if window == FULL else window, "known": tuple(self.info.get("pixels") or ())}
 
     def load_model(self, device: str = "cpu") -> nn.Module:
         """Build the network and load the weights that were kept; no code from the file is run.
@@ -103,6 +115,7 @@ class Run:
             UserError: the data are not there, or are not the same as then.
         """
         from dpaat.data import prepare
+        from dpaat.data.values import FULL
 
         config = self.config
         data = prepare(
@@ -110,6 +123,8 @@ class Run:
             image_size=config.image_size,
             fit=config.fit,
             splits=self.path / SPLITS,
+            classes=self.info["classes"],
+            window=self.info.get("window") or FULL,
             progress=progress,
         )
         if data.fingerprint != self.info["fingerprint"]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from dpaat.data.cache import decode, decode_masks
-from dpaat.data.splits import assign_splits, import_splits, parse_fold
-from dpaat.data.table import SPLITS, ImageTable, validate
+from dpaat.data.cache import decode, decode_masks, survey
+from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
+from dpaat.data.table import SPLITS, ImageTable, in_order, validate
+from dpaat.data.values import AUTO, FULL, parse_window
 from dpaat.errors import UserError, unknown
 
 Fit = Literal["crop", "squash"]
@@ -34,10 +37,13 @@ class PreparedData:
         table: where it came from.
         images: (N, C, H, W) uint8, a read-only memory map of the cache.
         split: (N,) of str, "train", "val" or "test".
-        fingerprint: 16 hex digits over ids, class names, labels, groups and image contents; the same for
-            every image size and order of rows.
+        fingerprint: 16 hex digits over ids, class names, labels, groups and image contents, and over a window of
+            values; the same for every image size and order of rows.
         digests: content digest of every row.
         fit: how images were made square, "crop" or "squash".
+        window: the values that became black and white, "LO,HI", or "full" for the whole range of each file's type.
+        kinds: of pixels in the files, such as "8-bit", "integer"; sorted.
+        stacks: ids of the images whose files hold several frames, of which the first is taken.
     """
 
     table: ImageTable
@@ -46,6 +52,9 @@ class PreparedData:
     fingerprint: str
     digests: tuple[str, ...] = ()
     fit: Fit = "crop"
+    window: str = FULL
+    kinds: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -92,8 +101,13 @@ def load_table(spec: str) -> ImageTable:
     Raises:
         UserError: an unknown kind of dataset, or anything missing or wrong in it.
     """
-    scheme, _, argument = spec.partition(":")
+    scheme, colon, argument = spec.partition(":")
     if scheme not in LOADERS:
+        if len(scheme) == 1 or (
+            not colon and (Path(spec).suffix or set(spec) & set("/\\"))
+        ):  # a path, of Windows maybe
+            kind = "csv" if Path(spec).suffix else "folder"
+            raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
         raise unknown("dataset", scheme, LOADERS)
     table: ImageTable = importlib.import_module(LOADERS[scheme]).load(argument, spec)
     return validate(table)
@@ -107,6 +121,9 @@ def prepare(
     seed: int = 0,
     fold: str | None = None,
     splits: Path | None = None,
+    classes: Sequence[str] | None = None,
+    window: str = AUTO,
+    known: Iterable[str] = (),
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
@@ -120,6 +137,9 @@ def prepare(
         fold: "k/K" takes fold k of K (counted from 1) as the test split, also where the dataset has
             splits of its own.
         splits: a file written by `export_splits`, used instead of a new split.
+        classes: their order, such as that of a run; it counts where the dataset has the same classes.
+        window: which values become black and white, see `dpaat.data.values.resolve_window`.
+        known: kinds of pixels that the model for which this is done was trained on, see there.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else ~/.cache/dpaat.
         progress: show a progress bar on stderr.
 
@@ -134,23 +154,32 @@ def prepare(
         raise UserError("give either a fold or a file of splits, not both")
     if fold is not None:
         parse_fold(fold)  # before minutes of decoding
+    parse_window(window)
     table = load_table(spec)
-    images, digests = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
+    if classes is not None:
+        table = in_order(table, classes)
+    found = survey(table, window=window, known=known, progress=progress)
+    images, digests = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress, known=found)
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
         split = assign_splits(table, seed=seed, fold=fold, digests=digests)
+        table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
     return PreparedData(
         table=table,
         images=images,
         split=split,
-        fingerprint=fingerprint(table, digests),
+        fingerprint=fingerprint(table, digests, found.window),
         digests=tuple(digests),
         fit=fit,
+        window=found.window,
+        kinds=tuple(sorted(set(found.kinds))),
+        stacks=tuple(name for name, frames in zip(table.ids.tolist(), found.frames, strict=True) if frames > 1),
     )
 
 
-def fingerprint(table: ImageTable, digests: list[str]) -> str:
-    """Identify a dataset: 16 hex digits over ids, classes, labels, groups and image contents."""
+def fingerprint(table: ImageTable, digests: list[str], window: str = FULL) -> str:
+    """Identify a dataset: 16 hex digits over ids, classes, labels, groups, image contents and a window of values."""
     rows = sorted(zip(table.ids.tolist(), table.labels.tolist(), table.frame["group"].tolist(), digests, strict=True))
-    return hashlib.sha256(repr((table.classes, rows)).encode()).hexdigest()[:16]
+    parts = (table.classes, rows) if window == FULL else (table.classes, rows, window)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

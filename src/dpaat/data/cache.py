@@ -6,8 +6,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +16,9 @@ import numpy as np
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from dpaat.data.images import decode_image, decode_mask
+from dpaat.data.images import decode_image, decode_mask, pixel_kind, pixel_quantiles, require_same_aspect
 from dpaat.data.table import ImageTable
+from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
 
 # A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
@@ -26,13 +28,49 @@ CHUNK = 64
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a dataset's images before they are decoded.
+
+    Attributes:
+        digests: content digest of each row, hexadecimal.
+        kinds: of the pixels of each row, see `dpaat.data.images.pixel_kind`.
+        frames: number of frames in the file of each row.
+        window: how values become grey levels, "full" or "LO,HI".
+    """
+
+    digests: list[str]
+    kinds: list[str]
+    frames: list[int]
+    window: str
+
+
+def survey(table: ImageTable, *, window: str = AUTO, known: Iterable[str] = (), progress: bool = True) -> Survey:
+    """Read all images, and decide how their values become grey levels; see `resolve_window`.
+
+    The contents are hashed each time, so that a changed file is never served from an old cache.
+
+    Raises:
+        UserError: an unreadable image, or values that need another window.
+    """
+    looks = list(in_threads(lambda row: look_at(table, row), len(table), "reading images", progress=progress))
+    kinds = [kind for _, kind, _ in looks]
+    resolved = resolve_window(window, kinds, quantiles_of(table, progress), spec=table.spec, known=known)
+    return Survey([digest for digest, _, _ in looks], kinds, [frames for _, _, frames in looks], resolved)
+
+
 def decode(
-    table: ImageTable, *, image_size: int, fit: str, cache_dir: Path | None = None, progress: bool = True
+    table: ImageTable,
+    *,
+    image_size: int,
+    fit: str,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    known: Survey | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Return all images of a table at one size, from the cache if they are there.
 
-    The contents are hashed each time, so that a changed file is never served from an old cache. Several
-    processes may do this at once: each writes a file of its own and renames it when complete.
+    Several processes may do this at once: each writes a file of its own and renames it when complete.
 
     Args:
         table: the dataset.
@@ -40,6 +78,7 @@ def decode(
         fit: "crop" or "squash".
         cache_dir: default $DPAAT_CACHE, else ~/.cache/dpaat; safe to delete at any time.
         progress: show progress bars for what takes longer than a second.
+        known: what `survey` found; None to do that here.
 
     Returns:
         images: (N, C, image_size, image_size) uint8, a read-only memory map.
@@ -48,16 +87,17 @@ def decode(
     Raises:
         UserError: an unreadable image, or no room for the cache.
     """
-    count = len(table)
-    digests = list(in_threads(lambda row: digest_row(table, row), count, "reading images", progress=progress))
-    shape = (count, table.channels, image_size, image_size)
-    key = hashlib.sha256(repr((VERSION, shape, fit, digests)).encode()).hexdigest()[:24]
+    known = known or survey(table, progress=progress)
+    digests, window = known.digests, window_range(known.window)
+    shape = (len(table), table.channels, image_size, image_size)
+    parts = (VERSION, shape, fit, digests) + (() if window is None else (window,))
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     folder = cache_dir or _default_folder()
     path = folder / f"images-{image_size}-{fit}-{key}.npy"
     cached = _open(path, shape)
     if cached is None:
         try:
-            _write(path, table, shape, fit, progress)
+            _write(path, table, shape, fit, window, progress)
         except OSError as error:
             raise UserError(
                 f"cannot write the image cache in {folder} ({error}); set DPAAT_CACHE to a folder with room"
@@ -83,6 +123,7 @@ def decode_masks(table: ImageTable, rows: np.ndarray, *, image_size: int, fit: s
         except Exception as error:
             raise _unreadable(table, row, error, "mask of ") from None
         try:
+            require_same_aspect(encoded, table.read(row))
             return decode_mask(encoded, size=image_size, fit=fit)
         except Exception as error:
             raise _unreadable(table, row, error, "mask of ") from None
@@ -93,8 +134,8 @@ def decode_masks(table: ImageTable, rows: np.ndarray, *, image_size: int, fit: s
     return masks
 
 
-def digest_row(table: ImageTable, row: int) -> str:
-    """Digest the content of one image: the file's bytes, or shape and pixels.
+def look_at(table: ImageTable, row: int) -> tuple[str, str, int]:
+    """Digest the content of one image (the file's bytes, or shape and pixels); kind of its pixels; number of frames.
 
     Raises:
         UserError: the file cannot be read.
@@ -104,19 +145,37 @@ def digest_row(table: ImageTable, row: int) -> str:
     except Exception as error:  # disks, archives and networks fail in many ways
         raise _unreadable(table, row, error) from None
     if isinstance(content, bytes):
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return hashlib.blake2b(content, digest_size=16).hexdigest(), *pixel_kind(content)
     header = f"{content.shape}{content.dtype}".encode()
-    return hashlib.blake2b(header + content.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(header + content.tobytes(), digest_size=16).hexdigest(), *pixel_kind(content)
 
 
-def decode_row(table: ImageTable, row: int, *, image_size: int, fit: str) -> np.ndarray:
+def quantiles_of(table: ImageTable, progress: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Make the function that `resolve_window` asks for the values of images."""
+
+    def one(row: int) -> np.ndarray:
+        try:
+            return pixel_quantiles(table.read(row))
+        except Exception as error:
+            raise _unreadable(table, row, error) from None
+
+    def quantiles(rows: np.ndarray) -> np.ndarray:
+        found = in_threads(lambda position: one(int(rows[position])), len(rows), "looking at values", progress=progress)
+        return np.stack(list(found))
+
+    return quantiles
+
+
+def decode_row(
+    table: ImageTable, row: int, *, image_size: int, fit: str, window: tuple[float, float] | None = None
+) -> np.ndarray:
     """Decode one image to (C, image_size, image_size) uint8.
 
     Raises:
         UserError: the image cannot be read, with the name of its file.
     """
     try:
-        return decode_image(table.read(row), size=image_size, fit=fit, channels=table.channels)
+        return decode_image(table.read(row), size=image_size, fit=fit, channels=table.channels, window=window)
     except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them stumble over
         raise _unreadable(table, row, error) from None
 
@@ -167,7 +226,9 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
-def _write(path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, progress: bool) -> None:
+def _write(
+    path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, window: tuple[float, float] | None, progress: bool
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A memory map that outgrows the disk kills the process without a word, so room is looked for first.
     needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
@@ -183,7 +244,7 @@ def _write(path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, prog
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
         def fill(row: int) -> None:
-            images[row] = decode_row(table, row, image_size=shape[-1], fit=fit)
+            images[row] = decode_row(table, row, image_size=shape[-1], fit=fit, window=window)
 
         for _ in in_threads(fill, shape[0], "decoding images", progress=progress):
             pass

@@ -6,29 +6,48 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # Scaled decoding of JPEG is kept to four times the wanted size and above, where the antialiasing that follows
 # hides its error (below one grey level on average); below that it would show.
 DRAFT_MARGIN = 4
 
-# Those of `dpaat.data.files.SUFFIXES`. Pillow knows more, among them PostScript, which it hands to another program.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM")
+# Not all that Pillow knows: among the rest are PostScript, which it hands to another program, and formats of films.
+WANTED = (
+    "JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM",
+    "AVIF", "DDS", "DIB", "ICNS", "ICO", "IM", "MSP", "PCX", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM",
+)  # fmt: skip
+Image.init()
+FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
+SUFFIXES = frozenset(
+    suffix
+    for suffix, name in Image.registered_extensions().items()
+    if name in (*FORMATS, "MPO")  # a kind of JPEG
+)
 MAX_PIXELS = 2**27
 """Of one image, which takes 400 MB when decoded; a file of a few kB can promise any number."""
 
+EIGHT, INTEGER, FLOAT, COLOUR_16 = "8-bit", "integer", "float", "16-bit colour"
+"""Kinds of pixels: up to 8 bits; grey of 16 or 32 bits; grey floating-point; colour of 16 bits, of which Pillow keeps
+the upper 8."""
+QUANTILES = 1001
+WHITE_16 = 2**16 - 1
 
-def decode_image(encoded: bytes | np.ndarray, *, size: int, fit: str, channels: int) -> np.ndarray:
+
+def decode_image(
+    encoded: bytes | np.ndarray, *, size: int, fit: str, channels: int, window: tuple[float, float] | None = None
+) -> np.ndarray:
     """Decode, turn upright, make square and resize with antialiasing.
 
-    The first frame of an animation counts. Transparent parts turn black. 16-bit grey images are read on their
-    full scale (65535 is white).
+    The first frame of an animation counts. Transparent parts turn black.
 
     Args:
         encoded: an image file's bytes, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3).
         size: side of the result in pixels.
         fit: "crop" (central square) or "squash".
         channels: 1 (grey) or 3 (RGB).
+        window: the values that become 0 and 255, what lies beyond is cut; None for the whole range of the file's
+            type, where 65535 is white in 16-bit grey images.
 
     Returns:
         (channels, size, size) uint8.
@@ -36,7 +55,7 @@ def decode_image(encoded: bytes | np.ndarray, *, size: int, fit: str, channels: 
     Raises:
         Exception: of whatever kind Pillow raises for a file it cannot read to its end.
     """
-    image = _open(encoded, size)
+    image = _to_8_bit(_open(encoded, DRAFT_MARGIN * size), window)
     image = image.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(_resize(image, size, fit, Image.Resampling.BILINEAR))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
@@ -45,11 +64,62 @@ def decode_image(encoded: bytes | np.ndarray, *, size: int, fit: str, channels: 
 def decode_mask(encoded: bytes | np.ndarray, *, size: int, fit: str) -> np.ndarray:
     """Decode a mask with the geometry of `decode_image`, by nearest neighbour.
 
+    Inside is what is not zero in the file: of any channel, however small the value. In a JPEG, whose compression leaves
+    grey noise, it is what exceeds half of the largest value. Transparent parts are outside. Where the colours do not
+    tell inside from outside, the numbers of a palette or the transparency do.
+
     Returns:
-        (size, size) bool, True where the mask is not black.
+        (size, size) bool, True inside.
     """
-    image = _open(encoded, size).convert("L").point(lambda value: 255 if value else 0)
-    return np.asarray(_resize(image, size, fit, Image.Resampling.NEAREST)) > 0
+    mask = Image.fromarray(_inside(_open(encoded)).astype(np.uint8) * 255)
+    return np.asarray(_resize(mask, size, fit, Image.Resampling.NEAREST)) > 0
+
+
+def require_same_aspect(mask: bytes | np.ndarray, image: bytes | np.ndarray) -> None:
+    """Refuse a mask that cannot be one of this image.
+
+    Raises:
+        ValueError: width to height differ by more than rounding explains.
+    """
+    (w, h), (width, height) = upright_size(mask), upright_size(image)
+    if abs(w - width * h / height) > 1 and abs(h - height * w / width) > 1:
+        raise ValueError(f"it is {w} x {h} and its image {width} x {height}, which is another aspect")
+
+
+def is_empty_mask(encoded: bytes | np.ndarray) -> bool:
+    """Whether no pixel of a mask is inside, see `decode_mask`."""
+    return not bool(_inside(_open(encoded)).any())
+
+
+def upright_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
+    """Width and height of an image as it is shown, by its header."""
+    if not isinstance(encoded, bytes):
+        return encoded.shape[1], encoded.shape[0]
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (width, height)
+
+
+def pixel_kind(encoded: bytes | np.ndarray) -> tuple[str, int]:
+    """Kind of the pixels and number of frames, by an image's header; ("8-bit", 1) for what is no image."""
+    if not isinstance(encoded, bytes) or encoded.startswith(b"\xff\xd8"):  # JPEG, the most frequent, has one kind
+        return EIGHT, 1
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return _kind(image), getattr(image, "n_frames", 1)
+    except Exception:  # whatever Pillow raises: the decoder reports the file by name later
+        return EIGHT, 1
+
+
+def pixel_quantiles(encoded: bytes | np.ndarray) -> np.ndarray:
+    """Quantiles of an image's values as they are stored, from the smallest to the largest, (QUANTILES,) float64.
+
+    Those of colour of 16 bits are of their upper 8 bits.
+    """
+    image = _open(encoded)
+    values = _values(image if _is_wide(image) else _to_8_bit(image, (0, 255)))
+    found = np.quantile(values.ravel(), np.linspace(0, 1, QUANTILES), method="nearest")
+    return np.asarray(found, dtype=np.float64)
 
 
 def header_channels(path: Path) -> int:
@@ -58,12 +128,13 @@ def header_channels(path: Path) -> int:
         return 1
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return 1 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16") else 3
+            return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
         return 1
 
 
-def _open(encoded: bytes | np.ndarray, size: int) -> Image.Image:
+def _open(encoded: bytes | np.ndarray, draft: int | None = None) -> Image.Image:
+    """Open an image upright; `draft` is a side in pixels that is large enough."""
     if not isinstance(encoded, bytes):
         if encoded.dtype != np.uint8:
             raise ValueError(f"pixels of type {encoded.dtype} instead of uint8")
@@ -71,23 +142,91 @@ def _open(encoded: bytes | np.ndarray, size: int) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are too many; make it smaller")
-    image.draft(None, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
+    if draft is not None:
+        image.draft(None, (draft, draft))
+    kind, form = _kind(image), image.format
+    tags = getattr(image, "tag_v2", {})
+    if kind != EIGHT and tags.get(TiffTags.PHOTOMETRIC) == 0:
+        raise ValueError("white is stored as 0 (WhiteIsZero); save it with black as 0")
+    if kind == EIGHT and 2 in tags.get(TiffTags.SAMPLEFORMAT, ()):
+        raise ValueError("signed 8-bit pixels; save as unsigned ones, or as 16-bit")
+    if kind == COLOUR_16 and tags.get(TiffTags.PLANAR) == 2:
+        raise ValueError("16-bit colours plane by plane are not supported; save as 8-bit")
+    unsigned = tags.get(TiffTags.BITS) == (32,) and 2 not in tags.get(TiffTags.SAMPLEFORMAT, ())
     image.load()
-    return _to_8_bit(ImageOps.exif_transpose(image))
+    if unsigned and image.mode == "I" and image.getextrema()[0] < 0:  # type: ignore[operator]
+        raise ValueError("32-bit pixels above 2^31 are not supported; save as 16-bit or float")
+    image = ImageOps.exif_transpose(image)
+    image.format, image.info["kind"] = form, kind
+    return image
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save as 8-bit or 16-bit")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels have no known range; save as 8-bit or 16-bit")
-        return Image.fromarray(np.rint(values / np.float32(257)).astype(np.uint8))
+class TiffTags:
+    """Numbers of the fields of a TIFF file that Pillow does not act on in all cases."""
+
+    BITS, PHOTOMETRIC, PLANAR, SAMPLEFORMAT = 258, 262, 284, 339
+
+
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _kind(image: Image.Image) -> str:
+    """Kind of the pixels of an image that is not loaded yet."""
+    if _is_wide(image):
+        return FLOAT if image.mode == "F" else INTEGER
+    bits = np.max(getattr(image, "tag_v2", {}).get(TiffTags.BITS, 8))
+    return COLOUR_16 if bits > 8 or ";16" in str(getattr(image, "tile", "")) else EIGHT
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise ValueError("pixels that are not finite numbers; replace them")
+    return values
+
+
+def _to_8_bit(image: Image.Image, window: tuple[float, float] | None) -> Image.Image:
+    """Pixels of more than 8 bits in 8, a transparent image on black; any other as it is, or through the window."""
+    if _is_wide(image):
+        values = _values(image)
+        if window is None and image.mode == "F":
+            raise ValueError("floating-point pixels have no known range; give --window LO,HI")
+        if window is None and not 0 <= values.min() <= values.max() <= WHITE_16:
+            raise ValueError(f"values from {values.min()} to {values.max()} are not of 16 bits; give --window LO,HI")
+        return Image.fromarray(_through(values, window or (0, WHITE_16)))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return image
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    if window is None:
+        return image
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return image.point(_through(np.arange(256), window).tolist() * len(image.getbands()))
+
+
+def _through(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    low, high = window
+    return np.rint(np.clip((values - np.float64(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _inside(image: Image.Image) -> np.ndarray:
+    """Where a mask is not zero, (H, W) bool."""
+    if image.info.get("kind") == COLOUR_16:
+        raise ValueError("16-bit colours, of which small values would be lost; save the mask as grey or 8-bit")
+    if _is_wide(image):
+        return np.asarray(np.nan_to_num(np.asarray(image)) != 0)
+    if image.format in ("JPEG", "MPO"):
+        grey = np.asarray(image.convert("L"))
+        return np.asarray(grey > grey.max() // 2)
+    pixels = np.asarray(image.convert("RGB").convert("RGBA") if image.mode == "CMYK" else image.convert("RGBA"))
+    colour, opaque = pixels[..., :3].any(axis=2), pixels[..., 3] > 0
+    if opaque.any() and not opaque.all():
+        inside = colour & opaque
+        return np.asarray(inside if inside.any() else opaque)
+    if image.mode == "P" and colour.all() == colour.any():  # colours that do not tell them apart
+        numbers = np.asarray(image)
+        return np.asarray(numbers != 0 if numbers.min() < numbers.max() else colour)
+    return np.asarray(colour)
 
 
 def _resize(image: Image.Image, size: int, fit: str, method: Image.Resampling) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import existing
-from dpaat.data.table import MAX_CLASSES, SPLITS, ImageTable
+from dpaat.data.table import MAX_CLASSES, SPLITS, UNGROUPED, ImageTable
 from dpaat.errors import UserError, unknown
 
 _ORGANS = (
@@ -128,6 +128,7 @@ def _table(path: Path, flag: str, spec: str) -> ImageTable:
         licence={"dermamnist": "CC BY-NC 4.0"}.get(flag, "CC BY 4.0" if flag in CLASSES else ""),
         citation=CITATION if flag in CLASSES else "",
         tasks=TASKS.get(flag, {}),
+        notes=(UNGROUPED,),
     )
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
 from tqdm.auto import tqdm
 
 from dpaat.data import LOADERS, load_table
 from dpaat.data.cache import in_threads
-from dpaat.data.files import ImageFile, images_below
-from dpaat.data.images import decode_image
+from dpaat.data.files import ImageFile, files_below, left_out
+from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
+from dpaat.data.table import UNGROUPED
+from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.run import resolve_device
 from dpaat.runs import open_run, replacing
 
+T = TypeVar("T")
 Read = Callable[[int], "bytes | np.ndarray"]
 
 
@@ -27,9 +33,11 @@ def predict(
     images: Sequence[str | Path] | str,
     out: Path,
     *,
+    window: str | None = None,
     batch_size: int = 128,
     device: str = "auto",
     progress: bool = True,
+    console: Console | None = None,
 ) -> Path:
     """Classify images with a trained run and write a CSV file.
 
@@ -40,9 +48,11 @@ def predict(
         run: the run folder.
         images: image files and folders of them, or one text: a dataset spec such as "ham10000:DIR", or a path.
         out: the CSV file to write.
+        window: how the values of the pixels are read, see `dpaat.data.prepare`; None as the run's own were.
         batch_size: images per batch.
         device: "auto", "cpu", "cuda", ...
         progress: show a progress bar with the time left on stderr.
+        console: where to print what is left out or doubtful.
 
     Returns:
         `out`.
@@ -55,27 +65,43 @@ def predict(
         raise UserError(f"batch size: {batch_size} must be at least 1")
     _check_output(out)
     if isinstance(images, str):
-        names, read = _from_spec(images) if _is_spec(images) else _from_paths([images])
+        names, read, remarks = _from_spec(images) if _is_spec(images) else _from_paths([images])
     else:
-        names, read = _from_paths(images)
+        names, read, remarks = _from_paths(images)
+    if console is not None and remarks:
+        console.print("\n".join(remarks), highlight=False, soft_wrap=True)
     require_printable(names, "predict")
     target = resolve_device(device)
     model = opened.load_model(device=target)
     size, fit, channels = opened.config.image_size, opened.config.fit, int(opened.info["channels"])
 
-    def decode(row: int) -> np.ndarray:
-        try:
-            return decode_image(read(row), size=size, fit=fit, channels=channels)
-        except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
+    def each(function: Callable[[bytes | np.ndarray], T], rows: Iterable[int]) -> list[T]:
+        def one(row: int) -> T:
+            try:
+                return function(read(row))
+            except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
 
+        places = list(rows)
+        return list(in_threads(lambda place: one(places[place]), len(places), "", progress=False))
+
+    reading: dict[str, Any] = opened.reading if window is None else {"window": window, "known": ()}
+    kinds = [kind for kind, _ in each(pixel_kind, range(len(names)))]
+    resolved = resolve_window(
+        reading["window"],
+        kinds,
+        lambda rows: np.stack(each(pixel_quantiles, rows.tolist())),
+        spec="predict",
+        known=reading["known"],
+    )
+    decode = partial(decode_image, size=size, fit=fit, channels=channels, window=window_range(resolved))
     parts = []
     with tqdm(total=len(names), desc="predicting", unit="img", disable=None if progress else True) as bar:
         for first in range(0, len(names), batch_size):
             rows = range(first, min(first + batch_size, len(names)))
             with torch.inference_mode():
-                logits = model(torch.from_numpy(_stack(decode, rows)).to(target).float() / 255)
+                logits = model(torch.from_numpy(np.stack(each(decode, rows))).to(target).float() / 255)
             parts.append(logits.cpu().double().softmax(dim=1))
             bar.update(len(rows))
     probabilities = torch.cat(parts)
@@ -83,31 +109,33 @@ def predict(
     return _write(out, names, probabilities.numpy(), list(opened.info["classes"]))
 
 
-def _stack(decode: Callable[[int], np.ndarray], rows: range) -> np.ndarray:
-    return np.stack(list(in_threads(lambda position: decode(rows[position]), len(rows), "", progress=False)))
-
-
 def _is_spec(text: str) -> bool:
     return text.partition(":")[0] in LOADERS and not Path(text).exists()
 
 
-def _from_spec(spec: str) -> tuple[list[str], Read]:
+def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:
     table = load_table(spec)
-    return [table.describe(row) for row in range(len(table))], table.read
+    remarks = [f"warning: {line}" for line in table.warnings] + [
+        f"note: {line}" for line in table.notes if line != UNGROUPED
+    ]
+    return [table.describe(row) for row in range(len(table))], table.read, remarks
 
 
-def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read]:
+def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read, list[str]]:
     files: list[Path] = []
+    others: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such image or folder")
-        found = list(images_below(path)) if path.is_dir() else [path]
+        found, rest = files_below(path) if path.is_dir() else ([path], [])
         if not found:
-            raise UserError(f"{path}: no images in this folder")
+            raise UserError("; ".join([f"{path}: no images in this folder", *left_out(rest, path)]))
         files += found
+        others += rest
     if not files:
         raise UserError("give at least one image or folder of images")
-    return [str(file) for file in files], lambda row: ImageFile(files[row]).read()
+    remarks = [f"warning: {line}" for line in left_out(others, Path())]
+    return [str(file) for file in files], lambda row: ImageFile(files[row]).read(), remarks
 
 
 def _check_output(out: Path) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
+from dpaat.data.findings import warnings_of
 from dpaat.errors import UserError, unknown
 from dpaat.models import Stem, build_model, load_foreign
 from dpaat.provenance import provenance
@@ -23,6 +25,10 @@ from dpaat.radii import check_radius
 from dpaat.runs import Run, open_run
 
 SPLITS = ("train", "val", "test", "all")
+LATER = {
+    "window",
+}
+"""Fields younger than the first recipes, which count only where they are not at their default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,11 @@ class Subject:
     majority: str
     head: dict[str, Any]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is suspicious in the data it was trained on or is tried on, a line each."""
+        return list(self.head["data_warnings"])
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, or of all.
 
@@ -96,7 +107,7 @@ class Subject:
             check_radius(radius, norm, pixels=self.channels * math.prod(self.data.images.shape[2:]))
 
 
-def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool) -> Subject:
+def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool, window: str | None = None) -> Subject:
     """Take the model of a run folder, with its own data or another dataset.
 
     Args:
@@ -104,12 +115,15 @@ def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool)
         data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
         device: a device of this machine.
         progress: show progress of decoding.
+        window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
 
     Raises:
         UserError: not a run folder, or data that do not fit.
     """
     run = open_run(path)
-    prepared = _prepare(run, data, progress=progress)
+    if window is not None and data is None:
+        raise UserError("window: the run's own data are read as in training; it goes with --data")
+    prepared = _prepare(run, data, window, progress=progress)
     classes, channels = tuple(run.info["classes"]), int(run.info["channels"])
     _check_classes(prepared, classes, str(run.path))
     _check_channels(prepared, channels, str(run.path))
@@ -133,6 +147,8 @@ def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool)
             training_seed=run.config.seed,
             fold=run.config.fold,
             recipe=_recipe(run),
+            window=prepared.window,
+            data_warnings=_warnings(run, prepared),
         ),
     )
 
@@ -148,6 +164,7 @@ def subject_of_weights(
     seed: int,
     device: str,
     progress: bool,
+    window: str = "auto",
 ) -> Subject:
     """Take weights that were trained elsewhere.
 
@@ -161,11 +178,12 @@ def subject_of_weights(
         seed: of the split, where the dataset has none.
         device: a device of this machine.
         progress: show progress of decoding.
+        window: how the values of the pixels are read, see `dpaat.data.prepare`.
 
     Raises:
         UserError: weights that do not fit the model and the classes, or data that cannot be read.
     """
-    prepared = prepare(data, image_size=image_size, seed=seed, progress=progress)
+    prepared = prepare(data, image_size=image_size, seed=seed, window=window, progress=progress)
     classes, channels = prepared.classes, int(prepared.images.shape[1])
     model = build_model(name, num_classes=len(classes), channels=channels, image_size=image_size, stem=stem)
     load_foreign(model, weights, num_classes=len(classes))
@@ -193,6 +211,8 @@ def subject_of_weights(
             training_seed=None,
             fold=None,
             recipe=None,
+            window=prepared.window,
+            data_warnings=warnings_of(prepared),
         ),
     )
 
@@ -210,18 +230,38 @@ def _head(data: PreparedData, classes: tuple[str, ...], *, device: str, **fields
 def _recipe(run: Run) -> str:
     """8 hex digits that runs share which differ in seed, fold and machine only."""
     own = ("data", "seed", "fold", "splits", "accelerator", "devices", "num_nodes", "strategy", "workers")
-    fields = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in own}
+    default = dataclasses.asdict(TrainConfig())
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(run.config).items()
+        if name not in own and not (name in LATER and value == default[name])
+    }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _prepare(run: Run, data: str | None, *, progress: bool) -> PreparedData:
+def _prepare(run: Run, data: str | None, window: str | None, *, progress: bool) -> PreparedData:
     if data is not None:
         config = run.config
-        other = prepare(data, image_size=config.image_size, fit=config.fit, seed=config.seed, progress=progress)
+        reading = run.reading if window is None else {"window": window}
+        other = prepare(
+            data,
+            image_size=config.image_size,
+            fit=config.fit,
+            seed=config.seed,
+            classes=run.info["classes"],
+            progress=progress,
+            **reading,
+        )
         if other.fingerprint != run.info["fingerprint"]:
             return other
         # The same images under another spec: split anew, they would put training images into the test split.
     return run.prepare(progress=progress)
+
+
+def _warnings(run: Run, data: PreparedData) -> list[str]:
+    """What training found in the run's data, and what there is in another dataset."""
+    found: list[str] = list(run.info.get("data_warnings") or [])
+    return found if data.fingerprint == run.info["fingerprint"] else [*found, *warnings_of(data)]
 
 
 def _own_data(run: Run) -> PreparedData | None:

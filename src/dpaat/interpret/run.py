@@ -102,6 +102,7 @@ def explain_run(
     run: Path,
     *,
     data: str | None = None,
+    window: str | None = None,
     norm: str | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -112,6 +113,7 @@ def explain_run(
     Args:
         run: the run folder.
         data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
+        window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
         norm: "linf" or "l2"; None for the run's own.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
@@ -125,7 +127,8 @@ def explain_run(
     """
     plan = ExplainPlan(norm=open_run(run).config.norm if norm is None else norm, **options)
     target = resolve_device(device)
-    return explain(subject_of_run(run, data=data, device=target, progress=progress), plan, target, progress=progress)
+    subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
+    return explain(subject, plan, target, progress=progress)
 
 
 def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progress: bool = True) -> Document:

@@ -127,7 +127,11 @@ def _limits(runs: Sequence[RunView]) -> list[str]:
 
 def _data(runs: Sequence[RunView]) -> list[str]:
     rows = list(dict.fromkeys((run.info["data"], run.info["fingerprint"], run.info.get("licence")) for run in runs))
-    return ["\n".join(f"- {_escape(d)}, fingerprint `{f}`, licence: {_escape(t or 'unknown')}" for d, f, t in rows)]
+    said = dict.fromkeys(
+        line for run in runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
+    )
+    lines = [f"- {_escape(d)}, fingerprint `{f}`, licence: {_escape(t or 'unknown')}" for d, f, t in rows]
+    return ["\n".join([*lines, *(f"- {_escape(line)}" for line in said)])]
 
 
 def _section(section: Section) -> list[str]:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.data import PreparedData
+from dpaat.data.findings import warnings_of
 from dpaat.data.splits import export_splits
 from dpaat.errors import Interrupted, UserError
 from dpaat.models import check_name
@@ -83,7 +84,13 @@ def train(
         raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
     own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
-    data = prepare_data(config, own_splits=own_splits, cache_dir=cache_dir, progress=console is not None)
+    data = prepare_data(
+        config,
+        own_splits=own_splits,
+        classes=info.get("classes"),
+        cache_dir=cache_dir,
+        progress=console is not None,
+    )
     check_splits(config, data)
     if resuming and data.fingerprint != info.get("fingerprint"):
         raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")
@@ -95,6 +102,10 @@ def train(
         if first_process:
             _make_folder(out, config, info, data)
     say(console, headline(config, data, module))
+    for line in data.table.notes:
+        say(console, f"note: {line}")
+    for line in info.get("data_warnings", []):
+        say(console, f"warning: {line}")
     if slow := emulation(config.precision, trainer.strategy.root_device):
         say(console, f"warning: {slow}")
 
@@ -183,6 +194,10 @@ def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str
         "command": command,
         "data": table.name,
         "fingerprint": data.fingerprint,
+        "window": data.window,
+        "pixels": list(data.kinds),
+        "notes": list(table.notes),
+        "data_warnings": warnings_of(data),
         "synthetic": table.synthetic,
         "licence": table.licence,
         "citation": table.citation,

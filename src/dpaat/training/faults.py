@@ -137,9 +137,3 @@ def largest_batch(attempt: Callable[[int], object], batch_size: int) -> int | No
         except torch.OutOfMemoryError:
             size //= 2
     return None
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Name some of many."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -16,8 +16,9 @@ from rich.console import Console
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData
 from dpaat.data.loading import DataModule, batch_sizes
+from dpaat.errors import listed
 from dpaat.runs import BEST, LAST, PREVIOUS
-from dpaat.training.faults import ADVICE, TrainingError, largest_batch, listed
+from dpaat.training.faults import ADVICE, TrainingError, largest_batch
 from dpaat.training.keeping import Stopped
 from dpaat.training.module import TrainingModule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -10,19 +11,27 @@ import torch
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
+from dpaat.data.splits import refusals
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
 from dpaat.models import build_model
 from dpaat.radii import check_radius
-from dpaat.training.faults import listed
 from dpaat.training.module import TrainingModule
 
 
 def prepare_data(
-    config: TrainConfig, *, own_splits: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+    config: TrainConfig,
+    *,
+    own_splits: Path | None = None,
+    classes: Sequence[str] | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
 ) -> PreparedData:
-    """Load the data of a run, split by its configuration, or as `own_splits` says where it was begun before."""
+    """Load the data of a run, split by its configuration, or as `own_splits` says where it was begun before.
+
+    `classes` is the order that they had then.
+    """
     given_splits = Path(config.splits) if config.splits else None
     return prepare(
         config.data,
@@ -31,6 +40,8 @@ def prepare_data(
         seed=config.seed,
         fold=None if own_splits else config.fold,
         splits=own_splits or given_splits,
+        classes=classes,
+        window=config.window,
         cache_dir=cache_dir,
         progress=progress,
     )
@@ -42,15 +53,8 @@ def check_splits(config: TrainConfig, data: PreparedData) -> None:
     Raises:
         UserError: an empty split, or a class without an image to learn from.
     """
-    for split in ("train", "val"):
-        if not len(data.rows(split)):
-            raise UserError(f"{config.data}: the {split} split is empty; give more images or another --splits")
-    absent = [name for label, name in enumerate(data.classes) if label not in data.labels[data.rows("train")]]
-    if absent:
-        raise UserError(
-            f"{config.data}: no image of class {listed(absent)} in the training split, so it cannot be learned; give "
-            "more images, another --splits, or leave the class out"
-        )
+    if found := refusals(data.table, data.split):
+        raise UserError(f"{config.data}: {found[0]}")
 
 
 def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:

@@ -24,6 +24,10 @@ def training_section(runs: Sequence[RunView]) -> Section:
         body = [Row(field, [Cell(value) for value in values]) for field, values in rows]
         blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
     blocks += _images(runs)
+    blocks += [Text(f"{run.name}: {line}.", "warn") for run in runs for line in run.info.get("data_warnings") or []]
+    blocks += [
+        Text(f"{text}.", "note") for text in dict.fromkeys(n for run in runs for n in run.info.get("notes") or [])
+    ]
     if missing := [run.name for run in runs if run.epochs is None]:
         blocks.append(Text(f"No epoch has been logged yet: {', '.join(missing)}.", "note"))
     for run in runs:

@@ -1,0 +1,72 @@
+"""What is probably wrong with a dataset, in lines: for `dpaat data check`, training, evaluation and report alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from dpaat.data import PreparedData
+from dpaat.data.splits import leaks
+from dpaat.data.values import fitting_window
+from dpaat.errors import listed
+
+FLAT, DARK, DIM = 2, 16, 64
+"""Grey levels of 255: the range of an image without content, the maximum of one that is near black, and of a set that
+uses less than a quarter of the range."""
+
+
+def warnings_of(data: PreparedData) -> list[str]:
+    """All that is suspicious in a dataset which is decoded and split."""
+    split = dict(zip(data.ids.tolist(), data.split.tolist(), strict=True))
+    brightest, ranges = zip(*(levels(image) for image in data.images), strict=True)
+    return [
+        *data.table.warnings,
+        *leak_lines(leaks(data.table, data.split, data.digests), split),
+        *brightness_lines(data.ids, np.array(brightest), np.array(ranges)),
+        *stack_lines(data.stacks),
+    ]
+
+
+def levels(image: np.ndarray) -> tuple[int, int]:
+    """Largest value of an image (C, H, W), uint8, and its range in the channel where that is widest."""
+    flat = image.reshape(len(image), -1)
+    return int(flat.max()), int((flat.max(axis=1).astype(int) - flat.min(axis=1)).max())
+
+
+def leak_lines(found: Iterable[tuple[str, str, str]], split: dict[str, str]) -> list[str]:
+    """Sum up what `leaks` found, a line for each reason."""
+    found = list(found)
+    lines = []
+    for reason, count in Counter(reason for _, _, reason in found).items():
+        a, b = next((a, b) for a, b, why in found if why == reason)
+        lines.append(
+            f"{reason} on two sides of the split: {count} case(s), such as {a} ({split[a]}) and {b} ({split[b]}); "
+            "scores on them are too high"
+        )
+    return lines
+
+
+def brightness_lines(ids: np.ndarray, brightest: np.ndarray, ranges: np.ndarray) -> list[str]:
+    """Report images without content, from the two numbers of `levels` of each, and a set that is dark as a whole."""
+    constant = ranges <= FLAT
+    dark = (brightest <= DARK) & ~constant
+    found = [
+        f"{what} images: {mask.sum()} of {len(ids)}: {listed(ids[mask].tolist())}"
+        for what, mask in (("constant", constant), ("near-black", dark))
+        if mask.any()
+    ]
+    if brightest.max() < DIM and not constant.all():
+        top = int(brightest.max())
+        found.append(
+            f"the whole set is dark: values lie in 0 to {top} of 255; if the files use no more of their range, "
+            f"give {fitting_window(0, top, whole=True)}"
+        )
+    return found
+
+
+def stack_lines(names: Iterable[str]) -> list[str]:
+    """Report files of which only the first frame is read."""
+    names = list(names)
+    return [f"files of several frames, of which only the first is read: {len(names)}: {listed(names)}"] if names else []

@@ -1,0 +1,130 @@
+"""Which values of the pixels become black and white: decided for a set of images as a whole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from dpaat.data.images import COLOUR_16, EIGHT, FLOAT, QUANTILES, WHITE_16
+from dpaat.errors import UserError
+
+AUTO, FULL = "auto", "full"
+Quantiles = Callable[[np.ndarray], np.ndarray]
+
+
+def parse_window(text: str) -> tuple[str, tuple[float, float]]:
+    """Read `auto`, `full`, `bits:N`, `LO,HI` or `percentile:LO,HI`.
+
+    Returns:
+        "auto", "full", "range" or "percentile", and the two numbers of the latter ones; `bits:N` is the range from 0.
+
+    Raises:
+        UserError: anything else.
+    """
+    kind, _, rest = text.strip().rpartition(":")
+    if not kind and rest in (AUTO, FULL):
+        return rest, (0.0, 0.0)
+    try:
+        numbers = [float(part) for part in rest.split(",")]
+    except ValueError:
+        numbers = []
+    if kind == "bits" and len(numbers) == 1 and numbers[0] in range(1, 33):
+        return "range", (0.0, 2.0 ** numbers[0] - 1)
+    least, most = (0, 100) if kind == "percentile" else (-sys.float_info.max, sys.float_info.max)
+    if kind in ("", "percentile") and len(numbers) == 2 and least <= numbers[0] < numbers[1] <= most:
+        return kind or "range", (numbers[0], numbers[1])
+    raise UserError(
+        f"window {text!r}: write auto, full, bits:N (N from 1 to 32), LO,HI with LO below HI, or percentile:LO,HI "
+        "(from 0 to 100)"
+    )
+
+
+def window_range(resolved: str) -> tuple[float, float] | None:
+    """The two values of a window that `resolve_window` returned; None for "full"."""
+    return None if resolved == FULL else parse_window(resolved)[1]
+
+
+def resolve_window(
+    asked: str, kinds: Sequence[str], quantiles: Quantiles, *, spec: str, known: Iterable[str] = ()
+) -> str:
+    """Decide on the window of a set.
+
+    Percentiles are those of all images of the set, each counted alike. With `auto`, images of more than 8 bits take
+    the whole range of their type, unless they use a small part of it: half of them stay below a quarter.
+
+    Args:
+        asked: see `parse_window`.
+        kinds: of the pixels of each image, see `dpaat.data.images.pixel_kind`.
+        quantiles: row numbers to the quantiles of these images' values, (n, QUANTILES); asked for only if needed.
+        spec: the dataset, for messages.
+        known: kinds of pixels that a model was trained on; its window fits these, and the whole range needs no check.
+
+    Returns:
+        "full", or "LO,HI".
+
+    Raises:
+        UserError: floating-point or signed values, or a small part of the range, under `auto`; images of several kinds,
+            or of another kind than `known`, under one range of values.
+    """
+    mode, numbers = parse_window(asked)
+    found = np.asarray(kinds)
+    if mode == FULL:
+        return FULL
+    if mode == AUTO:
+        for kind in sorted(set(kinds) - {EIGHT} - set(known)):
+            _check_range(kind, quantiles(np.flatnonzero(found == kind)), spec)
+        return FULL
+    strange = sorted(set(kinds) - set(known)) if known else []
+    if strange:
+        raise UserError(
+            f"{spec}: {strange[0]} pixels, but the model was trained on {' and '.join(known)} ones in the window "
+            f"{asked}; save the images in the same form, or say with --window how they are to be read"
+        )
+    if COLOUR_16 in kinds:
+        raise UserError(f"{spec}: no window can be set for colour images of 16 bits; save them as 8-bit")
+    if len(set(kinds)) > 1:
+        counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in sorted(set(kinds)))
+        raise UserError(f"{spec}: one window cannot fit images of several kinds ({counts}); save them in one form")
+    if mode == "percentile":
+        values = quantiles(np.arange(len(kinds)))
+        low, high = np.percentile(values, numbers).tolist()
+        if not low < high:
+            raise UserError(f"{spec}: both percentiles of --window {asked} are {low:g}; take them further apart")
+        numbers = (low, high)
+    return ",".join(f"{number:.9g}" for number in numbers)
+
+
+def fitting_window(low: float, high: float, *, whole: bool) -> str:
+    """The option for values in a range, which are whole numbers or not."""
+    if whole and low >= 0:
+        return f"--window bits:{max(1, int(high).bit_length())}"
+    for first, last in ((0, 1), (-1, 1), (0, 255), (0, 4095), (0, WHITE_16)):
+        if first <= low and high <= last and not whole:
+            return f"--window={first},{last}"
+    return f"--window={low:g},{high:g} or --window percentile:0.5,99.5"
+
+
+def _check_range(kind: str, values: np.ndarray, spec: str) -> None:
+    low, high, usual = values[:, 0].min(), values[:, -1].max(), float(np.median(values[:, -1]))
+    count = f"{len(values)} images of {kind} pixels"
+    white = 255 if kind == COLOUR_16 else WHITE_16
+    if kind != FLOAT and low >= 0 and high <= white and usual >= white / 4:
+        return
+    if kind == COLOUR_16:
+        raise UserError(
+            f"{spec}: {count}: their upper 8 bits lie in 0 to {high:g} of 255; save them as 8-bit colour that uses the "
+            "whole range"
+        )
+    if kind != FLOAT and low >= 0 and usual < white / 4 <= high <= white:  # a few bright spots
+        raise UserError(
+            f"{spec}: {count}: values lie in {low:g} to {high:g}, in half of the images below {usual:g}: give --window "
+            "percentile:0.5,99.5, or --window full if they are meant to be so dark"
+        )
+    also = ", or --window full if they are meant to be so dark" if kind != FLOAT and 0 <= low <= high <= white else ""
+    option = fitting_window(float(low), float(high), whole=kind != FLOAT)
+    raise UserError(f"{spec}: {count}: values lie in {low:g} to {high:g}: give {option}{also}")
+
+
+__all__ = ["AUTO", "FULL", "QUANTILES", "fitting_window", "parse_window", "resolve_window", "window_range"]
