@@ -81,7 +81,7 @@ def check(
         rows = [row for row in range(len(table)) if row not in bad]
         bad |= _unfit(table, rows, image_size, window_range(resolved), problems)
     problems += stack_lines(name for name, found in zip(table.ids.tolist(), looks, strict=True) if found[2] > 1)
-    problems += _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
+    masks = _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
     found: list[tuple[str, str, str]] = []
     split = None
     try:
@@ -121,10 +121,12 @@ def check(
     _show(console, "identical images of different classes", [" = ".join(names) for names in contrary])
     _show(console, "leaks across splits", [f"{a} and {b}: {reason}" for a, b, reason in found])
     _show(console, "unreadable images", unreadable, limit=len(unreadable))
+    if table.read_mask is not None:
+        _show(console, "masks that do not fit", masks)
     if export is not None and split is not None:
         export_splits(export, table.ids, split)
         console.print(f"splits written to {export}", markup=False)
-    return _total(console, problems, len(unreadable) + len(found) + len(contrary))
+    return _total(console, problems, len(unreadable) + len(masks) + len(found) + len(contrary))
 
 
 def _total(console: Console, problems: list[str], more: int = 0) -> int:

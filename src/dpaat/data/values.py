@@ -91,7 +91,7 @@ def resolve_window(
         values = quantiles(np.arange(len(kinds)))
         low, high = np.percentile(values, numbers).tolist()
         if not low < high:
-            raise UserError(f"{spec}: both percentiles of --window {asked} are {low:g}; take them further apart")
+            raise UserError(f"{spec}: both percentiles of --window {asked} are {low:.10g}; take them further apart")
         numbers = (low, high)
     return ",".join(f"{number:.9g}" for number in numbers)
 
@@ -103,7 +103,7 @@ def fitting_window(low: float, high: float, *, whole: bool) -> str:
     for first, last in ((0, 1), (-1, 1), (0, 255), (0, 4095), (0, WHITE_16)):
         if first <= low and high <= last and not whole:
             return f"--window={first},{last}"
-    return f"--window={low:g},{high:g} or --window percentile:0.5,99.5"
+    return f"--window={low:.10g},{high:.10g} or --window percentile:0.5,99.5"
 
 
 def _check_range(kind: str, values: np.ndarray, spec: str) -> None:
@@ -114,17 +114,17 @@ def _check_range(kind: str, values: np.ndarray, spec: str) -> None:
         return
     if kind == COLOUR_16:
         raise UserError(
-            f"{spec}: {count}: their upper 8 bits lie in 0 to {high:g} of 255; save them as 8-bit colour that uses the "
-            "whole range"
+            f"{spec}: {count}: their upper 8 bits lie in 0 to {high:.10g} of 255; save them as 8-bit colour that "
+            "uses the whole range"
         )
     if kind != FLOAT and low >= 0 and usual < white / 4 <= high <= white:  # a few bright spots
         raise UserError(
-            f"{spec}: {count}: values lie in {low:g} to {high:g}, in half of the images below {usual:g}: give --window "
-            "percentile:0.5,99.5, or --window full if they are meant to be so dark"
+            f"{spec}: {count}: values lie in {low:.10g} to {high:.10g}, in half of the images below {usual:.10g}: "
+            "give --window percentile:0.5,99.5, or --window full if they are meant to be so dark"
         )
     also = ", or --window full if they are meant to be so dark" if kind != FLOAT and 0 <= low <= high <= white else ""
     option = fitting_window(float(low), float(high), whole=kind != FLOAT)
-    raise UserError(f"{spec}: {count}: values lie in {low:g} to {high:g}: give {option}{also}")
+    raise UserError(f"{spec}: {count}: values lie in {low:.10g} to {high:.10g}: give {option}{also}")
 
 
 __all__ = ["AUTO", "FULL", "QUANTILES", "fitting_window", "parse_window", "resolve_window", "window_range"]
