@@ -22,7 +22,7 @@ from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
 
 # A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
-VERSION = 1
+VERSION = 2
 CHUNK = 64
 
 T = TypeVar("T")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from rich.text import Text
 from dpaat.data import LOADERS, fingerprint, load_table
 from dpaat.data.cache import decode_row, in_threads, look_at, quantiles_of
 from dpaat.data.files import home_path
-from dpaat.data.findings import brightness_lines, levels, stack_lines
+from dpaat.data.findings import brightness_lines, identical, levels, stack_lines
 from dpaat.data.images import EIGHT, decode_mask, is_empty_mask, require_same_aspect
 from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals
 from dpaat.data.table import SPLITS, ImageTable
@@ -97,9 +96,7 @@ def check(
     else:
         found = leaks(table, split, digests)
         problems += refusals(table, split)
-    twins = _identical(table, digests)
-    labels = dict(zip(table.ids.tolist(), table.labels.tolist(), strict=True))
-    contrary = [names for names in twins if len({labels[name] for name in names}) > 1]
+    twins, contrary = identical(table, digests)
 
     kind = "grey" if table.channels == 1 else "RGB"
     console.print(
@@ -189,13 +186,6 @@ def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
 
     looks = list(in_threads(look, len(rows), "looking at masks", progress=True))
     return [f"mask of {table.describe(rows[n])}: {reason}" for n, reason in enumerate(looks) if reason]
-
-
-def _identical(table: ImageTable, digests: list[str]) -> list[list[str]]:
-    together: dict[str, list[str]] = defaultdict(list)
-    for digest, name in zip(digests, table.ids.tolist(), strict=True):
-        together[digest].append(name)
-    return [names for names in together.values() if len(names) > 1]
 
 
 def _counts(table: ImageTable, split: np.ndarray) -> Table:

@@ -21,6 +21,7 @@ from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.data import PreparedData
 from dpaat.data.findings import warnings_of
 from dpaat.data.splits import export_splits
+from dpaat.data.values import FULL
 from dpaat.errors import Interrupted, UserError
 from dpaat.models import check_name
 from dpaat.precision import emulation
@@ -84,7 +85,13 @@ def train(
         raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
     own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
-    data = prepare_data(config, own_splits=own_splits, cache_dir=cache_dir, progress=console is not None)
+    data = prepare_data(
+        config,
+        own_splits=own_splits,
+        own_window=(info.get("window") or FULL) if resuming else None,
+        cache_dir=cache_dir,
+        progress=console is not None,
+    )
     check_splits(config, data)
     if resuming and data.fingerprint != info.get("fingerprint"):
         raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")

@@ -19,9 +19,14 @@ from dpaat.training.module import TrainingModule
 
 
 def prepare_data(
-    config: TrainConfig, *, own_splits: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+    config: TrainConfig,
+    *,
+    own_splits: Path | None = None,
+    own_window: str | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
 ) -> PreparedData:
-    """Load the data of a run, split by its configuration, or as `own_splits` says where it was begun before."""
+    """Load the data of a run by its configuration, or as `own_splits` and `own_window` say of one begun before."""
     given_splits = Path(config.splits) if config.splits else None
     return prepare(
         config.data,
@@ -30,7 +35,7 @@ def prepare_data(
         seed=config.seed,
         fold=None if own_splits else config.fold,
         splits=own_splits or given_splits,
-        window=config.window,
+        window=own_window or config.window,
         cache_dir=cache_dir,
         progress=progress,
     )
