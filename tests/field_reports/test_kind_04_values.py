@@ -250,3 +250,50 @@ def test_a_run_on_8_bit_images_refuses_dark_16_bit_ones(tiny_run, tmp_path, caps
 def _predict(run: Path, images: Path, out: Path, *options: str) -> Path:
     assert main(["predict", str(run), str(images), f"--out={out}", "--device=cpu", *options]) == 0
     return out
+
+
+def test_a_window_for_wider_values_is_refused_for_8_bit_images():
+    with pytest.raises(UserError, match="8-bit pixels reach 255"):
+        prepare("synthetic:60", image_size=16, window="bits:12", progress=False)
+
+
+def test_an_evaluation_of_weights_takes_a_window_and_one_of_a_run_its_own(deep, capsys):
+    from dpaat.data.values import parse_window
+
+    run = deep / "run"
+    assert main(["evaluate", str(run), "--window=bits:12", "--device=cpu"]) == 2
+    assert "it goes with --data" in capsys.readouterr().err
+    assert parse_window("-1000,400") == ("range", (-1000, 400))
+    assert main(["train", "--data=nowhere", "--window", "-1000,400", f"--out={deep / 'no'}"]) == 2
+    assert "nowhere" in capsys.readouterr().err  # not the window
+
+
+def test_a_run_from_before_windows_is_read_as_it_was_trained(deep, tmp_path):
+    import shutil
+
+    spec = write_set(tmp_path / "d", integers(4095, 300))
+    shutil.copytree(deep / "run", tmp_path / "run")
+    data = prepared(spec, window="full")
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    for name in ("window", "pixels", "notes", "data_warnings"):
+        del info[name]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info | {"fingerprint": data.fingerprint}))
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    kept = [line for line in text.splitlines() if not line.startswith(("window:", "data:"))]
+    (tmp_path / "run" / "config.yaml").write_text("\n".join([f"data: {spec}", *kept, ""]))
+    old = open_run(tmp_path / "run")
+    assert old.prepare(progress=False).fingerprint == data.fingerprint
+
+
+def test_a_window_at_its_default_leaves_digests_of_recipes_as_they_were(tiny_run):
+    import dataclasses
+    import hashlib
+
+    from dpaat.evaluation.subject import LATER, _recipe
+
+    run = open_run(tiny_run)
+    own = {"data", "seed", "fold", "splits", "accelerator", "devices", "num_nodes", "strategy", "workers"}
+    fields = {k: v for k, v in dataclasses.asdict(run.config).items() if k not in own | LATER}
+    assert _recipe(run) == hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+    changed = dataclasses.replace(run, config=dataclasses.replace(run.config, window="bits:8"))
+    assert _recipe(changed) != _recipe(run)

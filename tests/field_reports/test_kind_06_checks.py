@@ -209,8 +209,8 @@ def test_a_table_without_groups_says_so(tmp_path, tiny_images, tiny_run):
 @pytest.mark.parametrize(
     "name",
     ["patient", "patient_id", "PatientID", "Patient ID", "patientId", "patient_no", "anon_patient_id", "subject",
-     "SubjectID", "case", "case_id", "lesion", "lesion_id", "StudyInstanceUID", "study_id", "slide", "slide_name", "mrn",
-     "MRN", "PID", "patients"],
+     "SubjectID", "case", "case_id", "lesion", "lesion_id", "StudyInstanceUID", "study_id", "slide", "slide_name",
+     "mrn", "MRN", "PID", "patients"],
 )  # fmt: skip
 def test_a_column_that_looks_like_a_group_is_asked_about(name, tmp_path):
     spec = write_set(tmp_path, columns=columns(**{name: PATIENTS}))

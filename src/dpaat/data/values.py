@@ -82,13 +82,13 @@ def resolve_window(
             f"{spec}: {strange[0]} pixels, but the model was trained on {' and '.join(known)} ones in the window "
             f"{asked}; save the images in the same form, or say with --window how they are to be read"
         )
-    if EIGHT in kinds and mode == "range" and numbers[1] > 255:
-        raise UserError(f"{spec}: 8-bit pixels reach 255, so --window {asked} would leave them dark; give another one")
     if COLOUR_16 in kinds:
         raise UserError(f"{spec}: no window can be set for colour images of 16 bits; save them as 8-bit")
     if len(set(kinds)) > 1:
         counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in sorted(set(kinds)))
         raise UserError(f"{spec}: one window cannot fit images of several kinds ({counts}); save them in one form")
+    if EIGHT in kinds and mode == "range" and numbers[1] > 255:
+        raise UserError(f"{spec}: 8-bit pixels reach 255, so --window {asked} would leave them dark; give another one")
     if mode == "percentile":
         values = quantiles(np.arange(len(kinds)))
         low, high = np.percentile(values, numbers).tolist()
