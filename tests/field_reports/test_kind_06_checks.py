@@ -245,6 +245,13 @@ def test_of_two_columns_the_coarser_is_proposed_and_an_absent_one_refused(tmp_pa
         load_table(f"{spec},group=patients")
 
 
+def test_rows_without_a_group_are_counted(tmp_path):
+    spec = write_set(tmp_path, columns=columns(group=("p0", "p0", "", "nan", "p1", "None")))
+    table = load_table(spec)
+    assert table.notes == ("12 of 24 rows have no group: each of these images counts as independent",)
+    assert table.frame["group"].nunique() == 2 + 12
+
+
 def test_train_asks_too(tmp_path):
     spec = write_set(tmp_path, columns=columns(patient_id=PATIENTS))
     assert "patient_id" in warnings_of(prepared(spec))[0]
@@ -252,7 +259,7 @@ def test_train_asks_too(tmp_path):
 
 def test_images_of_two_classes_at_once_are_told_in_training_too(tmp_path):
     spec = write_set(tmp_path, odd={5: grey(2)})
-    assert warnings_of(prepared(spec)) == ["identical images of different classes: 02.png = 05.png"]
+    assert warnings_of(prepared(spec)) == ["identical images of different classes: 1: 02.png = 05.png"]
 
 
 def test_images_without_content_are_told_in_training_too(tmp_path):

@@ -13,6 +13,7 @@ from dpaat.data.frames import metadata, read_text_table, unused_groups
 from dpaat.data.table import SPLITS, UNGROUPED, ImageTable
 from dpaat.errors import UserError
 
+NOTHING = ("", "nan", "na", "n/a", "none", "null")
 SPLIT_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 
 
@@ -52,10 +53,11 @@ def load(argument: str, spec: str) -> ImageTable:
         raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}")
     masks = _masks(path, frame)
     classes = _classes(frame["label"])
+    alone = frame[group].str.lower().isin(NOTHING) if group in frame else pd.Series(True, frame.index)
     columns: dict[str, pd.Series] = {
         "id": frame["path"],
         "label": frame["label"].map(classes.index).astype(np.int64),
-        "group": frame[group].mask(frame[group] == "", frame["path"]) if group in frame else frame["path"],
+        "group": frame["path"].where(alone, frame.get(group, "")),
     }
     split = _split(path, frame)
     if split is not None:
@@ -70,7 +72,11 @@ def load(argument: str, spec: str) -> ImageTable:
         read=reader,
         describe=reader.describe,
         read_mask=None if masks is None else FileReader(masks),
-        notes=() if group in frame else (UNGROUPED,),
+        notes=(UNGROUPED,)
+        if alone.all()
+        else (f"{alone.sum()} of {len(alone)} rows have no group: each of these images counts as independent",)
+        if alone.any()
+        else (),
         warnings=() if group in frame else unused_groups(frame, spec, most=len(classes)),
     )
 
