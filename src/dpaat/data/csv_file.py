@@ -62,6 +62,8 @@ def load(argument: str, spec: str) -> ImageTable:
     split = _split(path, frame)
     if split is not None:
         columns["split"] = split
+    few = f"{alone.sum()} of {len(alone)} rows have no group: each of these images counts as independent"
+    note = UNGROUPED if alone.all() else few
     reader = FileReader(tuple(files))
     return ImageTable(
         name=path.stem,
@@ -72,12 +74,8 @@ def load(argument: str, spec: str) -> ImageTable:
         read=reader,
         describe=reader.describe,
         read_mask=None if masks is None else FileReader(masks),
-        notes=(UNGROUPED,)
-        if alone.all()
-        else (f"{alone.sum()} of {len(alone)} rows have no group: each of these images counts as independent",)
-        if alone.any()
-        else (),
-        warnings=() if group in frame else unused_groups(frame, spec, most=len(classes)),
+        notes=(note,) if alone.any() else (),
+        warnings=unused_groups(frame, spec, most=len(classes)) if alone.all() else (),
     )
 
 
