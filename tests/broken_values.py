@@ -114,52 +114,55 @@ def _several_frames(number: int) -> bytes:
 
 BLACK = Image.fromarray(scene(0, 0, 9).round().astype(np.uint8))
 THIRDS = ("train", "train", "train", "train", "val", "test")
-BROKEN: dict[str, tuple[Maker, str]] = {
-    "12 bits in 16-bit files": (made(integers(4095)), "give --window bits:12"),
-    "8 bits in 16-bit files": (made(integers(255)), "give --window bits:8"),
-    "0 and 1 in 16-bit files": (made(integers(1)), "give --window bits:1"),
-    "12 bits in 32-bit files": (made(integers(4095, dtype=np.int32), suffix="tif"), "give --window bits:12"),
-    "20 bits in 32-bit files": (made(integers(2**20 - 1, dtype=np.int32), suffix="tif"), "give --window bits:20"),
-    "Hounsfield units": (made(lambda n: signed(scene(n, -1024, 3071)), suffix="tif"), "give --window=-1024,3071"),
-    "floats from 0 to 1": (made(floats(0, 1), suffix="tif"), "give --window=0,1"),
-    "floats from -1 to 1": (made(floats(-1, 1), suffix="tif"), "give --window=-1,1"),
+BROKEN: dict[str, tuple[Maker, tuple[str, ...]]] = {
+    "12 bits in 16-bit files": (made(integers(4095)), ("give --window bits:12",)),
+    "8 bits in 16-bit files": (made(integers(255)), ("give --window bits:8",)),
+    "0 and 1 in 16-bit files": (made(integers(1)), ("give --window bits:1",)),
+    "12 bits in 32-bit files": (made(integers(4095, dtype=np.int32), suffix="tif"), ("give --window bits:12",)),
+    "20 bits in 32-bit files": (made(integers(2**20 - 1, dtype=np.int32), suffix="tif"), ("give --window bits:20",)),
+    "Hounsfield units": (made(lambda n: signed(scene(n, -1024, 3071)), suffix="tif"), ("give --window=-1024,3071",)),
+    "floats from 0 to 1": (made(floats(0, 1), suffix="tif"), ("give --window=0,1",)),
+    "floats from -1 to 1": (made(floats(-1, 1), suffix="tif"), ("give --window=-1,1",)),
     "a bright spot in 12 bits": (
         made(integers(4095), odd={3: Image.fromarray(np.eye(16, dtype=np.uint16) * 65535)}),
-        "half of the images below 4095",
+        ("half of the images below 4095",),
     ),
     "12 bits in 16-bit colour": (
         made(lambda n: png_16(np.repeat(scene(n, 0, 4095)[..., None], 3, axis=2))),
-        "their upper 8 bits lie in 0 to 15",
+        ("their upper 8 bits lie in 0 to 15",),
     ),
     "0 to 15 in 8-bit files": (
         made(lambda n: Image.fromarray(scene(n, 0, 15).round().astype(np.uint8))),
-        "the whole set is dark: values lie in 0 to 15",
+        ("the whole set is dark: values lie in 0 to 15",),
     ),
-    "a constant image": (made(odd={5: Image.new("L", (16, 16), 90)}), "constant images: 1 of 24: 05.png"),
-    "a near-black image": (made(odd={5: BLACK}), "near-black images: 1 of 24: 05.png"),
+    "a constant image": (made(odd={5: Image.new("L", (16, 16), 90)}), ("constant images: 1 of 24: 05.png",)),
+    "a near-black image": (made(odd={5: BLACK}), ("near-black images: 1 of 24: 05.png",)),
     "a transparent image": (
         made(odd={5: Image.merge("LA", (grey(5), Image.new("L", (16, 16))))}),
-        "constant images: 1 of 24: 05.png",
+        ("constant images: 1 of 24: 05.png",),
     ),
     "white stored as 0": (
         made(odd={5: encode(integers(65535)(5), "TIFF", tiffinfo={262: 0})}),
-        "05.png: white is stored as 0",
+        ("05.png: white is stored as 0",),
     ),
-    "several frames": (made(odd={5: _several_frames(5)}), "only the first is read: 1: 05.png"),
-    "an empty mask": (with_mask(Image.new("L", (16, 16))), "00.png: it is empty"),
-    "a mask of another aspect": (with_mask(Image.fromarray(half(255, size=(16, 24)))), "which is another aspect"),
+    "several frames": (made(odd={5: _several_frames(5)}), ("only the first is read: 1: 05.png",)),
+    "an empty mask": (with_mask(Image.new("L", (16, 16))), ("00.png: it is empty",)),
+    "a mask of another aspect": (with_mask(Image.fromarray(half(255, size=(16, 24)))), ("which is another aspect",)),
     "a patient on two sides": (
         made(columns=columns(split=THIRDS, group=[f"p{number}" for number in range(7)])),
-        "same group",
+        ("same group on two sides",),
     ),
-    "an image on two sides": (made(odd={4: grey(2)}, columns=columns(split=THIRDS)), "04.png: identical images"),
+    "an image on two sides": (
+        made(odd={4: grey(2)}, columns=columns(split=THIRDS)),
+        ("identical images on two sides", "04.png"),
+    ),
     "patients that are not used": (
         made(columns=columns(PatientID=[f"p{number}" for number in range(7)])),
-        ",group=PatientID",
+        (",group=PatientID",),
     ),
     "a class that is not trained": (
         made(columns=columns(split=("train", "test", "train", "val"))),
-        "no image of class b in the training split",
+        ("no image of class b in the training split",),
     ),
 }
 SOUND: dict[str, Maker] = {

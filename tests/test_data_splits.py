@@ -129,7 +129,7 @@ def test_export_and_import(tmp_path):
         ("", "cannot read"),
         ("id\na\n", "no column 'split'"),
         ("id,split\na,train\n", "no split for 1 of 2 images, the first is 'b'"),
-        ("id,split\na,train\nb,dev\n", "unknown split 'dev'"),
+        ("id,split\na,train\nb,holdout\n", "unknown split 'holdout'"),
         ("id,split\na,train\na,val\nb,val\n", "'a' is listed twice"),
     ],
 )

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_makers import half_mask, jpeg, make_ham, write_csv
+from dpaat.cli import main
 from dpaat.data import load_table, prepare
 from dpaat.data.images import decode_image
 from dpaat.data.splits import export_splits, import_splits
@@ -249,7 +250,6 @@ def test_names_that_cannot_be_shown_are_refused(tmp_path, name, tiny_run, capfd)
     "name", ["[bold]", "<script>", "ß字🩺é", "=1+1", "{{ 7 }}", "%s", "\u202egnp", "a,b;c|d", " x"]
 )
 def test_names_that_only_look_dangerous_are_names(tmp_path, name, capfd):
-    from dpaat.cli import main
 
     make_images(tmp_path / "d", count=16)
     (tmp_path / "d" / "c1").rename(tmp_path / "d" / name)

@@ -135,6 +135,7 @@ def _predict(given: Namespace) -> int:
         window=given.window,
         batch_size=given.batch_size,
         device=given.device,
+        console=_console(),
     )
     _console().print(f"written to {out}", highlight=False, soft_wrap=True)
     return 0

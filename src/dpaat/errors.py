@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -24,10 +24,11 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Iterable[object], most: int = 5) -> str:
     """Name some of many."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    texts = [str(name) for name in names]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_printable(name: str) -> bool:

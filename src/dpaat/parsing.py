@@ -47,11 +47,26 @@ def with_underscores(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
+TEXT = re.compile(r"(?:Does not validate against.* - )?Expected a str\b.*?(?:Got|Given) value: (.*)$")
+"""What the parser says of a number, a list or the like in a YAML file, where a field is text."""
+
+
 def readable(error: ArgumentError) -> str:
     """Bring the parser's message into one line, with the option as people type it."""
     text = " ".join(str(error).split())
     text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
+    text = TEXT.sub(_not_text, text)
     text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
     text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
     return text if "help" in text else f"{text} (see --help)"
+
+
+def _not_text(match: re.Match[str]) -> str:
+    value = match[1].strip("'")
+    if re.match(r"[\[{]", value):
+        return f"needs a text, not {value}"
+    said = {"True": "yes, true or on", "False": "no, false or off"}.get(value)
+    if said:
+        return f"needs a text; YAML reads {said} without quotes as a truth value, so put it into quotes"
+    return f"needs a text, but YAML reads the number {value}; put it into quotes, such as '{value}'"

@@ -123,6 +123,7 @@ class Run:
             image_size=config.image_size,
             fit=config.fit,
             splits=self.path / SPLITS,
+            classes=self.info["classes"],
             window=self.info.get("window") or FULL,
             progress=progress,
         )

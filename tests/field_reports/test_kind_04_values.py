@@ -1,6 +1,5 @@
 """Kind 4: values are looked at before they are scaled."""
 
-import io
 import json
 from pathlib import Path
 
@@ -8,12 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from broken_values import BROKEN, SOUND, encode, floats, half, integers, made, scene, signed, write_set
+from broken_values import BROKEN, encode, floats, half, integers, made, scene, signed, write_set
 from dpaat.cli import main
 from dpaat.data import prepare
-from dpaat.data.check import check
 from dpaat.data.images import decode_image, decode_mask
 from dpaat.errors import UserError
 from dpaat.runs import open_run
@@ -22,32 +19,12 @@ from training_makers import TINY
 TRAIN = [f"--{name.replace('_', '-')}={value}" for name, value in (TINY | {"epochs": 1}).items()]
 
 
-def checked(spec, **options):
-    console = Console(file=io.StringIO(), width=400)
-    problems = check(spec, console=console, **options)
-    return problems, console.file.getvalue()
-
-
 def prepared(spec, **options):
     return prepare(spec, image_size=16, progress=False, **options)
 
 
-# Every broken set is named in one line, and training refuses or warns in the same words; Pillow#3011, Pillow#1108,
-# pytorch-CycleGAN-and-pix2pix#321, COVID-CTset#3 are reports of images that came out black or white.
-@pytest.mark.parametrize("name", BROKEN)
-def test_data_check_names_a_broken_set(name, tmp_path):
-    make, words = BROKEN[name]
-    problems, text = checked(make(tmp_path / "d"))
-    assert problems > 0
-    assert [line for line in text.splitlines() if words in line]
-
-
-@pytest.mark.parametrize("name", SOUND)
-def test_data_check_finds_nothing_in_a_sound_set(name, tmp_path):
-    problems, text = checked(SOUND[name](tmp_path / "d"))
-    assert problems == 0, text
-
-
+# Pillow#3011, Pillow#1108, pytorch-CycleGAN-and-pix2pix#321, COVID-CTset#3: images that came out black or white. That
+# `dpaat data check` names such sets is tested in test_data_check_tables.py.
 @pytest.mark.parametrize(
     ("image", "suffix", "window", "exact"),
     [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from dpaat.data.cache import decode, decode_masks, survey
-from dpaat.data.splits import assign_splits, import_splits, parse_fold
-from dpaat.data.table import SPLITS, ImageTable, validate
+from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
+from dpaat.data.table import SPLITS, ImageTable, in_order, validate
 from dpaat.data.values import AUTO, FULL, parse_window
 from dpaat.errors import UserError, unknown
 
@@ -100,8 +101,13 @@ def load_table(spec: str) -> ImageTable:
     Raises:
         UserError: an unknown kind of dataset, or anything missing or wrong in it.
     """
-    scheme, _, argument = spec.partition(":")
+    scheme, colon, argument = spec.partition(":")
     if scheme not in LOADERS:
+        if len(scheme) == 1 or (
+            not colon and (Path(spec).suffix or set(spec) & set("/\\"))
+        ):  # a path, of Windows maybe
+            kind = "csv" if Path(spec).suffix else "folder"
+            raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
         raise unknown("dataset", scheme, LOADERS)
     table: ImageTable = importlib.import_module(LOADERS[scheme]).load(argument, spec)
     return validate(table)
@@ -115,6 +121,7 @@ def prepare(
     seed: int = 0,
     fold: str | None = None,
     splits: Path | None = None,
+    classes: Sequence[str] | None = None,
     window: str = AUTO,
     known: Iterable[str] = (),
     cache_dir: Path | None = None,
@@ -130,6 +137,7 @@ def prepare(
         fold: "k/K" takes fold k of K (counted from 1) as the test split, also where the dataset has
             splits of its own.
         splits: a file written by `export_splits`, used instead of a new split.
+        classes: their order, such as that of a run; it counts where the dataset has the same classes.
         window: which values become black and white, see `dpaat.data.values.resolve_window`.
         known: kinds of pixels that the model for which this is done was trained on, see there.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else ~/.cache/dpaat.
@@ -148,12 +156,15 @@ def prepare(
         parse_fold(fold)  # before minutes of decoding
     parse_window(window)
     table = load_table(spec)
+    if classes is not None:
+        table = in_order(table, classes)
     found = survey(table, window=window, known=known, progress=progress)
     images, digests = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress, known=found)
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
         split = assign_splits(table, seed=seed, fold=fold, digests=digests)
+        table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
     return PreparedData(
         table=table,
         images=images,

@@ -12,9 +12,9 @@ from rich.text import Text
 from dpaat.data import LOADERS, fingerprint, load_table
 from dpaat.data.cache import decode_row, in_threads, look_at, quantiles_of
 from dpaat.data.files import home_path
-from dpaat.data.findings import brightness_lines, identical, levels, stack_lines
+from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
 from dpaat.data.images import EIGHT, decode_mask, is_empty_mask, require_same_aspect
-from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals
+from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals, split_notes
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.data.values import AUTO, FULL, parse_window, resolve_window, window_range
 from dpaat.errors import UserError, one_line
@@ -60,7 +60,7 @@ def check(
         if not _exists(spec):
             raise
         return _total(console, [str(error)])
-    problems = list(table.warnings)
+    problems, notes = list(table.warnings), list(table.notes)
 
     def look(row: int) -> tuple[str, str, int, str]:
         try:
@@ -94,6 +94,8 @@ def check(
             raise
         problems.append(str(error))
     else:
+        if splits is None:
+            notes += split_notes(table, split, fold=fold)
         found = leaks(table, split, digests)
         problems += refusals(table, split)
     twins, contrary = identical(table, digests)
@@ -108,7 +110,7 @@ def check(
     )
     if table.licence:
         console.print(f"licence of the data: {table.licence}", markup=False)
-    for line in table.notes:
+    for line in notes:
         console.print(f"note: {line}", markup=False, highlight=False)
     if split is not None:
         console.print(_counts(table, split))
@@ -123,13 +125,17 @@ def check(
     if export is not None and split is not None:
         export_splits(export, table.ids, split)
         console.print(f"splits written to {export}", markup=False)
-    return _total(console, problems, len(unreadable) + len(masks) + len(found) + len(contrary))
+    sides = {} if split is None else dict(zip(table.ids.tolist(), split.tolist(), strict=True))
+    total = len(problems) + len(unreadable) + len(masks) + len(found) + len(contrary)
+    lists = {"unreadable images": unreadable, "masks that do not fit": masks}
+    problems += [f"{title}: {len(lines)}: {lines[0]}" for title, lines in lists.items() if lines]
+    problems += [*leak_lines(found, sides), *contrary_lines(contrary)]
+    return _total(console, problems, total)
 
 
-def _total(console: Console, problems: list[str], more: int = 0) -> int:
+def _total(console: Console, problems: list[str], total: int = 1) -> int:
     for line in problems:
         console.print(f"problem: {one_line(line)}", markup=False, highlight=False, soft_wrap=True)
-    total = len(problems) + more
     console.print(f"{total} problem(s)" if total else "no problems")
     return total
 

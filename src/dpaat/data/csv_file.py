@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dpaat.data.files import FileReader, ImageFile, existing, home_path, is_file, peek_channels
-from dpaat.data.frames import metadata, read_text_table, unused_groups
-from dpaat.data.table import SPLITS, UNGROUPED, ImageTable
-from dpaat.errors import UserError
+from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, peek_channels
+from dpaat.data.frames import metadata, read_text_table, rows_of, unused_groups
+from dpaat.data.names import class_order, is_missing, is_windows_path, order_notes, split_name, twins
+from dpaat.data.table import UNGROUPED, ImageTable
+from dpaat.errors import UserError, listed
 
-NOTHING = ("", "nan", "na", "n/a", "none", "null")
-SPLIT_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+METADATA = ("age", "sex", "site", "source")
+COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
+# Columns that someone who splits by hand has, and that mean nothing here.
+SPLIT_LIKE = ("splits", "set", "subset", "partition", "phase", "fold", "folds", "usage", "dataset_split", "data_split")
 
 
 def load(argument: str, spec: str) -> ImageTable:
     """Read a CSV file with the columns `path` and `label`.
 
     Paths are relative to the file's own folder. Optional columns: `group` (images of one patient or lesion), `split`
-    (train, val or test), `age`, `sex`, `site`, `source`, `mask` (an image that is not black inside the lesion; empty
-    where there is none). Classes are the labels, in numerical order if all are whole numbers, else in alphabetical
-    order.
+    (train, val or test, or as `dpaat.data.names.SPLIT_NAMES` has it), `age`, `sex`, `site`, `source`, `mask` (an image
+    that is not black inside the lesion; empty where there is none). Classes are the labels, in numerical order if all
+    are numbers, else in alphabetical order.
 
     Args:
         argument: the CSV file; with `,group=COLUMN` another column than `group` tells what belongs together.
@@ -34,49 +37,106 @@ def load(argument: str, spec: str) -> ImageTable:
     """
     file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
     path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
-    frame = read_text_table(path)
+    frame = _named(read_text_table(path))
     _refuse_one_hot(path, frame)
-    frame = read_text_table(path, required=("path", "label", *([group] if group != "group" else [])))
-    for column in ("path", "label"):
-        empty = frame.index[frame[column] == ""]
-        if len(empty):
-            raise UserError(f"{path}: row {empty[0] + 2}: {column} is empty; fill it in or remove the row")
-    several = frame["label"][frame["label"].str.contains(r"[|;]")]
-    if len(several):
+    needed = ("path", "label", *([group] if group != "group" else []))
+    if missing := [column for column in needed if column not in frame]:
         raise UserError(
-            f"{path}: row {several.index[0] + 2}: label {several.iloc[0]!r} looks like several labels; multi-label is "
-            "out of scope, give one label per image"
+            f"{path}: no column {missing[0]!r} (columns found: {', '.join(frame.columns)}); add it or rename one"
         )
-    files = [ImageFile(path.parent / home_path(name)) for name in frame["path"]]
-    absent = [file for file in files if not is_file(file.path)]
-    if absent:
-        raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}")
+    for column in ("path", "label"):
+        empty = frame[column].map(is_missing)
+        if empty.any():
+            raise UserError(
+                f"{path}: {rows_of(frame, empty)}: {column} is empty or missing ({frame[column][empty].iloc[0]!r}); "
+                "fill it in, or remove the row"
+            )
+    several = frame["label"].str.contains(r"[|;]")
+    if several.any():
+        raise UserError(
+            f"{path}: {rows_of(frame, several)}: label {frame['label'][several].iloc[0]!r} looks like several labels; "
+            "multi-label is out of scope, give one label per image"
+        )
+    files = _files(path, frame["path"])
     masks = _masks(path, frame)
-    classes = _classes(frame["label"])
-    alone = frame[group].str.lower().isin(NOTHING) if group in frame else pd.Series(True, frame.index)
+    classes = class_order(frame["label"])
+    alone = frame[group].map(is_missing) if group in frame else pd.Series(True, frame.index)
+    kept, problems = metadata(frame, {name: name for name in METADATA})
     columns: dict[str, pd.Series] = {
         "id": frame["path"],
         "label": frame["label"].map(classes.index).astype(np.int64),
-        "group": frame["path"].where(alone, frame.get(group, "")),
+        "group": frame["path"].where(alone, frame[group]) if group in frame else frame["path"],
     }
     split = _split(path, frame)
     if split is not None:
         columns["split"] = split
-    few = f"{alone.sum()} of {len(alone)} rows have no group: each of these images counts as independent"
-    note = UNGROUPED if alone.all() else few
-    reader = FileReader(tuple(files))
+    reader = FileReader(files)
     return ImageTable(
         name=path.stem,
         spec=spec,
-        frame=pd.DataFrame({**columns, **metadata(frame, {name: name for name in ("age", "sex", "site", "source")})}),
+        frame=pd.DataFrame({**columns, **kept}).reset_index(drop=True),
         classes=classes,
         channels=peek_channels(files),
         read=reader,
         describe=reader.describe,
         read_mask=None if masks is None else FileReader(masks),
-        notes=(note,) if alone.any() else (),
-        warnings=unused_groups(frame, spec, most=len(classes)) if alone.all() else (),
+        notes=(*order_notes(classes), *_notes(frame, group, alone)),
+        warnings=(
+            *problems,
+            *_warnings(frame, group),
+            *(unused_groups(frame, spec, most=len(classes)) if alone.all() else ()),
+        ),
     )
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Read "Split" or "LABEL" as the column it is, where there is no other of that name."""
+    lower = {name: str(name).lower() for name in frame}
+    names = list(lower.values())
+    return frame.rename(
+        columns={k: v for k, v in lower.items() if v in COLUMNS and v not in frame and names.count(v) == 1}
+    )
+
+
+def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
+    """Find the images.
+
+    Raises:
+        UserError: absent, or one file in two rows.
+    """
+    files = [ImageFile(located(path.parent, name)) for name in names]
+    absent = [file for file in files if not is_file(file.path)]
+    if absent:
+        advice = ""
+        if any(map(is_windows_path, names)):
+            advice = "; these are paths of Windows, write them relative to the table"
+        raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}{advice}")
+    first: dict[str, str] = {}
+    for line, name, file in zip(names.index, names, files, strict=True):
+        other = first.setdefault(os.path.normcase(os.path.normpath(file.path)), f"{name!r} (row {line})")
+        if other != f"{name!r} (row {line})":
+            raise UserError(f"{path}: image {name!r} is listed twice, in row {line} and as {other}; remove one row")
+    return tuple(files)
+
+
+def _notes(frame: pd.DataFrame, group: str, alone: pd.Series) -> list[str]:
+    unused = [str(name) for name in frame if name not in (*COLUMNS, group)]
+    found = [] if group in frame else [UNGROUPED]
+    if group in frame and alone.any():
+        found.append(
+            f"{alone.sum()} of {len(frame)} images have no group and count as independent: {rows_of(frame, alone)}"
+        )
+    return found + ([f"columns that are not used: {listed(unused, 12)}"] if unused else [])
+
+
+def _warnings(frame: pd.DataFrame, group: str) -> list[str]:
+    found = []
+    if group in frame and (pair := twins(frame[group])):
+        found.append(f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups")
+    like = [str(name) for name in frame if str(name).lower() in SPLIT_LIKE]
+    if like and "split" not in frame:
+        found.append(f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'")
+    return found
 
 
 def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
@@ -91,27 +151,20 @@ def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
 def _masks(path: Path, frame: pd.DataFrame) -> tuple[ImageFile | None, ...] | None:
     if "mask" not in frame or (frame["mask"] == "").all():
         return None
-    files = [ImageFile(path.parent / Path(name).expanduser()) if name else None for name in frame["mask"]]
-    absent = [file for file in files if file is not None and not file.path.is_file()]
+    files = [None if is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"]]
+    absent = [file for file in files if file is not None and not is_file(file.path)]
     if absent:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
     return tuple(files)
 
 
-def _classes(labels: pd.Series) -> tuple[str, ...]:
-    names = sorted(set(labels))
-    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
-    return tuple(sorted(names, key=int) if numeric else names)
-
-
 def _split(path: Path, frame: pd.DataFrame) -> pd.Series | None:
     if "split" not in frame or (frame["split"] == "").all():
         return None
-    split = frame["split"].str.lower().replace(SPLIT_NAMES)
-    wrong = split.index[~split.isin(SPLITS)]
-    if len(wrong):
-        raise UserError(f"{path}: row {wrong[0] + 2}: split {frame['split'][wrong[0]]!r}; use train, val or test")
-    for name in ("train", "test"):
-        if not (split == name).any():
-            raise UserError(f"{path}: no row of split {name!r}; add some or remove the column 'split'")
+    split = frame["split"].map(split_name)
+    wrong = split.isna()
+    if wrong.any():
+        raise UserError(
+            f"{path}: {rows_of(frame, wrong)}: split {frame['split'][wrong].iloc[0]!r}; use train, val or test"
+        )
     return split

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from dpaat.data.images import header_channels
-from dpaat.errors import UserError
+from dpaat.data.images import SUFFIXES, header_channels
+from dpaat.data.names import is_windows_path
+from dpaat.errors import UserError, listed
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".pgm", ".ppm"})
-
+# What operating systems and their programs put beside a user's files.
+JUNK = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
+    | {"ehthumbs.db", "desktop.ini", "icon\r"}
+)
 
 MAX_BYTES = 2**29
 """Of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to."""
@@ -39,15 +43,18 @@ class ImageFile:
         Raises:
             ValueError: a device, a pipe or the like, which might never end; or more than `MAX_BYTES`.
         """
+        if self.member is None and not self.path.is_file():
+            raise ValueError("not a file" if self.path.exists() else "no such file")
+        size = self.size()
+        if size > MAX_BYTES:
+            raise ValueError(f"{size / 1e6:,.0f} MB are too many for an image")
+        return self.path.read_bytes() if self.member is None else _archive(self.path, os.getpid()).read(self.member)
+
+    def size(self) -> int:
+        """Number of encoded bytes; what is unpacked never exceeds the size that its archive states."""
         if self.member is None:
-            if not self.path.is_file():
-                raise ValueError("not a file" if self.path.exists() else "no such file")
-            _check_size(self.path.stat().st_size)
-            return self.path.read_bytes()
-        archive = _archive(self.path, os.getpid())
-        # What is unpacked never exceeds the size that the archive states.
-        _check_size(archive.getinfo(self.member).file_size)
-        return archive.read(self.member)
+            return self.path.stat().st_size
+        return _archive(self.path, os.getpid()).getinfo(self.member).file_size
 
     def __str__(self) -> str:
         return str(self.path) if self.member is None else f"{self.path}:{self.member}"
@@ -71,16 +78,51 @@ class FileReader:
         return str(self.files[row])
 
 
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is not the user's: macOS's twins `._NAME`, thumbnails, hidden folders."""
+    return name.startswith(".") or name.lower() in JUNK
+
+
 def is_image_name(name: str) -> bool:
-    """Whether a file name looks like an image; hidden files and macOS's `._` twins do not."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
+    """Whether a file name looks like an image that can be read."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_junk(PurePosixPath(name).name)
 
 
-def images_below(folder: Path) -> Iterator[Path]:
-    """Yield the image files of a folder and its sub-folders, in the order of their names."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(names) if is_image_name(name))
+def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the files of a folder and its sub-folders, in the order of their names; links are followed.
+
+    A folder that is linked twice is listed once, and a link to a folder around this one leads nowhere.
+
+    Returns:
+        images: by their suffix.
+        others: what else is there, without what the operating system put there.
+    """
+    images: list[Path] = []
+    others: list[Path] = []
+    seen = {str(parent) for parent in folder.resolve().parents}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not is_junk(name))
+        for name in [] if real in seen else sorted(names):
+            if is_image_name(name):
+                images.append(Path(parent) / name)
+            elif not is_junk(name) or (not name.startswith("._") and PurePosixPath(name).suffix.lower() in SUFFIXES):
+                others.append(Path(parent) / name)
+        seen.add(real)
+    return images, others
+
+
+def left_out(others: Sequence[Path], root: Path) -> tuple[str, ...]:
+    """Say which files are left out since they are no images that can be read; nothing where there are none."""
+    if not others:
+        return ()
+    names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path for path in others]
+    what = (
+        "file that is no image that can be read is"
+        if len(names) == 1
+        else "files that are no images that can be read are"
+    )
+    return (f"{len(names)} {what} left out: {listed(names)}",)
 
 
 def images_in_zip(path: Path) -> Iterator[ImageFile]:
@@ -93,14 +135,22 @@ def images_in_zip(path: Path) -> Iterator[ImageFile]:
         names = _archive(path, os.getpid()).namelist()
     except Exception as error:  # damaged archives fail in many ways
         raise UserError(f"{path}: not a readable zip archive ({error}); download it again") from None
-    yield from (ImageFile(path, name) for name in names if is_image_name(name) and "__MACOSX" not in name)
+    own = (name for name in names if not any(map(is_junk, PurePosixPath(name).parts)))
+    yield from (ImageFile(path, name) for name in own if is_image_name(name))
 
 
 def by_stem(files: Iterable[ImageFile]) -> dict[str, ImageFile]:
-    """Index images by file name without folder and suffix; of several, the first counts."""
+    """Index images by file name without folder and suffix.
+
+    Raises:
+        UserError: two of one name whose sizes differ.
+    """
     index: dict[str, ImageFile] = {}
     for file in files:
-        index.setdefault(PurePosixPath(file.member or file.path.as_posix()).stem, file)
+        stem = PurePosixPath(file.member or file.path.as_posix()).stem
+        known = index.setdefault(stem, file)
+        if known is not file and known.size() != file.size():
+            raise UserError(f"{stem}: two different images of this name, {known} and {file}; move one away")
     return index
 
 
@@ -124,10 +174,27 @@ def existing(argument: str, spec: str, *, kind: str, scheme: str) -> Path:
     except OSError:  # a name longer than the file system allows
         found = False
     if not found:
-        raise UserError(f"{spec}: no such {kind}: {path}")
+        raise UserError(f"{spec}: no such {kind}: {path}{_path_advice(argument)}")
     if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise UserError(f"{spec}: {path} is not a {kind}; write {scheme}")
     return path
+
+
+def _path_advice(argument: str) -> str:
+    if is_windows_path(argument):
+        return (
+            "; this is a path of Windows, write it as this system does (WSL: /mnt/"
+            f"{argument[0].lower()}/{argument[3:].replace(chr(92), '/')})"
+        )
+    slashed = argument.replace("\\", "/")
+    return f"; did you mean {slashed}?" if slashed != argument and home_path(slashed).exists() else ""
+
+
+def located(folder: Path, name: str) -> Path:
+    """Find a file that a table names, relative to the table's folder; backslashes divide folders where need be."""
+    path = folder / home_path(name)
+    slashed = folder / home_path(name.replace("\\", "/"))
+    return slashed if slashed != path and not is_file(path) and is_file(slashed) else path
 
 
 def home_path(text: str) -> Path:
@@ -144,11 +211,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ValueError(f"{size / 1e6:,.0f} MB are too many for an image")
 
 
 def peek_channels(files: Sequence[ImageFile]) -> int:

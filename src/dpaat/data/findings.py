@@ -21,12 +21,11 @@ uses less than a quarter of the range."""
 def warnings_of(data: PreparedData, *, trained: bool = True) -> list[str]:
     """All that is suspicious in a dataset which is decoded; in its split, too, if a model is trained on one side."""
     split = dict(zip(data.ids.tolist(), data.split.tolist(), strict=True))
-    contrary = identical(data.table, data.digests)[1]
     brightest, ranges = zip(*(levels(image) for image in data.images), strict=True)
     return [
         *data.table.warnings,
         *leak_lines(leaks(data.table, data.split, data.digests) if trained else [], split),
-        *([f"identical images of different classes: {len(contrary)}: {' = '.join(contrary[0])}"] if contrary else []),
+        *contrary_lines(identical(data.table, data.digests)[1]),
         *brightness_lines(data.ids, np.array(brightest), np.array(ranges)),
         *stack_lines(data.stacks),
     ]
@@ -62,16 +61,22 @@ def identical(table: ImageTable, digests: Iterable[str]) -> tuple[list[list[str]
     return [[name for name, _ in rows] for rows in sets], [[name for name, _ in rows] for rows in contrary]
 
 
+def contrary_lines(contrary: list[list[str]]) -> list[str]:
+    """Report what `identical` found last."""
+    return [f"identical images of different classes: {len(contrary)}: {' = '.join(contrary[0])}"] if contrary else []
+
+
 def brightness_lines(ids: np.ndarray, brightest: np.ndarray, ranges: np.ndarray) -> list[str]:
     """Report images without content, from the two numbers of `levels` of each, and a set that is dark as a whole."""
     constant = ranges <= FLAT
-    dark = (brightest <= DARK) & ~constant
+    dim = brightest.max() < DIM and not constant.all()
+    dark = (brightest <= DARK) & ~constant & ~dim
     found = [
         f"{what} images: {mask.sum()} of {len(ids)}: {listed(ids[mask].tolist())}"
         for what, mask in (("constant", constant), ("near-black", dark))
         if mask.any()
     ]
-    if brightest.max() < DIM and not constant.all():
+    if dim:
         top = int(brightest.max())
         found.append(
             f"the whole set is dark: values lie in 0 to {top} of 255; if the files use no more of their range, "

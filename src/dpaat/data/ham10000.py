@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpaat.data.files import FileReader, ImageFile, by_stem, existing, images_below, images_in_zip
-from dpaat.data.frames import metadata, read_text_table
+from dpaat.data.files import FileReader, ImageFile, by_stem, existing, files_below, images_in_zip
+from dpaat.data.frames import metadata, read_text_table, rows_of
+from dpaat.data.names import is_missing
 from dpaat.data.table import ImageTable
-from dpaat.errors import UserError, unknown
+from dpaat.errors import UserError, listed, unknown
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 # akiec counts as malignant: actinic keratoses and Bowen's disease are carcinomas in situ to Tschandl et al. 2018, who
@@ -27,9 +28,11 @@ METADATA_NAMES = (
     "HAM10000_metadata",
     "HAM10000_metadata_dataverse.csv",
 )
-# Which folders and archives belong to the download: anything else there, such as resized copies, is not looked at.
-IMAGES = re.compile(r"(ham10000_)?images", re.IGNORECASE)
-MASKS = re.compile(r"ham10000_segmentation", re.IGNORECASE)
+# Which folders and archives belong to the download; others whose names begin alike, such as resized copies or images
+# without hair, are not read in their place.
+IMAGES = re.compile(r"((ham10000_)?images|ham10000_images_part_[0-9]+)(\.zip)?", re.IGNORECASE)
+MASKS = re.compile(r"ham10000_segmentations?(_lesion_tschandl)?(\.zip)?", re.IGNORECASE)
+ALIKE = re.compile(r"((ham10000_)?images|ham10000_segmentation|isic20).*", re.IGNORECASE)
 
 
 def load(argument: str, spec: str) -> ImageTable:
@@ -53,16 +56,24 @@ def load(argument: str, spec: str) -> ImageTable:
     for wrong in sorted(set(frame["dx"]) - set(CLASSES)):
         first = ids[frame["dx"] == wrong].iloc[0]
         raise UserError(f"{path}: dx of {first}: {unknown('class', wrong, CLASSES)}")
-    if (frame["lesion_id"] == "").any():
-        raise UserError(f"{path}: no lesion_id for {ids[frame['lesion_id'] == ''].iloc[0]}; fill it in")
+    nameless = frame["lesion_id"].map(is_missing)
+    if nameless.any():
+        raise UserError(f"{path}: no lesion_id for {ids[nameless].iloc[0]} ({rows_of(frame, nameless)}); fill it in")
 
-    images = by_stem([ImageFile(file) for file in sorted(folder.iterdir()) if _is_loose_image(file)])
-    images = by_stem([*images.values(), *_find(folder, IMAGES)])
+    loose = [ImageFile(file) for file in sorted(folder.iterdir()) if _is_loose_image(file)]
+    images = by_stem([*loose, *_find(folder, IMAGES)])
+    alike = [
+        entry.name
+        for entry in sorted(folder.iterdir())
+        if ALIKE.fullmatch(entry.name) and not (IMAGES.fullmatch(entry.name) or MASKS.fullmatch(entry.name))
+        if entry.is_dir() or entry.suffix.lower() == ".zip"
+    ]
+    unread = f"not read, since the published folders are called otherwise: {listed(alike)}"
     absent = [name for name in ids if name not in images]
     if absent:
         raise UserError(
             f"{path}: {len(absent)} of {len(ids)} images listed are absent, the first is {absent[0]}.jpg; put the "
-            f"folders or archives HAM10000_images_part_1 and _part_2 into {folder}"
+            f"folders or archives HAM10000_images_part_1 and _part_2 into {folder}" + (f" ({unread})" if alike else "")
         )
     masks = by_stem(_find(folder, MASKS))
     reader = FileReader(tuple(images[name] for name in ids))
@@ -73,10 +84,12 @@ def load(argument: str, spec: str) -> ImageTable:
         "label": frame["dx"].map(CLASSES.index).astype(np.int64),
         "group": frame["lesion_id"],
     }
+    kept, problems = metadata(frame, names)
+    extra = len(images) - len(set(ids))
     return ImageTable(
         name="ham10000",
         spec=spec,
-        frame=pd.DataFrame({**columns, **metadata(frame, names)}),
+        frame=pd.DataFrame({**columns, **kept}).reset_index(drop=True),
         classes=CLASSES,
         channels=3,
         read=reader,
@@ -86,6 +99,9 @@ def load(argument: str, spec: str) -> ImageTable:
         licence=LICENCE,
         citation=CITATION,
         tasks=TASKS,
+        notes=((unread,) if alike else ())
+        + ((f"{extra} images are not in {path.name} and not read",) if extra else ()),
+        warnings=problems,
     )
 
 
@@ -113,10 +129,10 @@ def _is_loose_image(path: Path) -> bool:
 
 def _find(folder: Path, pattern: re.Pattern[str]) -> Iterator[ImageFile]:
     """Yield the images in the sub-folders and zip archives whose name fits, folders first."""
-    entries = [entry for entry in sorted(folder.iterdir()) if pattern.match(entry.name)]
+    entries = [entry for entry in sorted(folder.iterdir()) if pattern.fullmatch(entry.name)]
     for entry in entries:
         if entry.is_dir():
-            yield from (ImageFile(file) for file in images_below(entry))
+            yield from map(ImageFile, files_below(entry)[0])
     for entry in entries:
         if entry.is_file() and entry.suffix.lower() == ".zip":
             yield from images_in_zip(entry)

@@ -12,8 +12,18 @@ from PIL import ExifTags, Image, ImageOps
 # hides its error (below one grey level on average); below that it would show.
 DRAFT_MARGIN = 4
 
-# Those of `dpaat.data.files.SUFFIXES`. Pillow knows more, among them PostScript, which it hands to another program.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM")
+# Not all that Pillow knows: among the rest are PostScript, which it hands to another program, and formats of films.
+WANTED = (
+    "JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM",
+    "AVIF", "DDS", "DIB", "ICNS", "ICO", "IM", "MSP", "PCX", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM",
+)  # fmt: skip
+Image.init()
+FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
+SUFFIXES = frozenset(
+    suffix
+    for suffix, name in Image.registered_extensions().items()
+    if name in (*FORMATS, "MPO")  # a kind of JPEG
+)
 MAX_PIXELS = 2**27
 """Of one image, which takes 400 MB when decoded; a file of a few kB can promise any number."""
 

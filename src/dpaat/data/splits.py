@@ -13,6 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from dpaat.data.frames import read_text_table, rows_of
+from dpaat.data.names import split_name
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed
 
@@ -27,10 +29,10 @@ def assign_splits(
 
     What belongs together (a group, a near-duplicate pair, identical images) stays together. Fold k of K is the test
     split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
-    unless `fold` is given; if it has no val, that is cut out of train. The result depends on the data, the
-    seed and the fold, not on the order of rows. A class with too few groups for all splits stands in train first.
-    Without `fold`, a class of at least three groups is present in all three splits where that is possible; with it,
-    each group is tested in exactly one fold, and this is ensured for train and val only.
+    unless `fold` is given; if it has no test or no val, that is cut out of train in the same shares. The result depends
+    on the data, the seed and the fold, not on the order of rows. A class with too few groups for all splits stands in
+    train first. Without `fold`, a class of at least three groups is present in all three splits where that is possible;
+    with it, each group is tested in exactly one fold, and this is ensured for train and val only.
 
     Args:
         table: N rows.
@@ -49,11 +51,13 @@ def assign_splits(
     split = np.full(len(table), "train", dtype="<U5")
     if "split" in table.frame and fold is None:
         split[:] = table.frame["split"].to_numpy(dtype=str)
-        repaired: tuple[str, ...] = ()
-        if not (split == "val").any():
+        if not (split == "train").any():
+            raise UserError(f"{table.spec}: no image of split 'train'; it can be evaluated on, but not learned from")
+        cut = {name: n for name, n in (("test", DEFAULT_FOLDS), ("val", VAL_FOLDS)) if not (split == name).any()}
+        for name, parts in cut.items():
             rest = order[split[order] == "train"]
-            split[_fold(table, groups, rest, VAL_FOLDS, 1, seed)] = "val"
-            repaired = ("train", "val")
+            split[_fold(table, groups, rest, parts, 1, seed)] = name
+        repaired: tuple[str, ...] = ("train", *cut) if cut else ()
     else:
         exact = fold is not None
         split[_fold(table, groups, order, folds, k, seed, exact=exact)] = "test"
@@ -97,17 +101,13 @@ def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
     Raises:
         UserError: no such file, a missing column, an unknown split, or an id that is absent or repeated.
     """
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:  # whatever its name, it is not unpacked
-            frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read splits from {path}: {error}") from None
-    for column in ("id", "split"):
-        if column not in frame:
-            raise UserError(f"{path}: no column {column!r}; a file of splits has the columns id,split")
-    wrong = sorted(set(frame["split"]) - set(SPLITS))
-    if wrong:
-        raise UserError(f"{path}: unknown split {wrong[0]!r}; use train, val or test")
+    frame = read_text_table(Path(path), required=("id", "split"), strip=False, what="splits from ")
+    frame["split"] = frame["split"].map(lambda text: split_name(text) or text)
+    wrong = ~frame["split"].isin(SPLITS)
+    if wrong.any():
+        raise UserError(
+            f"{path}: {rows_of(frame, wrong)}: unknown split {frame['split'][wrong].iloc[0]!r}; use train, val or test"
+        )
     if frame["id"].duplicated().any():
         raise UserError(f"{path}: id {frame['id'][frame['id'].duplicated()].iloc[0]!r} is listed twice")
     known = dict(zip(frame["id"], frame["split"], strict=True))
@@ -115,6 +115,21 @@ def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
     if absent:
         raise UserError(f"{path}: no split for {len(absent)} of {len(ids)} images, the first is {absent[0]!r}")
     return np.array([known[str(name)] for name in ids], dtype="<U5")
+
+
+def split_notes(table: ImageTable, split: np.ndarray, *, fold: str | None = None) -> tuple[str, ...]:
+    """Say where a split is not the one that came with the data."""
+    if "split" not in table.frame:
+        return ()
+    if fold is not None:
+        return (f"the splits of the data are set aside, for fold {fold}",)
+    groups = table.frame["group"].to_numpy()
+    return tuple(
+        f"the data have no {name} split: {mine.sum()} images of {len(np.unique(groups[mine]))} groups are taken out of "
+        "train for it"
+        for name in SPLITS
+        if (mine := split == name).any() and not (table.frame["split"] == name).any()
+    )
 
 
 def leaks(table: ImageTable, split: np.ndarray, digests: Sequence[str] | None = None) -> list[tuple[str, str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
+from dpaat.data.names import twins
 from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
@@ -78,11 +80,20 @@ def tasks_of(table: ImageTable) -> dict[str, tuple[str, ...]]:
     return {table.classes[1]: (table.classes[1],)}
 
 
+def in_order(table: ImageTable, classes: Sequence[str]) -> ImageTable:
+    """Number the classes as given, where they are the table's own in another order; else return the table unchanged."""
+    if tuple(classes) == table.classes or sorted(classes) != sorted(table.classes):
+        return table
+    number = np.array([list(classes).index(name) for name in table.classes], dtype=np.int64)
+    return replace(table, classes=tuple(classes), frame=table.frame.assign(label=number[table.labels]))
+
+
 def validate(table: ImageTable) -> ImageTable:
     """Return the table unchanged if it can be learned from.
 
     Raises:
-        UserError: no images, fewer than 2 or more than 100 classes, an id given twice, or a name that cannot be shown.
+        UserError: no images, fewer than 2 or more than 100 classes, two classes whose names differ in spelling only,
+            an id given twice, or a name that cannot be shown.
     """
     if not len(table):
         raise UserError(f"{table.spec}: no images")
@@ -90,6 +101,13 @@ def validate(table: ImageTable) -> ImageTable:
         raise UserError(
             f"{table.spec}: {len(table.classes)} class(es); between {MIN_CLASSES} and {MAX_CLASSES} are supported"
         )
+    if pair := twins(table.classes):
+        show = ascii if len({unicodedata.normalize("NFC", name) for name in pair}) == 1 else repr
+        places = [
+            f"{show(name)} (such as {next(iter(table.ids[table.labels == table.classes.index(name)]), '-')})"
+            for name in pair
+        ]
+        raise UserError(f"{table.spec}: classes {' and '.join(places)} differ in spelling only; give them one name")
     repeated = table.frame["id"].duplicated()
     if repeated.any():
         first = table.frame["id"][repeated].iloc[0]

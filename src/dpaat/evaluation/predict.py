@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
 from tqdm.auto import tqdm
 
 from dpaat.data import LOADERS, load_table
 from dpaat.data.cache import in_threads
-from dpaat.data.files import ImageFile, images_below
+from dpaat.data.files import ImageFile, files_below, left_out
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
+from dpaat.data.table import UNGROUPED
 from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.metrics import require_finite
@@ -35,6 +37,7 @@ def predict(
     batch_size: int = 128,
     device: str = "auto",
     progress: bool = True,
+    console: Console | None = None,
 ) -> Path:
     """Classify images with a trained run and write a CSV file.
 
@@ -49,6 +52,7 @@ def predict(
         batch_size: images per batch.
         device: "auto", "cpu", "cuda", ...
         progress: show a progress bar with the time left on stderr.
+        console: where to print what is left out or doubtful.
 
     Returns:
         `out`.
@@ -61,9 +65,11 @@ def predict(
         raise UserError(f"batch size: {batch_size} must be at least 1")
     _check_output(out)
     if isinstance(images, str):
-        names, read = _from_spec(images) if _is_spec(images) else _from_paths([images])
+        names, read, remarks = _from_spec(images) if _is_spec(images) else _from_paths([images])
     else:
-        names, read = _from_paths(images)
+        names, read, remarks = _from_paths(images)
+    if console is not None and remarks:
+        console.print("\n".join(remarks), highlight=False, soft_wrap=True)
     require_printable(names, "predict")
     target = resolve_device(device)
     model = opened.load_model(device=target)
@@ -107,23 +113,29 @@ def _is_spec(text: str) -> bool:
     return text.partition(":")[0] in LOADERS and not Path(text).exists()
 
 
-def _from_spec(spec: str) -> tuple[list[str], Read]:
+def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:
     table = load_table(spec)
-    return [table.describe(row) for row in range(len(table))], table.read
+    remarks = [f"warning: {line}" for line in table.warnings] + [
+        f"note: {line}" for line in table.notes if line != UNGROUPED
+    ]
+    return [table.describe(row) for row in range(len(table))], table.read, remarks
 
 
-def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read]:
+def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read, list[str]]:
     files: list[Path] = []
+    others: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such image or folder")
-        found = list(images_below(path)) if path.is_dir() else [path]
+        found, rest = files_below(path) if path.is_dir() else ([path], [])
         if not found:
-            raise UserError(f"{path}: no images in this folder")
+            raise UserError("; ".join([f"{path}: no images in this folder", *left_out(rest, path)]))
         files += found
+        others += rest
     if not files:
         raise UserError("give at least one image or folder of images")
-    return [str(file) for file in files], lambda row: ImageFile(files[row]).read()
+    remarks = [f"warning: {line}" for line in left_out(others, Path())]
+    return [str(file) for file in files], lambda row: ImageFile(files[row]).read(), remarks
 
 
 def _check_output(out: Path) -> None:

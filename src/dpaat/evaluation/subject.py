@@ -236,7 +236,13 @@ def _prepare(run: Run, data: str | None, window: str | None, *, progress: bool) 
         config = run.config
         reading = run.reading if window is None else {"window": window}
         other = prepare(
-            data, image_size=config.image_size, fit=config.fit, seed=config.seed, progress=progress, **reading
+            data,
+            image_size=config.image_size,
+            fit=config.fit,
+            seed=config.seed,
+            classes=run.info["classes"],
+            progress=progress,
+            **reading,
         )
         if other.fingerprint != run.info["fingerprint"]:
             return other

@@ -89,6 +89,7 @@ def train(
         config,
         own_splits=own_splits,
         own_window=(info.get("window") or FULL) if resuming else None,
+        classes=info.get("classes"),
         cache_dir=cache_dir,
         progress=console is not None,
     )

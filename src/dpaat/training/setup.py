@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -23,10 +24,14 @@ def prepare_data(
     *,
     own_splits: Path | None = None,
     own_window: str | None = None,
+    classes: Sequence[str] | None = None,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
-    """Load the data of a run by its configuration, or as `own_splits` and `own_window` say of one begun before."""
+    """Load the data of a run by its configuration, or as `own_splits` and `own_window` say of one begun before.
+
+    `classes` is the order that they had then.
+    """
     given_splits = Path(config.splits) if config.splits else None
     return prepare(
         config.data,
@@ -35,6 +40,7 @@ def prepare_data(
         seed=config.seed,
         fold=None if own_splits else config.fold,
         splits=own_splits or given_splits,
+        classes=classes,
         window=own_window or config.window,
         cache_dir=cache_dir,
         progress=progress,
