@@ -228,6 +228,8 @@ def test_a_file_of_splits_is_never_unpacked(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["line\nbreak", "\x1b[2Jclear", "tab\t", "\udcff", "\x7f"])
 def test_names_that_cannot_be_shown_are_refused(tmp_path, name, tiny_run, capfd):
+    from dpaat.cli import main
+
     make_images(tmp_path / "by-class", count=12)
     (tmp_path / "by-class" / "c1").rename(tmp_path / "by-class" / name)
     make_images(tmp_path / "by-file", count=12)

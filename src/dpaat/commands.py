@@ -175,6 +175,9 @@ def _compare(given: Namespace) -> int:
     document = compare_runs([Path(run) for run in given.runs])
     write_comparison(document, Path(given.out))
     console = _console()
+    for name, lines in document["data_warnings"].items():
+        for line in lines:
+            console.print(f"warning: {name}: {line}", highlight=False, soft_wrap=True)
     console.print(differences_table(document))
     console.print(f"written to {given.out}", highlight=False, soft_wrap=True)
     return 0

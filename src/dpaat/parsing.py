@@ -35,6 +35,8 @@ class Parser(ArgumentParser):
             formatter_class=_Formatter,
             **options,
         )
+        # `--window -1000,400` has a value, not a further option.
+        self._negative_number_matcher = re.compile(r"-[\d.]+(,-?[\d.]+)?$")
 
 
 def with_underscores(argument: str) -> str:

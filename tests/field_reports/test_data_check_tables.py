@@ -2,8 +2,12 @@
 
 import pytest
 
-from broken_datasets import BROKEN, SOUND
+import broken_datasets
+import broken_values
 from dpaat.cli import main
+
+BROKEN = broken_datasets.BROKEN | broken_values.BROKEN
+SOUND = broken_datasets.SOUND | broken_values.SOUND
 
 
 @pytest.mark.parametrize("name", BROKEN)

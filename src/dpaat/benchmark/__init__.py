@@ -177,7 +177,12 @@ def shared_splits(cells: Sequence[Cell], out: Path) -> dict[str, Path]:
         if not path.is_file():
             config = cell.config
             prepared = prepare(
-                config.data, image_size=config.image_size, fit=config.fit, seed=SPLIT_SEED, fold=cell.fold
+                config.data,
+                image_size=config.image_size,
+                fit=config.fit,
+                seed=SPLIT_SEED,
+                fold=cell.fold,
+                window=config.window,
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             export_splits(path, prepared.ids, prepared.split)

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from dpaat.data.images import decode_image, decode_mask, pixel_kind, pixel_quantiles, require_same_aspect
 from dpaat.data.table import ImageTable
-from dpaat.data.values import AUTO, resolve_window, window_range
+from dpaat.data.values import AUTO, Quantiles, resolve_window, window_range
 from dpaat.errors import UserError
 
 # A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
-VERSION = 1
+VERSION = 2
 CHUNK = 64
 
 T = TypeVar("T")
@@ -150,18 +150,18 @@ def look_at(table: ImageTable, row: int) -> tuple[str, str, int]:
     return hashlib.blake2b(header + content.tobytes(), digest_size=16).hexdigest(), *pixel_kind(content)
 
 
-def quantiles_of(table: ImageTable, progress: bool) -> Callable[[np.ndarray], np.ndarray]:
+def quantiles_of(table: ImageTable, progress: bool) -> Quantiles:
     """Make the function that `resolve_window` asks for the values of images."""
 
-    def one(row: int) -> np.ndarray:
-        try:
-            return pixel_quantiles(table.read(row))
-        except Exception as error:
-            raise _unreadable(table, row, error) from None
+    def quantiles(rows: np.ndarray, count: int) -> np.ndarray:
+        def one(position: int) -> np.ndarray:
+            row = int(rows[position])
+            try:
+                return pixel_quantiles(table.read(row), count)
+            except Exception as error:
+                raise _unreadable(table, row, error) from None
 
-    def quantiles(rows: np.ndarray) -> np.ndarray:
-        found = in_threads(lambda position: one(int(rows[position])), len(rows), "looking at values", progress=progress)
-        return np.stack(list(found))
+        return np.stack(list(in_threads(one, len(rows), "looking at values", progress=progress)))
 
     return quantiles
 

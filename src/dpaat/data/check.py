@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from rich.text import Text
 from dpaat.data import LOADERS, fingerprint, load_table
 from dpaat.data.cache import decode_row, in_threads, look_at, quantiles_of
 from dpaat.data.files import home_path
-from dpaat.data.findings import brightness_lines, levels, stack_lines
+from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
 from dpaat.data.images import EIGHT, decode_mask, is_empty_mask, require_same_aspect
 from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals, split_notes
 from dpaat.data.table import SPLITS, ImageTable
@@ -81,7 +80,7 @@ def check(
         rows = [row for row in range(len(table)) if row not in bad]
         bad |= _unfit(table, rows, image_size, window_range(resolved), problems)
     problems += stack_lines(name for name, found in zip(table.ids.tolist(), looks, strict=True) if found[2] > 1)
-    problems += _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
+    masks = _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
     found: list[tuple[str, str, str]] = []
     split = None
     try:
@@ -99,9 +98,7 @@ def check(
             notes += split_notes(table, split, fold=fold)
         found = leaks(table, split, digests)
         problems += refusals(table, split)
-    twins = _identical(table, digests)
-    labels = dict(zip(table.ids.tolist(), table.labels.tolist(), strict=True))
-    contrary = [names for names in twins if len({labels[name] for name in names}) > 1]
+    twins, contrary = identical(table, digests)
 
     kind = "grey" if table.channels == 1 else "RGB"
     console.print(
@@ -123,16 +120,22 @@ def check(
     _show(console, "identical images of different classes", [" = ".join(names) for names in contrary])
     _show(console, "leaks across splits", [f"{a} and {b}: {reason}" for a, b, reason in found])
     _show(console, "unreadable images", unreadable, limit=len(unreadable))
+    if table.read_mask is not None:
+        _show(console, "masks that do not fit", masks)
     if export is not None and split is not None:
         export_splits(export, table.ids, split)
         console.print(f"splits written to {export}", markup=False)
-    return _total(console, problems, len(unreadable) + len(found) + len(contrary))
+    sides = {} if split is None else dict(zip(table.ids.tolist(), split.tolist(), strict=True))
+    total = len(problems) + len(unreadable) + len(masks) + len(found) + len(contrary)
+    lists = {"unreadable images": unreadable, "masks that do not fit": masks}
+    problems += [f"{title}: {len(lines)}: {lines[0]}" for title, lines in lists.items() if lines]
+    problems += [*leak_lines(found, sides), *contrary_lines(contrary)]
+    return _total(console, problems, total)
 
 
-def _total(console: Console, problems: list[str], more: int = 0) -> int:
+def _total(console: Console, problems: list[str], total: int = 1) -> int:
     for line in problems:
         console.print(f"problem: {one_line(line)}", markup=False, highlight=False, soft_wrap=True)
-    total = len(problems) + more
     console.print(f"{total} problem(s)" if total else "no problems")
     return total
 
@@ -189,13 +192,6 @@ def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
 
     looks = list(in_threads(look, len(rows), "looking at masks", progress=True))
     return [f"mask of {table.describe(rows[n])}: {reason}" for n, reason in enumerate(looks) if reason]
-
-
-def _identical(table: ImageTable, digests: list[str]) -> list[list[str]]:
-    together: dict[str, list[str]] = defaultdict(list)
-    for digest, name in zip(digests, table.ids.tolist(), strict=True):
-        together[digest].append(name)
-    return [names for names in together.values() if len(names) > 1]
 
 
 def _counts(table: ImageTable, split: np.ndarray) -> Table:

@@ -84,7 +84,7 @@ def load(argument: str, spec: str) -> ImageTable:
         warnings=(
             *problems,
             *_warnings(frame, group),
-            *(() if group in frame else unused_groups(frame, spec, most=len(classes))),
+            *(unused_groups(frame, spec, most=len(classes)) if alone.all() else ()),
         ),
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import numpy as np
 
 from dpaat.data import PreparedData
 from dpaat.data.splits import leaks
+from dpaat.data.table import ImageTable
 from dpaat.data.values import fitting_window
 from dpaat.errors import listed
 
@@ -17,13 +18,14 @@ FLAT, DARK, DIM = 2, 16, 64
 uses less than a quarter of the range."""
 
 
-def warnings_of(data: PreparedData) -> list[str]:
-    """All that is suspicious in a dataset which is decoded and split."""
+def warnings_of(data: PreparedData, *, trained: bool = True) -> list[str]:
+    """All that is suspicious in a dataset which is decoded; in its split, too, if a model is trained on one side."""
     split = dict(zip(data.ids.tolist(), data.split.tolist(), strict=True))
     brightest, ranges = zip(*(levels(image) for image in data.images), strict=True)
     return [
         *data.table.warnings,
-        *leak_lines(leaks(data.table, data.split, data.digests), split),
+        *leak_lines(leaks(data.table, data.split, data.digests) if trained else [], split),
+        *contrary_lines(identical(data.table, data.digests)[1]),
         *brightness_lines(data.ids, np.array(brightest), np.array(ranges)),
         *stack_lines(data.stacks),
     ]
@@ -40,7 +42,8 @@ def leak_lines(found: Iterable[tuple[str, str, str]], split: dict[str, str]) -> 
     found = list(found)
     lines = []
     for reason, count in Counter(reason for _, _, reason in found).items():
-        a, b = next((a, b) for a, b, why in found if why == reason)
+        pairs = [(a, b) for a, b, why in found if why == reason]
+        a, b = next((pair for pair in pairs if {split[name] for name in pair} == {"train", "test"}), pairs[0])
         lines.append(
             f"{reason} on two sides of the split: {count} case(s), such as {a} ({split[a]}) and {b} ({split[b]}); "
             "scores on them are too high"
@@ -48,16 +51,32 @@ def leak_lines(found: Iterable[tuple[str, str, str]], split: dict[str, str]) -> 
     return lines
 
 
+def identical(table: ImageTable, digests: Iterable[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """Ids of images of the same content, in sets of two and more; and those sets whose images differ in class."""
+    together: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for digest, name, label in zip(digests, table.ids.tolist(), table.labels.tolist(), strict=True):
+        together[digest].append((name, label))
+    sets = [rows for rows in together.values() if len(rows) > 1]
+    contrary = [rows for rows in sets if len({label for _, label in rows}) > 1]
+    return [[name for name, _ in rows] for rows in sets], [[name for name, _ in rows] for rows in contrary]
+
+
+def contrary_lines(contrary: list[list[str]]) -> list[str]:
+    """Report what `identical` found last."""
+    return [f"identical images of different classes: {len(contrary)}: {' = '.join(contrary[0])}"] if contrary else []
+
+
 def brightness_lines(ids: np.ndarray, brightest: np.ndarray, ranges: np.ndarray) -> list[str]:
     """Report images without content, from the two numbers of `levels` of each, and a set that is dark as a whole."""
     constant = ranges <= FLAT
-    dark = (brightest <= DARK) & ~constant
+    dim = brightest.max() < DIM and not constant.all()
+    dark = (brightest <= DARK) & ~constant & ~dim
     found = [
         f"{what} images: {mask.sum()} of {len(ids)}: {listed(ids[mask].tolist())}"
         for what, mask in (("constant", constant), ("near-black", dark))
         if mask.any()
     ]
-    if brightest.max() < DIM and not constant.all():
+    if dim:
         top = int(brightest.max())
         found.append(
             f"the whole set is dark: values lie in 0 to {top} of 255; if the files use no more of their range, "

@@ -30,7 +30,6 @@ MAX_PIXELS = 2**27
 EIGHT, INTEGER, FLOAT, COLOUR_16 = "8-bit", "integer", "float", "16-bit colour"
 """Kinds of pixels: up to 8 bits; grey of 16 or 32 bits; grey floating-point; colour of 16 bits, of which Pillow keeps
 the upper 8."""
-QUANTILES = 1001
 WHITE_16 = 2**16 - 1
 
 
@@ -111,14 +110,14 @@ def pixel_kind(encoded: bytes | np.ndarray) -> tuple[str, int]:
         return EIGHT, 1
 
 
-def pixel_quantiles(encoded: bytes | np.ndarray) -> np.ndarray:
-    """Quantiles of an image's values as they are stored, from the smallest to the largest, (QUANTILES,) float64.
+def pixel_quantiles(encoded: bytes | np.ndarray, count: int) -> np.ndarray:
+    """Quantiles of an image's values as they are stored, from the smallest to the largest, (count,) float64.
 
     Those of colour of 16 bits are of their upper 8 bits.
     """
     image = _open(encoded)
     values = _values(image if _is_wide(image) else _to_8_bit(image, (0, 255)))
-    found = np.quantile(values.ravel(), np.linspace(0, 1, QUANTILES), method="nearest")
+    found = np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest")
     return np.asarray(found, dtype=np.float64)
 
 

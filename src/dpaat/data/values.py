@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dpaat.data.images import COLOUR_16, EIGHT, FLOAT, QUANTILES, WHITE_16
+from dpaat.data.images import COLOUR_16, EIGHT, FLOAT, WHITE_16
 from dpaat.errors import UserError
 
 AUTO, FULL = "auto", "full"
-Quantiles = Callable[[np.ndarray], np.ndarray]
+QUANTILES = 1001
+Quantiles = Callable[[np.ndarray, int], np.ndarray]
 
 
 def parse_window(text: str) -> tuple[str, tuple[float, float]]:
@@ -57,7 +58,8 @@ def resolve_window(
     Args:
         asked: see `parse_window`.
         kinds: of the pixels of each image, see `dpaat.data.images.pixel_kind`.
-        quantiles: row numbers to the quantiles of these images' values, (n, QUANTILES); asked for only if needed.
+        quantiles: n row numbers, and how many quantiles, to those of the images' values, (n, count); asked for only if
+            needed, see `dpaat.data.images.pixel_quantiles`.
         spec: the dataset, for messages.
         known: kinds of pixels that a model was trained on; its window fits these, and the whole range needs no check.
 
@@ -74,7 +76,7 @@ def resolve_window(
         return FULL
     if mode == AUTO:
         for kind in sorted(set(kinds) - {EIGHT} - set(known)):
-            _check_range(kind, quantiles(np.flatnonzero(found == kind)), spec)
+            _check_range(kind, quantiles(np.flatnonzero(found == kind), 2), spec)
         return FULL
     strange = sorted(set(kinds) - set(known)) if known else []
     if strange:
@@ -87,11 +89,13 @@ def resolve_window(
     if len(set(kinds)) > 1:
         counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in sorted(set(kinds)))
         raise UserError(f"{spec}: one window cannot fit images of several kinds ({counts}); save them in one form")
+    if EIGHT in kinds and mode == "range" and numbers[1] > 255:
+        raise UserError(f"{spec}: 8-bit pixels reach 255, so --window {asked} would leave them dark; give another one")
     if mode == "percentile":
-        values = quantiles(np.arange(len(kinds)))
+        values = quantiles(np.arange(len(kinds)), QUANTILES)
         low, high = np.percentile(values, numbers).tolist()
         if not low < high:
-            raise UserError(f"{spec}: both percentiles of --window {asked} are {low:g}; take them further apart")
+            raise UserError(f"{spec}: both percentiles of --window {asked} are {low:.10g}; take them further apart")
         numbers = (low, high)
     return ",".join(f"{number:.9g}" for number in numbers)
 
@@ -103,7 +107,7 @@ def fitting_window(low: float, high: float, *, whole: bool) -> str:
     for first, last in ((0, 1), (-1, 1), (0, 255), (0, 4095), (0, WHITE_16)):
         if first <= low and high <= last and not whole:
             return f"--window={first},{last}"
-    return f"--window={low:g},{high:g} or --window percentile:0.5,99.5"
+    return f"--window={low:.10g},{high:.10g} or --window percentile:0.5,99.5"
 
 
 def _check_range(kind: str, values: np.ndarray, spec: str) -> None:
@@ -114,17 +118,14 @@ def _check_range(kind: str, values: np.ndarray, spec: str) -> None:
         return
     if kind == COLOUR_16:
         raise UserError(
-            f"{spec}: {count}: their upper 8 bits lie in 0 to {high:g} of 255; save them as 8-bit colour that uses the "
-            "whole range"
+            f"{spec}: {count}: their upper 8 bits lie in 0 to {high:.10g} of 255; save them as 8-bit colour that "
+            "uses the whole range"
         )
     if kind != FLOAT and low >= 0 and usual < white / 4 <= high <= white:  # a few bright spots
         raise UserError(
-            f"{spec}: {count}: values lie in {low:g} to {high:g}, in half of the images below {usual:g}: give --window "
-            "percentile:0.5,99.5, or --window full if they are meant to be so dark"
+            f"{spec}: {count}: values lie in {low:.10g} to {high:.10g}, in half of the images below {usual:.10g}: "
+            "give --window percentile:0.5,99.5, or --window full if they are meant to be so dark"
         )
     also = ", or --window full if they are meant to be so dark" if kind != FLOAT and 0 <= low <= high <= white else ""
     option = fitting_window(float(low), float(high), whole=kind != FLOAT)
-    raise UserError(f"{spec}: {count}: values lie in {low:g} to {high:g}: give {option}{also}")
-
-
-__all__ = ["AUTO", "FULL", "QUANTILES", "fitting_window", "parse_window", "resolve_window", "window_range"]
+    raise UserError(f"{spec}: {count}: values lie in {low:.10g} to {high:.10g}: give {option}{also}")

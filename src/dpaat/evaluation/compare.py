@@ -101,6 +101,11 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         "reference": reference.name,
         "recipes": {recipe.name: [path.resolve().name for path in recipe.runs.values()] for recipe in recipes},
         "fingerprints": sorted({document["data_fingerprint"] for document in documents.values()}),
+        "data_warnings": {
+            str(path): document["data_warnings"]
+            for path, document in documents.items()
+            if document.get("data_warnings")
+        },
         "conditions": conditions,
     }
 

@@ -91,7 +91,7 @@ def predict(
     resolved = resolve_window(
         reading["window"],
         kinds,
-        lambda rows: np.stack(each(pixel_quantiles, rows.tolist())),
+        lambda rows, count: np.stack(each(partial(pixel_quantiles, count=count), rows.tolist())),
         spec="predict",
         known=reading["known"],
     )

@@ -64,6 +64,7 @@ COMPARED = {
     "training_seed": Maybe(int),
     "method": Maybe(str),
     "model": Maybe(str),
+    "data_warnings": Maybe([str], absent=True),
 }
 """Top-level fields that comparing runs needs on top."""
 

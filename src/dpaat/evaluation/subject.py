@@ -261,7 +261,7 @@ def _prepare(run: Run, data: str | None, window: str | None, *, progress: bool) 
 def _warnings(run: Run, data: PreparedData) -> list[str]:
     """What training found in the run's data, and what there is in another dataset."""
     found: list[str] = list(run.info.get("data_warnings") or [])
-    return found if data.fingerprint == run.info["fingerprint"] else [*found, *warnings_of(data)]
+    return found if data.fingerprint == run.info["fingerprint"] else [*found, *warnings_of(data, trained=False)]
 
 
 def _own_data(run: Run) -> PreparedData | None:

@@ -126,11 +126,16 @@ def _limits(runs: Sequence[RunView]) -> list[str]:
 
 
 def _data(runs: Sequence[RunView]) -> list[str]:
-    rows = list(dict.fromkeys((run.info["data"], run.info["fingerprint"], run.info.get("licence")) for run in runs))
+    names = ("data", "fingerprint", "licence", "window")
+    rows = list(dict.fromkeys(tuple(str(run.info.get(name) or "") for name in names) for run in runs))
     said = dict.fromkeys(
         line for run in runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
     )
-    lines = [f"- {_escape(d)}, fingerprint `{f}`, licence: {_escape(t or 'unknown')}" for d, f, t in rows]
+    lines = [
+        f"- {_escape(data)}, fingerprint `{digest}`, licence: {_escape(licence or 'unknown')}"
+        + ("" if window in ("", "full") else f"; values {window} are black and white")
+        for data, digest, licence, window in rows
+    ]
     return ["\n".join([*lines, *(f"- {_escape(line)}" for line in said)])]
 
 

@@ -21,6 +21,7 @@ from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.data import PreparedData
 from dpaat.data.findings import warnings_of
 from dpaat.data.splits import export_splits
+from dpaat.data.values import FULL
 from dpaat.errors import Interrupted, UserError
 from dpaat.models import check_name
 from dpaat.precision import emulation
@@ -87,6 +88,7 @@ def train(
     data = prepare_data(
         config,
         own_splits=own_splits,
+        own_window=(info.get("window") or FULL) if resuming else None,
         classes=info.get("classes"),
         cache_dir=cache_dir,
         progress=console is not None,

@@ -19,7 +19,7 @@ from dpaat.methods import Method, find_method
 from dpaat.models import check_name
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
-from dpaat.training.setup import build, make_datamodule, prepare_data
+from dpaat.training.setup import build, check_splits, make_datamodule, prepare_data
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet
 
@@ -55,6 +55,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     check_options(config.trainer)
     check_name(config.model)
     data = prepare_data(config, cache_dir=cache_dir, progress=False)
+    check_splits(config, data)
     datamodule = make_datamodule(config, data)
     per_epoch = -(-len(datamodule.train) // config.batch_size)
     if per_epoch <= WARMUP:

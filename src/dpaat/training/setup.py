@@ -24,11 +24,12 @@ def prepare_data(
     config: TrainConfig,
     *,
     own_splits: Path | None = None,
+    own_window: str | None = None,
     classes: Sequence[str] | None = None,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
-    """Load the data of a run, split by its configuration, or as `own_splits` says where it was begun before.
+    """Load the data of a run by its configuration, or as `own_splits` and `own_window` say of one begun before.
 
     `classes` is the order that they had then.
     """
@@ -41,7 +42,7 @@ def prepare_data(
         fold=None if own_splits else config.fold,
         splits=own_splits or given_splits,
         classes=classes,
-        window=config.window,
+        window=own_window or config.window,
         cache_dir=cache_dir,
         progress=progress,
     )
