@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dpaat.data import PreparedData
+    from dpaat.models import Stem
 
 SCHEMA_VERSION = 1
 CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
@@ -38,6 +39,7 @@ INFO_SHAPE = {
     "command": Maybe(str, absent=True),
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
+    "network": Maybe({"stem": str}, absent=True),
 }
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
@@ -62,6 +64,30 @@ class Run:
         return self.path / BEST
 
     @property
+    def stem(self) -> Stem:
+        """The stem it was trained with: as recorded, or for older runs by the rule of their time."""
+        from dpaat.models import resolved_stem
+
+        recorded = (self.info.get("network") or {}).get("stem")
+        stem: Stem = recorded or resolved_stem(self.config.stem, self.config.image_size)
+        return stem
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What stands beside the weights in checkpoints and exports, since a state dict does not hold it."""
+        config, info = self.config, self.info
+        return {
+            "model": config.model,
+            "classes": info["classes"],
+            "channels": info["channels"],
+            "stem": self.stem,
+            "image_size": config.image_size,
+            "fit": config.fit,
+            "fingerprint": info["fingerprint"],
+            "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
+        }
+
+    @property
     def checkpoint_digest(self) -> str:
         """16 hex digits that identify the weights."""
         return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
@@ -78,22 +104,17 @@ class Run:
         import torch
 
         from dpaat.models import build_model
-        from dpaat.weights import read_weights
+        from dpaat.weights import open_weights
 
         model = build_model(
             self.config.model,
             num_classes=len(self.info["classes"]),
             channels=self.info["channels"],
             image_size=self.config.image_size,
-            stem=self.config.stem,
+            stem=self.stem,
+            weights=open_weights(self.checkpoint),
+            keep_head=True,
         )
-        state = read_weights(self.checkpoint)
-        prefix = "ema.module." if self.config.ema_decay else "model."
-        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError:
-            raise UserError(f"{self.checkpoint}: not weights of {self.config.model!r}, which {CONFIG} names") from None
         return model.to(device=torch.device(device)).eval()
 
     def prepare(self, *, progress: bool = True) -> PreparedData:
@@ -160,6 +181,8 @@ def _contradiction(info: dict[str, Any]) -> str | None:
         return "classes"
     if info["channels"] not in (1, 3):
         return "channels"
+    if (info.get("network") or {"stem": "small"})["stem"] not in ("original", "small"):
+        return "network.stem"
     counts = {"train_counts": info["train_counts"], **(info.get("split_counts") or {})}
     return next((name for name, found in counts.items() if set(found) != set(classes)), None)
 
