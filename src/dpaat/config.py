@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dpaat.errors import UserError, unknown
-from dpaat.normalization import parse_normalization
 from dpaat.radii import parse_radii, parse_radius
 from dpaat.shapes import check_filled
 
@@ -143,6 +142,7 @@ def complete(config: TrainConfig) -> TrainConfig:
         UserError: a value out of its range, an unknown method or option; names the field.
     """
     from dpaat.methods import complete_options, find_method
+    from dpaat.normalization import parse_normalization
 
     method = find_method(config.method)
     eps: str | float | None = config.eps

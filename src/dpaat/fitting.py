@@ -106,8 +106,9 @@ def find(source: WeightsFile, network: nn.Module, config: dict[str, Any], key: s
     needed = {n: t for n, t in own.items() if not n.startswith(heads) and not n.endswith(_TRACKED)}
     firsts = _names(config, "first_conv")
     nearest: list[tuple[int, Found]] = []
+    anchor = max(needed, key=len)  # no other name of the network ends with it
     for sets in _views(source, network):
-        candidates = list(_candidates(sets, next(iter(needed))))
+        candidates = list(_candidates(sets, anchor))
         ranked = [(len(_misfits(c, needed, firsts, channels)), c) for c in candidates]
         nearest = nearest or ranked
         if complete := [c for misfits, c in ranked if not misfits]:

@@ -145,7 +145,7 @@ def build_model(
     return model
 
 
-def resolved_stem(stem: str, image_size: int) -> str:
+def resolved_stem(stem: Stem, image_size: int) -> Stem:
     """The stem that "auto" stands for where nothing else is known."""
     if stem not in ("auto", "original", "small"):
         raise unknown("stem", stem, ("auto", "original", "small"))

@@ -89,15 +89,16 @@ def normalization(
         scale = UNIT if unit else bounds
         found = []
         for mean, std in stored:
-            _check_mean(mean.tolist(), scale, f"{place}: mean")
+            if not unit:
+                _check_mean(mean.tolist(), scale, f"{place}: mean")
             found.append(_in_unit(mean, std, scale))
         states = stated.mean is not None or (unit and said is not None)
         agreeing = [pair for pair in found if not states or (said is not None and _close(pair, said))]
         if not agreeing:
             means, deviations = (part.tolist() for part in found[0])
             raise UserError(
-                f"{place}: was trained with mean {means} and std {deviations} of values in 0-1, as the file says; leave "
-                "--mean, --std and --input-range out"
+                f"{place}: was trained with mean {means} and std {deviations} of values in 0-1, as the file says; "
+                "leave --mean, --std and --input-range out"
             )
         return *(_per_channel(part, channels) for part in agreeing[0]), "of the file"  # type: ignore[return-value]
     if said is not None:
