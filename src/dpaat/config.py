@@ -159,8 +159,6 @@ def complete(config: TrainConfig) -> TrainConfig:
         raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")
     config.val_radii  # noqa: B018 - parsed here for its error
     parse_normalization(config.mean, config.std, config.input_range)
-    if config.weights is not None and config.pretrained:
-        raise UserError("weights: give either --weights or --pretrained, not both")
     for name in config.augmentations:
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)

@@ -123,12 +123,12 @@ def not_weights(
     """The error that says in one line how tensors differ from those of a network."""
     missing = [n for n in needed if n not in inner]
     unknown = [n for n in inner if n not in own]
-    wrong = [n for n in needed if n in inner and inner[n].shape != needed[n].shape and not n.startswith(heads)]
+    wrong = [n for n in needed if n in inner and _form(inner[n]) != _form(needed[n]) and not n.startswith(heads)]
     first = next(iter(missing + wrong + unknown), "none")
-    shapes = f" is {tuple(inner[first].shape)}, not {tuple(needed[first].shape)}" if first in wrong else ""
+    shapes = f" is {_form(inner[first])}, not {_form(needed[first])}" if first in wrong else ""
     return UserError(
         f"{source.path}: not weights of this model ({len(missing)} tensors missing, {len(unknown)} unknown, "
-        f"{len(wrong)} of another shape; first: {first}{shapes})"
+        f"{len(wrong)} of another form; first: {first}{shapes})"
     )
 
 
@@ -160,7 +160,7 @@ def load(
 
     own, heads = network.state_dict(), _names(config, "classifier")
     state = {n: t for n, t in found.inner.items() if n in own}
-    surplus = {n: t for n, t in found.inner.items() if n not in own and not _is_statistic(n)}
+    surplus = {n: t for n, t in found.inner.items() if n not in own and not _is_statistic(n, t)}
     ignored = {
         n
         for n, t in surplus.items()
@@ -185,13 +185,13 @@ def load(
         )
     if new_head or not fits:
         state |= {n: own[n] for n in head}
-    given = set(state) - (set(head) if new_head or not fits else set())
-    network.load_state_dict(state)  # without metadata torch fills in counters of batches
+    filled = {n: t for n, t in own.items() if n not in state}
+    network.load_state_dict(state | filled)
     return Loaded(
         key=found.key,
         tensors=len(own),
-        loaded=len(given),
-        filled=len(own) - len(state),
+        loaded=len(state) - (len(head) if new_head or not fits else 0),
+        filled=len(filled),
         ignored=len(ignored),
         head="new" if new_head or not fits else "kept",
         outputs=outputs,
@@ -244,9 +244,10 @@ def _candidates(sets: dict[str, Tensors], anchor: str) -> Iterator[Found]:
 
 def _misfits(found: Found, needed: Tensors, firsts: tuple[str, ...], channels: int) -> list[str]:
     def fits(name: str, tensor: Tensor) -> bool:
-        shape = found.inner[name].shape
-        adapted = name.startswith(firsts) and tensor.ndim == 4 == len(shape) and {shape[1], channels} == {1, 3}
-        return shape == tensor.shape or (adapted and (shape[0], *shape[2:]) == (tensor.shape[0], *tensor.shape[2:]))
+        given = found.inner[name]
+        if name.startswith(firsts) and tensor.ndim == 4 == given.ndim and {given.shape[1], channels} == {1, 3}:
+            given, tensor = given[:, 0], tensor[:, 0]  # adapted later
+        return _form(given) == _form(tensor)
 
     return [n for n, t in needed.items() if n not in found.inner or not fits(n, t)]
 
@@ -279,5 +280,10 @@ def _same(one: Tensors, other: Tensors, own: Tensors) -> bool:
     return all(n in one and n in other and torch.equal(one[n], other[n]) for n in names)
 
 
-def _is_statistic(name: str) -> bool:
-    return any(name.rpartition(".")[2] in pair for pair in _STATISTICS)
+def _form(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
+    return f"{tuple(tensor.shape)}{kind}"
+
+
+def _is_statistic(name: str, tensor: Tensor) -> bool:
+    return tensor.numel() in (1, 3) and any(name.rpartition(".")[2] in pair for pair in _STATISTICS)

@@ -94,6 +94,8 @@ def build_model(
     source = open_weights(weights) if isinstance(weights, Path) else weights
     if source is not None:
         _check_architecture(source, name)
+        if pretrained:
+            raise UserError("weights: give either --weights or --pretrained, not both")
     elif weights_key is not None:
         raise UserError("weights_key: there are no --weights to choose from")
     try:

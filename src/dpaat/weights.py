@@ -68,14 +68,15 @@ def open_weights(path: Path) -> WeightsFile:
     Raises:
         UserError: no such file, or not tensors by name.
     """
-    from dpaat.runs import BEST, CONFIG, INFO, Run, read_config, read_info
+    from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, Run, read_config, read_info
 
     if path.is_dir():
         path /= BEST if (path / INFO).is_file() else "model.safetensors"
     content, metadata = _read(path)
-    resolved = path.resolve()
-    above = resolved.parent.parent if resolved.parent.name == "checkpoints" else None
-    folder = above if above and (above / INFO).is_file() and (above / CONFIG).is_file() else None
+    above = path.resolve().parent.parent
+    checkpoints = [above / name for name in (BEST, LAST, PREVIOUS)]
+    in_run = path.resolve() in checkpoints and (above / INFO).is_file() and (above / CONFIG).is_file()
+    folder = above if in_run else None
     record: Any = content.get(RECORD)
     with suppress(ValueError):
         if RECORD in metadata:
