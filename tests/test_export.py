@@ -52,7 +52,7 @@ ARCHITECTURES = [
     "lcnet_050",
     "convnext_atto",
     "regnetx_002",
-    "densenet121",
+    "dla46_c",
 ]
 
 
