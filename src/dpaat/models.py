@@ -159,17 +159,17 @@ def describe_weights(facts: dict[str, Any]) -> str | None:
     weights = facts.get("weights")
     if not weights:
         return None
-    parts = []
-    if "tensors" in weights:
-        text = f"{weights['loaded']} of {weights['tensors']} tensors"
-        text += f" of {weights['key']}" if weights["key"] != "." else ""
-        text += f" in {weights['dtype']}" if weights["dtype"] != "float32" else ""
-        text += f", {weights['filled']} counters filled in" if weights["filled"] else ""
-        text += f", {weights['ignored']} counters ignored" if weights["ignored"] else ""
-        text += f", first layer adapted from {weights['adapted_from']} channels" if weights["adapted_from"] else ""
-        parts.append(text)
-    head = f"head {weights['head']} for {weights['classes']} classes"
-    parts[-1:] = [f"{parts[-1]}, {head}"] if parts else [head]
+    text = f"{weights.get('loaded')} of {weights['tensors']} tensors" if weights.get("tensors") else "fetched"
+    for name, phrase in {
+        "key": "of {}",
+        "dtype": "in {}",
+        "filled": ", {} counters filled in",
+        "ignored": ", {} counters ignored",
+        "adapted_from": ", first layer adapted from {} channels",
+    }.items():
+        if weights.get(name) not in (None, 0, ".", "float32"):
+            text += ("" if phrase.startswith(",") else " ") + phrase.format(weights[name])
+    parts = [f"{text}, head {weights['head']} for {weights['classes']} classes"]
     if weights.get("outputs_are"):
         parts.append(weights["outputs_are"])
     parts.append(f"stem {facts['stem']}")

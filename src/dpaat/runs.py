@@ -39,7 +39,15 @@ INFO_SHAPE = {
     "command": Maybe(str, absent=True),
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
-    "network": Maybe({"stem": str}, absent=True),
+    "network": Maybe(
+        {
+            "stem": str,
+            "normalization": str,
+            "input_range": [int | float],
+            "weights": Maybe({"file": str, "head": str, "classes": int}),
+        },
+        absent=True,
+    ),
 }
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
@@ -181,8 +189,9 @@ def _contradiction(info: dict[str, Any]) -> str | None:
         return "classes"
     if info["channels"] not in (1, 3):
         return "channels"
-    if (info.get("network") or {"stem": "small"})["stem"] not in ("original", "small"):
-        return "network.stem"
+    network = info.get("network") or {"stem": "small", "input_range": [0, 1]}
+    if network["stem"] not in ("original", "small") or len(network["input_range"]) != 2:
+        return "network"
     counts = {"train_counts": info["train_counts"], **(info.get("split_counts") or {})}
     return next((name for name, found in counts.items() if set(found) != set(classes)), None)
 
