@@ -44,7 +44,7 @@ def test_weights_that_do_not_fit_are_one_line(tiny_images, tmp_path, capfd, netw
     state = network.state_dict()
     other = build_model(MODEL, num_classes=5, channels=3, image_size=32).network
     cases = {
-        "head.pth": (other.state_dict(), "needs (3, "),
+        "head.pth": (other.state_dict(), "its head has 5 outputs, but there are 3 classes"),
         "part.pth": (dict(list(state.items())[3:]), "not weights of this model"),
         "nan.pth": ({k: v * float("nan") if v.is_floating_point() else v for k, v in state.items()}, "NaN"),
     }

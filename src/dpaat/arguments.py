@@ -109,8 +109,19 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("--source", type=str | None, default=None, help="run whose model makes the transfer images")
     parser.add_argument("--model", type=str | None, default=None, help="timm model of --weights")
     parser.add_argument("--weights", type=str | None, default=None, help="weights from elsewhere; needs --data, --out")
-    parser.add_argument("--image_size", type=int, default=64, help="pixels at the side, with --weights")
-    parser.add_argument("--stem", type=str, default="auto", help="auto, original or small, with --weights")
+    parser.add_argument("--weights_key", type=str | None, default=None, help="which set of --weights, of several")
+    parser.add_argument("--classes", type=str | None, default=None, help="outputs of --weights in their order: a,b,c")
+    parser.add_argument(
+        "--image_size", type=int | None, default=None, help="pixels at the side, with --weights; default 64"
+    )
+    parser.add_argument(
+        "--stem", type=str | None, default=None, help="of --weights: auto, original or small; auto is as trained"
+    )
+    parser.add_argument("--mean", type=str | None, default=None, help="of --weights: 1 or C numbers; default timm's")
+    parser.add_argument("--std", type=str | None, default=None, help="of --weights: 1 or C numbers; default timm's")
+    parser.add_argument(
+        "--input_range", type=str | None, default=None, help="of --weights: such as 0-255, in which mean and std count"
+    )
     parser.add_argument("--out", type=str | None, default=None, help="folder for the results, with --weights")
     return parser
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+FOREIGN = ("image_size", "stem", "weights_key", "classes", "mean", "std", "input_range")
+"""Options of `evaluate` for weights from elsewhere."""
+
+
 def train(given: Namespace, explicit: Namespace, argv: list[str]) -> int:
     """Train, or go on with a training; `explicit` holds only what stands in `argv` in so many words."""
     if given.out is None:
@@ -65,6 +69,7 @@ def _evaluate(given: Namespace) -> int:
     from dpaat.evaluation.run import resolve_device
     from dpaat.evaluation.subject import subject_of_run, subject_of_weights
     from dpaat.evaluation.suite import SUITE_ATTACKS
+    from dpaat.models import describe_weights
     from dpaat.precision import emulation
 
     suites, attacks, ensemble = _names(given.suite), _names(given.attack), _names(given.ensemble)
@@ -82,6 +87,11 @@ def _evaluate(given: Namespace) -> int:
         seed=given.seed,
     )
     device = resolve_device(given.device)
+    only = ("weights", "model", "out", *FOREIGN)
+    if given.run is not None and (idle := next((name for name in only if given[name] is not None), None)):
+        raise UserError(
+            f"evaluate: --{idle.replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
+        )
     if given.run is not None:
         subject = subject_of_run(Path(given.run), data=given.data, device=device, progress=True, window=given.window)
     else:
@@ -92,14 +102,14 @@ def _evaluate(given: Namespace) -> int:
             given.model,
             Path(given.weights),
             data=given.data,
-            image_size=given.image_size,
-            stem=given.stem,
             out=Path(given.out),
             seed=given.seed,
             device=device,
             progress=True,
             window=given.window or "auto",
+            **{name: given[name] for name in FOREIGN if given[name] is not None},
         )
+        _console().print(describe_weights(subject.head["network"]), highlight=False, soft_wrap=True)
     source = None
     if given.source is not None:
         source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False, window=given.window)

@@ -31,8 +31,15 @@ class TrainConfig:
         fold: "k/K" tests on fold k of K instead of on a fifth of the groups.
         splits: CSV with columns id and split (train, val, test) to use instead of a split of our own.
         model: name of any timm CNN; see `dpaat list models`.
-        stem: small undoes the network's first reduction by 4; auto does so below 48 pixels.
-        weights: file of pretrained weights (.safetensors or .pth).
+        stem: small undoes the network's first reduction by 4; auto keeps the stem that weights were trained with
+            (original for those from elsewhere), and without weights takes small below 48 pixels.
+        weights: file of pretrained weights (.safetensors or .pth), a run folder or an export.
+        weights_key: which set of weights is meant where the file holds several, such as ema_model.
+        mean: of the values that the weights were trained on, one number or one per channel, with commas. Default: the
+            file's, else timm's.
+        std: likewise.
+        input_range: values of a black and of a white pixel before that normalization, such as 0-255 or =-1-1; default
+            0-1. In another range without mean and std, values are not normalized.
         pretrained: fetch the pretrained weights that timm names for the model.
         method: training method; see `dpaat list methods`.
         eps: perturbation radius in [0, 1] pixel units, such as 8/255; the largest one where the method moves it.
@@ -79,6 +86,10 @@ class TrainConfig:
     model: str = "resnet18"
     stem: Literal["auto", "original", "small"] = "auto"
     weights: str | None = None
+    weights_key: str | None = None
+    mean: str | float | list[float] | None = None
+    std: str | float | list[float] | None = None
+    input_range: str | None = None
     pretrained: bool = False
     method: str = "dpaat"
     eps: str | float | None = None
@@ -143,6 +154,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     """
     from dpaat.data.values import parse_window
     from dpaat.methods import complete_options, find_method
+    from dpaat.normalization import parse_normalization
 
     parse_window(config.window)
     method = find_method(config.method)
@@ -159,6 +171,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     if method.adversarial and config.radius <= 0:
         raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")
     config.val_radii  # noqa: B018 - parsed here for its error
+    parse_normalization(config.mean, config.std, config.input_range)
     for name in config.augmentations:
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from torch import Tensor, nn
 
+from dpaat import rebuild
 from dpaat.errors import UserError
-from dpaat.models import Classifier, build_model, load_foreign
+from dpaat.models import Classifier
 from dpaat.provenance import provenance
-from dpaat.runs import Run, open_run, write_json
+from dpaat.runs import Run, open_run, write_json, write_text
+from dpaat.weights import RECORD
 
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
+README, REBUILD = "README.md", "rebuild.py"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to 1 and to the logit, whichever is more."""
 
 
 def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
-    """Write a run's network as one ONNX file and as safetensors, and compare what they say.
+    """Write a run's network as ONNX and as safetensors, and compare what they say, built from the folder alone.
 
     The ONNX model takes `images` `(B, C, H, W)`, float32 in [0, 1], for any B, and gives `logits` `(B, K)`;
     normalization is inside. The safetensors hold the network's weights by timm's names; `model.json` says what else is
-    needed.
+    needed, such as the strides of a small stem, and `rebuild.py` builds the network from both.
 
     Args:
         path: the run folder.
@@ -50,34 +56,39 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
     model = run.load_model()
     assert isinstance(model, Classifier)
     x, of = _test_images(run, images)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_onnx(model, x, out / ONNX)
-        _write_weights(model, run, out / WEIGHTS)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
-    with torch.inference_mode():
-        expected = model(x).numpy()
-    found = {ONNX: _run_onnx(out / ONNX, x), WEIGHTS: _run_weights(run, out / WEIGHTS, x)}
-    differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
-    for name, logits in found.items():
-        if not np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
-            raise UserError(f"{out / name}: differs from the run by up to {differences[name]:.2g}; do not use it")
     card = provenance("cpu") | {
+        "timm_version": timm.__version__,
         "run": run.path.name,
         "checkpoint": run.checkpoint_digest,
-        "model": run.config.model,
-        "classes": run.info["classes"],
+        **run.record,
+        **{name: model.facts[name] for name in ("strides", "mean", "std")},
         "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit}
         | {"window": run.info.get("window") or "full"},
         "output": {"name": "logits", "shape": ["batch", len(run.info["classes"])]},
-        "mean": model.mean.flatten().tolist(),
-        "std": model.std.flatten().tolist(),
+        "network": run.info.get("network"),
         "licence": run.info.get("licence"),
         "citation": run.info.get("citation"),
-        "checked": {"images": len(x), "of": of, "largest_difference": differences},
     }
-    write_json(out / CARD, card)
+    with torch.inference_mode():
+        expected = model(x).numpy()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / CARD).unlink(missing_ok=True)
+        _write_onnx(model, x, out / ONNX)
+        _write_weights(model, run, out / WEIGHTS)
+        shutil.copyfile(rebuild.__file__, out / REBUILD)
+        write_text(out / README, _readme(card))
+        write_json(out / CARD, card)
+        found = {ONNX: _run_onnx(out / ONNX, x), WEIGHTS: _run_rebuilt(out, x)}
+        differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
+        for name, logits in found.items():
+            if not np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
+                (out / CARD).unlink()
+                raise UserError(f"{out / name}: differs from the run by up to {differences[name]:.2g}; do not use it")
+        card["checked"] = {"images": len(x), "of": of, "largest_difference": differences}
+        write_json(out / CARD, card)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return card
 
 
@@ -117,8 +128,30 @@ def _write_weights(model: Classifier, run: Run, path: Path) -> None:
     from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    metadata = {"model": run.config.model, "classes": json.dumps(run.info["classes"])}
-    path.write_bytes(save(state, metadata))
+    record = run.record | {name: model.facts[name] for name in ("mean", "std")}
+    path.write_bytes(save(state, {"format": "pt", RECORD: json.dumps(record)}))
+
+
+def _readme(card: dict[str, Any]) -> str:
+    """What the folder holds and how to use it; the numbers stand in the card."""
+    side, lines = card["image_size"], card["strides"]
+    stem = (
+        f"timm's {card['model']} with {len(lines)} strides changed, as `strides` in `{CARD}` lists"
+        if lines
+        else "timm's"
+    )
+    return f"""# {card["model"]}, {len(card["classes"])} classes
+
+Images are ({card["channels"]}, {side}, {side}), float32, values in [0, 1]; logits are in the order of `classes` in
+`{CARD}`: {", ".join(card["classes"])}. Stem: {stem}. Normalization: (x - mean) / std, with mean {card["mean"]} and
+std {card["std"]}; it is part of `{ONNX}`, and not of `{WEIGHTS}`.
+
+`{REBUILD}` builds the network from this folder with torch, timm {card["timm_version"]} and safetensors alone:
+
+    from rebuild import rebuild
+
+    logits = rebuild(".")(images)
+"""
 
 
 def _run_onnx(path: Path, x: Tensor) -> np.ndarray:
@@ -130,16 +163,9 @@ def _run_onnx(path: Path, x: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _run_weights(run: Run, path: Path, x: Tensor) -> np.ndarray:
-    classes, config = len(run.info["classes"]), run.config
-    model = build_model(
-        config.model,
-        num_classes=classes,
-        channels=int(run.info["channels"]),
-        image_size=config.image_size,
-        stem=config.stem,
-    )
-    load_foreign(model, path, num_classes=classes)
+def _run_rebuilt(folder: Path, x: Tensor) -> np.ndarray:
+    """Logits of the network as whoever has nothing but the folder builds it."""
+    model = runpy.run_path(str(folder / REBUILD))["rebuild"](folder)
     with torch.inference_mode():
-        logits: np.ndarray = model.eval()(x).numpy()
+        logits: np.ndarray = model(x).numpy()
     return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.errors import BadValueError, UserError, first_line, unknown
-from dpaat.weights import load_pretrained, read_weights
+from dpaat.fitting import find, load
+from dpaat.normalization import Numbers, normalization, parse_normalization
+from dpaat.weights import WeightsFile, open_weights
 
 Stem = Literal["auto", "original", "small"]
 SMALL_IMAGE = 48
-"""Below this many pixels, `--stem auto` takes the small stem."""
+"""Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew."""
 _STEM_REDUCTION = 4
 
 
@@ -21,14 +24,20 @@ class Classifier(nn.Module):
     """A network behind the normalization it was made for.
 
     Keeping normalization inside lets every attack work on images in [0, 1], whatever the network expects.
+
+    Attributes:
+        network: of timm.
+        facts: what its state dict does not tell, ready for JSON: `stem` and the `strides` that were changed for it,
+            `mean`, `std` and where they come from, and how `weights` were read, None for new ones.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, facts: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.network = network
+        self.facts = facts or {}
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
@@ -51,8 +60,14 @@ def build_model(
     channels: int = 3,
     image_size: int,
     stem: Stem = "auto",
-    weights: Path | None = None,
+    weights: Path | WeightsFile | None = None,
     pretrained: bool = False,
+    weights_key: str | None = None,
+    mean: Numbers = None,
+    std: Numbers = None,
+    input_range: str | None = None,
+    classes: Sequence[str] | None = None,
+    keep_head: bool = False,
 ) -> Classifier:
     """Make a timm network ready to train.
 
@@ -62,9 +77,18 @@ def build_model(
         channels: 1 (grey) or 3 (RGB).
         image_size: pixels at the side.
         stem: "small" undoes the first reduction by 4 by changing strides, so that pretrained kernels stay valid;
-            "auto" does so below 48 pixels only.
-        weights: local file of pretrained weights, `.safetensors`, or `.pth` read without running any code in it.
+            "auto" keeps the stem that weights were trained with: that of the run for weights of this package, else the
+            original one. Without weights it is small below 48 pixels only.
+        weights: local file of pretrained weights, `.safetensors`, or `.pth` read without running any code in it; a run
+            folder, or an export.
         pretrained: fetch the weights that timm names for this model.
+        weights_key: which of several sets in the file is meant, such as "ema_model".
+        mean: of the values that the network takes, 1 or one per channel. Default: the file's, else timm's.
+        std: likewise.
+        input_range: least and largest value of a pixel before normalization, such as "0-255"; default "0-1".
+            Without mean and std, values in another range than 0-1 are taken as they are.
+        classes: K class names; a head that is known to be for others is learned anew.
+        keep_head: refuse weights whose head does not fit, instead of learning it anew.
 
     Raises:
         UserError: unknown model, image too small for it, weights that do not fit or cannot be had.
@@ -72,6 +96,14 @@ def build_model(
     import timm
 
     check_name(name)
+    stated = parse_normalization(mean, std, input_range)
+    source = open_weights(weights) if isinstance(weights, Path) else weights
+    if source is not None:
+        _check_architecture(source, name)
+        if pretrained:
+            raise UserError("weights: give either --weights or --pretrained, not both")
+    elif weights_key is not None:
+        raise UserError("weights_key: there are no --weights to choose from")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels)
     except Exception as error:
@@ -79,15 +111,101 @@ def build_model(
             raise
         raise UserError(f"the pretrained weights of {name!r} could not be had: {first_line(error)}") from None
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    if weights is not None:
-        load_pretrained(network, config, weights, channels)
-    if stem == "small" or (stem == "auto" and image_size < SMALL_IMAGE):
-        _shrink_stem(network, name, channels)
-    mean = _channel_statistic(config.get("mean", (0.5,) * 3), channels)
-    std = _channel_statistic(config.get("std", (0.5,) * 3), channels)
-    model = Classifier(network, mean, std)
+    facts: dict[str, Any] = {"weights": None}
+    stored: list[tuple[Tensor, Tensor]] = []
+    unit = False
+    if source is not None:
+        found = find(source, network, config, weights_key, channels)
+        record = source.record
+        other_classes = not keep_head and classes is not None and record.get("classes", list(classes)) != list(classes)
+        loaded = load(
+            source,
+            found,
+            network,
+            config,
+            num_classes=num_classes,
+            channels=channels,
+            new_head=False if keep_head else other_classes or None,
+        )
+        unit = found.own or bool(record)
+        stored = found.statistics
+        if not stored and "mean" in record:
+            stored = [(torch.tensor(record["mean"]), torch.tensor(record["std"]))]
+        stem = _stem_of_weights(source, stem, image_size, own=found.own)
+        facts["weights"] = {"file": str(source.path), "digest": source.digest, **vars(loaded), "classes": num_classes}
+    elif pretrained:
+        stem = "original" if stem == "auto" else stem
+        head = "kept" if config.get("num_classes") == num_classes else "new"
+        facts["weights"] = {"file": f"timm:{config.get('hf_hub_id') or name}", "head": head, "classes": num_classes}
+    facts["stem"] = resolved_stem(stem, image_size)
+    facts["strides"] = _shrink_stem(network, name, channels) if facts["stem"] == "small" else []
+    default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
+    place = "" if source is None else str(source.path)
+    means, deviations, origin = normalization(stated, stored, default, channels=channels, unit=unit, place=place)
+    facts |= {
+        "mean": means.tolist(),
+        "std": deviations.tolist(),
+        "normalization": origin,
+        "input_range": list(stated.range or (0, 1)),
+    }
+    model = Classifier(network, means, deviations, facts)
     _check_fits(model, name, channels, image_size)
     return model
+
+
+def resolved_stem(stem: Stem, image_size: int) -> Stem:
+    """The stem that "auto" stands for where nothing else is known."""
+    if stem not in ("auto", "original", "small"):
+        raise unknown("stem", stem, ("auto", "original", "small"))
+    return ("small" if image_size < SMALL_IMAGE else "original") if stem == "auto" else stem
+
+
+def describe_weights(facts: dict[str, Any]) -> str | None:
+    """One line on how weights were read and what was assumed for them; None for a network that began anew."""
+    weights = facts.get("weights")
+    if not weights:
+        return None
+    text = f"{weights.get('loaded')} of {weights['tensors']} tensors" if weights.get("tensors") else "fetched"
+    for name, phrase in {
+        "key": "of {}",
+        "dtype": "in {}",
+        "filled": ", {} counters filled in",
+        "ignored": ", {} counters ignored",
+        "adapted_from": ", first layer adapted from {} channels",
+    }.items():
+        if weights.get(name) not in (None, 0, ".", "float32"):
+            text += ("" if phrase.startswith(",") else " ") + phrase.format(weights[name])
+    parts = [f"{text}, head {weights['head']} for {weights['classes']} classes"]
+    if weights.get("outputs_are"):
+        parts.append(weights["outputs_are"])
+    parts.append(f"stem {facts['stem']}")
+    low, high = facts["input_range"]
+    kind = facts["normalization"]
+    parts.append("not normalized" if kind == "none" else f"mean/std {kind}")
+    return f"weights {weights['file']}: {'; '.join([*parts, f'input {low:g}-{high:g}'])}"
+
+
+def _stem_of_weights(source: WeightsFile, stem: Stem, image_size: int, *, own: bool) -> Stem:
+    if stem != "auto":
+        return stem
+    known: Stem | None = source.record.get("stem")
+    if known is None and (own or source.record) and image_size < SMALL_IMAGE:
+        raise UserError(
+            f"{source.path}: a network of dpaat without a record of its stem; give --stem small or --stem original, or "
+            "the file in its run folder"
+        )
+    return known or "original"
+
+
+def _check_architecture(source: WeightsFile, name: str) -> None:
+    """Networks may differ in nothing that a state dict shows; some files tell which one they are of."""
+    import timm
+
+    told = (source.architecture or name).partition(".")[0]
+    if told != name.partition(".")[0] and told in timm.list_models():
+        raise UserError(
+            f"{source.path}: holds weights of {told!r}, as the file says, not of {name!r}; give --model {told}"
+        )
 
 
 def check_name(name: str) -> None:
@@ -102,35 +220,13 @@ def check_name(name: str) -> None:
         raise unknown("model", name, timm.list_models())
 
 
-def load_foreign(model: Classifier, path: Path, *, num_classes: int) -> None:
-    """Load weights that were trained elsewhere, head included; prefixes such as "module." are taken off.
-
-    Raises:
-        UserError: not weights of this network, or with a head for another number of classes.
-    """
-    state, own = read_weights(path), model.network.state_dict()
-    last = next(reversed(own))
-    for prefix in {key[: -len(last)] for key in state if key.endswith(last)}:
-        stripped = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if own.keys() <= stripped.keys():
-            state = {key: stripped[key] for key in own}
-            break
-    differing = sorted(set(own) ^ set(state))
-    if differing:
-        raise UserError(f"{path}: not weights of this model ({len(differing)} tensors differ; first: {differing[0]})")
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise UserError(
-                f"{path}: {key} has shape {tuple(value.shape)}, but the model for {num_classes} classes needs "
-                f"{tuple(own[key].shape)}"
-            )
-    model.network.load_state_dict(state)
-
-
-def _shrink_stem(network: nn.Module, name: str, channels: int) -> None:
+def _shrink_stem(network: nn.Module, name: str, channels: int) -> list[dict[str, Any]]:
     """Set strides to 1 until the first reduction by 4 is undone.
 
     Layers that read maps of the same size go together: where a block reduces, its shortcut does so too.
+
+    Returns:
+        What was changed: `module`, its new `stride` and, where it is another one, its new `kernel_size`.
     """
     probe = 256
     strided: dict[int, list[nn.Module]] = {}
@@ -149,27 +245,27 @@ def _shrink_stem(network: nn.Module, name: str, channels: int) -> None:
         hook.remove()
 
     undone = 1
+    names = {module: name for name, module in network.named_modules()}
+    changes: list[dict[str, Any]] = []
     for size in sorted(strided, reverse=True):
         if undone >= _STEM_REDUCTION:
-            return
+            break
         undone *= _stride(strided[size][0])
         for layer in strided[size]:
             layer.stride = (1, 1)  # type: ignore[assignment]
+            changes.append({"module": names[layer], "stride": [1, 1]})
             if not isinstance(layer, nn.Conv2d) and layer.kernel_size in (2, (2, 2)):
                 # a 2 x 2 pool at stride 1 would shift the map by half a pixel
                 layer.kernel_size = (1, 1)  # type: ignore[assignment]
+                changes[-1]["kernel_size"] = [1, 1]
     if undone < _STEM_REDUCTION:
         raise UserError(f"model {name!r} has no stem that could be made small; use --stem original")
+    return changes
 
 
 def _stride(layer: nn.Module) -> int:
     stride = layer.stride
     return int(stride[0] if isinstance(stride, tuple) else stride)  # type: ignore[arg-type]
-
-
-def _channel_statistic(values: tuple[float, ...], channels: int) -> Tensor:
-    statistic = torch.tensor(values, dtype=torch.float32)
-    return statistic if len(statistic) == channels else statistic.mean().repeat(channels)
 
 
 def _check_fits(model: Classifier, name: str, channels: int, image_size: int) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dpaat.data import PreparedData
+    from dpaat.models import Stem
 
 SCHEMA_VERSION = 1
 CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
@@ -42,6 +43,15 @@ INFO_SHAPE = {
     "data_warnings": Maybe([str], absent=True),
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
+    "network": Maybe(
+        {
+            "stem": str,
+            "normalization": str,
+            "input_range": [int | float],
+            "weights": Maybe({"file": str, "head": str, "classes": int}),
+        },
+        absent=True,
+    ),
 }
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
@@ -66,6 +76,31 @@ class Run:
         return self.path / BEST
 
     @property
+    def stem(self) -> Stem:
+        """The stem it was trained with: as recorded, or for older runs by the rule of their time."""
+        from dpaat.models import resolved_stem
+
+        recorded = (self.info.get("network") or {}).get("stem")
+        stem: Stem = recorded or resolved_stem(self.config.stem, self.config.image_size)
+        return stem
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What stands beside the weights in checkpoints and exports, since a state dict does not hold it."""
+        config, info = self.config, self.info
+        return {
+            "model": config.model,
+            "classes": info["classes"],
+            "channels": info["channels"],
+            "stem": self.stem,
+            "image_size": config.image_size,
+            "fit": config.fit,
+            **self.reading,
+            "fingerprint": info["fingerprint"],
+            "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
+        }
+
+    @property
     def checkpoint_digest(self) -> str:
         """16 hex digits that identify the weights."""
         return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
@@ -76,7 +111,7 @@ class Run:
         from dpaat.data.values import AUTO, FULL
 
         window = self.info.get("window") or FULL
-        return {"window": AUTO if window == FULL else window, "known": tuple(self.info.get("pixels") or ())}
+        return {"window": AUTO if window == FULL else window, "known": list(self.info.get("pixels") or ())}
 
     def load_model(self, device: str = "cpu") -> nn.Module:
         """Build the network and load the weights that were kept; no code from the file is run.
@@ -90,22 +125,17 @@ class Run:
         import torch
 
         from dpaat.models import build_model
-        from dpaat.weights import read_weights
+        from dpaat.weights import open_weights
 
         model = build_model(
             self.config.model,
             num_classes=len(self.info["classes"]),
             channels=self.info["channels"],
             image_size=self.config.image_size,
-            stem=self.config.stem,
+            stem=self.stem,
+            weights=open_weights(self.checkpoint),
+            keep_head=True,
         )
-        state = read_weights(self.checkpoint)
-        prefix = "ema.module." if self.config.ema_decay else "model."
-        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError:
-            raise UserError(f"{self.checkpoint}: not weights of {self.config.model!r}, which {CONFIG} names") from None
         return model.to(device=torch.device(device)).eval()
 
     def prepare(self, *, progress: bool = True) -> PreparedData:
@@ -175,6 +205,9 @@ def _contradiction(info: dict[str, Any]) -> str | None:
         return "classes"
     if info["channels"] not in (1, 3):
         return "channels"
+    network = info.get("network") or {"stem": "small", "input_range": [0, 1]}
+    if network["stem"] not in ("original", "small") or len(network["input_range"]) != 2:
+        return "network"
     counts = {"train_counts": info["train_counts"], **(info.get("split_counts") or {})}
     return next((name for name, found in counts.items() if set(found) != set(classes)), None)
 

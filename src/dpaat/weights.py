@@ -2,54 +2,146 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpaat.data.files import is_file
 from dpaat.errors import UserError, first_line
+from dpaat.shapes import Maybe, misfit
+
+RECORD = "dpaat"
+"""Where checkpoints and exports of this package say what a state dict does not hold."""
+RECORD_SHAPE = {
+    "model": str,
+    "classes": [str],
+    "channels": Maybe(int, absent=True),
+    "stem": Maybe(str, absent=True),
+    "image_size": Maybe(int, absent=True),
+    "fit": Maybe(str, absent=True),
+    "fingerprint": Maybe(str, absent=True),
+    "split": Maybe({"seed": int, "fold": Maybe(str)}, absent=True),
+    "mean": Maybe([int | float], absent=True),
+    "std": Maybe([int | float], absent=True),
+}
+_DEPTH = 4
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsFile:
+    """What a file of weights holds.
+
+    Attributes:
+        path: the file.
+        sets: dicts of tensors by their place in the file, such as "state_dict"; "" is its top level.
+        record: what this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere.
+        architecture: the network's name, where the file tells.
+        folder: the run folder that the file stands in, if any.
+    """
+
+    path: Path
+    sets: dict[str, dict[str, Tensor]]
+    record: dict[str, Any]
+    architecture: str | None
+    folder: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that identify the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Read a file of weights, or what stands for it in a run folder or an export.
+
+    Raises:
+        UserError: no such file, or not tensors by name.
+    """
+    from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, Run, read_config, read_info
+
+    if path.is_dir():
+        path /= BEST if (path / INFO).is_file() else "model.safetensors"
+    content, metadata = _read(path)
+    above = path.resolve().parent.parent
+    checkpoints = [above / name for name in (BEST, LAST, PREVIOUS)]
+    in_run = path.resolve() in checkpoints and (above / INFO).is_file() and (above / CONFIG).is_file()
+    folder = above if in_run else None
+    record: Any = content.get(RECORD)
+    with suppress(ValueError):
+        if RECORD in metadata:
+            record = json.loads(metadata[RECORD])
+        elif {"model", "classes"} <= metadata.keys():  # exports before 0.2 said no more
+            record = {"model": metadata["model"], "classes": json.loads(metadata["classes"])}
+    if record is None and folder is not None:
+        record = Run(folder, read_config(folder / CONFIG), read_info(folder / INFO)).record
+    record = record if isinstance(record, dict) else {}
+    where = misfit(record, RECORD_SHAPE) if record else None
+    if where is not None or record.get("stem") not in (None, "original", "small"):
+        raise UserError(f"{path}: damaged, its record of the training has no usable {where or 'stem'!r}")
+    told = record.get("model") or content.get("arch")
+    return WeightsFile(path, _sets(content, path), record, told if isinstance(told, str) else None, folder)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running any code that the file may hold.
+    """Read the state dict of a checkpoint without running any code that the file may hold.
 
     Raises:
         UserError: no such file, or not a plain state dict of tensors.
     """
+    sets = _sets(_read(path)[0], path)
+    return sets.get("state_dict") or sets.get("") or next(iter(sets.values()))
+
+
+def _read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
+    """Content of a file, and the metadata of safetensors."""
     if not is_file(path):
         raise UserError(f"{path}: no such weights file")
+    metadata: dict[str, str] = {}
     try:
         if zipfile.is_zipfile(path):
             _refuse_compressed(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        # Checkpoints of timm hold the options of their training in a namespace, which is plain data.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: not readable as weights; it is damaged, or holds more than tensors, which is not loaded because "
-            "it could run code"
+            "it could run code; save the state dict alone: torch.save(model.state_dict(), ...)"
         ) from None
     except Exception as error:
         raise UserError(f"{path}: not readable as weights ({first_line(error)})") from None
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    tensors = (
-        {key: value for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
-        if isinstance(content, dict)
-        else {}
-    )
-    if not tensors:
+    return (content if isinstance(content, dict) else {}), metadata
+
+
+def _sets(content: dict[Any, Any], path: Path) -> dict[str, dict[str, Tensor]]:
+    def walk(part: dict[Any, Any], place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        named = {key: value for key, value in part.items() if isinstance(key, str)}
+        if tensors := {key: value for key, value in named.items() if _is_plain(value)}:
+            yield place, tensors
+        for key, value in named.items():
+            if isinstance(value, dict) and depth < _DEPTH:
+                yield from walk(value, f"{place}.{key}".lstrip("."), depth + 1)
+
+    found = dict(walk(content, "", 0))
+    if not found:
         raise UserError(f"{path}: holds no state dict of tensors")
-    return tensors
+    return found
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -69,39 +161,3 @@ def _is_plain(value: object) -> bool:
         and not value.is_complex()
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
-
-
-def load_pretrained(network: nn.Module, config: dict[str, Any], path: Path, channels: int) -> None:
-    """Load pretrained weights; kernels of the first layer are adapted to the channels, another head is left as it is.
-
-    Args:
-        network: of timm.
-        config: timm's, which names head and first layer.
-        path: see `read_weights`.
-        channels: of the images.
-
-    Raises:
-        UserError: not weights of this network.
-    """
-    from timm.models import adapt_input_conv
-
-    state, own = read_weights(path), network.state_dict()
-    heads = config.get("classifier", ())
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    firsts = config.get("first_conv", ())
-    for first in (firsts,) if isinstance(firsts, str) else tuple(firsts):
-        key = f"{first}.weight"
-        if key in state and state[key].ndim == 4 and state[key].shape[1] != channels:
-            with suppress(AssertionError, NotImplementedError):  # no rule for so many channels: the shape tells below
-                state[key] = adapt_input_conv(channels, state[key])
-    wrong = [key for key in state if key in own and state[key].shape != own[key].shape]
-    for key in [key for key in wrong if key.startswith(tuple(f"{head}." for head in heads))]:
-        state[key] = own[key]  # a head for other classes is learned anew
-        wrong.remove(key)
-    missing, surplus = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or surplus or wrong:
-        raise UserError(
-            f"{path}: not weights of this model ({len(missing)} tensors missing, {len(surplus)} unknown, "
-            f"{len(wrong)} of another shape; first: {(missing + surplus + wrong)[0]})"
-        )
-    network.load_state_dict(state)

@@ -19,16 +19,24 @@ from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.errors import UserError, unknown
-from dpaat.models import Stem, build_model, load_foreign
+from dpaat.fitting import channels_of
+from dpaat.models import Stem, build_model
+from dpaat.normalization import Numbers
 from dpaat.provenance import provenance
 from dpaat.radii import check_radius
+from dpaat.runs import SPLITS as RUN_SPLITS
 from dpaat.runs import Run, open_run
+from dpaat.weights import WeightsFile, open_weights
 
 SPLITS = ("train", "val", "test", "all")
 LATER = {
+    "input_range",
+    "mean",
+    "std",
+    "weights_key",
     "window",
 }
-"""Fields younger than the first recipes, which count only where they are not at their default."""
+"""Fields of a configuration that older runs lack: they count among a recipe where they are not at their default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +157,7 @@ def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool,
             recipe=_recipe(run),
             window=prepared.window,
             data_warnings=_warnings(run, prepared),
+            network=run.info.get("network") or {"stem": run.stem},
         ),
     )
 
@@ -158,53 +167,85 @@ def subject_of_weights(
     weights: Path,
     *,
     data: str,
-    image_size: int,
-    stem: Stem,
     out: Path,
     seed: int,
     device: str,
     progress: bool,
     window: str = "auto",
+    image_size: int | None = None,
+    stem: Stem = "auto",
+    weights_key: str | None = None,
+    classes: str | Sequence[str] | None = None,
+    mean: Numbers = None,
+    std: Numbers = None,
+    input_range: str | None = None,
 ) -> Subject:
     """Take weights that were trained elsewhere.
 
+    What a state dict does not hold is taken from what is stated here; else from the record that checkpoints and exports
+    of this package carry; else by the rules below. All of it stands in the head of the results, as `network`.
+
     Args:
         name: a timm model name.
-        weights: a state dict of that model, read without running any code in it.
-        data: the dataset, whose classes in their order are the model's.
-        image_size: pixels at the side.
-        stem: see `dpaat.models.build_model`.
+        weights: a state dict of that model, read without running any code in it; or a run folder, or an export.
+        data: the dataset, whose classes are matched with the model's by name.
         out: folder for the results, made if need be.
         seed: of the split, where the dataset has none.
         device: a device of this machine.
         progress: show progress of decoding.
         window: how the values of the pixels are read, see `dpaat.data.prepare`.
+        image_size: pixels at the side; default the record's, else 64.
+        stem: see `dpaat.models.build_model`.
+        weights_key: likewise.
+        classes: names of the model's outputs, in their order; default the record's, else the dataset's.
+        mean: see `dpaat.models.build_model`.
+        std: likewise.
+        input_range: likewise.
 
     Raises:
         UserError: weights that do not fit the model and the classes, or data that cannot be read.
     """
-    prepared = prepare(data, image_size=image_size, seed=seed, window=window, progress=progress)
-    classes, channels = prepared.classes, int(prepared.images.shape[1])
-    model = build_model(name, num_classes=len(classes), channels=channels, image_size=image_size, stem=stem)
-    load_foreign(model, weights, num_classes=len(classes))
-    counts = np.bincount(prepared.labels[prepared.rows("train")], minlength=len(classes))
+    source = open_weights(weights)
+    prepared = _prepare_for(source, data, window, image_size=image_size, seed=seed, progress=progress)
+    outputs, said = _outputs(source, classes, prepared)
+    channels = source.record.get("channels") or channels_of(source, name) or int(prepared.images.shape[1])
+    _check_channels(prepared, channels, str(source.path))
+    model = build_model(
+        name,
+        num_classes=len(outputs),
+        channels=channels,
+        image_size=int(prepared.images.shape[2]),
+        stem=stem,
+        weights=source,
+        weights_key=weights_key,
+        mean=mean,
+        std=std,
+        input_range=input_range,
+        keep_head=True,
+    )
+    _check_classes(prepared, outputs, str(source.path))
+    model.facts["weights"]["outputs_are"] = said
+    counts = np.bincount(prepared.labels[prepared.rows("train")], minlength=len(prepared.classes))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error.strerror})") from None
+    # The same file read in another way is another model.
+    read = {key: model.facts[key] for key in ("stem", "mean", "std")} | {"key": model.facts["weights"]["key"]}
+    identity = json.dumps([source.digest, name, read, outputs])
     return Subject(
         folder=out,
         model=model.eval().to(torch.device(device)).to(memory_format=torch.channels_last),
-        classes=classes,
+        classes=outputs,
         channels=channels,
         data=prepared,
         own_data=prepared,
-        majority=classes[int(counts.argmax())],
+        majority=prepared.classes[int(counts.argmax())],
         head=_head(
             prepared,
-            classes,
+            outputs,
             device=device,
-            checkpoint=hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+            checkpoint=hashlib.sha256(identity.encode()).hexdigest()[:16],
             run=out.resolve().name,
             method=None,
             model=name,
@@ -213,8 +254,48 @@ def subject_of_weights(
             recipe=None,
             window=prepared.window,
             data_warnings=warnings_of(prepared),
+            network=model.facts,
         ),
     )
+
+
+def _prepare_for(
+    source: WeightsFile, data: str, window: str, *, image_size: int | None, seed: int, progress: bool
+) -> PreparedData:
+    """Load a dataset as the record of the weights says; the data of the training are split as then."""
+    record = source.record
+    options: dict[str, Any] = {
+        "image_size": record.get("image_size", 64) if image_size is None else image_size,
+        "fit": record.get("fit", "crop"),
+        "window": window,
+    }
+    if window == "auto" and "window" in record:
+        options |= {"window": record["window"], "known": tuple(record["known"])}
+    prepared = prepare(data, seed=seed, progress=progress, **options)
+    if prepared.fingerprint != record.get("fingerprint"):
+        return prepared
+    if source.folder is not None:
+        return prepare(data, splits=source.folder / RUN_SPLITS, progress=False, **options)
+    if record.get("split") is None:
+        raise UserError(
+            f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
+        )
+    return prepare(data, progress=False, **options, **record["split"])
+
+
+def _outputs(
+    source: WeightsFile, classes: str | Sequence[str] | None, data: PreparedData
+) -> tuple[tuple[str, ...], str]:
+    """Names of the model's outputs in their order, and where they come from."""
+    recorded = source.record.get("classes")
+    if classes is None:
+        return (tuple(recorded), "classes as trained") if recorded else (data.classes, "classes in the data's order")
+    names = tuple(name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes))
+    if len(set(names)) < max(len(names), 2) or not all(names):
+        raise UserError(f"classes: {','.join(names)} must be two or more different names, with commas")
+    if recorded and (len(names) != len(recorded) or (names != tuple(recorded) and sorted(names) == sorted(recorded))):
+        raise UserError(f"classes: {source.path} was trained on {','.join(recorded)}, as the file says, in this order")
+    return names, f"classes {', '.join(names)} as given"
 
 
 def _head(data: PreparedData, classes: tuple[str, ...], *, device: str, **fields: Any) -> dict[str, Any]:

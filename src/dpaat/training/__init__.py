@@ -23,10 +23,10 @@ from dpaat.data.findings import warnings_of
 from dpaat.data.splits import export_splits
 from dpaat.data.values import FULL
 from dpaat.errors import Interrupted, UserError
-from dpaat.models import check_name
+from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
 from dpaat.provenance import provenance
-from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, read_config, read_json, write_config, write_json
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, read_config, read_json, write_config, write_json
 from dpaat.training.callbacks import overfitted
 from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
@@ -97,17 +97,21 @@ def train(
     if resuming and data.fingerprint != info.get("fingerprint"):
         raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")
     trainer = make_trainer(config, out, data, stop_after=stop_after, console=console)
-    module = build(config, data, from_checkpoint=resuming)
+    stem = Run(out, config, info).stem if resuming else None
+    module = build(config, data, from_checkpoint=resuming, stem=stem)
     checkpoint = newest_whole(out, module, lambda line: say(console, f"warning: {line}")) if resuming else None
     if checkpoint is None:
-        info = _describe(config, data, command)
+        info = _describe(config, data, command) | {"network": module.model.facts}
         if first_process:
             _make_folder(out, config, info, data)
+    module.record = Run(out, config, info).record
     say(console, headline(config, data, module))
     for line in data.table.notes:
         say(console, f"note: {line}")
     for line in info.get("data_warnings", []):
         say(console, f"warning: {line}")
+    if not resuming and (line := describe_weights(module.model.facts)):
+        say(console, line)
     if slow := emulation(config.precision, trainer.strategy.root_device):
         say(console, f"warning: {slow}")
 

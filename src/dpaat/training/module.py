@@ -27,6 +27,7 @@ from dpaat.training.awp import perturbed_visit
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
 from dpaat.training.keeping import Keeper
 from dpaat.training.validation import RobustOutputs, validation_scores
+from dpaat.weights import RECORD
 
 LOOK_EVERY = 50
 """Steps between two looks at the device for what went wrong; each waits for it."""
@@ -56,6 +57,7 @@ class TrainingModule(L.LightningModule):
         # Every process makes the same updates; and int16, which holds the labels, cannot be broadcast.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
+        self.record: dict[str, Any] = {}
         self._validation: RobustOutputs | None = None
         self._visit: Visit | None = None
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
@@ -107,7 +109,8 @@ class TrainingModule(L.LightningModule):
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's sums, those of all processes together."""
+        """Keep the epoch's sums, those of all processes together, and what the weights do not tell."""
+        checkpoint[RECORD] = self.record
         checkpoint["train_sums"] = self._sums_of_all().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

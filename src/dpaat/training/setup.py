@@ -15,7 +15,7 @@ from dpaat.data.splits import refusals
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
-from dpaat.models import build_model
+from dpaat.models import Stem, build_model
 from dpaat.radii import check_radius
 from dpaat.training.module import TrainingModule
 
@@ -69,8 +69,17 @@ def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:
     )
 
 
-def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> TrainingModule:
-    """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says."""
+def build(
+    config: TrainConfig, data: PreparedData, *, from_checkpoint: bool, stem: Stem | None = None
+) -> TrainingModule:
+    """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says.
+
+    Args:
+        config: the run.
+        data: its data.
+        from_checkpoint: whether the run goes on.
+        stem: that it was begun with, where it goes on.
+    """
     for name, radius in (("eps", config.radius), *(("val_eps", radius) for radius in config.val_radii)):
         check_radius(radius, config.norm, pixels=data.table.channels * config.image_size**2, name=name)
     method = find_method(config.method)
@@ -92,8 +101,13 @@ def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> 
         num_classes=len(data.classes),
         channels=data.table.channels,
         image_size=config.image_size,
-        stem=config.stem,
+        stem=stem or config.stem,
         weights=Path(config.weights) if config.weights and not from_checkpoint else None,
         pretrained=config.pretrained and not from_checkpoint,
+        weights_key=None if from_checkpoint else config.weights_key,
+        mean=config.mean,
+        std=config.std,
+        input_range=config.input_range,
+        classes=data.classes,
     )
     return TrainingModule(config, model, objective, data.classes, method.adversarial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dpaat.models import describe_weights
 from dpaat.report.blocks import Block, Facts, Heading, Listing, Section
 from dpaat.report.view import RunView
 
@@ -19,6 +20,8 @@ def reproduction_section(runs: Sequence[RunView]) -> Section:
             ("seed", f"{run.config.seed}"),
             ("trained with", _versions(info)),
         ]
+        if line := describe_weights(info.get("network") or {}):
+            facts.append(("began from", line))
         if evaluation:
             seed = evaluation.get("seed", "unknown")
             device = evaluation.get("device", "unknown device")
