@@ -38,6 +38,7 @@ INFO_SHAPE = {
     "command": Maybe(str, absent=True),
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
+    "warnings": Maybe([str], absent=True),
 }
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -18,6 +19,7 @@ from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
 from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
+from dpaat.evaluation.metrics import one_answer
 from dpaat.methods import Method, Visit
 from dpaat.methods.radii_state import SampleRadii
 from dpaat.models import Classifier
@@ -55,6 +57,7 @@ class TrainingModule(L.LightningModule):
         # Every process makes the same updates; and int16, which holds the labels, cannot be broadcast.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
+        self.one_answer: str | None = None
         self._validation: RobustOutputs | None = None
         self._visit: Visit | None = None
         self._train_sums = torch.zeros(3, dtype=torch.float64)
@@ -107,8 +110,10 @@ class TrainingModule(L.LightningModule):
         self._train_sums = torch.zeros(3, device=self.device, dtype=torch.float64)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's sums, those of all processes together."""
+        """Keep the epoch's sums, those of all processes together, and whether the model answers one class only."""
         checkpoint["train_sums"] = self._sums_of_all().tolist()
+        if self.one_answer:
+            checkpoint["one_answer"] = self.one_answer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the epoch's sums back, in one process; the others begin at 0."""
@@ -244,6 +249,8 @@ class TrainingModule(L.LightningModule):
                 f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
                 "the epochs before are kept; try a smaller --lr"
             )
+        answers = np.array(self.classes)[outputs[0.0].argmax(1).cpu().numpy()]
+        self.one_answer = one_answer(answers, labels.cpu().numpy())
         select = self.config.select
         if select in ("auto", "last"):
             select = "robust-balanced-accuracy" if self.adversarial else "balanced-accuracy"
