@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message="tqdm:disabling monitor")  # no thread for it, which changes nothing
     with lasting_output():
         return _guarded(argv)
 

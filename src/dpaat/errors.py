@@ -13,6 +13,7 @@ MEMORY = (
     "out of memory",
     "not enough memory",
     "bad_alloc",
+    "could not create a primitive",
     "_ALLOC_FAILED",
     "failed to map segment",
     "can't start new thread",

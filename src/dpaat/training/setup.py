@@ -131,7 +131,9 @@ def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | No
     if not method.moves_radius:
         return None
     visits, needed = attacked_visits(config, method), 1.0
-    line = f"each training image will be attacked about {_count(visits)} times in {config.epochs} epochs"
+    line = (
+        f"each training image will be attacked about {_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
+    )
     if "ramp" in config.options:
         increments = max(0.0, visits - config.options["warmup"])
         needed += config.options["warmup"]
@@ -147,5 +149,6 @@ def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | No
     return f"{line}: too seldom to move a size, {enough.epochs} epochs would do", True
 
 
-def _count(visits: float) -> str:
-    return f"{visits:.0f}" if visits >= 10 else f"{visits:.1f}".removesuffix(".0")
+def _counted(number: float, noun: str) -> str:
+    text = f"{number:.0f}" if number >= 10 else f"{number:.1f}".removesuffix(".0")
+    return f"{text} {noun}" + ("" if text == "1" else "s")
