@@ -39,6 +39,7 @@ INFO_SHAPE = {
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
     "warnings": Maybe([str], absent=True),
+    "one_answer": Maybe(str, absent=True),
 }
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 

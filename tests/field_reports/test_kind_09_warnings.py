@@ -208,10 +208,10 @@ def test_a_warning_ends_with_its_cause(tiny_images: Path, tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         answers(patch, constant=True)
         train(config, tmp_path / "run", stop_after=1)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["one_answer"]
     answers(monkeypatch, constant=False)
     train(config, tmp_path / "run", resume=True)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["warnings"] == []
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["one_answer"] is None
 
 
 # --- damaged checkpoints; emulated precision has its cases in test_precision.py

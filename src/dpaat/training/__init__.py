@@ -107,10 +107,9 @@ def train(
     seconds = time.perf_counter()
     _fit(trainer, module, data, checkpoint, out, info)
     if trainer.is_global_zero:
-        if (out / BEST).is_file() and (answer := _one_answer(out / BEST)):
-            warned.append(f"on validation, the kept model {answer}")
-            say(console, f"warning: {warned[-1]}")
         info = _finish(trainer, module, out, info, warned)
+        if answer := info["one_answer"]:
+            say(console, f"warning: on validation, the kept model {answer}")
         say(console, closing(out, config, info, time.perf_counter() - seconds))
     return out
 
@@ -178,12 +177,16 @@ def _finish(
         "kept_score": float(score) if score is not None and math.isfinite(score) else None,
         "device": provenance(str(trainer.strategy.root_device))["device"],
         "warnings": [*warned, *([found] if found else [])],
+        "one_answer": _one_answer(out / BEST),
     }
     write_json(out / INFO, info)
     return info
 
 
 def _one_answer(checkpoint: Path) -> str | None:
+    """What a checkpoint says of a model that answers one class only; None where it says nothing."""
+    if not checkpoint.is_file():
+        return None
     content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return content.get("one_answer")
 
