@@ -176,9 +176,7 @@ def test_the_constant_answer_is_called_that(
     text = "answers c1 for all 6 images: the constant answer"
     assert said.count(f"warning: on validation, the model {text}\n") == constant  # not once an epoch
     assert (f"warning: on validation, the kept model {text}\n" in said) == constant
-    assert (
-        json.loads((run / "run.json").read_text())["warnings"] == [f"on validation, the kept model {text}"] * constant
-    )
+    assert json.loads((run / "run.json").read_text())["one_answer"] == (text if constant else None)
     text = "answers c1 for all 11 images: the constant answer"
     assert main(["evaluate", str(run), "--attack=fgsm", "--eps=2/255", "--device=cpu"]) == 0
     assert (f"warning: the model {text}" in capsys.readouterr().out) == constant
