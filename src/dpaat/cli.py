@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
 import sys
 import warnings
 from argparse import ArgumentError
@@ -16,13 +14,23 @@ from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 from dpaat.arguments import make_parser
 from dpaat.commands import COMMANDS, train
-from dpaat.errors import Interrupted, UserError, one_line
+from dpaat.errors import Interrupted, UserError, one_line, out_of_memory
 from dpaat.parsing import readable, with_underscores
 from dpaat.shapes import check_yaml
+from dpaat.terminal import lasting_output, use_utf8
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 YAML = get_loader("yaml")
+LESS_MEMORY = {
+    "benchmark": "fewer --workers, or a smaller batch_size in the grid",
+    "data": "a smaller --image-size",
+    "export": "fewer --images",
+    "profile": "a smaller --batch-size or --image-size",
+    "report": "--no-images",
+    "train": "a smaller --image-size or --model, or fewer --workers",
+}
+"""What takes less memory, by command; of those without an entry, the batch size."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,12 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; default those of the process.
 
     Returns:
-        The exit code: 0, 1 when a check found problems, 2 for bad input, 130 when interrupted, 143 when told to end.
+        The exit code: 0, 1 when a check found problems, 2 for bad input or too little memory, 128 and the number of
+        the signal that ended it: 129 when the terminal was closed, 130 for Ctrl-C, 143 when told to end. That nobody
+        reads the output any more changes nothing.
     """
+    if argv is None:
+        use_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
-    _be_robust()
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message="tqdm:disabling monitor")  # no thread for it, which changes nothing
+    with lasting_output():
+        return _guarded(argv)
+
+
+def _guarded(argv: list[str]) -> int:
     try:
-        return _run(argv)
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _fail(str(error))
     except ArgumentError as error:
@@ -48,13 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dpaat: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
         return _fail(_environment(error))
-    except MemoryError as error:
-        return _fail(f"not enough memory ({error}); try smaller images or batches")
 
 
 def _run(argv: list[str]) -> int:
@@ -71,23 +86,29 @@ def _run(argv: list[str]) -> int:
         raise UserError(f"--config: not a text file in UTF-8 ({error})") from None
     command = str(arguments.subcommand)
     given = arguments[command]
-    if command == "train":
-        explicit = parser.parse_args(hyphenated, defaults=False).train
-        return train(given, explicit, argv)
-    return COMMANDS[command](given)
+    try:
+        if command == "train":
+            explicit = parser.parse_args(hyphenated, defaults=False).train
+            return train(given, explicit, argv)
+        return COMMANDS[command](given)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    raise UserError(_too_little_memory(command, getattr(given, "batch_size", None)))
+
+
+def _too_little_memory(command: str, batch_size: int | None) -> str:
+    if command in LESS_MEMORY:
+        return f"too little memory; try {LESS_MEMORY[command]}"
+    if batch_size is None or batch_size < 2:
+        return "too little memory; end other programs, or take a larger machine"
+    kept = "; what was finished is kept" if command == "evaluate" else ""
+    return f"too little memory for --batch-size {batch_size}; try --batch-size {batch_size // 2}{kept}"
 
 
 def _fail(message: str) -> int:
     print(f"dpaat: error: {one_line(message)}", file=sys.stderr)
     return EXIT_USER_ERROR
-
-
-def _be_robust() -> None:
-    """Keep names that the terminal's encoding lacks, and remarks of the image library, from spoiling the output."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _load_yaml(text: str) -> Any:

@@ -12,7 +12,7 @@ from dpaat.radii import parse_radii, parse_radius
 from dpaat.shapes import check_filled
 
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
-PLACE = ("accelerator", "devices", "num_nodes", "strategy")
+PLACE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
 """Where a run is computed, which may change when it is resumed."""
 
 

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import sys
 import unicodedata
 from collections.abc import Iterable
+
+MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "_ALLOC_FAILED",
+    "failed to map segment",
+    "can't start new thread",
+    *(WORKER_LOST := ("killed by signal: Killed", "killed by signal: Bus error", ") exited unexpectedly")),
+)
+"""What torch, the drivers and the system say where memory is exhausted; `WORKER_LOST` of a loading process."""
 
 
 class UserError(Exception):
@@ -20,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         message: what was saved, and how to go on.
-        exit_code: 128 and the number of the signal: 130 for Ctrl-C, 143 for SIGTERM.
+        exit_code: 128 and the number of the signal: 129 for SIGHUP, 130 for Ctrl-C, 143 for SIGTERM.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -52,6 +67,12 @@ def require_printable(names: Iterable[str], place: str) -> None:
     """
     for name in names:
         if not is_printable(name):
+            encoding = sys.getfilesystemencoding().lower()
+            if encoding != "utf-8" and any("\ud800" <= character <= "\udfff" for character in name):
+                raise UserError(
+                    f"{place}: this process reads the names of files as {encoding}, which cannot spell {name!r}; set "
+                    "PYTHONUTF8=1"
+                )
             raise UserError(f"{place}: the name {name!r} holds control characters or is not Unicode; rename it")
 
 
@@ -84,3 +105,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     else:
         hint = f"none of the {len(names)} known ones looks like it"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised for, says that the memory of host or device is exhausted."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, RuntimeError | ImportError) and any(text in str(error) for text in MEMORY):
+        return True
+    return error.__context__ is not None and out_of_memory(error.__context__)

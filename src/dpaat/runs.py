@@ -52,6 +52,8 @@ INFO_SHAPE = {
         },
         absent=True,
     ),
+    "warnings": Maybe([str], absent=True),
+    "one_answer": Maybe(str, absent=True),
 }
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 

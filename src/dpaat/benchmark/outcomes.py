@@ -17,7 +17,7 @@ from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
 from dpaat.evaluation.cascade import Cascade
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
+from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, one_answer, verdict_metrics
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.replicates import Fold, Predictions, find_fold
 from dpaat.evaluation.results import PREDICTIONS_FOLDER, read_evaluation
@@ -50,7 +50,8 @@ class CellOutcome:
 
     Attributes:
         facts: ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
-            `torch_version`, `fingerprint` of the data, `scores`, and what the checks for `masking` found.
+            `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer`
+            where the model gives but one.
         main: on the images of the main plan.
         draw: on the smaller draw, attacked by both plans; None without one.
     """
@@ -83,6 +84,9 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
         "scores": scores_of(main),
         "masking": _masking(document),
     }
+    clean = main.clean
+    if answer := one_answer(np.array(clean.classes)[clean.predicted], clean.labels):
+        facts["one_answer"] = answer
     return CellOutcome(facts, main.outcome, None if draw is None else draw.outcome)
 
 

@@ -21,7 +21,7 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.plans import Plans, arguments_of
 from dpaat.errors import Interrupted
 from dpaat.runs import LAST
-from dpaat.training.keeping import own_signals
+from dpaat.training.keeping import HANGUP, own_signals
 
 if sys.platform != "win32":
     import fcntl
@@ -194,14 +194,16 @@ def _device(cell: CellRun) -> str:
 
 @contextmanager
 def _told_to_end() -> Iterator[None]:
-    """Take SIGTERM, by which clusters end jobs, for an interruption."""
+    """Take SIGTERM, by which clusters end jobs, and a closed terminal for an interruption."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted("told to end; the same command goes on from here", 128 + number)
 
     with own_signals():
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, stop)
+            for signum in (signal.SIGTERM, HANGUP):
+                if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+                    signal.signal(signum, stop)
         yield
 
 

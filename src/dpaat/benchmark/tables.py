@@ -67,7 +67,8 @@ def sections(document: Document, *, full: bool) -> list[Section]:
 
 def benchmark_table(document: Document) -> Lines:
     """All sections for the terminal."""
-    return Lines(*(section.lines() for section in sections(document, full=False)), Text(FOOTNOTE))
+    answers = (Text(f"warning: {line}") for line in _one_answers(document))
+    return Lines(*(section.lines() for section in sections(document, full=False)), *answers, Text(FOOTNOTE))
 
 
 def benchmark_markdown(document: Document, name: str) -> str:
@@ -93,6 +94,8 @@ def benchmark_markdown(document: Document, name: str) -> str:
         parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
     for section in sections(document, full=True):
         parts += [f"## {section.title}", section.markdown()]
+    if answers := _one_answers(document):
+        parts += ["## Answer one class only", "\n".join(f"- {line}" for line in answers)]
     if evidence := _evidence(document):
         parts += ["## Not to be believed without further evidence", "\n".join(evidence)]
     if failed:
@@ -194,6 +197,11 @@ def _masking(entries: Sequence[Mapping[str, Any]]) -> str:
     if len(counts) < 2:
         return next(iter(counts), "-")
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def _one_answers(document: Document) -> list[str]:
+    """The cells whose model is the constant predictor."""
+    return [f"{cell['name']} {cell['one_answer']}" for cell in document["cells"] if cell.get("one_answer")]
 
 
 def _evidence(document: Document) -> list[str]:

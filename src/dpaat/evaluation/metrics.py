@@ -144,6 +144,21 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
     return metrics
 
 
+def one_answer(predicted: np.ndarray, labels: np.ndarray) -> str | None:
+    """Say so where a model answers one class whatever the image.
+
+    Args:
+        predicted: names of the classes that it answers on clean images `(N,)`.
+        labels: the true classes `(N,)`, as names or numbers; where all are one class, one answer is no fault.
+
+    Returns:
+        Such as "answers nv for all 2,003 images: the constant answer", or None.
+    """
+    if len(np.unique(predicted)) != 1 or len(np.unique(labels)) < 2:
+        return None
+    return f"answers {predicted[0]} for all {len(predicted):,} images: the constant answer"
+
+
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """Expected calibration error of the predicted class (Guo et al., ICML 2017, arXiv 1706.04599, equation 3).
 

@@ -27,6 +27,7 @@ RESULT = SUBJECT | {
     "eps": NUMBER,
     "eps_text": str,
     "predictions": Maybe(str, absent=True),
+    "one_answer": Maybe(str, absent=True),
     "metrics": METRICS,
     "intervals": Maybe({"balanced_accuracy": Maybe([NUMBER], absent=True), "map": Maybe([NUMBER], absent=True)}),
 }

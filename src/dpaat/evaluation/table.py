@@ -69,7 +69,8 @@ def _scores(group: Group) -> Lines:
         table.add_row(Text(f"constant: {group.constant['predicts']}"), *scores, style="dim")
     for entry in group.results:
         table.add_row(condition(entry), *(_score(entry, key) for key in SCORES))
-    return titled(f"{group.title} (percent, 95 % intervals)", table)
+    answers = [Text(f"warning: the model {e['one_answer']}\n") for e in group.results if e.get("one_answer")]
+    return Lines(titled(f"{group.title} (percent, 95 % intervals)", table), *answers)
 
 
 def _score(entry: Entry, key: str) -> str:

@@ -16,9 +16,10 @@ import dpaat
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Population, constant_entry, result_entry
 from dpaat.evaluation.journal import Journal
-from dpaat.evaluation.metrics import constant_predictor
+from dpaat.evaluation.metrics import constant_predictor, one_answer
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import prediction_rows, save_result
+from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
@@ -89,6 +90,8 @@ class Writer:
             data_spec=subject.data.table.spec,
             **self.settings,
         )
+        if result.spec == CLEAN and (answer := one_answer(np.array(subject.classes)[result.predicted], self.labels)):
+            entry["one_answer"] = answer
         predictions = prediction_rows(
             result,
             self.population,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,9 @@ def canvas_of(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
 def to_svg(canvas: Canvas) -> str:
     """The drawing as SVG, for the body of a page."""
     buffer = io.StringIO()
-    canvas.savefig(buffer, **SVG)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts draw the text
+        canvas.savefig(buffer, **SVG)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"(?<=\.\d\d)\d+", "", text)  # a hundredth of a point is enough, and a third of the size

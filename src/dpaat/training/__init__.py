@@ -22,7 +22,8 @@ from dpaat.data import PreparedData
 from dpaat.data.findings import warnings_of
 from dpaat.data.splits import export_splits
 from dpaat.data.values import FULL
-from dpaat.errors import Interrupted, UserError
+from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
+from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
 from dpaat.provenance import provenance
@@ -32,7 +33,7 @@ from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
 from dpaat.training.messages import closing, headline, say, stopped, too_little_memory, went_wrong
 from dpaat.training.module import TrainingModule
-from dpaat.training.setup import build, check_splits, make_datamodule, prepare_data
+from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import attacked_radius, check_options, make_trainer, quiet
 
 
@@ -110,15 +111,22 @@ def train(
         say(console, f"note: {line}")
     for line in info.get("data_warnings", []):
         say(console, f"warning: {line}")
-    if not resuming and (line := describe_weights(module.model.facts)):
-        say(console, line)
+    if not resuming and (weights := describe_weights(module.model.facts)):
+        say(console, weights)
     if slow := emulation(config.precision, trainer.strategy.root_device):
         say(console, f"warning: {slow}")
+    warned = []
+    if found := adaptation(config, find_method(config.method)):
+        line, too_seldom = found
+        say(console, f"warning: {line}" if too_seldom else line)
+        warned += [line] if too_seldom else []
 
     seconds = time.perf_counter()
     _fit(trainer, module, data, checkpoint, out, info)
     if trainer.is_global_zero:
-        info = _finish(trainer, module, out, info)
+        info = _finish(trainer, module, out, info, warned)
+        if answer := info["one_answer"]:
+            say(console, f"warning: on validation, the kept model {answer}")
         say(console, closing(out, config, info, time.perf_counter() - seconds))
     return out
 
@@ -133,7 +141,7 @@ def _fit(
 ) -> None:
     """Run the loop; whatever ends it early is noted in the run folder and told in one line."""
     datamodule = make_datamodule(module.config, data)
-    out_of_memory = False
+    exhausted = worker_lost = False
     try:
         with quiet(), own_signals():
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -152,35 +160,52 @@ def _fit(
         raise
     except MisconfigurationException as error:
         raise UserError(f"Lightning refuses these options: {error}") from None
-    except torch.OutOfMemoryError:
-        out_of_memory = True  # the error still holds what filled the memory
-    except RuntimeError as error:
-        if not lost_process(error):
+    except (MemoryError, OSError, RuntimeError) as error:
+        exhausted = out_of_memory(error)  # the error still holds what filled the memory
+        worker_lost = any(text in str(error) for text in WORKER_LOST)
+        if isinstance(error, RuntimeError) and lost_process(error):
+            raise UserError(
+                "another process of this run has ended, and its own message says why; go on with: "
+                f"dpaat train --out {shlex.quote(str(out))} --resume"
+            ) from None
+        if not exhausted:
             raise
+    if worker_lost:
         raise UserError(
-            "another process of this run has ended, and its own message says why; go on with: "
-            f"dpaat train --out {shlex.quote(str(out))} --resume"
-        ) from None
-    if out_of_memory:
+            f"one of {module.config.workers} loading processes was killed, as systems do where memory runs out; go on "
+            f"without them: dpaat train --out {shlex.quote(str(out))} --resume --workers 0"
+        )
+    if exhausted:
         raise UserError(too_little_memory(module, datamodule, trainer))
 
 
-def _finish(trainer: L.Trainer, module: TrainingModule, out: Path, info: dict[str, Any]) -> dict[str, Any]:
+def _finish(
+    trainer: L.Trainer, module: TrainingModule, out: Path, info: dict[str, Any], warned: list[str]
+) -> dict[str, Any]:
     """Note in the run folder how far the run has come, with which score, and what to be wary of."""
     config = module.config
     best = trainer.checkpoint_callbacks[0]
     assert isinstance(best, ModelCheckpoint)
     score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
-    warning = overfitted(out, attacked_radius(config), len(info["classes"]))
+    found = overfitted(out, attacked_radius(config), config, len(info["classes"]))
     info = info | {
         "status": "finished" if trainer.current_epoch >= config.epochs else "stopped",
         "epochs_done": trainer.current_epoch,
         "kept_score": float(score) if score is not None and math.isfinite(score) else None,
         "device": provenance(str(trainer.strategy.root_device))["device"],
+        "warnings": [*warned, *([found] if found else [])],
+        "one_answer": _one_answer(out / BEST),
     }
-    info |= {"warnings": [warning]} if warning else {}
     write_json(out / INFO, info)
     return info
+
+
+def _one_answer(checkpoint: Path) -> str | None:
+    """What a checkpoint says of a model that answers one class only; None where it says nothing."""
+    if not checkpoint.is_file():
+        return None
+    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return content.get("one_answer")
 
 
 def _epochs_done(out: Path) -> int:

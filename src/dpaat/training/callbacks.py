@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
 
+from dpaat.config import TrainConfig
 from dpaat.errors import UserError
+from dpaat.methods import find_method
 from dpaat.runs import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.module import TrainingModule
+from dpaat.training.setup import first_attack
 
 
 class EpochLog(L.Callback):
@@ -32,18 +36,22 @@ class EpochLog(L.Callback):
         ids: ids of the training images, in their order.
         class_names: class of each training image.
         console: where to print the line of an epoch; None for silence.
-        attacked: name of the validation score to watch for catastrophic overfitting; None where there is none.
+        watch: what there is to warn of after the epochs so far, see `overfitted`.
     """
 
     def __init__(
-        self, folder: Path, ids: np.ndarray, class_names: np.ndarray, console: Console | None, attacked: str | None
+        self,
+        folder: Path,
+        ids: np.ndarray,
+        class_names: np.ndarray,
+        console: Console | None,
+        watch: Callable[[], str | None],
     ) -> None:
         self.folder, self.ids, self.class_names, self.console = folder, ids, class_names, console
-        self.attacked = attacked
-        self._num_classes = len(np.unique(class_names))
+        self.watch = watch
         self._started = self._run_started = 0.0
         self._first_epoch = 0
-        self._warned = False
+        self._warned: set[str] = set()
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,7 +88,7 @@ class EpochLog(L.Callback):
             ) from None
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        self._print(trainer, row, now)
+        self._print(trainer, row, now, pl_module.one_answer)
 
     def _write_perturbation(self, epoch: int, module: TrainingModule) -> None:
         state = module.perturbation
@@ -100,7 +108,7 @@ class EpochLog(L.Callback):
         with replacing(part) as temporary:
             frame.to_parquet(temporary, index=False)
 
-    def _print(self, trainer: L.Trainer, row: dict[str, Any], now: float) -> None:
+    def _print(self, trainer: L.Trainer, row: dict[str, Any], now: float, answer: str | None) -> None:
         if self.console is None:
             return
         assert trainer.max_epochs is not None
@@ -115,33 +123,41 @@ class EpochLog(L.Callback):
         if "eps/mean" in row:
             text += f"  mean eps {row['eps/mean'] * 255:.2f}/255"
         self.console.print(f"{text}  left {_clock(left)}", highlight=False, soft_wrap=True)
-        warning = overfitted(self.folder, self.attacked, self._num_classes)
-        if warning is not None and not self._warned:
-            self._warned = True
-            self.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        for warning in (self.watch(), answer and f"on validation, the model {answer}"):
+            if warning and warning not in self._warned:
+                self._warned.add(warning)
+                self.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
-def overfitted(folder: Path, attacked: str | None, num_classes: int) -> str | None:
+def overfitted(folder: Path, attacked: str | None, config: TrainConfig, num_classes: int) -> str | None:
     """What there is to warn of after the epochs in a run folder's `metrics.csv`: catastrophic overfitting, or None.
+
+    Epochs before the first attack say nothing about it.
 
     Args:
         folder: the run folder.
         attacked: name of the robust balanced accuracy on validation to watch; None where there is none.
+        config: of the run, completed.
         num_classes: K.
     """
+    method = find_method(config.method)
     if attacked is None or not (folder / "metrics.csv").exists():
         return None
     table = pd.read_csv(folder / "metrics.csv")
-    epoch = catastrophic_overfitting(
-        table["train/accuracy"].tolist(), table[attacked].tolist(), num_classes=num_classes
+    table = table[table["epoch"] >= first_attack(config, method)].reset_index(drop=True)
+    row = catastrophic_overfitting(
+        table["train/accuracy"].tolist(),
+        table[attacked].tolist(),
+        num_classes=num_classes,
+        causes=[table[name].tolist() for name in ("val/balanced_accuracy", "eps/mean") if name in table],
     )
-    if epoch is None:
+    if row is None:
         return None
-    before = table[attacked][:epoch].max()
+    views = "" if method.in_turn else " under attack"
     return (
-        f"catastrophic overfitting in epoch {epoch + 1}: {attacked} fell from {before:.1%} to "
-        f"{table[attacked][epoch]:.1%} while training accuracy under attack did not; try more --steps "
-        "or a smaller --eps"
+        f"catastrophic overfitting in epoch {table['epoch'][row] + 1}: {attacked} fell from "
+        f"{table[attacked][:row].max():.1%} to {table[attacked][row]:.1%} while training accuracy{views} did not; "
+        "try more --steps or a smaller --eps"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dpaat.errors import out_of_memory
 from dpaat.methods import Visit
 
 LOSS, EPS, WEIGHTS = "the loss is not finite", "a perturbation size has exploded", "the weights are not finite"
@@ -91,7 +92,9 @@ def finite(module: nn.Module) -> bool:
     return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
 
-def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float], *, num_classes: int) -> int | None:
+def catastrophic_overfitting(
+    train: Sequence[float], robust: Sequence[float], *, num_classes: int, causes: Sequence[Sequence[float]] = ()
+) -> int | None:
     """The first epoch in which robust balanced accuracy collapsed while training accuracy under attack did not fall.
 
     The training attack has then become easy for the network, and says nothing about a stronger one.
@@ -101,6 +104,8 @@ def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float], *,
         robust: balanced accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
         num_classes: K; a network that answers the same class whatever the image has a balanced accuracy of 1 / K, and
             gives up no robustness when it begins to learn.
+        causes: what else may take robustness with it, of each epoch, at least 0: clean accuracy, or the radii that are
+            trained at; where one has halved as well, the fall is another one.
 
     Returns:
         The number of an epoch whose robust balanced accuracy is below half of the best before, which was 1.5 / K at
@@ -112,7 +117,9 @@ def catastrophic_overfitting(train: Sequence[float], robust: Sequence[float], *,
     """
     best = 0
     for epoch, (accuracy, score) in enumerate(zip(train, robust, strict=True)):
-        if robust[best] >= LEAST / num_classes and score < COLLAPSE * robust[best] and accuracy >= train[best]:
+        collapsed = robust[best] >= LEAST / num_classes and score < COLLAPSE * robust[best]
+        explained = any(cause[epoch] < COLLAPSE * cause[best] for cause in causes)
+        if collapsed and accuracy >= train[best] and not explained:
             return epoch
         if score > robust[best]:
             best = epoch
@@ -123,7 +130,7 @@ def largest_batch(attempt: Callable[[int], object], batch_size: int) -> int | No
     """Halve a batch size until a step fits into memory.
 
     Args:
-        attempt: makes a step of the given size; raises `torch.OutOfMemoryError` where it does not fit.
+        attempt: makes a step of the given size; raises what `out_of_memory` knows where it does not fit.
         batch_size: what did not fit.
 
     Returns:
@@ -134,6 +141,8 @@ def largest_batch(attempt: Callable[[int], object], batch_size: int) -> int | No
         try:
             attempt(size)
             return size
-        except torch.OutOfMemoryError:
-            size //= 2
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        size //= 2
     return None

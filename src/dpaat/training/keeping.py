@@ -19,11 +19,13 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
-from dpaat.errors import UserError
+from dpaat.errors import UserError, out_of_memory
 from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS, replacing
 from dpaat.weights import read_weights
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", None)
+"""The terminal was closed; None on systems without this signal."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if HANGUP is None else [HANGUP]))
 ASK_EVERY = 10
 """Steps between two questions to the other processes of a run whether to save or stop: each waits for all."""
 
@@ -98,7 +100,8 @@ class Keeper(Checkpoint):
         self._saved_at = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
-                signal.signal(signum, self._take)
+                if signum != HANGUP or signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+                    signal.signal(signum, self._take)
 
     def after_step(self, trainer: L.Trainer, check: Callable[[], None]) -> None:
         """Save if it is time, and stop if a signal has come.
@@ -134,9 +137,12 @@ class Keeper(Checkpoint):
         self._saved_at = time.monotonic()
 
     def _take(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum:  # the second one does not wait
+        if signum == HANGUP:  # kernel, shell and session may each send one, beside a SIGTERM
+            self._signum = self._signum or signum
+        elif self._signum in (0, HANGUP):
+            self._signum = signum
+        else:  # the second one does not wait
             raise KeyboardInterrupt
-        self._signum = signum
 
 
 @contextmanager
@@ -189,7 +195,9 @@ def _problem(path: Path, module: L.LightningModule) -> str | None:
                 return "damaged checkpoint"
         found = {name: value.shape for name, value in read_weights(path).items()}
         parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True).keys()
-    except Exception:  # whatever a damaged file makes its readers raise
+    except Exception as error:  # whatever a damaged file makes its readers raise
+        if out_of_memory(error):
+            raise
         return "damaged checkpoint"
     own = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     if found != own or not {"loops", "optimizer_states", "pytorch-lightning_version"} <= parts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shlex
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from rich.console import Console
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData
 from dpaat.data.loading import DataModule, batch_sizes
-from dpaat.errors import listed
+from dpaat.errors import listed, out_of_memory
 from dpaat.runs import BEST, LAST, PREVIOUS
 from dpaat.training.faults import ADVICE, TrainingError, largest_batch
-from dpaat.training.keeping import Stopped
+from dpaat.training.keeping import HANGUP, Stopped
 from dpaat.training.module import TrainingModule
 
 
@@ -53,7 +52,7 @@ def say(console: Console | None, text: str) -> None:
 
 def stopped(stop: Stopped, out: Path) -> str:
     """What a run says that a signal has ended."""
-    name = "interrupted" if stop.signum == signal.SIGINT else "told to end"
+    name = {signal.SIGINT: "interrupted", HANGUP: "the terminal was closed"}.get(stop.signum, "told to end")
     return (
         f"{name}; saved in epoch {stop.epoch + 1} after step {stop.step}; go on with: "
         f"dpaat train --out {shlex.quote(str(out))} --resume"
@@ -90,10 +89,13 @@ def too_little_memory(module: TrainingModule, datamodule: DataModule, trainer: L
     if device.type == "cuda":
         torch.cuda.empty_cache()
     size = None
-    with suppress(torch.OutOfMemoryError):
+    try:
         module.to(device).train()
         largest = min(module.config.batch_size, len(datamodule.train))
         size = largest_batch(attempt, -(-largest // processes))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
     if size is None:
         least = 2 * processes
         return f"the device has too little memory, even for a batch of {least}; try a smaller --image-size or --model"

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -19,6 +20,7 @@ from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
 from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
+from dpaat.evaluation.metrics import one_answer
 from dpaat.methods import Method, Visit
 from dpaat.methods.radii_state import SampleRadii
 from dpaat.models import Classifier
@@ -58,6 +60,7 @@ class TrainingModule(L.LightningModule):
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
         self.record: dict[str, Any] = {}
+        self.one_answer: str | None = None
         self._validation: RobustOutputs | None = None
         self._visit: Visit | None = None
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
@@ -112,6 +115,8 @@ class TrainingModule(L.LightningModule):
         """Keep the epoch's sums, those of all processes together, and what the weights do not tell."""
         checkpoint[RECORD] = self.record
         checkpoint["train_sums"] = self._sums_of_all().tolist()
+        if self.one_answer:
+            checkpoint["one_answer"] = self.one_answer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the epoch's sums back, in one process; the others begin at 0."""
@@ -260,6 +265,8 @@ class TrainingModule(L.LightningModule):
                 f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
                 "the epochs before are kept; try a smaller --lr"
             )
+        answers = np.array(self.classes)[outputs[0.0].argmax(1).cpu().numpy()]
+        self.one_answer = one_answer(answers, labels.cpu().numpy())
         select = self.config.select
         if select in ("auto", "last"):
             select = "robust-balanced-accuracy" if self.adversarial else "balanced-accuracy"

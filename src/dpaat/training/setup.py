@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +17,15 @@ from dpaat.data.splits import refusals
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
+from dpaat.methods.info import MethodInfo
 from dpaat.models import Stem, build_model
 from dpaat.radii import check_radius
 from dpaat.training.module import TrainingModule
+
+CLEAN_FIRST = {"amat": ("warmup", 1), "taet": ("first_stage", 0)}
+"""The option of a method that is the share of the epochs that learn from clean images only, and their least number."""
+MIN_RAMP = 4.0
+"""Fewest increments from 0 to eps, as in `dpaat.methods.dpaat`."""
 
 
 def prepare_data(
@@ -111,3 +119,58 @@ def build(
         classes=data.classes,
     )
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
+
+
+def first_attack(config: TrainConfig, method: MethodInfo) -> int:
+    """The first epoch, from 0, in which training images are attacked.
+
+    Args:
+        config: a completed configuration.
+        method: its method.
+    """
+    if method.in_turn:
+        return min(round(float(config.options.get("start", 0.0)) * config.epochs), config.epochs - 1)
+    if method.name in CLEAN_FIRST:
+        option, least = CLEAN_FIRST[method.name]
+        return max(least, math.ceil(float(config.options[option]) * config.epochs))
+    return 0
+
+
+def attacked_visits(config: TrainConfig, method: MethodInfo) -> float:
+    """How often a run attacks a training image, in the mean; arguments as of `first_attack`."""
+    epochs = max(0, config.epochs - first_attack(config, method))
+    return epochs * method.attacked(config.clean_weight or 0.0, config.options)
+
+
+def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | None:
+    """Say how often a method that moves radii attacks an image in this run.
+
+    A size moves by one increment at an attacked visit, after those that are collected only.
+
+    Returns:
+        The line, and whether that is too seldom to move a size; None for a method that moves none.
+    """
+    if not method.moves_radius:
+        return None
+    visits, needed = attacked_visits(config, method), 1.0
+    line = (
+        f"each training image will be attacked about {_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
+    )
+    if "ramp" in config.options:
+        increments = max(0.0, visits - config.options["warmup"])
+        needed += config.options["warmup"]
+        share = min(1.0, increments / max(MIN_RAMP, config.options["ramp"] * visits))
+        line += f", which can move its size by {share:.0%} of eps"
+    if visits >= needed:
+        return line, False
+    if not method.attacked(config.clean_weight or 0.0, config.options):
+        return f"{line}: too seldom to move a size; give a smaller --clean-weight", True
+    enough = config
+    while attacked_visits(enough, method) < needed:
+        enough = dataclasses.replace(enough, epochs=enough.epochs + 1)
+    return f"{line}: too seldom to move a size, {enough.epochs} epochs would do", True
+
+
+def _counted(number: float, noun: str) -> str:
+    text = f"{number:.0f}" if number >= 10 else f"{number:.1f}".removesuffix(".0")
+    return f"{text} {noun}" + ("" if text == "1" else "s")

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from dpaat.errors import UserError, unknown
 from dpaat.methods import find_method
 from dpaat.radii import format_radius
 from dpaat.runs import BEST, LAST
-from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
+from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter, overfitted
 from dpaat.training.keeping import AtomicCheckpointIO, BestCheckpoint, Keeper
 
 OWN_OPTIONS = frozenset(
@@ -67,7 +68,13 @@ def make_trainer(
     class_names = np.array(data.classes)[data.labels[train_rows]]
     folder = out / Path(BEST).parent
     callbacks: list[L.Callback] = [
-        EpochLog(out, data.ids[train_rows], class_names, console, attacked_radius(config)),
+        EpochLog(
+            out,
+            data.ids[train_rows],
+            class_names,
+            console,
+            partial(overfitted, out, attacked_radius(config), config, len(data.classes)),
+        ),
         BestCheckpoint(
             folder,
             filename=Path(BEST).stem,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.metrics import one_answer
 from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
 from dpaat.report.charts import reliability_plot
 from dpaat.report.comparisons import Comparison
@@ -32,6 +33,10 @@ def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison])
     for comparison in comparisons:
         note = NOTE if comparison is comparisons[0] else ""
         blocks += [Heading(f"Clean images: {comparison.title}"), _clean_table(comparison, note)]
+        for name, entry in comparison.clean.items():
+            frame = comparison.runs[name].predictions(entry)
+            if frame is not None and (answer := one_answer(frame["predicted"].to_numpy(), frame["label"].to_numpy())):
+                blocks.append(Text(f"{name} {answer}.", "warn"))
         blocks += _calibration(comparison)
     return Section("accuracy", "Is it accurate", blocks)
 

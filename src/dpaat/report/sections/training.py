@@ -23,6 +23,11 @@ def training_section(runs: Sequence[RunView]) -> Section:
         names = [Column(run.name, left=True, long=True) for run in runs]
         body = [Row(field, [Cell(value) for value in values]) for field, values in rows]
         blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
+    for run in runs:
+        lines = [*(run.info.get("warnings") or [])]
+        if answer := run.info.get("one_answer"):
+            lines.append(f"on validation, the kept model {answer}")
+        blocks += [Text(f"{run.name}: {line}.", "warn") for line in lines]
     blocks += _images(runs)
     blocks += [Text(f"{run.name}: {line}.", "warn") for run in runs for line in run.info.get("data_warnings") or []]
     blocks += [
