@@ -188,7 +188,7 @@ def _radius_scores(module: TrainingModule) -> dict[str, float]:
         scores[f"eps/q{share}"] = float(eps.quantile(share / 100))
     scores["eps/share_zero"] = float((eps == 0).double().mean())
     scores["eps/share_max"] = float((eps >= module.config.radius * (1 - 1e-6)).double().mean())
-    by_class = pd.Series(eps.numpy()).groupby(module.method.setting.labels.numpy())
+    by_class = pd.Series(eps.numpy()).groupby(module.method.context.labels.numpy())
     per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in (10, 50, 90)}
     for kind, values in per_class.items():
         for label, name in enumerate(classes):

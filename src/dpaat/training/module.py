@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -18,11 +19,11 @@ from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
 from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
-from dpaat.methods import Method, Visit
-from dpaat.methods.radii_state import SampleRadii
+from dpaat.methods import Method, StepOutput
+from dpaat.methods.base import Standard
 from dpaat.models import Classifier
-from dpaat.perturbation import AdaptivePerturbation
-from dpaat.training.awp import perturbed_visit
+from dpaat.sample_state import SampleState
+from dpaat.training.awp import perturbed_step
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
 from dpaat.training.keeping import Keeper
 from dpaat.training.validation import RobustOutputs, validation_scores
@@ -49,14 +50,16 @@ class TrainingModule(L.LightningModule):
         self.config, self.classes, self.adversarial = config, classes, adversarial
         self.model = model.to(memory_format=torch.channels_last)
         self.method = method
+        self.attacking = True
+        self._clean = Standard(dataclasses.replace(method.context, teacher=None))
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         if self.ema is not None:
             self.ema.requires_grad_(False)
-        # Every process makes the same updates; and int16, which holds the labels, cannot be broadcast.
+        # Every process makes the same updates: nothing to broadcast at every step.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
         self._validation: RobustOutputs | None = None
-        self._visit: Visit | None = None
+        self._output: StepOutput | None = None
         self._train_sums = torch.zeros(3, dtype=torch.float64)
         self._watch: FaultWatch | None = None
 
@@ -66,9 +69,14 @@ class TrainingModule(L.LightningModule):
         return self.model if self.ema is None else self.ema.module
 
     @property
-    def perturbation(self) -> AdaptivePerturbation | SampleRadii | None:
+    def perturbation(self) -> SampleState | None:
         """The per-sample state of a method that has one."""
-        return getattr(self.method, "perturbation", None)
+        return self.method.perturbation
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the method know the epoch; those before its first attack learn from clean images only."""
+        self.attacking = epoch >= self.method.context.first_attack
+        self.method.begin_epoch(epoch)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and the learning rate of every step."""
@@ -93,17 +101,19 @@ class TrainingModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
         limit = 1.0 if self.config.norm == "linf" else math.inf
-        self._watch = FaultWatch(len(self.method.setting.labels), limit, self.device)
+        self._watch = FaultWatch(len(self.method.context.labels), limit, self.device)
         self._train_sums = self._train_sums.to(self.device)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # What follows from the epoch's number is set again; the rows stay those of the checkpoint.
             state = copy.deepcopy(self.method.state_dict())
-            self.method.begin_epoch(self.current_epoch)
+            self.begin_epoch(self.current_epoch)
             self.method.load_state_dict(state)
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums, kept on the device so that no step waits for them."""
-        self.method.begin_epoch(self.current_epoch)
+        self.begin_epoch(self.current_epoch)
+        if self.method.teacher is not None and self.current_epoch == self.method.context.first_attack:
+            self.method.teacher.freeze(self.evaluated)
         self._train_sums = torch.zeros(3, device=self.device, dtype=torch.float64)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -128,26 +138,30 @@ class TrainingModule(L.LightningModule):
         if self.global_rank:  # whatever else is random is so in each process by itself
             torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
         x = x.contiguous(memory_format=torch.channels_last)
+        objective = self.method if self.attacking else self._clean
         if self.config.awp:
-            visit = perturbed_visit(self.method, self.model, index, x, y, gamma=self.config.awp)
+            output = perturbed_step(objective, self.model, index, x, y, gamma=self.config.awp)
         else:
-            visit = self.method(self.model, index, x, y)
-        correct = (visit.logits.argmax(1) == y).sum()
-        self._train_sums += torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)])
-        self._visit = visit
+            output = objective(self.model, index, x, y)
+        correct = (output.logits.argmax(1) == y).sum()
+        self._train_sums += torch.stack([output.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)])
+        self._output = output
         # Gradients are averaged over processes, whose shares differ by an image where they do not divide the batch.
-        loss: Tensor = visit.loss * (len(y) * processes / total)
+        loss: Tensor = output.loss * (len(y) * processes / total)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Show the visit to the method's state, average the weights, look for faults; then the step may be saved."""
-        assert self._visit is not None
+        """Let the method's state see the step, average the weights, look for faults; then the step may be saved."""
+        assert self._output is not None
         assert self._watch is not None
-        visit = self._visit if self.trainer.world_size == 1 else self._of_all(self._visit, self._batch_size(batch_idx))
-        self._visit = None
-        self.method.after_step(visit)
+        output = (
+            self._output if self.trainer.world_size == 1 else self._of_all(self._output, self._batch_size(batch_idx))
+        )
+        self._output = None
+        if self.attacking:
+            self.method.after_step(output)
         eps = None if self.perturbation is None else self.perturbation.eps
-        self._watch.look(self.trainer.fit_loop.total_batch_idx, visit, eps)
+        self._watch.look(self.trainer.fit_loop.total_batch_idx, output, eps)
         if self.ema is not None:
             self.ema.update(self.model, step=self.global_step)
         if self.device.type == "cpu" or self.trainer.is_last_batch or (batch_idx + 1) % LOOK_EVERY == 0:
@@ -190,28 +204,28 @@ class TrainingModule(L.LightningModule):
         assert isinstance(sampler, KeyedBatchSampler)
         return sampler.sizes[batch_idx]
 
-    def _of_all(self, visit: Visit, total: int) -> Visit:
-        """Put together what all processes saw in this step: the visit of one process that has the whole batch.
+    def _of_all(self, output: StepOutput, total: int) -> StepOutput:
+        """Gather the output of a step from all processes, as of one process that has the whole batch.
 
         Every process gets the same, bit for bit, and so comes to the same state, and to the same fault if there is one.
 
         Args:
-            visit: of this process.
+            output: of this process.
             total: images of the batch over all processes.
         """
-        columns = [visit.index, visit.loss.expand(len(visit.index)), visit.signal, visit.collect]
-        own = [column.detach().double()[:, None] for column in columns if column is not None]
-        rows = torch.cat([*own, visit.logits.double()], dim=1)
-        padding = -(-total // self.trainer.world_size) - len(rows)
-        # (processes, rows of each, columns); transposed, rows stand in the order of the batch and padding at its end.
-        gathered = self._gather(F.pad(rows, (0, 0, 0, padding)))
-        index, loss, *rest = gathered.transpose(0, 1).flatten(0, 1)[:total].unbind(1)
-        kept = iter(rest)
-        signal, collect = (
-            None if values is None else next(kept).to(values) for values in (visit.signal, visit.collect)
-        )
-        logits = torch.stack(list(kept), dim=1).to(visit.logits)
-        return Visit(loss.mean().to(visit.loss), logits, index.long(), signal, collect)
+
+        def of_all(rows: Tensor) -> Tensor:
+            # (processes, rows of each, ...); transposed, rows stand in the order of the batch and padding at its end.
+            padding = -(-total // self.trainer.world_size) - len(rows)
+            gathered = self._gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
+            return gathered.transpose(0, 1).flatten(0, 1)[:total]
+
+        columns = [output.loss.expand(len(output.index)), *output.rows.values()]
+        values = torch.cat([torch.stack([column.detach().float() for column in columns], 1), output.logits.float()], 1)
+        loss, *rest = of_all(values).unbind(1)
+        rows = {name: rest[k].to(own) for k, (name, own) in enumerate(output.rows.items())}
+        logits = torch.stack(rest[len(rows) :], dim=1).to(output.logits)
+        return StepOutput(loss.mean().to(output.loss), logits, of_all(output.index), rows)
 
     # --- validation
 

@@ -11,8 +11,9 @@ from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
 from dpaat.errors import UserError
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
+from dpaat.methods.teacher import SelfTeacher
 from dpaat.models import build_model
 from dpaat.training.faults import listed
 from dpaat.training.module import TrainingModule
@@ -67,17 +68,6 @@ def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> 
     """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says."""
     method = find_method(config.method)
     labels = torch.from_numpy(data.labels[data.rows("train")])
-    setting = Setting(
-        labels=labels,
-        num_classes=len(data.classes),
-        epochs=config.epochs,
-        learn_loss=learning_loss(config.imbalance, labels, len(data.classes)),
-        eps=config.radius,
-        steps=config.steps,
-        norm=config.norm,
-        clean_weight=float(config.clean_weight or 0.0),
-    )
-    objective = build_method(method, setting, config.options)
     L.seed_everything(config.seed, verbose=False)
     model = build_model(
         config.model,
@@ -88,4 +78,17 @@ def build(config: TrainConfig, data: PreparedData, *, from_checkpoint: bool) -> 
         weights=Path(config.weights) if config.weights and not from_checkpoint else None,
         pretrained=config.pretrained and not from_checkpoint,
     )
+    context = MethodContext(
+        labels=labels,
+        num_classes=len(data.classes),
+        epochs=config.epochs,
+        learn_loss=learning_loss(config.imbalance, labels, len(data.classes)),
+        eps=config.radius,
+        steps=config.steps,
+        norm=config.norm,
+        clean_weight=float(config.clean_weight or 0.0),
+        adv_start=float(config.adv_start or 0.0),
+        teacher=SelfTeacher(model, config.self_teacher) if config.self_teacher else None,
+    )
+    objective = build_method(method, context, config.options)
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
