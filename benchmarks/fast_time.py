@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from dpaat.attacks import pgd
 from dpaat.data.augment import augment
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
@@ -48,7 +48,7 @@ def training(run: Run, device: torch.device) -> Callable[[], object]:
     model = build_model(config.model, num_classes=classes, image_size=config.image_size, stem=config.stem)
     model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    setting = Setting(
+    setting = MethodContext(
         labels.to(device),
         classes,
         config.epochs,

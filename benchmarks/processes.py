@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import dpaat.training
 from dpaat.config import TrainConfig
-from dpaat.methods import Visit
+from dpaat.methods import StepOutput
 from dpaat.methods.dpaat import DPAAT
 from dpaat.models import Classifier, build_model
 from dpaat.provenance import provenance
@@ -133,7 +133,7 @@ def check_planted(run: Run) -> dict[str, Any]:
     """Whether the state is the same whoever computes it, and however the run is broken."""
     genuine = DPAAT.forward
 
-    def forward(self: DPAAT, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+    def forward(self: DPAAT, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         visit = genuine(self, model, index, x, y)
         number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
         return dataclasses.replace(visit, signal=number / 1009, collect=(31 * number % 1013) / 1013)

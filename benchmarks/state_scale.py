@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
@@ -105,7 +105,7 @@ def training_steps(samples: list[int], classes: int, device: torch.device) -> di
 
     def make(count: int) -> Callable[[], object]:
         labels = make_labels(count, classes)
-        setting = Setting(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.5)
+        setting = MethodContext(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.5)
         method = build_method(find_method("dpaat-half"), setting, {}).to(device)
         state = method.perturbation
         assert isinstance(state, AdaptivePerturbation)

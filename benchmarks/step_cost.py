@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from dpaat.data.augment import augment
 from dpaat.data.loading import KeyedBatchSampler, SplitDataset
-from dpaat.methods import Method, Setting, Visit, build_method, find_method
+from dpaat.methods import Method, MethodContext, StepOutput, build_method, find_method
 from dpaat.models import build_model
 from dpaat.provenance import provenance
 
@@ -60,12 +60,12 @@ def take_step(
     batch: tuple[Tensor, Tensor, Tensor],
     *,
     half: bool = False,
-) -> Visit:
+) -> StepOutput:
     """One training step on numbers, images and labels, with the update of the method's state."""
     index, x, y = batch
     model.train()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-        visit: Visit = method(model, index, x, y)
+        visit: StepOutput = method(model, index, x, y)
     visit.loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -110,13 +110,13 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
     index, images, y = (part.to(device) for part in dataset.__getitems__(list(range(BATCH))))
     x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
-    def make(name: str, clean_weight: float) -> Callable[[], Visit]:
+    def make(name: str, clean_weight: float) -> Callable[[], StepOutput]:
         info = find_method(name)
         learn_loss = lambda logits, y: cross_entropy(logits, y, reduction="none")  # noqa: E731
-        setting = Setting(labels, CLASSES, 30, learn_loss, 8 / 255, STEPS, "linf", clean_weight)
+        setting = MethodContext(labels, CLASSES, 30, learn_loss, 8 / 255, STEPS, "linf", clean_weight)
         method = build_method(info, setting, {}).to(device)
 
-        def step() -> Visit:
+        def step() -> StepOutput:
             return take_step(model, method, optimizer, (index, x, y))
 
         step.method = method  # type: ignore[attr-defined]

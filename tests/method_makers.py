@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpaat.methods.base import Method, Setting
+from dpaat.methods.base import Method, MethodContext
 
 EPS, STEPS, CLASSES = 8 / 255, 3, 3
 
@@ -54,7 +54,7 @@ def ninefold_loss(logits: Tensor, y: Tensor) -> Tensor:
     return 9 * plain_loss(logits, y)
 
 
-def setting(**changes) -> Setting:
+def setting(**changes) -> MethodContext:
     values = {
         "labels": torch.arange(6) % CLASSES,
         "num_classes": CLASSES,
@@ -65,7 +65,7 @@ def setting(**changes) -> Setting:
         "norm": "linf",
         "clean_weight": 0.0,
     }
-    return Setting(**{**values, **changes})
+    return MethodContext(**{**values, **changes})
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def pixels(*values: float) -> tuple[Tensor, Tensor, Tensor]:
     return torch.arange(len(values)), torch.tensor(values).reshape(-1, 1, 1, 1), torch.zeros(len(values)).long()
 
 
-def two_classes(count: int, **changes) -> Setting:
+def two_classes(count: int, **changes) -> MethodContext:
     """The setting for `pixels` and `OnePixel`: radius 0.5, ten steps."""
     return setting(labels=torch.zeros(count).long(), num_classes=2, eps=0.5, steps=10, **changes)
 

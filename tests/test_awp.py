@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dpaat.config import complete
 from dpaat.errors import UserError
 from dpaat.methods import METHODS, build_method, find_method
-from dpaat.methods.trades import kl_divergence
+from dpaat.methods.baselines.trades import kl_divergence
 from dpaat.training import module as training_module
 from dpaat.training import train
 from dpaat.training.awp import perturbed_visit, perturbed_weights

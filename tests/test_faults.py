@@ -10,7 +10,7 @@ import dpaat.training
 from dpaat.config import TrainConfig, complete
 from dpaat.data.loading import KeyedBatchSampler
 from dpaat.errors import UserError
-from dpaat.methods import Visit
+from dpaat.methods import StepOutput
 from dpaat.runs import open_run
 from dpaat.training import train
 from dpaat.training.faults import (
@@ -29,7 +29,7 @@ from training_makers import checkpoint, tiny_config
 
 def visit(index, loss=1.0, logits=None, signal=None):
     logits = torch.zeros(len(index), 2) if logits is None else logits
-    return Visit(torch.tensor(loss), logits, torch.tensor(index), signal)
+    return StepOutput(torch.tensor(loss), logits, torch.tensor(index), signal)
 
 
 def test_watch_names_the_first_step_and_its_samples():
@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_images, tmp_path, monkeypa
     def training_step(self, batch, batch_idx):
         loss = genuine(self, batch, batch_idx)
         if self.trainer.fit_loop.total_batch_idx == 7:
-            self._visit = Visit(loss.detach() * torch.nan, self._visit.logits, self._visit.index)
+            self._visit = StepOutput(loss.detach() * torch.nan, self._visit.logits, self._visit.index)
         return loss
 
     monkeypatch.setattr(TrainingModule, "training_step", training_step)

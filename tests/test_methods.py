@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from dpaat.attacks import pgd
 from dpaat.attacks.losses import margin
 from dpaat.errors import UserError
-from dpaat.methods import METHODS, Setting, build_method, complete_options, find_method
-from dpaat.methods.base import learn
+from dpaat.methods import METHODS, MethodContext, build_method, complete_options, find_method
+from dpaat.methods.base import mixed_loss
 from dpaat.methods.dpaat import MIN_RAMP
 from method_makers import Network
 
@@ -22,7 +22,7 @@ def plain_loss(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def setting(**changes) -> Setting:
+def setting(**changes) -> MethodContext:
     values = {
         "labels": LABELS,
         "num_classes": CLASSES,
@@ -33,7 +33,7 @@ def setting(**changes) -> Setting:
         "norm": "linf",
         "clean_weight": 0.0,
     }
-    return Setting(**{**values, **changes})
+    return MethodContext(**{**values, **changes})
 
 
 class Counting(nn.Module):
@@ -105,8 +105,8 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"update": "x"}, "update must be one of"),
         ("dpaat", {"schedule": "x"}, "schedule must be one of"),
         ("dpaat", {"scope": "classes"}, "options.scope 'classes'; nearest: class"),
-        ("dpaat", {"signal": "logits"}, "options.signal"),
-        ("dpaat", {"collect": "both"}, "options.collect"),
+        ("dpaat", {"signal": "logits"}, "options.rows["adv_loss"]"),
+        ("dpaat", {"collect": "both"}, "options.rows["tracked_loss"]"),
         ("dpaat", {"ramp": 0}, r"ramp must lie in \(0, 1\]"),
         ("dpaat", {"ramp": -1}, "ramp must lie"),
         ("dpaat", {"ramp": "nan"}, "ramp must lie"),
@@ -179,12 +179,12 @@ def test_learn_by_hand():
 
     x, x_adv = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     y = torch.tensor([0])
-    loss, logits, clean = learn(Identity(), x, x_adv, y, setting(clean_weight=0.25))
+    loss, logits, clean = mixed_loss(Identity(), x, x_adv, y, setting(clean_weight=0.25))
     at_clean, at_adversarial = torch.log(torch.tensor(2.0)), torch.log1p(torch.tensor(1.0).exp())
     assert float(loss) == pytest.approx(float(0.75 * at_adversarial + 0.25 * at_clean))
     assert torch.equal(logits, x_adv)
     assert torch.equal(clean, x)
-    assert learn(Identity(), x, x_adv, y, setting())[2] is None
+    assert mixed_loss(Identity(), x, x_adv, y, setting())[2] is None
 
 
 def test_margin_by_hand():
@@ -205,16 +205,16 @@ def test_dpaat_visit_holds_plain_unweighted_values(collect, signal, clean_weight
     visit = method(model, index, x, y)
     measure = plain_loss if signal == "loss" else margin
     assert torch.equal(visit.index, index)
-    assert visit.signal.shape == (6,)
-    assert not visit.signal.requires_grad
-    assert torch.allclose(visit.signal, measure(visit.logits, y))
+    assert visit.rows["adv_loss"].shape == (6,)
+    assert not visit.rows["adv_loss"].requires_grad
+    assert torch.allclose(visit.rows["adv_loss"], measure(visit.logits, y))
     if collect == "adversarial":
-        assert visit.collect is None
+        assert visit.rows["tracked_loss"] is None
     else:
-        assert visit.collect.shape == (6,)
-        assert not visit.collect.requires_grad
+        assert visit.rows["tracked_loss"].shape == (6,)
+        assert not visit.rows["tracked_loss"].requires_grad
         if not clean_weight:
-            assert torch.allclose(visit.collect, measure(Counting().eval()(x).detach(), y)), "of the first pass of PGD"
+            assert torch.allclose(visit.rows["tracked_loss"], measure(Counting().eval()(x).detach(), y)), "of the first pass of PGD"
 
 
 @pytest.mark.parametrize("name", ["standard", "pgd"])
@@ -222,8 +222,8 @@ def test_methods_without_state_have_nothing_to_save(name):
     method = make(name)
     visit = method(Counting(), *batch())
     method.after_step(visit)
-    assert visit.signal is None
-    assert visit.collect is None
+    assert visit.rows["adv_loss"] is None
+    assert visit.rows["tracked_loss"] is None
     assert not method.state_dict()
 
 
@@ -307,7 +307,7 @@ def test_fast_is_dpaat_half_where_all_are_attacked_in_the_largest_ball(clean_wei
         visit.loss.backward()
         method.after_step(visit)
         gradients = [p.grad for p in model.parameters()]
-        visits.append([visit.loss, visit.logits, visit.signal, visit.collect, method.perturbation.loss, *gradients])
+        visits.append([visit.loss, visit.logits, visit.rows["adv_loss"], visit.rows["tracked_loss"], method.perturbation.loss, *gradients])
     for one, other in zip(*visits, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
@@ -346,7 +346,7 @@ def test_fast_shows_some_adversarial_views_beside_all_clean_ones():
         logits = model(views)
         losses = F.cross_entropy(logits, torch.cat([y, y[rows]]), reduction="none")
         assert torch.allclose(visit.logits[rows], logits[SIZE:], atol=1e-5)
-        assert torch.allclose(visit.collect, losses[:SIZE], atol=1e-5), "clean losses of the same pass"
+        assert torch.allclose(visit.rows["tracked_loss"], losses[:SIZE], atol=1e-5), "clean losses of the same pass"
         clean, adversarial = losses[:SIZE].mean(), losses[SIZE:].sum() / SIZE
         expected = clean if epoch < 2 else 0.9 * clean + 0.1 / 0.5 * adversarial
         assert torch.isclose(visit.loss, expected, atol=1e-5)

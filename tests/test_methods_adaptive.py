@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from dpaat.attacks import pgd
-from dpaat.methods.amat import AMAT, AMATOptions
+from dpaat.methods.baselines.amat import AMAT, AMATOptions
 from dpaat.methods.boundary import bisect
-from dpaat.methods.cat import CAT, CATOptions, random_labels, soft_label_excess
-from dpaat.methods.iaat import IAAT, IAATOptions, instance_radius
-from dpaat.methods.ima import AME, IMA, AMEOptions, IMAOptions
-from dpaat.methods.mma import MMA, MMAOptions, margin_along, soft_margin
+from dpaat.methods.baselines.cat import CAT, CATOptions, random_labels, soft_label_excess
+from dpaat.methods.baselines.iaat import IAAT, IAATOptions, instance_radius
+from dpaat.methods.baselines.ima import AME, IMA, AMEOptions, IMAOptions
+from dpaat.methods.baselines.mma import MMA, MMAOptions, margin_along, soft_margin
 from dpaat.methods.radii_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,
@@ -87,9 +87,9 @@ def test_a_step_leaves_nothing_but_loss_and_radii(method, norm):
     made, before = make(method, norm=norm), x.clone()
     for visit in (step(made, model, (index, x, y)), step(made, model, (index, x, y))):
         assert visit.logits.shape == (6, CLASSES)
-        assert visit.signal.shape == visit.collect.shape == (6,)
-        assert not any(values.requires_grad for values in (visit.logits, visit.signal, visit.collect))
-        assert torch.allclose(visit.collect, plain_loss(visit.logits, y))
+        assert visit.rows["eps"].shape == visit.rows["loss"].shape == (6,)
+        assert not any(values.requires_grad for values in (visit.logits, visit.rows["eps"], visit.rows["loss"]))
+        assert torch.allclose(visit.rows["loss"], plain_loss(visit.logits, y))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     assert int(model.layers[1].num_batches_tracked) == 2, "attack and search must not move BatchNorm's statistics"
@@ -124,7 +124,7 @@ def test_radii_are_saved_with_the_model(method):
     for one in (made, twin):
         one.begin_epoch(9)
     again, expected = step(twin), step(made)
-    assert torch.equal(again.signal, expected.signal)
+    assert torch.equal(again.rows["eps"], expected.rows["eps"])
     assert torch.equal(twin.perturbation.visits, torch.full((6,), 2, dtype=torch.int32))
 
 
@@ -234,7 +234,7 @@ def test_iaat_step_by_hand():
     expected = [0.25, 0.5, 0.35, 0.2]
     assert close(made.perturbation.eps, expected)
     assert close(model.last, [0.55, 0.6, 0.65, 0.9]), "learned at the new radii"
-    assert close(visit.collect, [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.55, 0.6, 0.65, 0.9)])
+    assert close(visit.rows["loss"], [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.55, 0.6, 0.65, 0.9)])
 
 
 def test_iaat_never_passes_the_radius_of_the_run():
@@ -314,7 +314,7 @@ def test_cat_softens_labels_with_the_radius():
     share = (20 * eps)[:, None]
     soft = (1 - share) * torch.eye(CLASSES)[y] + share * noise
     assert torch.allclose(visit.loss, -(soft * logits.log_softmax(1)).sum(1).mean(), rtol=1e-5)
-    assert torch.allclose(visit.signal, eps)
+    assert torch.allclose(visit.rows["eps"], eps)
 
 
 def test_cat_noise_is_uniform_on_the_simplex():
@@ -363,7 +363,7 @@ def test_mma_keeps_the_length_of_the_direction_in_both_norms():
         distance = torch.linalg.vector_norm((at_margin - clean).flatten(1), ord=order, dim=1)
         moved = distance > 0
         assert 0 < moved.sum() < 6
-        assert torch.allclose(distance[moved], visit.signal[moved], atol=1e-5)
+        assert torch.allclose(distance[moved], visit.rows["eps"][moved], atol=1e-5)
 
 
 # --- IMA, AME, AMAT
@@ -392,7 +392,7 @@ def test_ame_step_by_hand():
     made.perturbation.eps.copy_(eps)
     visit = step(made, OnePixel(0.65), pixels(0.3, 0.1, 0.7))
     slope = 1 / (1 + math.exp(0.65 - 0.1))
-    assert close(visit.signal, [0.35, 0.2 + 0.1 * 0.9**2 / (1 + slope), 0.4], 1e-3)
+    assert close(visit.rows["eps"], [0.35, 0.2 + 0.1 * 0.9**2 / (1 + slope), 0.4], 1e-3)
 
 
 def test_amat_threshold_comes_from_the_clean_epochs():
@@ -423,6 +423,6 @@ def test_amat_step_by_hand():
     model = Recorded(0.65)
     visit = step(made, model, pixels(0.3, 0.1, 0.6))
     assert close(model.last[3:], [0.5, 0.1, 0.6], 0.3 / 1024)
-    assert close(visit.signal, [0.3, 0.4, 0.3])
+    assert close(visit.rows["eps"], [0.3, 0.4, 0.3])
     loss = [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.3, 0.1, 0.6, 0.5)]
     assert float(visit.loss) == pytest.approx((0.25 * sum(loss[:3]) + 0.75 * loss[3]) / 3, abs=1e-3)

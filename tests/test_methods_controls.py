@@ -113,11 +113,13 @@ def test_radii_of_the_fast_recipe(method):
                 epochs.append(tuple(given.tolist()))
         reassigned, own = visits
         rows = turn & (SIZES > 0)
-        assert torch.allclose(reassigned.collect[rows], own.collect[rows], atol=1e-5), "clean losses, in eval mode"
+        assert torch.allclose(reassigned.rows["tracked_loss"][rows], own.rows["tracked_loss"][rows], atol=1e-5), (
+            "clean losses, in eval mode"
+        )
         judge = Network().eval()
         steps = (STEPS * SIZES[rows] / EPS).ceil().int()
         at_own, _ = pgd_graded(judge, x[rows], y[rows], eps=SIZES[rows], steps=steps)
-        assert torch.allclose(reassigned.signal[rows], plain_loss(judge(at_own), y[rows]), atol=1e-5)
+        assert torch.allclose(reassigned.rows["adv_loss"][rows], plain_loss(judge(at_own), y[rows]), atol=1e-5)
     assert len(set(epochs)) == 1 if method is MeanFast else len(set(epochs)) > 1
 
 
@@ -142,11 +144,11 @@ def test_the_state_sees_losses_at_the_own_sizes(method, collect):
     visit = made(model, index, x, y)
     judge = Network().eval()
     at_own = pgd(judge, x, y, eps=SIZES, steps=STEPS)
-    assert torch.allclose(visit.signal, plain_loss(judge(at_own), y), atol=1e-5)
+    assert torch.allclose(visit.rows["adv_loss"], plain_loss(judge(at_own), y), atol=1e-5)
     if collect == "clean":
-        assert torch.allclose(visit.collect, plain_loss(judge(x), y), atol=1e-5)
+        assert torch.allclose(visit.rows["tracked_loss"], plain_loss(judge(x), y), atol=1e-5)
     else:
-        assert visit.collect is None
+        assert visit.rows["tracked_loss"] is None
 
 
 @pytest.mark.parametrize("method", REASSIGNED)

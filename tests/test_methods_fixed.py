@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from dpaat.attacks import pgd
 from dpaat.attacks.norms import make_ball
-from dpaat.methods.base import Setting
-from dpaat.methods.dart import DART, DARTOptions, converging_pgd, stationarity
-from dpaat.methods.fast import FGSMRS, NFGSM, NFGSMOptions
-from dpaat.methods.fat import FAT, FATOptions, early_stopped_pgd
-from dpaat.methods.gairat import GAIRAT, GAIRATOptions, geometry_weight, pgd_with_kappa
-from dpaat.methods.mart import MART, MARTOptions, margin_term
-from dpaat.methods.pgd import PGDTraining
-from dpaat.methods.trades import TRADES, TRADESOptions, kl_divergence
+from dpaat.methods.base import MethodContext
+from dpaat.methods.baselines.dart import DART, DARTOptions, converging_pgd, stationarity
+from dpaat.methods.baselines.fast import FGSMRS, NFGSM, NFGSMOptions
+from dpaat.methods.baselines.fat import FAT, FATOptions, early_stopped_pgd
+from dpaat.methods.baselines.gairat import GAIRAT, GAIRATOptions, geometry_weight, pgd_with_kappa
+from dpaat.methods.baselines.mart import MART, MARTOptions, margin_term
+from dpaat.methods.baselines.pgd import PGDTraining
+from dpaat.methods.baselines.trades import TRADES, TRADESOptions, kl_divergence
 
 EPS, STEPS, CLASSES = 8 / 255, 3, 3
 OPTIONS = {
@@ -42,7 +42,7 @@ def ninefold_loss(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def make(method, *, epoch: int = 0, norm: str = "linf", clean_weight: float = 0.0, loss=plain_loss, **options):
-    setting = Setting(
+    setting = MethodContext(
         labels=torch.arange(6) % CLASSES,
         num_classes=CLASSES,
         epochs=10,
@@ -343,7 +343,7 @@ def test_fat_counts_misclassified_iterates_only(tau, expected):
 
 
 def test_fat_grows_more_patient():
-    made = FAT(Setting(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0), FATOptions())
+    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0), FATOptions())
     assert made.tau == 0
     taus = []
     for epoch in (0, 49, 50, 89, 90, 119):
@@ -422,7 +422,7 @@ def test_dart_stops_where_stationary_enough(threshold, expected):
 
 
 def test_dart_threshold_falls_to_zero():
-    made = DART(Setting(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0), DARTOptions())
+    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0), DARTOptions())
     thresholds = []
     for epoch in (0, 5, 10, 11):
         made.begin_epoch(epoch)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dpaat.attacks import pgd
-from dpaat.methods.robustlt import RobustLT, RobustLTOptions, class_radii
-from dpaat.methods.taet import TAET, TAETOptions, harl
+from dpaat.methods.baselines.robustlt import RobustLT, RobustLTOptions, class_radii
+from dpaat.methods.baselines.taet import TAET, TAETOptions, harl
 from method_makers import CLASSES, EPS, STEPS, Network, batch, close, cost, ninefold_loss, plain_loss, setting
 
 OPTIONS = {TAET: TAETOptions, RobustLT: RobustLTOptions}
@@ -48,7 +48,7 @@ def test_a_step_leaves_nothing_but_the_loss(method, norm):
     visit = made(model, index, x, y)
     made.after_step(visit)
     assert not made.state_dict()
-    assert visit.signal is None
+    assert visit.rows["adv_loss"] is None
     assert torch.equal(visit.index, index)
     assert not visit.logits.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())

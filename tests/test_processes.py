@@ -202,7 +202,9 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(tiny_images, tmp_pat
         visit = genuine(self, model, index, x, y)
         if 7 not in index or not self.perturbation.visits[7]:
             return visit
-        return dataclasses.replace(visit, loss=visit.loss * torch.nan, signal=visit.signal.where(index != 7, torch.nan))
+        return dataclasses.replace(
+            visit, loss=visit.loss * torch.nan, signal=visit.rows["adv_loss"].where(index != 7, torch.nan)
+        )
 
     monkeypatch.setattr(DPAAT, "forward", forward)
     out = tmp_path / "run"

@@ -10,7 +10,7 @@ from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
 from dpaat.data.loading import DataModule
 from dpaat.errors import UserError
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.training.module import TrainingModule
 from dpaat.training.profile import profile, spread_sizes
 from dpaat.training.setup import build
@@ -57,7 +57,9 @@ def test_floor_counts_the_views_of_the_method(found):
 
 
 def test_sizes_are_spread_as_in_the_middle_of_a_run():
-    setting = Setting(torch.zeros(101, dtype=torch.long), 2, 10, lambda logits, y: logits[:, 0], 0.1, 3, "linf", 0.5)
+    setting = MethodContext(
+        torch.zeros(101, dtype=torch.long), 2, 10, lambda logits, y: logits[:, 0], 0.1, 3, "linf", 0.5
+    )
     for name in ("dpaat-fast", "pgd"):
         method = build_method(find_method(name), setting, {})
         spread_sizes(method)

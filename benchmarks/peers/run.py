@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dpaat.data import prepare
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.models import build_model
 from dpaat.provenance import provenance
 from dpaat.runs import write_json
@@ -84,7 +84,7 @@ def training_steps(
         def learn_loss(logits: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(logits, y, reduction="none")
 
-        setting = Setting(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.0)
+        setting = MethodContext(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.0)
         method = build_method(find_method(name), setting, {}).to(x.device)
 
         def step() -> None:

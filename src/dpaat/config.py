@@ -12,6 +12,8 @@ from dpaat.radii import parse_radii, parse_radius
 from dpaat.shapes import check_filled
 
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
+OWN_DEFAULTS = ("clean_weight", "adv_start", "self_teacher")
+"""Fields whose default is the method's own."""
 PLACE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
 """Where a run is computed, which may change when it is resumed."""
 
@@ -47,6 +49,9 @@ class TrainConfig:
         steps: iterations of the training attack.
         norm: norm of the radius.
         clean_weight: share of the clean loss in the objective, 0 to 1. Default: the method's own.
+        adv_start: share of the epochs, 0 to below 1, that learn from clean images only. Default: the method's own.
+        self_teacher: share of the loss on adversarial views that is learned from the network itself as it stood when
+            the attacks began, 0 to 1; needs adv_start. Default: the method's own.
         options: further options of the method, such as --options.statistic median; see `dpaat list methods`.
         imbalance: treatment of unequal class sizes in the loss or in the sampling.
         augment: comma-separated list of flip, turn (quarter turns), crop (shifts), jitter (colour); or none.
@@ -96,6 +101,8 @@ class TrainConfig:
     steps: int = 10
     norm: Literal["linf", "l2"] = "linf"
     clean_weight: float | None = None
+    adv_start: float | None = None
+    self_teacher: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     imbalance: Literal["none", "weights", "sampler", "balanced-softmax"] = "balanced-softmax"
     augment: str = "flip,turn,crop,jitter"
@@ -154,9 +161,11 @@ def complete(config: TrainConfig) -> TrainConfig:
     """
     from dpaat.data.values import parse_window
     from dpaat.methods import complete_options, find_method
+    from dpaat.methods.old_names import present_names
     from dpaat.normalization import parse_normalization
 
     parse_window(config.window)
+    config = TrainConfig(**present_names(vars(config)))
     method = find_method(config.method)
     eps: str | float | None = config.eps
     config.radius  # noqa: B018 - parsed here for its error
@@ -164,10 +173,8 @@ def complete(config: TrainConfig) -> TrainConfig:
         eps = None  # no radius plays a part
     elif eps is None:
         eps = f"{round(method.eps * 255)}/255"
-    clean_weight = method.clean_weight if config.clean_weight is None else config.clean_weight
-    config = dataclasses.replace(
-        config, eps=eps, clean_weight=clean_weight, options=complete_options(method, config.options)
-    )
+    own = {name: getattr(method, name) for name in OWN_DEFAULTS if getattr(config, name) is None}
+    config = dataclasses.replace(config, eps=eps, options=complete_options(method, config.options), **own)
     if method.adversarial and config.radius <= 0:
         raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")
     config.val_radii  # noqa: B018 - parsed here for its error
@@ -185,7 +192,15 @@ def complete(config: TrainConfig) -> TrainConfig:
         raise UserError(f"precision: {config.precision} would round perturbations away; use bf16-mixed or 16-mixed")
     _check("lr", math.isfinite(config.lr) and config.lr > 0, config.lr, "a positive number")
     _check("weight_decay", 0 <= config.weight_decay < math.inf, config.weight_decay, "0 or larger")
-    _check("clean_weight", 0 <= clean_weight <= 1, clean_weight, "between 0 and 1")
+    for name in ("clean_weight", "self_teacher"):
+        _check(name, 0 <= getattr(config, name) <= 1, getattr(config, name), "between 0 and 1")
+    assert config.adv_start is not None
+    _check("adv_start", 0 <= config.adv_start < 1, config.adv_start, "at least 0 and below 1")
+    if config.self_teacher and not config.adv_start * config.epochs >= 0.5:
+        raise UserError(
+            "self_teacher: the network cannot teach before it has learned; give an --adv-start above 0, such as 0.5, "
+            "and at least 2 epochs, or --self-teacher 0"
+        )
     _check("save_every", config.save_every >= 0, config.save_every, "0 or larger")
     _check("awp", 0 <= config.awp < 1, config.awp, "at least 0 and below 1")
     _check("ema_decay", 0 <= config.ema_decay < 1, config.ema_decay, "at least 0 and below 1")

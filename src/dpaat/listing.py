@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -37,11 +35,14 @@ def _methods(containing: str) -> RenderableType:
         if containing not in info.name:
             continue
         radius = format_radius(info.eps) if info.adversarial else ""
-        table.add_row(info.name, info.description, info.cost, radius, f"{info.clean_weight:g}" if radius else "")
-        if info.options:
-            defaults = ", ".join(f"{field.name}={_short(field.default)}" for field in dataclasses.fields(info.options))
+        own = {} if info.options is None else vars(info.options)
+        cost = str(info.step_cost(info.clean_weight, own, info.adv_start, info.self_teacher))
+        source = f" ({info.reference})" if info.reference else ""
+        table.add_row(info.name, info.description + source, cost, radius, f"{info.clean_weight:g}" if radius else "")
+        if own:
+            defaults = ", ".join(f"{name}={_short(value)}" for name, value in own.items())
             options.append(Text(f"--options of {info.name}: {defaults}"))
-    return Group(table, Text("F: one forward pass; K: attack steps"), *options)
+    return Group(table, Text("F: one forward pass; K: attack steps; mean over a run"), *options)
 
 
 def _models(containing: str) -> RenderableType:

@@ -1,16 +1,15 @@
-"""The method: a perturbation size of its own for every training image, moved by a criterion that moves too.
+"""Adaptive perturbation size: one radius for every training sample, and the threshold that moves it.
 
-S. Li, X. Ma, S. Jiang, L. Meng, "Dynamic Perturbation-Adaptive Adversarial Training on Medical Image
-Classification", arXiv 2403.06798, gives the idea: adversarial training with adaptive data-level perturbations,
-steered by a dynamically updated criterion from collected loss information, with no fixed size and nothing taken
-from another model. The rules below are this package's own reading of it.
+S. Li, X. Ma, S. Jiang, L. Meng, "Dynamic Perturbation-Adaptive Adversarial Training on Medical Image Classification",
+arXiv 2403.06798, gives the idea: adversarial training with a perturbation size per image, moved by a criterion that is
+renewed from the losses collected. Only the abstract was available; the rules below are this package's own.
 
-One visit of a mini-batch: craft x_adv inside eps_i, learn from it, and hand the per-sample losses to `update`:
+After each mini-batch, `update` takes the losses of its samples:
 
-    collect   loss_i <- the loss
-    renew     tau_c  <- a statistic of the losses collected so far in class c, every so many visits
-    adapt     loss_i <= tau_c: the network copes with sample i, eps_i grows; else it shrinks,
-              and stays between eps_min and eps_max
+    track     loss_i <- the clean loss
+    renew     tau_c  <- the mean of the tracked losses of class c
+    solve     eps_i  <- the radius at which the loss, taken as a straight line from clean_loss_i at 0
+                        through adv_loss_i at eps_i, would equal tau_c; clipped to [eps_min, eps_max], damped
 
 The state never sees a model, and an update never waits for the device.
 """
@@ -18,25 +17,28 @@ The state never sees a model, and an update never waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
+
+from dpaat.sample_state import SampleState, gather_rows
 
 Statistic = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-UpdateRule = Callable[[Tensor, Tensor, Tensor], Tensor]
-Schedule = Callable[[Tensor], Tensor]
-Function = TypeVar("Function")
-
-
-# --- the criterion: (values (N,), group (N,), counted (N,) bool, groups) -> tau (groups,), NaN where none counts
+"""Values `(N,)`, group `(N,)`, counted `(N,)` bool, number of groups G -> threshold `(G,)`, NaN where none counts."""
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Radii, adversarial losses, clean losses and thresholds, each `(B,)` -> the radii to move to `(B,)`."""
 
 
 def mean(values: Tensor, group: Tensor, counted: Tensor, groups: int) -> Tensor:
     """Mean of the counted values in each group."""
-    zeros = values.new_zeros(groups, dtype=torch.float64)
-    total = zeros.index_add(0, group, torch.where(counted, values, 0).double())
-    return (total / zeros.index_add(0, group, counted.double())).to(values.dtype)
+    zeros = values.new_zeros(groups)
+    count = zeros.index_add(0, group, counted.to(values))
+    first = zeros.index_add(0, group, torch.where(counted, values, 0)) / count
+    # Once more for what rounding left out: as exact as in float64, which not every device has.
+    rest = zeros.index_add(0, group, torch.where(counted, values - first[group], 0)) / count
+    return first + rest
 
 
 def quantile(q: float) -> Statistic:
@@ -65,84 +67,43 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-# --- the update: (eps (B,), gap (B,), increment (B,)) -> new eps (B,); gap = (tau - signal) / |tau|, positive: copes
+def solved(eps: Tensor, adv_loss: Tensor, clean_loss: Tensor, threshold: Tensor) -> Tensor:
+    """Secant step: the radius at which a linear loss would equal the threshold; infinite where it does not rise."""
+    room, rise = threshold - clean_loss, adv_loss - clean_loss
+    return torch.where(rise > 0, eps * room / rise.clamp(min=1e-12), torch.where(room > 0, torch.inf, -torch.inf))
 
 
-def additive(eps: Tensor, gap: Tensor, increment: Tensor) -> Tensor:
-    """One increment up or down."""
-    return eps + torch.where(gap >= 0, increment, -increment)
+def stepped(increment: float) -> Rule:
+    """Make the rule of fixed increments: one up where the adversarial loss is at most the threshold, else one down."""
+
+    def rule(eps: Tensor, adv_loss: Tensor, clean_loss: Tensor, threshold: Tensor) -> Tensor:
+        return eps + torch.where(adv_loss <= threshold, increment, -increment)
+
+    return rule
 
 
-def multiplicative(eps: Tensor, gap: Tensor, increment: Tensor) -> Tensor:
-    """Half as much again, or back; from half an increment upward, so that a size of 0 can recover."""
-    return torch.maximum(eps, increment / 2) * torch.where(gap >= 0, 1.5, 1 / 1.5)
-
-
-def proportional(eps: Tensor, gap: Tensor, increment: Tensor) -> Tensor:
-    """As much of an increment as the gap tells, at most one."""
-    return eps + increment * gap.clamp(-1, 1)
-
-
-UPDATES: dict[str, UpdateRule] = {
-    "additive": additive,
-    "multiplicative": multiplicative,
-    "proportional": proportional,
-}
-
-
-# --- the increment over a sample's life: (visits (B,), from 1) -> factor (B,)
-
-
-def constant(visits: Tensor) -> Tensor:
-    """The same increment at every visit."""
-    return torch.ones_like(visits, dtype=torch.float32)
-
-
-def inverse_sqrt(visits: Tensor) -> Tensor:
-    """Large increments first, 1 / sqrt(visits) later, so that sizes settle."""
-    return visits.float().rsqrt()
-
-
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "inverse_sqrt": inverse_sqrt}
-
-
-class AdaptivePerturbation(nn.Module):
-    """Perturbation size, collected loss and visits of every training sample.
-
-    The rows are module buffers: they move with `.to(device)` and live in `state_dict()`, 12 bytes a sample, 14 with
-    labels.
+class AdaptivePerturbation(SampleState):
+    """A perturbation size of its own for every training sample, solved from its losses; 16 bytes a sample.
 
     Args:
         num_samples: N, the size of the training set; samples are numbered 0 to N - 1.
         eps_max: largest perturbation size, in pixel units of a [0, 1] image.
-        labels: class of every sample `(N,)`, integers below `num_classes`; gives every class a criterion of its own.
-            Without labels one criterion serves all, which on imbalanced data is that of the largest class.
+        labels: class of every sample `(N,)`, integers below `num_classes`; gives every class a threshold of its own.
+            Without labels one threshold serves all, which on imbalanced data is that of the largest class.
         num_classes: K, needed with labels.
-        eps_min: smallest perturbation size.
-        eps_init: size at the start; default eps_max / 8, or eps_min if that is larger.
-        increment: largest change in one visit; default eps_max / 8.
-        statistic: what the criterion takes of the collected losses, a name in `STATISTICS`.
-        update: how a size moves, a name in `UPDATES`.
-        schedule: how the increment changes over a sample's visits, a name in `SCHEDULES`.
-        warmup: visits of a sample that are collected only, before its size moves; 1 fills the collection first.
-        loss_decay: weight of the old loss_i when a new one is collected, in [0, 1): an average over augmented views.
-        momentum: weight of the old criterion when it is renewed, in [0, 1).
-        renew_every: visits between two renewals of the criterion; default N / 50.
-
-    Attributes:
-        eps: perturbation sizes `(N,)`, float32.
-        loss: collected losses `(N,)`, float32; 0 where not yet visited.
-        visits: `(N,)`, int32.
-        criterion: tau, `(K,)` or `(1,)`, float32; NaN where nothing has been collected.
+        eps_min: smallest perturbation size; default 0.2 eps_max.
+        eps_init: size at the start; default `eps_min`.
+        statistic: the threshold as a statistic of the tracked losses, a name in `STATISTICS`.
+        rule: where a size moves to; default `solved`.
+        damping: share of the old size that is kept at every move but the first, in [0, 1).
+        warmup: attacks of a sample that are tracked only, before its size moves.
+        renew_every: attacks between two renewals of the threshold; default N / 50.
+        norm: "linf", where no size beyond 1 has a meaning, or "l2".
 
     Raises:
         ValueError: an argument out of its range, naming it.
     """
 
-    eps: Tensor
-    loss: Tensor
-    visits: Tensor
-    criterion: Tensor
     labels: Tensor | None
 
     def __init__(
@@ -152,83 +113,67 @@ class AdaptivePerturbation(nn.Module):
         *,
         labels: Tensor | None = None,
         num_classes: int = 1,
-        eps_min: float = 0.0,
+        eps_min: float | None = None,
         eps_init: float | None = None,
-        increment: float | None = None,
         statistic: str = "mean",
-        update: str = "additive",
-        schedule: str = "constant",
-        warmup: int = 1,
-        loss_decay: float = 0.0,
-        momentum: float = 0.0,
+        rule: Rule = solved,
+        damping: float = 0.5,
+        warmup: int = 0,
         renew_every: int | None = None,
+        norm: str = "linf",
     ) -> None:
-        super().__init__()
-        eps_init = max(eps_max / 8, eps_min) if eps_init is None else eps_init
+        eps_min = 0.2 * eps_max if eps_min is None else eps_min
+        eps_init = eps_min if eps_init is None else eps_init
         _require(num_samples >= 1, "num_samples must be at least 1", num_samples)
         _require(eps_max > 0, "eps_max must be positive", eps_max)
+        too_large = norm == "linf" and eps_max > 1
+        _require(not too_large, f"eps_max must be at most 1 (did you mean {eps_max:g}/255?)", eps_max)
         _require(0 <= eps_min <= eps_max, "eps_min must lie in [0, eps_max]", eps_min)
         _require(eps_min <= eps_init <= eps_max, "eps_init must lie in [eps_min, eps_max]", eps_init)
-        _require(increment is None or increment > 0, "increment must be positive", increment)
+        _require(statistic in STATISTICS, f"statistic must be one of {', '.join(STATISTICS)}", statistic)
+        _require(0 <= damping < 1, "damping must lie in [0, 1)", damping)
         _require(warmup >= 0, "warmup must be at least 0", warmup)
-        _require(0 <= loss_decay < 1, "loss_decay must lie in [0, 1)", loss_decay)
-        _require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
         _require(renew_every is None or renew_every >= 1, "renew_every must be at least 1", renew_every)
         if labels is not None:
             labels = torch.as_tensor(labels)
-            _require(
-                labels.shape == (num_samples,),
-                f"labels must have shape ({num_samples},)",
-                tuple(labels.shape),
-            )
-            valid = bool(labels.min() >= 0) and bool(labels.max() < num_classes <= 2**15)
-            _require(valid, "labels must lie in [0, num_classes), num_classes be at most 32768", num_classes)
-            labels = labels.to(torch.int16)
-
-        self.eps_min, self.eps_max = eps_min, eps_max
-        self.increment = eps_max / 8 if increment is None else increment
-        self.warmup = warmup
-        self.loss_decay = loss_decay
-        self.momentum = momentum
-        self.renew_every = max(1, num_samples // 50) if renew_every is None else renew_every
-        self._statistic = _choose(STATISTICS, "statistic", statistic)
-        self._rule = _choose(UPDATES, "update", update)
-        self._schedule = _choose(SCHEDULES, "schedule", schedule)
-        self._until_renewal = 0
-
-        self.register_buffer("eps", torch.full((num_samples,), float(eps_init)))
-        self.register_buffer("loss", torch.zeros(num_samples))
-        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32))
+            _require(labels.shape == (num_samples,), f"labels must have shape ({num_samples},)", tuple(labels.shape))
+            valid = bool(labels.min() >= 0) and bool(labels.max() < num_classes)
+            _require(valid, "labels must lie in [0, num_classes)", f"{int(labels.min())} to {int(labels.max())}")
+            labels = labels.to(torch.int32)
+        super().__init__(num_samples, eps_init, 1 if labels is None else num_classes)
         self.register_buffer("labels", labels)
-        self.register_buffer("criterion", torch.full((1 if labels is None else num_classes,), torch.nan))
+        self.eps_min, self.eps_max, self.damping, self.warmup = eps_min, eps_max, damping, warmup
+        self.renew_every = max(1, num_samples // 50) if renew_every is None else renew_every
+        self._statistic, self._rule, self._until_renewal = STATISTICS[statistic], rule, 0
 
     @torch.no_grad()
-    def update(self, index: Tensor, signal: Tensor, collect: Tensor | None = None) -> None:
-        """Collect what a mini-batch showed, renew the criterion when due, and adapt the sizes of its samples.
+    def update(
+        self, index: Tensor, adv_loss: Tensor, clean_loss: Tensor | None = None, *, gathered: bool = False
+    ) -> None:
+        """Track the losses of a mini-batch, renew the threshold when due, and move the sizes of its samples.
 
-        An index that stands twice in the batch gets one update, by its first row. A signal that is not finite moves
-        nothing and is not collected.
+        An index that stands twice counts once, by its first row; a loss that is not finite moves nothing. Under
+        `torch.distributed`, every process must call this; all of them then make the updates of all.
 
         Args:
             index: numbers of the samples `(B,)`, integers.
-            signal: how hard each found its own perturbation, `(B,)`, lower is easier: the cross-entropy of its
-                adversarial view, unweighted and unsmoothed.
-            collect: what enters the collection instead of the signal, `(B,)`, such as the clean losses of the same
-                forward pass: their statistic gives the criterion an absolute level, while a statistic of losses
-                taken at other radii can only make losses equal.
-        """
-        device = self.eps.device
-        index = index.to(device)
-        signal = signal.detach().to(device, torch.float32)
-        collect = signal if collect is None else collect.detach().to(device, torch.float32)
-        index, first = first_of_equals(index)
-        signal, collect = signal[first], collect[first]
-        usable = torch.isfinite(signal) & torch.isfinite(collect)
+            adv_loss: cross-entropy of each adversarial view at the sample's present size `(B,)`, unweighted.
+            clean_loss: that of the clean views `(B,)`; `solved` needs it, without it `stepped` tracks `adv_loss`.
+            gathered: whether the rows are those of all processes already.
 
+        Raises:
+            TypeError: an index that is no tensor of integers.
+            ValueError: an index beyond N, losses of another shape, no clean losses where the rule needs them.
+        """
+        _require(clean_loss is not None or self._rule is not solved, "clean_loss must be the clean losses (B,)", None)
+        columns = [adv_loss] if clean_loss is None else [adv_loss, clean_loss]
+        if not gathered:
+            index, *columns = gather_rows(index, *columns, device=self.eps.device)
+        index, adv_loss, *clean = self._rows(index, *columns)
+        tracked = clean[0] if clean else adv_loss
+        usable = torch.isfinite(adv_loss) & torch.isfinite(tracked)
         visits = self.visits[index] + usable
-        old = self.loss[index]
-        decay = torch.where(visits > 1, self.loss_decay, 0.0)
-        self.loss[index] = torch.where(usable, decay * old + (1 - decay) * collect, old)
+        self.loss[index] = torch.where(usable, tracked, self.loss[index])
         self.visits[index] = visits
 
         self._until_renewal -= len(index)
@@ -236,48 +181,38 @@ class AdaptivePerturbation(nn.Module):
             self._renew()
             self._until_renewal = self.renew_every
 
-        tau = self.criterion[0] if self.labels is None else self.criterion[self.labels[index].long()]
-        gap = (tau - signal) / tau.abs().clamp(min=1e-12)
+        threshold = self.criterion[0] if self.labels is None else self.criterion[self.labels[index]]
         eps = self.eps[index]
-        moved = self._rule(eps, gap, self.increment * self._schedule(visits.clamp(min=1)))
-        moves = usable & (visits > self.warmup) & torch.isfinite(tau)
-        self.eps[index] = torch.where(moves, moved.clamp(self.eps_min, self.eps_max), eps)
+        at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
+        target = self._rule(eps, adv_loss, at_zero, threshold).clamp(self.eps_min, self.eps_max)
+        moves = usable & (visits > self.warmup) & torch.isfinite(threshold)
+        # The size at the start is no estimate of anything: the first move goes all the way.
+        way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
+        self.eps[index] = torch.where(moves, torch.lerp(eps, target, way), eps)
 
     def _renew(self) -> None:
-        counted = self.visits > 0
-        group = torch.zeros_like(self.visits) if self.labels is None else self.labels.int()
-        fresh = self._statistic(self.loss, group, counted, len(self.criterion))
-        weight = torch.where(torch.isfinite(self.criterion), self.momentum, 0.0)
-        blended = weight * self.criterion.nan_to_num() + (1 - weight) * fresh
-        self.criterion.copy_(torch.where(torch.isfinite(fresh), blended, self.criterion))
+        group = torch.zeros_like(self.visits) if self.labels is None else self.labels
+        fresh = self._statistic(self.loss, group, self.visits > 0, len(self.criterion))
+        self.criterion.copy_(torch.where(torch.isfinite(fresh), fresh, self.criterion))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` carries beside the buffers: the visits left until the next renewal."""
+        """What `state_dict` carries beside the buffers: the attacks left until the next renewal."""
         return {"until_renewal": self._until_renewal}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what `get_extra_state` gave."""
         self._until_renewal = int(state["until_renewal"])
 
-
-def first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort the index, and give every row the position of the first row with the same index.
-
-    Equal rows then write equal values, so the order in which a device writes them does not matter.
-    """
-    ordered, position = index.sort(stable=True)
-    is_first = torch.ones_like(ordered, dtype=torch.bool)
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    row = torch.arange(len(ordered), device=index.device)
-    start = torch.where(is_first, row, 0).cummax(0).values
-    return ordered, position[start]
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        eps = state_dict.get(f"{prefix}eps")
+        if isinstance(eps, Tensor):
+            of = f"the state of {len(eps)} samples with sizes of {float(eps.min()):.4g} to {float(eps.max()):.4g}"
+            fits = eps.shape == self.eps.shape and bool(((eps >= 0) & (eps <= self.eps_max * (1 + 1e-6))).all())
+            _require(fits, f"state_dict must be of {len(self.eps)} samples with sizes up to {self.eps_max:.4g}", of)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _require(condition: bool, rule: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{rule}, not {value}")
-
-
-def _choose(options: dict[str, Function], axis: str, name: str) -> Function:
-    _require(name in options, f"{axis} must be one of {', '.join(options)}", name)
-    return options[name]

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError, is_printable
+from dpaat.methods.old_names import present_names
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def read_config(path: Path) -> TrainConfig:
         values = load_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise TypeError("no fields")
-        return TrainConfig(**vars(parser.parse_object(values)))
+        return TrainConfig(**vars(parser.parse_object(present_names(values))))
     except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, ArgumentError, UserError) as error:
         raise UserError(f"{path}: not a configuration ({' '.join(str(error).split())})") from None
 

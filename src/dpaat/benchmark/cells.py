@@ -16,11 +16,12 @@ import yaml
 from dpaat.benchmark.datasets import data_name
 from dpaat.benchmark.grid import Cell
 from dpaat.benchmark.plans import Plans, digest
-from dpaat.config import TrainConfig
+from dpaat.config import OWN_DEFAULTS, TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import EVALUATION_FILE
 from dpaat.methods import complete_options, find_method
+from dpaat.methods.old_names import present_names
 from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
 from dpaat.shapes import load_yaml
 
@@ -157,7 +158,10 @@ def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     full = {**dataclasses.asdict(TrainConfig()), **values}
     with suppress(UserError):  # a method or an option that is gone, which will be seen to differ
-        full["options"] = complete_options(find_method(full["method"]), full["options"])
+        full = present_names(full)
+        info = find_method(full["method"])
+        full["options"] = complete_options(info, full["options"])
+        full |= {name: getattr(info, name) for name in OWN_DEFAULTS if full[name] is None}
     full["data"] = data_name(full["data"])
     full["weights"] = full["weights"] and Path(full["weights"]).name
     return {name: value for name, value in full.items() if name not in MACHINE}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from dpaat.benchmark.plans import Plans
@@ -11,11 +10,8 @@ from dpaat.data import load_table
 from dpaat.data.splits import DEFAULT_FOLDS, VAL_FOLDS, parse_fold
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.suite import SUITE_ATTACKS
-from dpaat.methods import complete_options, find_method
-
-VIEW_PASSES = 3
-"""A forward and a backward pass on one more view of an image, or at perturbed weights."""
-_COST = re.compile(r"(?:\(([\d.]*)K \+ (\d+)\)|(\d+)) F")
+from dpaat.methods import find_method
+from dpaat.methods.registry import VIEW
 
 
 @dataclass(frozen=True)
@@ -62,23 +58,12 @@ def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
 
 
 def step_passes(config: TrainConfig) -> float:
-    """Forward passes per training image and epoch, by the cost that the method's registry entry states."""
+    """Forward passes per training image and epoch, by the cost that the method states, in the mean over the run."""
     info = find_method(config.method)
-    cost = info.cost
-    match = _COST.fullmatch(cost)
-    if match is None:
-        raise ValueError(f"cost {cost!r} of method {config.method!r} is not of the form '(2K + 3) F' or '3 F'")
-    per_step, base, constant = (float("1" if group == "" else group or 0) for group in match.groups())
     weight = config.clean_weight or 0.0
-    second = info.beside(weight, config.options)
-    if info.in_turn:
-        defaults = complete_options(info, {})
-        usual = info.attacked(info.clean_weight, defaults) * (1 - defaults["start"])
-        late = 1 - config.options["start"]
-        per_step *= late * info.attacked(weight, config.options) / usual
-        second *= late
-    extra = VIEW_PASSES * (second + (1 + second if config.awp else 0))
-    return per_step * config.steps + base + constant + extra
+    cost = info.step_cost(weight, config.options, config.adv_start or 0.0, config.self_teacher or 0.0)
+    views = 1 + (info.step_cost(weight, config.options).base - info.cost.base) / VIEW * (1 - (config.adv_start or 0.0))
+    return cost.passes(config.steps) + (VIEW * views if config.awp else 0)
 
 
 def attack_passes(plan: Plan, classes: int) -> int:

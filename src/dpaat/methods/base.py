@@ -1,21 +1,24 @@
-"""What every training method is: one objective, and perhaps a state of its own."""
+"""Training method: base class, the run it serves, and the loss on clean and adversarial views."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from dpaat.methods.teacher import SelfTeacher
+from dpaat.sample_state import SampleState
 
 LearnLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits `(B, K)` and labels `(B,)` to the loss to learn from, per sample `(B,)`, class imbalance treated."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a method is told about the run it serves."""
+class MethodContext:
+    """The run that a method serves."""
 
     labels: Tensor
     """Class of every training sample `(N,)`, int64."""
@@ -29,11 +32,31 @@ class Setting:
     norm: str
     clean_weight: float
     """Share of the clean loss in the objective, in [0, 1]."""
+    adv_start: float = 0.0
+    """Share of the epochs, in [0, 1), that learn from clean images only."""
+    teacher: SelfTeacher | None = None
+
+    @property
+    def first_attack(self) -> int:
+        """The first epoch with attacks, from 0; the last one always has them."""
+        return min(round(self.adv_start * self.epochs), self.epochs - 1)
+
+    def with_teacher(self, loss: Tensor, logits: Tensor, x: Tensor) -> Tensor:
+        """Mix the self-teacher's loss, if there is one, into a loss on adversarial views `(B,)`.
+
+        Args:
+            loss: of the adversarial views, per sample `(B,)`.
+            logits: of the adversarial views `(B, K)`.
+            x: the clean images `(B, C, H, W)`.
+        """
+        if self.teacher is None:
+            return loss
+        return (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.divergence(logits, x)
 
 
 @dataclass(frozen=True)
-class Visit:
-    """What one mini-batch yields."""
+class StepOutput:
+    """Objective and outputs of one mini-batch."""
 
     loss: Tensor
     """The objective, a scalar to call `backward` on."""
@@ -41,21 +64,23 @@ class Visit:
     """Logits `(B, K)` of the view that was learned from, detached."""
     index: Tensor
     """Numbers of the samples `(B,)`."""
-    signal: Tensor | None = None
-    """What the method's state is to see of each sample `(B,)`, detached."""
-    collect: Tensor | None = None
-    """What is to be collected instead of the signal `(B,)`, detached."""
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the method's `after_step` is to see of each sample, by name, each `(B,)`, detached."""
 
 
 class Method(nn.Module, ABC):
     """One training objective; its state, if any, is made of buffers, so that it is saved with the model."""
 
-    def __init__(self, setting: Setting) -> None:
+    perturbation: SampleState | None
+
+    def __init__(self, context: MethodContext) -> None:
         super().__init__()
-        self.setting = setting
+        self.context = context
+        self.perturbation = None
+        self.teacher = context.teacher
 
     @abstractmethod
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         """Compute the objective of a mini-batch; the caller does the backward pass and the optimizer step.
 
         Args:
@@ -68,14 +93,23 @@ class Method(nn.Module, ABC):
     def begin_epoch(self, epoch: int) -> None:
         """Let the method know the epoch, from 0; called before its first step, also on resuming."""
 
-    def after_step(self, visit: Visit) -> None:
-        """Let the method's state see the visit; with several processes, the visit of all of them together."""
+    def after_step(self, output: StepOutput) -> None:
+        """Let the method's state see a step; with several processes, the step of all of them together."""
 
 
-def learn(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, setting: Setting
+class Standard(Method):
+    """Standard training: the loss on clean images; the reference for accuracy."""
+
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        """Compute the objective of a mini-batch."""
+        logits = model(x)
+        return StepOutput(self.context.learn_loss(logits, y).mean(), logits.detach(), index)
+
+
+def mixed_loss(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, context: MethodContext
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Objective on adversarial images, mixed with the clean ones: (1 - w) * loss(x_adv) + w * loss(x).
+    """Loss on adversarial images, mixed with the clean one: (1 - w) * loss(x_adv) + w * loss(x).
 
     Both halves go through the network together, so that BatchNorm sees one distribution and the step is one
     forward and backward pass.
@@ -83,10 +117,11 @@ def learn(
     Returns:
         The scalar objective, the adversarial logits `(B, K)`, and the clean ones or None where w = 0.
     """
-    weight = setting.clean_weight
+    weight = context.clean_weight
     if weight == 0:
         logits = model(x_adv)
-        return setting.learn_loss(logits, y).mean(), logits, None
+        return context.with_teacher(context.learn_loss(logits, y), logits, x).mean(), logits, None
     clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
-    loss = (1 - weight) * setting.learn_loss(adversarial, y) + weight * setting.learn_loss(clean, y)
+    on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
+    loss = (1 - weight) * on_adversarial + weight * context.learn_loss(clean, y)
     return loss.mean(), adversarial, clean

@@ -1,113 +1,252 @@
-"""Dynamic perturbation-adaptive adversarial training."""
+"""DPAAT: dynamic perturbation-adaptive adversarial training, one class and its presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd_with_clean_logits
-from dpaat.attacks.losses import cross_entropy, margin
-from dpaat.methods.base import Method, Setting, Visit, learn
-from dpaat.perturbation import AdaptivePerturbation
+from dpaat.attacks import pgd_graded
+from dpaat.attacks.losses import cross_entropy
+from dpaat.methods.base import Method, MethodContext, StepOutput
+from dpaat.methods.boundary import score
+from dpaat.methods.registry import LARGEST, VIEW, Cost, register_method
+from dpaat.perturbation import AdaptivePerturbation, mean, solved, stepped
 
 MIN_RAMP = 4.0
-"""Fewest visits from 0 to eps_max: in a very short run a single visit must not decide between the two ends."""
+"""Fewest attacks from 0 to eps_max with fixed increments: in a very short run one attack must not decide."""
+GOLDEN, UNIT = 2654435769, 2**32
+"""The golden ratio as a fraction of 2^32: its multiples, modulo 2^32, spread evenly, whichever samples meet."""
 
 
 @dataclass(frozen=True)
 class DPAATOptions:
-    """The axes of the method; the defaults are the preset `dpaat-half`.
+    """Options of DPAAT; shares of `eps` are shares of the largest perturbation size.
 
     Attributes:
-        scope: one criterion for all samples, or one per class.
-        statistic: what the criterion takes of the collected losses: mean, median, quantile25, quantile75.
-        collect: which losses are collected: those on the adversarial view, or those on the clean view.
-        signal: what is compared with the criterion: the loss on the adversarial view, or the negative margin.
-        update: additive, multiplicative, proportional.
-        schedule: increment over a sample's visits: constant, inverse_sqrt.
-        ramp: share of the epochs that a size needs to grow from 0 to eps_max, in (0, 1]; 4 visits at the least.
-        eps_init: size at the start, as a share of eps_max, in [0, 1]; never below the floor.
-        floor: smallest size, as a share of eps_max, in [0, 1].
-        warmup: visits that are collected only.
-        loss_decay: weight of the old loss of a sample when a new one is collected, in [0, 1).
-        momentum: weight of the old criterion when it is renewed, in [0, 1).
+        rule: solve the size from the losses, or step it by fixed increments.
+        scope: one threshold per class, or one for all samples.
+        statistic: the threshold as a statistic of the tracked losses: mean, median, quantile25, quantile75.
+        track: losses that the threshold is made of: those of the clean or of the adversarial views (`step` only).
+        damping: share of the old size that is kept when it is solved, in [0, 1).
+        ramp: share of the attacks that `step` needs from 0 to `eps`, in (0, 1]; 4 attacks at the least.
+        eps_min: smallest size, as a share of `eps`, in [0, 1].
+        eps_init: size at the start, as a share of `eps`, in [0, 1]; never below `eps_min`.
+        views: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the
+            share `clean_weight` of the epochs.
+        adv_fraction: with both views, the share of the epochs that show the adversarial one, in (0, 1].
+        min_steps: fewest steps of an attack; their number grows with the size. 0: all attacks take `steps`.
+        steps_scale: share of `steps` that an attack takes at the size `eps`, in (0, 1].
+        radius: size that is attacked: the image's own; or, as a control, the mean of all, the mean of its class, the
+            size of another image of the class, or a random one.
     """
 
+    rule: Literal["solve", "step"] = "solve"
     scope: Literal["class", "global"] = "class"
     statistic: str = "mean"
-    collect: Literal["clean", "adversarial"] = "clean"
-    signal: Literal["loss", "margin"] = "loss"
-    update: str = "additive"
-    schedule: str = "constant"
+    track: Literal["clean", "adversarial"] = "clean"
+    damping: float = 0.5
     ramp: float = 0.5
-    eps_init: float = 0.125
-    floor: float = 0.0
-    warmup: int = 1
-    loss_decay: float = 0.0
-    momentum: float = 0.0
+    eps_min: float = 0.2
+    eps_init: float = 0.0
+    views: Literal["both", "alternate"] = "alternate"
+    adv_fraction: float = 1.0
+    min_steps: int = 3
+    steps_scale: float = 1.0
+    radius: Literal["own", "mean", "class-mean", "permuted", "uniform"] = "own"
 
-
-@dataclass(frozen=True)
-class PaperOptions(DPAATOptions):
-    """The plain reading of the paper's abstract: each adversarial loss against the mean of all of them."""
-
-    scope: Literal["class", "global"] = "global"
-    collect: Literal["clean", "adversarial"] = "adversarial"
+    def __post_init__(self) -> None:
+        checks = {
+            "ramp must lie in (0, 1]": 0 < self.ramp <= 1,
+            "eps_min must lie in [0, 1]": 0 <= self.eps_min <= 1,
+            "eps_init must lie in [0, 1]": 0 <= self.eps_init <= 1,
+            "adv_fraction must lie in (0, 1]": 0 < self.adv_fraction <= 1,
+            "min_steps must be at least 0": self.min_steps >= 0,
+            "steps_scale must lie in (0, 1]": 0 < self.steps_scale <= 1,
+            "track must be clean with the rule solve": self.track == "clean" or self.rule == "step",
+        }
+        for rule, holds in checks.items():
+            if not holds:
+                raise ValueError(f"{rule}, not {getattr(self, rule.split()[0])}")
 
 
 class DPAAT(Method):
-    """Adversarial training in which every sample has a radius of its own (arXiv 2403.06798; rules are ours).
+    """Adversarial training with a perturbation size per image (Li et al. 2024, arXiv 2403.06798; the rules are ours).
 
-    A step costs what a step of fixed-radius training with the same objective costs: the signal comes from the
-    training pass itself, and the clean losses from the same pass or, without a clean weight, from the first pass of
-    the attack, which starts at the clean image.
+    From `adv_start` on, an image is attacked in some of the epochs, inside the ball of its own size. Its clean loss is
+    known from the clean view or the first pass of the attack, its adversarial loss from the pass that learns, so moving
+    the size costs nothing. The objective is (1 - w) * loss(x_adv) + w * loss(x) in the mean over the epochs, with w the
+    `clean_weight`; with a self-teacher, the adversarial view learns its answer to the clean one as well.
+
+    In a control (`radius`), sizes move as ever, by losses of an attack of their own, and the objective is taken at
+    other ones.
     """
 
-    def __init__(self, setting: Setting, options: DPAATOptions) -> None:
-        super().__init__(setting)
-        if not 0 < options.ramp <= 1:
-            raise ValueError(f"ramp must lie in (0, 1], not {options.ramp}")
-        if not 0 <= options.floor <= 1:
-            raise ValueError(f"floor must lie in [0, 1], not {options.floor}")
-        self.options = options
+    perturbation: AdaptivePerturbation
+    labels: Tensor
+    partner: Tensor
+
+    def __init__(self, context: MethodContext, options: DPAATOptions) -> None:
+        super().__init__(context)
+        self.options, self._epoch = options, context.first_attack
+        self._share = adversarial_share(context.clean_weight, vars(options))
+        attacks = (context.epochs - context.first_attack) * self._share
+        by_class = options.scope == "class"
+        solving = options.rule == "solve"
         self.perturbation = AdaptivePerturbation(
-            len(setting.labels),
-            setting.eps,
-            labels=setting.labels if options.scope == "class" else None,
-            num_classes=setting.num_classes,
-            eps_min=options.floor * setting.eps,
-            eps_init=max(options.eps_init, options.floor) * setting.eps,
-            increment=setting.eps / max(MIN_RAMP, options.ramp * self.visits()),
+            len(context.labels),
+            context.eps,
+            labels=context.labels if by_class else None,
+            num_classes=context.num_classes if by_class else 1,
+            eps_min=options.eps_min * context.eps,
+            eps_init=max(options.eps_init, options.eps_min) * context.eps,
             statistic=options.statistic,
-            update=options.update,
-            schedule=options.schedule,
-            warmup=options.warmup,
-            loss_decay=options.loss_decay,
-            momentum=options.momentum,
+            rule=solved if solving else stepped(context.eps / max(MIN_RAMP, options.ramp * attacks)),
+            damping=options.damping if solving else 0.0,
+            warmup=0 if solving else 1,
+            norm=context.norm,
+        )
+        self.register_buffer("labels", context.labels, persistent=False)
+        self.register_buffer("partner", torch.arange(len(context.labels)), persistent=False)
+        self.begin_epoch(self._epoch)
+
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        if self.options.radius == "permuted":
+            # Keyed by the epoch alone: the same in every process, and in a resumed run.
+            drawn = permute_within(self.context.labels.cpu(), torch.Generator().manual_seed(epoch))
+            self.partner.copy_(drawn)
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        turn = self.is_adversarial(index)
+        view, clean = self.attack(model, x, y, self.perturbation.eps[index], turn)
+        at_own = None
+        if self.options.radius != "own":
+            at_own = score(model, view)
+            view, _ = self.attack(model, x, y, self.radii(index), turn)
+        loss, logits, beside = self._learn(model, x, view, y, turn.nonzero()[:, 0])
+        seen = logits if at_own is None else at_own
+        rows = {"adv_loss": cross_entropy(seen, y)}
+        if self.options.track == "clean":
+            known = clean if beside is None or at_own is not None else beside
+            # Images that took no step show in the learning pass what they are.
+            known = seen if known is None else torch.where(known.isnan(), seen, known.to(seen))
+            rows["tracked_loss"] = cross_entropy(known, y)
+        return StepOutput(loss, logits, index, rows)
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor, turn: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The views of a mini-batch, attacked where it is their turn, and the clean logits of those, NaN elsewhere."""
+        context, options = self.context, self.options
+        steps = torch.full_like(eps, context.steps)
+        if options.min_steps:
+            least = min(options.min_steps, context.steps)
+            steps = (options.steps_scale * context.steps * eps / context.eps).ceil().clamp(min=least)
+        return pgd_graded(model, x, y, eps=eps, steps=(steps * ((eps > 0) & turn)).int(), norm=context.norm)
+
+    def _learn(
+        self, model: nn.Module, x: Tensor, view: Tensor, y: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The objective, the logits `(B, K)` of the views, and those of the clean views where both are shown."""
+        context = self.context
+        if self.options.views == "alternate":
+            logits = model(view)
+            losses = context.learn_loss(logits, y)
+            losses = losses.index_copy(0, rows, context.with_teacher(losses[rows], logits[rows], x[rows]))
+            return losses.mean(), logits.detach(), None
+        clean, adversarial = model(torch.cat([x, view[rows]])).split([len(x), len(rows)])
+        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y[rows]), adversarial, x[rows])
+        weight = context.clean_weight
+        losses = weight * context.learn_loss(clean, y)
+        losses = losses.index_add(0, rows, (1 - weight) / self._share * on_adversarial)
+        clean = clean.detach()
+        return losses.mean(), clean.index_copy(0, rows, adversarial.detach()), clean
+
+    def is_adversarial(self, index: Tensor) -> Tensor:
+        """Whether this epoch attacks the samples `(B,)`, bool `(B,)`: each in the same share of the epochs."""
+        share = round(self._share * UNIT)
+        return (index * GOLDEN + self._epoch * share) % UNIT < share
+
+    def radii(self, index: Tensor) -> Tensor:
+        """Sizes `(B,)` that a control learns at."""
+        eps, labels = self.perturbation.eps, self.labels
+        if self.options.radius == "mean":
+            return eps.mean().expand(len(index))
+        if self.options.radius == "class-mean":
+            return mean(eps, labels, torch.ones_like(eps, dtype=torch.bool), self.context.num_classes)[labels[index]]
+        if self.options.radius == "uniform":
+            return self.context.eps * torch.rand(len(index), device=eps.device)
+        return eps[self.partner[index]]
+
+    @override
+    def after_step(self, output: StepOutput) -> None:
+        rows = self.is_adversarial(output.index).nonzero()[:, 0]
+        adv_loss, tracked = output.rows["adv_loss"][rows], output.rows.get("tracked_loss")
+        self.perturbation.update(
+            output.index[rows], adv_loss, None if tracked is None else tracked[rows], gathered=True
         )
 
-    @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, eps = self.setting, self.perturbation.eps[index]
-        x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm)
-        loss, logits, clean = learn(model, x, x_adv, y, setting)
-        adversarial = logits.detach()
-        signal, collect = self.observe(adversarial, clean_at_start if clean is None else clean.detach(), y)
-        return Visit(loss, adversarial, index, signal, collect)
 
-    def visits(self) -> float:
-        """How often the run visits a sample to attack it."""
-        return self.setting.epochs
+def permute_within(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a permutation of the samples `(N,)` that leaves each in its class, given as `labels` `(N,)`."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    return torch.empty_like(shuffled).scatter_(0, labels.argsort(stable=True), by_class)
 
-    def observe(self, adversarial: Tensor, clean: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the state is to see of logits `(B, K)`: the signal `(B,)`, and what to collect instead, if anything."""
-        measure = cross_entropy if self.options.signal == "loss" else margin
-        return measure(adversarial, y), measure(clean, y) if self.options.collect == "clean" else None
 
-    @override
-    def after_step(self, visit: Visit) -> None:
-        assert visit.signal is not None
-        self.perturbation.update(visit.index, visit.signal, visit.collect)
+def adversarial_share(clean_weight: float, options: Mapping[str, Any]) -> float:
+    """Share of the visits that attack, in an epoch with attacks."""
+    return float(1 - clean_weight if options["views"] == "alternate" else options["adv_fraction"])
+
+
+def step_cost(clean_weight: float, options: Mapping[str, Any]) -> Cost:
+    """Cost of a step in an epoch with attacks; at most, where the number of steps follows the size."""
+    share = adversarial_share(clean_weight, options)
+    controlled = options["radius"] != "own"
+    scale = options["steps_scale"] if options["min_steps"] else 1.0
+    return Cost(
+        2 * (1 + controlled) * scale * share, VIEW * (1 + (options["views"] == "both") * share) + controlled * share
+    )
+
+
+STEPPED = DPAATOptions(rule="step", eps_min=0.0, eps_init=0.125, views="both", min_steps=0)
+PRESETS: dict[str, dict[str, Any]] = {
+    "dpaat": {
+        "description": "a size per image, solved from its losses; attacks from mid-training on, mostly clean images",
+        "clean_weight": 0.85,
+        "adv_start": 0.5,
+        "self_teacher": 0.7,
+        "options": DPAATOptions(),
+    },
+    "dpaat-v1": {
+        "description": "default of version 0.1: sizes in fixed increments; attacks from mid-training on, mostly clean",
+        "eps": 4 / 255,
+        "clean_weight": 0.85,
+        "adv_start": 0.5,
+        "options": replace(STEPPED, eps_init=0.25, views="alternate", min_steps=5),
+    },
+    "dpaat-half": {
+        "description": "sizes in fixed increments; half clean, half adversarial, at every visit",
+        "clean_weight": 0.5,
+        "options": STEPPED,
+    },
+    "dpaat-fast": {
+        "description": "dpaat-half with one view of an image a visit, and attack steps in proportion to its size",
+        "clean_weight": 0.5,
+        "options": replace(STEPPED, views="alternate", min_steps=1, steps_scale=0.5),
+    },
+    "dpaat-paper": {
+        "description": "sizes against the mean of all adversarial losses, no clean images: the abstract to the letter",
+        "options": replace(STEPPED, scope="global", track="adversarial", views="alternate"),
+    },
+}
+"""Preset to its defaults: fields of `MethodInfo`; the largest size is 8/255 where none is given."""
+
+COMMON: dict[str, Any] = {"eps": LARGEST, "moves_radius": True, "share": adversarial_share, "own_cost": step_cost}
+for _name, _preset in PRESETS.items():
+    register_method(_name, reference="Li et al. 2024, arXiv 2403.06798", **COMMON | _preset)(DPAAT)

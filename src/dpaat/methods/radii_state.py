@@ -1,42 +1,19 @@
-"""A radius per sample, for the methods whose rule sets it directly."""
+"""Per-sample radii of the methods whose rule sets them directly."""
 
 from __future__ import annotations
 
 from abc import ABC
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from dpaat.methods.base import Method, Visit
-from dpaat.perturbation import first_of_equals
+from dpaat.methods.base import Method, StepOutput
+from dpaat.sample_state import SampleState
 
 
-class SampleRadii(nn.Module):
-    """Radius, last loss and visits of every training sample; buffers, so that they are saved with the model.
-
-    Args:
-        num_samples: N, the size of the training set; samples are numbered 0 to N - 1.
-        eps: radius at the start.
-
-    Attributes:
-        eps: radii `(N,)` in pixel units of a [0, 1] image, float32.
-        loss: last recorded losses `(N,)`, float32; 0 where not yet visited.
-        visits: `(N,)`, int32.
-        criterion: `(1,)`, float32; the threshold of a method that has one, else NaN.
-    """
-
-    eps: Tensor
-    loss: Tensor
-    visits: Tensor
-    criterion: Tensor
-
-    def __init__(self, num_samples: int, eps: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("eps", torch.full((num_samples,), float(eps)))
-        self.register_buffer("loss", torch.zeros(num_samples))
-        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32))
-        self.register_buffer("criterion", torch.full((1,), torch.nan))
+class SampleRadii(SampleState):
+    """Per-sample radii that a method sets itself, with the losses that are logged beside them."""
 
     @torch.no_grad()
     def record(self, index: Tensor, eps: Tensor, loss: Tensor) -> None:
@@ -49,8 +26,7 @@ class SampleRadii(nn.Module):
             eps: their new radii `(B,)`.
             loss: their losses `(B,)`.
         """
-        index, first = first_of_equals(index.to(self.eps.device))
-        eps, loss = (values.to(self.eps)[first] for values in (eps, loss))
+        index, eps, loss = self._rows(index, eps, loss)
         usable = torch.isfinite(eps) & torch.isfinite(loss)
         radii = self.recorded
         radii[index] = torch.where(usable, eps, radii[index])
@@ -87,12 +63,10 @@ class EpochRadii(SampleRadii):
 
 
 class RadiiMethod(Method, ABC):
-    """A method whose visit carries each sample's new radius as its signal, and a loss to be logged with it."""
+    """A method whose step yields each sample's new radius, "eps", and its "loss" for the log."""
 
     perturbation: SampleRadii
 
     @override
-    def after_step(self, visit: Visit) -> None:
-        assert visit.signal is not None
-        assert visit.collect is not None
-        self.perturbation.record(visit.index, visit.signal, visit.collect)
+    def after_step(self, output: StepOutput) -> None:
+        self.perturbation.record(output.index, output.rows["eps"], output.rows["loss"])

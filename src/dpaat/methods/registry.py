@@ -1,264 +1,169 @@
-"""The training methods by name."""
+"""Registry of training methods: each registers itself where it is defined, with its defaults and its cost."""
 
 from __future__ import annotations
 
-from dpaat.methods.amat import AMAT, AMATOptions
-from dpaat.methods.cat import CAT, CATOptions
-from dpaat.methods.controls import ClassMeanRadius, MeanFast, MeanRadius, PermutedFast, PermutedRadius, UniformRadius
-from dpaat.methods.dart import DART, DARTOptions
-from dpaat.methods.dpaat import DPAAT, DPAATOptions, PaperOptions
-from dpaat.methods.dpaat_fast import DPAATFast, FastOptions, LateOptions
-from dpaat.methods.fast import FGSMRS, NFGSM, NFGSMOptions
-from dpaat.methods.fat import FAT, FATOptions
-from dpaat.methods.gairat import GAIRAT, GAIRATOptions
-from dpaat.methods.iaat import IAAT, IAATOptions
-from dpaat.methods.ima import AME, IMA, AMEOptions, IMAOptions
-from dpaat.methods.info import FIXED, LARGEST, MethodInfo
-from dpaat.methods.mart import MART, MARTOptions
-from dpaat.methods.mma import MMA, MMAOptions
-from dpaat.methods.pgd import PGDTraining
-from dpaat.methods.robustlt import RobustLT, RobustLTOptions
-from dpaat.methods.standard import Standard
-from dpaat.methods.taet import TAET, TAETOptions
-from dpaat.methods.trades import TRADES, TRADESOptions
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
 
-METHODS: dict[str, MethodInfo] = {
-    info.name: info
-    for info in (
-        MethodInfo("standard", Standard, "clean images only", "3 F", adversarial=False),
-        MethodInfo(
-            "pgd",
-            PGDTraining,
-            "adversarial training with one fixed radius (Madry et al. 2018)",
-            "(2K + 3) F",
-            eps=FIXED,
-        ),
-        MethodInfo(
-            "fgsm-rs",
-            FGSMRS,
-            "one attack step from a random start (Wong et al. 2020)",
-            "5 F",
-            eps=FIXED,
-        ),
-        MethodInfo(
-            "n-fgsm",
-            NFGSM,
-            "one attack step from strong noise, not projected (de Jorge et al. 2022)",
-            "5 F",
-            eps=FIXED,
-            options=NFGSMOptions,
-        ),
-        MethodInfo(
-            "trades",
-            TRADES,
-            "clean loss, and how far an attack moves the output (Zhang et al. 2019)",
-            "(2K + 7) F",
-            eps=FIXED,
-            options=TRADESOptions,
-        ),
-        MethodInfo(
-            "mart",
-            MART,
-            "misclassified images are pulled harder (Wang et al. 2020)",
-            "(2K + 6) F",
-            eps=FIXED,
-            options=MARTOptions,
-        ),
-        MethodInfo(
-            "fat",
-            FAT,
-            "the attack stops soon after it has succeeded (Zhang et al. 2020)",
-            "(2K + 3) F",
-            eps=FIXED,
-            options=FATOptions,
-        ),
-        MethodInfo(
-            "gairat",
-            GAIRAT,
-            "images that an attack turns quickly weigh more (Zhang et al. 2021)",
-            "(2K + 3) F",
-            eps=FIXED,
-            options=GAIRATOptions,
-        ),
-        MethodInfo(
-            "dart",
-            DART,
-            "the attack has to converge better from epoch to epoch (Wang et al. 2019)",
-            "(2K + 3) F",
-            eps=FIXED,
-            options=DARTOptions,
-        ),
-        MethodInfo(
-            "iaat",
-            IAAT,
-            "a radius per sample, by whether it withstands a slightly larger one (Balaji et al. 2019)",
-            "(6K + 5) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=IAATOptions,
-        ),
-        MethodInfo(
-            "cat",
-            CAT,
-            "a radius per sample that grows at every visit it withstands, and softer labels (Cheng et al. 2022)",
-            "(2K + 3) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=CATOptions,
-        ),
-        MethodInfo(
-            "mma",
-            MMA,
-            "images are learned at the decision boundary (Ding et al. 2020)",
-            "(2K + 17) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=MMAOptions,
-        ),
-        MethodInfo(
-            "ima",
-            IMA,
-            "a radius per sample that grows until the boundary is met (Ma, Liang 2020)",
-            "(2K + 17) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=IMAOptions,
-        ),
-        MethodInfo(
-            "ame",
-            AME,
-            "as ima, in smaller and smaller increments (Ma, Liang 2023)",
-            "(2K + 17) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=AMEOptions,
-        ),
-        MethodInfo(
-            "amat",
-            AMAT,
-            "as ima, against a threshold from the run's clean losses (after Ma, Liang 2022)",
-            "(2K + 17) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=AMATOptions,
-        ),
-        MethodInfo(
-            "taet",
-            TAET,
-            "clean first, then adversarial losses equalized over the classes (Wang et al. 2025)",
-            "(2K + 3) F",
-            eps=FIXED,
-            options=TAETOptions,
-        ),
-        MethodInfo(
-            "robustlt",
-            RobustLT,
-            "a radius per class, larger for rare ones (Zhang et al. 2026)",
-            "(2K + 3) F",
-            eps=FIXED,
-            options=RobustLTOptions,
-        ),
-        MethodInfo(
-            "dpaat",
-            DPAATFast,
-            "a radius per sample, against its class's clean losses; from the middle of the training on, mostly clean",
-            "(0.15K + 3) F",
-            eps=4 / 255,
-            moves_radius=True,
-            clean_weight=0.85,
-            in_turn=True,
-            options=LateOptions,
-        ),
-        MethodInfo(
-            "dpaat-half",
-            DPAAT,
-            "a radius per sample, against its class's mean clean loss; half clean, half adversarial",
-            "(2K + 3) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            options=DPAATOptions,
-        ),
-        MethodInfo(
-            "dpaat-fast",
-            DPAATFast,
-            "dpaat-half with one view of a sample a visit, and attack steps in proportion to its radius",
-            "(K + 3) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            in_turn=True,
-            options=FastOptions,
-        ),
-        MethodInfo(
-            "dpaat-paper",
-            DPAAT,
-            "a radius per sample, against the mean of all adversarial losses (plain reading of arXiv 2403.06798)",
-            "(2K + 3) F",
-            eps=LARGEST,
-            moves_radius=True,
-            options=PaperOptions,
-        ),
-        MethodInfo(
-            "uniform-radius",
-            UniformRadius,
-            "control: a radius drawn anew at every visit",
-            "(2K + 3) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-        ),
-        MethodInfo(
-            "mean-radius",
-            MeanRadius,
-            "control: every sample at DPAAT's mean size",
-            "(4K + 4) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            options=DPAATOptions,
-        ),
-        MethodInfo(
-            "class-mean-radius",
-            ClassMeanRadius,
-            "control: every sample at its class's mean size",
-            "(4K + 4) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            options=DPAATOptions,
-        ),
-        MethodInfo(
-            "permuted-radius",
-            PermutedRadius,
-            "control: DPAAT's sizes permuted within the class",
-            "(4K + 4) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            options=DPAATOptions,
-        ),
-        MethodInfo(
-            "mean-radius-fast",
-            MeanFast,
-            "control: dpaat-fast with every sample at its mean size",
-            "(2K + 4) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            in_turn=True,
-            options=FastOptions,
-        ),
-        MethodInfo(
-            "permuted-radius-fast",
-            PermutedFast,
-            "control: dpaat-fast with its sizes permuted within the class",
-            "(2K + 4) F",
-            eps=LARGEST,
-            moves_radius=True,
-            clean_weight=0.5,
-            in_turn=True,
-            options=FastOptions,
-        ),
-    )
-}
+from dpaat.errors import UserError, unknown
+from dpaat.methods.base import Method, MethodContext
+
+FIXED = 4 / 255
+"""Default radius of the methods that fix one for all images."""
+LARGEST = 8 / 255
+"""Default largest radius of the methods that move it."""
+VIEW = 3
+"""Forward passes that learning from one more view of an image costs: a forward and a backward pass."""
+Cls = TypeVar("Cls", bound=type[Method])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a training step per image, in forward passes F: `per_step` for each attack step K, and `base`."""
+
+    per_step: float = 0.0
+    base: float = VIEW
+
+    def passes(self, steps: int) -> float:
+        """Forward passes of a step whose attack takes `steps` iterations."""
+        return self.per_step * steps + self.base
+
+    def __str__(self) -> str:
+        if not self.per_step:
+            return f"{self.base:g} F"
+        return f"({'' if self.per_step == 1 else f'{self.per_step:g}'}K + {self.base:g}) F"
+
+    def mixed(self, other: Cost, share: float) -> Cost:
+        """Mean cost where `other` takes the place of this one in a share of the steps."""
+        return Cost((1 - share) * self.per_step + share * other.per_step, (1 - share) * self.base + share * other.base)
+
+
+PGD_COST = Cost(2, VIEW)
+"""K steps of a forward and an input-gradient pass, and one view to learn from."""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A training method that can be named on the command line, with its defaults.
+
+    Attributes:
+        name: on the command line.
+        build: makes the method from a `MethodContext` and, where there are options, an instance of them.
+        description: one line.
+        reference: where it was published.
+        cost: of an attacking step without a clean view beside it.
+        adversarial: whether it trains for robustness, and is therefore selected by robust validation accuracy.
+        eps: default radius.
+        moves_radius: whether a run's `eps` is only the largest radius of a sample.
+        clean_weight: default share of the clean loss.
+        adv_start: default share of the epochs before the attacks begin.
+        self_teacher: default weight of the self-teacher.
+        options: dataclass instance with the defaults of further options.
+        share: share of the visits that attack, in an epoch with attacks, from the clean weight and the options.
+        own_cost: its `cost` from the clean weight and the options, where `cost` alone does not tell.
+    """
+
+    name: str
+    build: Callable[..., Method]
+    description: str
+    reference: str = ""
+    cost: Cost = PGD_COST
+    adversarial: bool = True
+    eps: float = 0.0
+    moves_radius: bool = False
+    clean_weight: float = 0.0
+    adv_start: float = 0.0
+    self_teacher: float = 0.0
+    options: Any = None
+    share: Callable[[float, Mapping[str, Any]], float] | None = None
+    own_cost: Callable[[float, Mapping[str, Any]], Cost] | None = None
+
+    def attacked(self, clean_weight: float, options: Mapping[str, Any]) -> float:
+        """Share of the visits that attack, in an epoch with attacks."""
+        return float(self.adversarial) if self.share is None else self.share(clean_weight, options)
+
+    def step_cost(
+        self, clean_weight: float, options: Mapping[str, Any], adv_start: float = 0.0, self_teacher: float = 0.0
+    ) -> Cost:
+        """Mean cost of a step over a run."""
+        if self.own_cost is not None:
+            cost = self.own_cost(clean_weight, options)
+        else:
+            cost = dataclasses.replace(self.cost, base=self.cost.base + VIEW * (clean_weight > 0 and self.adversarial))
+        teacher = bool(self_teacher) * self.attacked(clean_weight, options)
+        return Cost().mixed(dataclasses.replace(cost, base=cost.base + teacher), 1 - adv_start)
+
+
+METHODS: dict[str, MethodInfo] = {}
+
+
+def register_method(name: str, description: str, **defaults: Any) -> Callable[[Cls], Cls]:
+    """Make a method known by a name: a class decorator; `defaults` are fields of `MethodInfo`."""
+
+    def register(build: Cls) -> Cls:
+        if name in METHODS and METHODS[name].build is not build:
+            raise ValueError(f"a method called {name!r} is registered already")
+        METHODS[name] = MethodInfo(name, build, description, **defaults)
+        return build
+
+    return register
+
+
+def find_method(name: str) -> MethodInfo:
+    """Look a method up by name.
+
+    Raises:
+        UserError: no such method; names the nearest ones.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def complete_options(info: MethodInfo, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a method's further options up with its defaults.
+
+    Raises:
+        UserError: an option that the method does not have, or a value of the wrong type.
+    """
+    values = {} if info.options is None else dataclasses.asdict(info.options)
+    hints = {} if info.options is None else get_type_hints(type(info.options))
+    for name, value in given.items():
+        if name not in values:
+            if not values:
+                raise UserError(f"method {info.name!r} takes no further options, so not {name!r}")
+            raise unknown(f"option of method {info.name!r}", name, values)
+        values[name] = _convert(f"options.{name}", hints[name], value)
+    return values
+
+
+def build_method(info: MethodInfo, context: MethodContext, options: Mapping[str, Any]) -> Method:
+    """Make the method for a run.
+
+    Raises:
+        UserError: an option that the method does not have, or one out of its range.
+    """
+    completed = complete_options(info, options)
+    arguments = () if info.options is None else (type(info.options)(**completed),)
+    try:
+        return info.build(context, *arguments)
+    except ValueError as error:
+        raise UserError(f"method {info.name!r}: {error}") from None
+
+
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            raise unknown(f"value of {name}", str(value), choices)
+        return value
+    try:
+        converted = hint(value)
+        if hint is int and (isinstance(value, bool) or converted != float(value)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        kind = {int: "a whole number", float: "a number"}.get(hint, "a name")
+        raise UserError(f"{name}: {value!r} is not {kind}") from None
+    return converted

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from typing_extensions import override
 
-from dpaat.methods import Method, Visit
+from dpaat.methods import Method, StepOutput
 
 
-def perturbed_visit(method: Method, model: nn.Module, index: Tensor, x: Tensor, y: Tensor, *, gamma: float) -> Visit:
-    r"""Make a visit whose loss has, for the weights $w$, the gradient of the objective at $w + v$.
+def perturbed_step(
+    method: Method, model: nn.Module, index: Tensor, x: Tensor, y: Tensor, *, gamma: float
+) -> StepOutput:
+    r"""Make a step whose loss has, for the weights $w$, the gradient of the objective at $w + v$.
 
     The method computes its objective twice, from the same adversarial images: at $w$, for `perturbed_weights`, and at
     $w + v$, to learn from. The attack belongs to the first time and meets the unperturbed network; the second time is
@@ -41,12 +43,12 @@ def perturbed_visit(method: Method, model: nn.Module, index: Tensor, x: Tensor, 
     """
     recorder = _Recorder(model)
     with torch.random.fork_rng([] if x.device.type == "cpu" else [x.device], device_type=x.device.type):
-        visit: Visit = method(recorder, index, x, y)
+        first: StepOutput = method(recorder, index, x, y)
     # The sum over the batch: a mean divides the gradient by B, which half precision flushes to zero.
-    weights = perturbed_weights(model, visit.loss * len(y), gamma)
-    again: Visit = method(_Player(model, weights, recorder.answers), index, x, y)
+    weights = perturbed_weights(model, first.loss * len(y), gamma)
+    again: StepOutput = method(_Player(model, weights, recorder.answers), index, x, y)
     assert not recorder.answers, "the method asked the network less the second time"
-    return dataclasses.replace(visit, loss=again.loss)
+    return dataclasses.replace(first, loss=again.loss)
 
 
 def perturbed_weights(model: nn.Module, loss: Tensor, gamma: float) -> dict[str, Tensor]:

@@ -153,7 +153,7 @@ def overfitted(folder: Path, attacked: str | None, config: TrainConfig, num_clas
     )
     if row is None:
         return None
-    views = "" if method.in_turn else " under attack"
+    views = "" if method.attacked(config.clean_weight or 0.0, config.options) < 1 else " under attack"
     return (
         f"catastrophic overfitting in epoch {table['epoch'][row] + 1}: {attacked} fell from "
         f"{table[attacked][:row].max():.1%} to {table[attacked][row]:.1%} while training accuracy{views} did not; "
@@ -204,7 +204,7 @@ def _radius_scores(module: TrainingModule) -> dict[str, float]:
         scores[f"eps/q{share}"] = float(eps.quantile(share / 100))
     scores["eps/share_zero"] = float((eps == 0).double().mean())
     scores["eps/share_max"] = float((eps >= module.config.radius * (1 - 1e-6)).double().mean())
-    by_class = pd.Series(eps.numpy()).groupby(module.method.setting.labels.numpy())
+    by_class = pd.Series(eps.numpy()).groupby(module.method.context.labels.numpy())
     per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in (10, 50, 90)}
     for kind, values in per_class.items():
         for label, name in enumerate(classes):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.errors import out_of_memory
-from dpaat.methods import Visit
+from dpaat.methods import StepOutput
 
 LOSS, EPS, WEIGHTS = "the loss is not finite", "a perturbation size has exploded", "the weights are not finite"
 ADVICE = {LOSS: "try a smaller --lr", EPS: "try a smaller --eps", WEIGHTS: "try a smaller --lr"}
@@ -45,28 +45,27 @@ class FaultWatch:
         self._rows = torch.zeros(num_samples, dtype=torch.bool, device=device)
 
     @torch.no_grad()
-    def look(self, step: int, visit: Visit, eps: Tensor | None) -> None:
+    def look(self, step: int, output: StepOutput, eps: Tensor | None) -> None:
         """Look at a step that is done; never waits for the device.
 
         Args:
             step: its number.
-            visit: what it yielded.
+            output: what it yielded.
             eps: perturbation sizes `(N,)` after the step, of a method that has them.
         """
-        lost = ~torch.isfinite(visit.loss)
-        at_fault = ~torch.isfinite(visit.logits).all(1)
-        for values in (visit.signal, visit.collect):
-            if values is not None and len(values) == len(at_fault):
-                at_fault = at_fault | ~torch.isfinite(values)
+        lost = ~torch.isfinite(output.loss)
+        at_fault = ~torch.isfinite(output.logits).all(1)
+        for values in output.rows.values():
+            at_fault = at_fault | ~torch.isfinite(values)
         # A loss that is not finite while every row is: nothing tells the samples of the batch apart.
         at_fault = torch.where(at_fault.any(), at_fault, True) & lost
         if eps is not None:
-            sizes = eps[visit.index]
+            sizes = eps[output.index]
             exploded = ~torch.isfinite(sizes) | (sizes > self.eps_limit)
             at_fault = at_fault | (exploded & ~lost)
         first = (self._first[0] < 0) & at_fault.any()
         self._first = torch.where(first, torch.stack([torch.full_like(self._first[0], step), lost.long()]), self._first)
-        self._rows[visit.index] = self._rows[visit.index] | (at_fault & first)
+        self._rows[output.index] = self._rows[output.index] | (at_fault & first)
 
     def check(self) -> None:
         """Wait for the device and tell.

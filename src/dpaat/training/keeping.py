@@ -81,7 +81,7 @@ class BestCheckpoint(ModelCheckpoint):
 class Keeper(Checkpoint):
     """Saves the run after every epoch, every so often within one, and when a signal asks to stop.
 
-    A save within an epoch happens after a step that is complete: its visit has been shown to the method's state, the
+    A save within an epoch happens after a step that is complete: the method's state has seen it, the
     average of the weights has been moved, and no gradient is being accumulated. After the last step of an epoch comes
     no such save, as the epoch's own follows the validation.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -21,11 +22,11 @@ from dpaat.data.augment import Share, augment
 from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
 from dpaat.evaluation.metrics import one_answer
-from dpaat.methods import Method, Visit
-from dpaat.methods.radii_state import SampleRadii
+from dpaat.methods import Method, StepOutput
+from dpaat.methods.base import Standard
 from dpaat.models import Classifier
-from dpaat.perturbation import AdaptivePerturbation
-from dpaat.training.awp import perturbed_visit
+from dpaat.sample_state import SampleState
+from dpaat.training.awp import perturbed_step
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
 from dpaat.training.keeping import Keeper
 from dpaat.training.validation import RobustOutputs, validation_scores
@@ -53,16 +54,18 @@ class TrainingModule(L.LightningModule):
         self.config, self.classes, self.adversarial = config, classes, adversarial
         self.model = model.to(memory_format=torch.channels_last)
         self.method = method
+        self.attacking = True
+        self._clean = Standard(dataclasses.replace(method.context, teacher=None))
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         if self.ema is not None:
             self.ema.requires_grad_(False)
-        # Every process makes the same updates; and int16, which holds the labels, cannot be broadcast.
+        # Every process makes the same updates: nothing to broadcast at every step.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}
         self.record: dict[str, Any] = {}
         self.one_answer: str | None = None
         self._validation: RobustOutputs | None = None
-        self._visit: Visit | None = None
+        self._output: StepOutput | None = None
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
         self._watch: FaultWatch | None = None
 
@@ -72,9 +75,14 @@ class TrainingModule(L.LightningModule):
         return self.model if self.ema is None else self.ema.module
 
     @property
-    def perturbation(self) -> AdaptivePerturbation | SampleRadii | None:
+    def perturbation(self) -> SampleState | None:
         """The per-sample state of a method that has one."""
-        return getattr(self.method, "perturbation", None)
+        return self.method.perturbation
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the method know the epoch; those before its first attack learn from clean images only."""
+        self.attacking = epoch >= self.method.context.first_attack
+        self.method.begin_epoch(epoch)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and the learning rate of every step."""
@@ -99,16 +107,18 @@ class TrainingModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
         limit = 1.0 if self.config.norm == "linf" else math.inf
-        self._watch = FaultWatch(len(self.method.setting.labels), limit, self.device)
+        self._watch = FaultWatch(len(self.method.context.labels), limit, self.device)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # What follows from the epoch's number is set again; the rows stay those of the checkpoint.
             state = copy.deepcopy(self.method.state_dict())
-            self.method.begin_epoch(self.current_epoch)
+            self.begin_epoch(self.current_epoch)
             self.method.load_state_dict(state)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums."""
-        self.method.begin_epoch(self.current_epoch)
+        """Begin the epoch and its sums."""
+        self.begin_epoch(self.current_epoch)
+        if self.method.teacher is not None and self.current_epoch == self.method.context.first_attack:
+            self.method.teacher.freeze(self.evaluated)
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -136,28 +146,32 @@ class TrainingModule(L.LightningModule):
         if self.global_rank:  # whatever else is random is so in each process by itself
             torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
         x = x.contiguous(memory_format=torch.channels_last)
+        objective = self.method if self.attacking else self._clean
         with unchecked():  # no step waits for the device, and whole grey levels over 255 lie in [0, 1]
             if self.config.awp:
-                visit = perturbed_visit(self.method, self.model, index, x, y, gamma=self.config.awp)
+                output = perturbed_step(objective, self.model, index, x, y, gamma=self.config.awp)
             else:
-                visit = self.method(self.model, index, x, y)
-        correct = (visit.logits.argmax(1) == y).sum()
+                output = objective(self.model, index, x, y)
+        correct = (output.logits.argmax(1) == y).sum()
         # Summed later, on the CPU: no step waits for the device, and not every device has float64.
-        self._unsummed.append(torch.stack([visit.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)]))
-        self._visit = visit
+        self._unsummed.append(torch.stack([output.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)]))
+        self._output = output
         # Gradients are averaged over processes, whose shares differ by an image where they do not divide the batch.
-        loss: Tensor = visit.loss * (len(y) * processes / total)
+        loss: Tensor = output.loss * (len(y) * processes / total)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Show the visit to the method's state, average the weights, look for faults; then the step may be saved."""
-        assert self._visit is not None
+        """Let the method's state see the step, average the weights, look for faults; then the step may be saved."""
+        assert self._output is not None
         assert self._watch is not None
-        visit = self._visit if self.trainer.world_size == 1 else self._of_all(self._visit, self._batch_size(batch_idx))
-        self._visit = None
-        self.method.after_step(visit)
+        output = (
+            self._output if self.trainer.world_size == 1 else self._of_all(self._output, self._batch_size(batch_idx))
+        )
+        self._output = None
+        if self.attacking:
+            self.method.after_step(output)
         eps = None if self.perturbation is None else self.perturbation.eps
-        self._watch.look(self.trainer.fit_loop.total_batch_idx, visit, eps)
+        self._watch.look(self.trainer.fit_loop.total_batch_idx, output, eps)
         if self.ema is not None:
             self.ema.update(self.model, step=self.global_step)
         if self.device.type == "cpu" or self.trainer.is_last_batch or (batch_idx + 1) % LOOK_EVERY == 0:
@@ -190,7 +204,8 @@ class TrainingModule(L.LightningModule):
         sums = self._train_sums
         if self.trainer.world_size == 1:
             return sums
-        return from_bits(self._gather(to_bits(sums).to(self.device)), sums).sum(0)
+        # As int64, bit for bit: not every device has float64.
+        return self._gather(sums.view(torch.int64).to(self.device)).cpu().view(torch.float64).sum(0)
 
     def _sum_up(self) -> None:
         """Bring the sums up to date; waits for the device."""
@@ -211,28 +226,28 @@ class TrainingModule(L.LightningModule):
         assert isinstance(sampler, KeyedBatchSampler)
         return sampler.sizes[batch_idx]
 
-    def _of_all(self, visit: Visit, total: int) -> Visit:
-        """Put together what all processes saw in this step: the visit of one process that has the whole batch.
+    def _of_all(self, output: StepOutput, total: int) -> StepOutput:
+        """Gather the output of a step from all processes, as of one process that has the whole batch.
 
         Every process gets the same, bit for bit, and so comes to the same state, and to the same fault if there is one.
 
         Args:
-            visit: of this process.
+            output: of this process.
             total: images of the batch over all processes.
         """
-        columns = [visit.index, visit.loss.expand(len(visit.index)), visit.signal, visit.collect]
-        own = [to_bits(column.detach())[:, None] for column in columns if column is not None]
-        rows = torch.cat([*own, to_bits(visit.logits)], dim=1)
-        padding = -(-total // self.trainer.world_size) - len(rows)
-        # (processes, rows of each, columns); transposed, rows stand in the order of the batch and padding at its end.
-        gathered = self._gather(F.pad(rows, (0, 0, 0, padding)))
-        index, loss, *rest = gathered.transpose(0, 1).flatten(0, 1)[:total].unbind(1)
-        kept = iter(rest)
-        signal, collect = (
-            None if values is None else from_bits(next(kept), values) for values in (visit.signal, visit.collect)
-        )
-        logits = from_bits(torch.stack(list(kept), dim=1), visit.logits)
-        return Visit(from_bits(loss, visit.loss).mean(), logits, index, signal, collect)
+
+        def of_all(rows: Tensor) -> Tensor:
+            # (processes, rows of each, ...); transposed, rows stand in the order of the batch and padding at its end.
+            padding = -(-total // self.trainer.world_size) - len(rows)
+            gathered = self._gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
+            return gathered.transpose(0, 1).flatten(0, 1)[:total]
+
+        columns = [output.loss.expand(len(output.index)), *output.rows.values()]
+        values = torch.cat([torch.stack([column.detach().float() for column in columns], 1), output.logits.float()], 1)
+        loss, *rest = of_all(values).unbind(1)
+        rows = {name: rest[k].to(own) for k, (name, own) in enumerate(output.rows.items())}
+        logits = torch.stack(rest[len(rows) :], dim=1).to(output.logits)
+        return StepOutput(loss.mean().to(output.loss), logits, of_all(output.index), rows)
 
     # --- validation
 
@@ -274,18 +289,3 @@ class TrainingModule(L.LightningModule):
         # The checkpoint with the largest logged value is kept: where it is to be the last, its number serves.
         last = self.config.select == "last"
         self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], sync_dist=False)
-
-
-def to_bits(values: Tensor) -> Tensor:
-    """Bring numbers of any type into int64, which every device can gather, bit for bit."""
-    if not values.is_floating_point():
-        return values.long()
-    return values.view(torch.int64) if values.dtype == torch.float64 else values.float().view(torch.int32).long()
-
-
-def from_bits(bits: Tensor, like: Tensor) -> Tensor:
-    """Undo `to_bits`, on the device of `like`."""
-    if not like.is_floating_point():
-        return bits.to(like)
-    bits = bits.to(like.device)
-    return bits.view(torch.float64) if like.dtype == torch.float64 else bits.int().view(torch.float32).to(like.dtype)

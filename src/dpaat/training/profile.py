@@ -16,6 +16,7 @@ from rich.table import Table
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
 from dpaat.methods import Method, find_method
+from dpaat.methods.registry import VIEW
 from dpaat.models import check_name
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
@@ -62,8 +63,8 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
         raise UserError(f"batch_size: {per_epoch} batches an epoch are too few to measure; give a smaller one")
     module = build(config, data, from_checkpoint=False)
     spread_sizes(module.method)
-    begin_epoch = module.method.begin_epoch
-    module.method.begin_epoch = lambda epoch: begin_epoch(config.epochs - 1)  # type: ignore[method-assign]
+    begin_epoch = module.begin_epoch
+    module.begin_epoch = lambda epoch: begin_epoch(config.epochs - 1)  # type: ignore[method-assign]
     watch = Stopwatch()
     limits = {"limit_train_batches": min(WARMUP + batches, per_epoch), "limit_val_batches": 1}
     short = dataclasses.replace(config, epochs=1, trainer=config.trainer | limits)
@@ -76,9 +77,10 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     times = {phase: watch.times[phase][WARMUP:] for phase in PHASES}
     step = median(map(sum, zip(*times.values(), strict=True)))
     method, weight = find_method(config.method), config.clean_weight or 0.0
-    steps = config.steps * method.attacked(weight, config.options)
-    views = 1 + method.beside(weight, config.options)
-    floor = steps * watch.passes["input_gradient"] + views * watch.passes["training"]
+    share = method.attacked(weight, config.options)
+    views = 1 + (method.step_cost(weight, config.options).base - method.cost.base) / VIEW
+    teacher = bool(config.self_teacher) * share * watch.passes["forward"]
+    floor = share * config.steps * watch.passes["input_gradient"] + views * watch.passes["training"] + teacher
     per_image = {name: value / config.batch_size for name, value in watch.passes.items()}
     attacked = config.val_steps * per_image["input_gradient"] + per_image["forward"]
     attacks = STANDING[method.adversarial] * len(config.val_radii)
@@ -108,10 +110,10 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
 
 def spread_sizes(method: Method) -> None:
     """Give the samples all perturbation sizes alike, as in the middle of a run: an attack's cost may hang on them."""
-    for state in method.modules():
-        if isinstance(state, AdaptivePerturbation):
-            order = torch.randperm(len(state.eps), generator=torch.Generator().manual_seed(0))
-            state.eps.copy_(torch.linspace(state.eps_min, state.eps_max, len(order))[order])
+    state = method.perturbation
+    if isinstance(state, AdaptivePerturbation):
+        order = torch.randperm(len(state.eps), generator=torch.Generator().manual_seed(0))
+        state.eps.copy_(torch.linspace(state.eps_min, state.eps_max, len(order))[order])
 
 
 def profile_table(found: dict[str, Any]) -> RenderableType:

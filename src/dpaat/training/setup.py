@@ -15,17 +15,17 @@ from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
 from dpaat.data.splits import refusals
 from dpaat.errors import UserError
-from dpaat.methods import Setting, build_method, find_method
+from dpaat.methods import MethodContext, build_method, find_method
+from dpaat.methods.dpaat import MIN_RAMP
 from dpaat.methods.imbalance import learning_loss
-from dpaat.methods.info import MethodInfo
+from dpaat.methods.registry import MethodInfo
+from dpaat.methods.teacher import SelfTeacher
 from dpaat.models import Stem, build_model
 from dpaat.radii import check_radius
 from dpaat.training.module import TrainingModule
 
 CLEAN_FIRST = {"amat": ("warmup", 1), "taet": ("first_stage", 0)}
 """The option of a method that is the share of the epochs that learn from clean images only, and their least number."""
-MIN_RAMP = 4.0
-"""Fewest increments from 0 to eps, as in `dpaat.methods.dpaat`."""
 
 
 def prepare_data(
@@ -92,17 +92,6 @@ def build(
         check_radius(radius, config.norm, pixels=data.table.channels * config.image_size**2, name=name)
     method = find_method(config.method)
     labels = torch.from_numpy(data.labels[data.rows("train")])
-    setting = Setting(
-        labels=labels,
-        num_classes=len(data.classes),
-        epochs=config.epochs,
-        learn_loss=learning_loss(config.imbalance, labels, len(data.classes)),
-        eps=config.radius,
-        steps=config.steps,
-        norm=config.norm,
-        clean_weight=float(config.clean_weight or 0.0),
-    )
-    objective = build_method(method, setting, config.options)
     L.seed_everything(config.seed, verbose=False)
     model = build_model(
         config.model,
@@ -118,6 +107,19 @@ def build(
         input_range=config.input_range,
         classes=data.classes,
     )
+    context = MethodContext(
+        labels=labels,
+        num_classes=len(data.classes),
+        epochs=config.epochs,
+        learn_loss=learning_loss(config.imbalance, labels, len(data.classes)),
+        eps=config.radius,
+        steps=config.steps,
+        norm=config.norm,
+        clean_weight=float(config.clean_weight or 0.0),
+        adv_start=float(config.adv_start or 0.0),
+        teacher=SelfTeacher(model, config.self_teacher) if config.self_teacher else None,
+    )
+    objective = build_method(method, context, config.options)
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
 
 
@@ -128,12 +130,11 @@ def first_attack(config: TrainConfig, method: MethodInfo) -> int:
         config: a completed configuration.
         method: its method.
     """
-    if method.in_turn:
-        return min(round(float(config.options.get("start", 0.0)) * config.epochs), config.epochs - 1)
+    first = min(round(float(config.adv_start or 0.0) * config.epochs), config.epochs - 1)
     if method.name in CLEAN_FIRST:
         option, least = CLEAN_FIRST[method.name]
-        return max(least, math.ceil(float(config.options[option]) * config.epochs))
-    return 0
+        first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
+    return first
 
 
 def attacked_visits(config: TrainConfig, method: MethodInfo) -> float:
@@ -145,7 +146,7 @@ def attacked_visits(config: TrainConfig, method: MethodInfo) -> float:
 def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | None:
     """Say how often a method that moves radii attacks an image in this run.
 
-    A size moves by one increment at an attacked visit, after those that are collected only.
+    With the rule "step" a size moves by one increment at an attack, after the first one.
 
     Returns:
         The line, and whether that is too seldom to move a size; None for a method that moves none.
@@ -156,9 +157,9 @@ def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | No
     line = (
         f"each training image will be attacked about {_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
     )
-    if "ramp" in config.options:
-        increments = max(0.0, visits - config.options["warmup"])
-        needed += config.options["warmup"]
+    if config.options.get("rule") == "step":
+        increments = max(0.0, visits - 1)  # the first one is tracked only
+        needed += 1
         share = min(1.0, increments / max(MIN_RAMP, config.options["ramp"] * visits))
         line += f", which can move its size by {share:.0%} of eps"
     if visits >= needed:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import cross_entropy as attack_loss
 from dpaat.data.loading import Batch
-from dpaat.methods import Visit
+from dpaat.methods import StepOutput
 from dpaat.training.module import TrainingModule
 
 PHASES = ("loading", "augmentation", "attack", "forward", "backward", "optimizer", "state")
@@ -58,9 +58,9 @@ class Stopwatch(L.Callback):
         pl_module.model.register_forward_pre_hook(self._before_network)
         after_step = pl_module.method.after_step
 
-        def timed(visit: Visit) -> None:
+        def timed(output: StepOutput) -> None:
             self._lap("optimizer")
-            after_step(visit)
+            after_step(output)
             self._lap("state")
 
         pl_module.method.after_step = timed  # type: ignore[method-assign]
@@ -171,10 +171,10 @@ def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
     was_training = module.model.training
     module.model.train()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        visit = module.method(module.model, index, x, y)
+        output = module.method(module.model, index, x, y)
     hook.remove()
     module.model.train(was_training)
-    del visit
+    del output
     copies = 3 + (module.ema is not None)
     return {
         "model": copies * sum(p.numel() * p.element_size() for p in module.model.parameters()),

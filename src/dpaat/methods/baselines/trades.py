@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.norms import make_ball
-from dpaat.methods.base import Method, Setting, Visit
+from dpaat.methods.base import Method, MethodContext, StepOutput
 from dpaat.methods.iterates import iterates
+from dpaat.methods.registry import FIXED, Cost, register_method
 
 _START = 0.001
 """Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""
@@ -29,6 +30,14 @@ class TRADESOptions:
     beta: float = 6.0
 
 
+@register_method(
+    "trades",
+    "clean loss, and how far an attack moves the output",
+    reference="Zhang et al., ICML 2019, arXiv 1901.08573",
+    cost=Cost(2, 7),
+    eps=FIXED,
+    options=TRADESOptions(),
+)
 class TRADES(Method):
     r"""Trade clean against robust error (Zhang et al., ICML 2019, arXiv 1901.08573, algorithm 1).
 
@@ -38,19 +47,19 @@ class TRADES(Method):
     through both.
     """
 
-    def __init__(self, setting: Setting, options: TRADESOptions) -> None:
-        super().__init__(setting)
-        check_weights(setting, options.beta)
+    def __init__(self, context: MethodContext, options: TRADESOptions) -> None:
+        super().__init__(context)
+        check_weights(context, options.beta)
         self.options = options
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
-        x_adv = _attack(model, x, y, setting)
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
+        x_adv = _attack(model, x, y, context)
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
         divergence = kl_divergence(clean, adversarial)
-        loss = setting.learn_loss(clean, y) + self.options.beta * divergence
-        return Visit(loss.mean(), adversarial.detach(), index)
+        loss = context.learn_loss(clean, y) + self.options.beta * context.with_teacher(divergence, adversarial, x)
+        return StepOutput(loss.mean(), adversarial.detach(), index)
 
 
 def kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -59,25 +68,25 @@ def kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     return F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
 
 
-def check_weights(setting: Setting, beta: float) -> None:
+def check_weights(context: MethodContext, beta: float) -> None:
     """Refuse weights without a meaning in an objective that ties the two views together.
 
     Raises:
         ValueError: a clean weight, or a negative beta.
     """
-    if setting.clean_weight > 0:
-        raise ValueError(f"it takes no clean weight, so not {setting.clean_weight}; its balance is options.beta")
+    if context.clean_weight > 0:
+        raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
     if not beta >= 0:
         raise ValueError(f"beta must be at least 0, not {beta}")
 
 
-def _attack(model: nn.Module, x: Tensor, y: Tensor, setting: Setting) -> Tensor:
+def _attack(model: nn.Module, x: Tensor, y: Tensor, context: MethodContext) -> Tensor:
     with evaluation_mode(model), torch.no_grad():
         clean = model(x)
-    ball = make_ball(setting.norm, x, setting.eps)
+    ball = make_ball(context.norm, x, context.eps)
     x_adv = ball.project_(x + _START * torch.randn_like(x))
     for iterate in iterates(
-        model, x_adv, y, ball=ball, steps=setting.steps, loss=lambda logits, _: kl_divergence(clean, logits)
+        model, x_adv, y, ball=ball, steps=context.steps, loss=lambda logits, _: kl_divergence(clean, logits)
     ):
         x_adv = iterate.after
     return x_adv

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd
-from dpaat.methods.base import Method, Setting, Visit
-from dpaat.methods.trades import check_weights, kl_divergence
+from dpaat.methods.base import Method, MethodContext, StepOutput
+from dpaat.methods.baselines.trades import check_weights, kl_divergence
+from dpaat.methods.registry import FIXED, Cost, register_method
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,14 @@ class MARTOptions:
     beta: float = 5.0
 
 
+@register_method(
+    "mart",
+    "misclassified images are pulled harder",
+    reference="Wang et al., ICLR 2020, openreview rklOg6EFwS",
+    cost=Cost(2, 6),
+    eps=FIXED,
+    options=MARTOptions(),
+)
 class MART(Method):
     r"""Misclassification-aware adversarial training (Wang et al., ICLR 2020, openreview rklOg6EFwS, algorithm 1).
 
@@ -33,23 +42,24 @@ class MART(Method):
     sample. The two views go through the network together, and the gradient flows through all factors.
     """
 
-    def __init__(self, setting: Setting, options: MARTOptions) -> None:
-        super().__init__(setting)
-        check_weights(setting, options.beta)
+    def __init__(self, context: MethodContext, options: MARTOptions) -> None:
+        super().__init__(context)
+        check_weights(context, options.beta)
         self.options = options
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
-        x_adv = pgd(model, x, y, eps=setting.eps, steps=setting.steps, norm=setting.norm)
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
+        x_adv = pgd(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
         doubt = 1 - clean.float().softmax(1).gather(1, y[:, None])[:, 0]
         loss = (
-            setting.learn_loss(adversarial, y)
+            context.learn_loss(adversarial, y)
             + margin_term(adversarial, y)
             + self.options.beta * kl_divergence(clean, adversarial) * doubt
         )
-        return Visit(loss.mean(), adversarial.detach(), index)
+        loss = context.with_teacher(loss, adversarial, x)
+        return StepOutput(loss.mean(), adversarial.detach(), index)
 
 
 def margin_term(logits: Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd
-from dpaat.methods.base import Method, Setting, Visit, learn
+from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
+from dpaat.methods.registry import FIXED, register_method
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class RobustLTOptions:
     ramp: float = 0.8
 
 
+@register_method(
+    "robustlt",
+    "a radius per class, larger for rare ones",
+    reference="Zhang et al., CVPR 2026, arXiv 2605.13395",
+    eps=FIXED,
+    options=RobustLTOptions(),
+)
 class RobustLT(Method):
     """Rebalance adversarial training by the perturbation (Zhang et al., CVPR 2026, arXiv 2605.13395).
 
@@ -37,27 +45,27 @@ class RobustLT(Method):
 
     radii: Tensor
 
-    def __init__(self, setting: Setting, options: RobustLTOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: RobustLTOptions) -> None:
+        super().__init__(context)
         for name in ("share", "ramp"):
             if not 0 <= getattr(options, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(options, name)}")
         self.options = options
-        counts = torch.bincount(setting.labels, minlength=setting.num_classes)
-        self.register_buffer("radii", class_radii(counts, setting.eps, options.share), persistent=False)
+        counts = torch.bincount(context.labels, minlength=context.num_classes)
+        self.register_buffer("radii", class_radii(counts, context.eps, options.share), persistent=False)
         self.begin_epoch(0)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        length = self.options.ramp * self.setting.epochs
+        length = self.options.ramp * self.context.epochs
         self.reached = min(1.0, epoch / length) if length else 1.0
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
-        x_adv = pgd(model, x, y, eps=self.reached * self.radii[y], steps=setting.steps, norm=setting.norm)
-        loss, logits, _ = learn(model, x, x_adv, y, setting)
-        return Visit(loss, logits.detach(), index)
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
+        x_adv = pgd(model, x, y, eps=self.reached * self.radii[y], steps=context.steps, norm=context.norm)
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
+        return StepOutput(loss, logits.detach(), index)
 
 
 def class_radii(counts: Tensor, eps: float, share: float) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import Ball, make_ball, widen
-from dpaat.methods.base import Method, Setting, Visit, learn
+from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.iterates import iterates
+from dpaat.methods.registry import FIXED, register_method
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class DARTOptions:
     weighting: Literal["none", "own-loss"] = "none"
 
 
+@register_method(
+    "dart",
+    "the attack has to converge better from epoch to epoch",
+    reference="Wang et al., ICML 2019, arXiv 2112.08304",
+    eps=FIXED,
+    options=DARTOptions(),
+)
 class DART(Method):
     r"""Dynamic adversarial training (Wang et al., ICML 2019, arXiv 2112.08304, algorithm 1).
 
@@ -37,8 +45,8 @@ class DART(Method):
     $c_t = \max(0, c_{max} (1 - t / T'))$ in epoch t, from 0. Early epochs learn from unfinished attacks.
     """
 
-    def __init__(self, setting: Setting, options: DARTOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: DARTOptions) -> None:
+        super().__init__(context)
         if not options.c_max >= 0:
             raise ValueError(f"c_max must be at least 0, not {options.c_max}")
         if not 0 < options.ramp <= 1:
@@ -48,20 +56,20 @@ class DART(Method):
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        passed = epoch / (self.options.ramp * self.setting.epochs)
+        passed = epoch / (self.options.ramp * self.context.epochs)
         self.threshold = max(0.0, self.options.c_max * (1 - passed))
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
         x_adv = converging_pgd(
-            model, x, y, eps=setting.eps, steps=setting.steps, threshold=self.threshold, norm=setting.norm
+            model, x, y, eps=context.eps, steps=context.steps, threshold=self.threshold, norm=context.norm
         )
         if self.options.weighting == "own-loss":
-            plain = setting.learn_loss
-            setting = dataclasses.replace(setting, learn_loss=lambda logits, y: _times_itself(plain(logits, y)))
-        loss, logits, _ = learn(model, x, x_adv, y, setting)
-        return Visit(loss, logits.detach(), index)
+            plain = context.learn_loss
+            context = dataclasses.replace(context, learn_loss=lambda logits, y: _times_itself(plain(logits, y)))
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
+        return StepOutput(loss, logits.detach(), index)
 
 
 def converging_pgd(

@@ -11,10 +11,11 @@ from typing_extensions import override
 from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import Setting, Visit
+from dpaat.methods.base import MethodContext, StepOutput
+from dpaat.methods.baselines.trades import check_weights
 from dpaat.methods.boundary import bisect, score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
-from dpaat.methods.trades import check_weights
+from dpaat.methods.registry import LARGEST, Cost, register_method
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class MMAOptions:
     least: float = 0.005
 
 
+@register_method(
+    "mma",
+    "images are learned at the decision boundary",
+    reference="Ding et al., ICLR 2020, arXiv 1812.02637",
+    cost=Cost(2, 17),
+    eps=LARGEST,
+    moves_radius=True,
+    options=MMAOptions(),
+)
 class MMA(RadiiMethod):
     r"""Max-margin adversarial training (Ding et al., ICLR 2020, arXiv 1812.02637, algorithms 1 and 2).
 
@@ -41,32 +51,33 @@ class MMA(RadiiMethod):
     above 0 at $x$ already, and the radius ends at 0.
     """
 
-    def __init__(self, setting: Setting, options: MMAOptions) -> None:
-        super().__init__(setting)
-        check_share(setting, options.beta)
+    def __init__(self, context: MethodContext, options: MMAOptions) -> None:
+        super().__init__(context)
+        check_share(context, options.beta)
         if not options.least > 0:
             raise ValueError(f"least must be above 0, not {options.least}")
         self.options = options
-        self.perturbation = SampleRadii(len(setting.labels))
+        self.perturbation = SampleRadii(len(context.labels))
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, options = self.setting, self.options
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context, options = self.context, self.options
         stored = self.perturbation.eps[index]
-        last = stored.clamp(min=min(options.least, setting.eps))
-        x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=last, steps=setting.steps, norm=setting.norm)
+        last = stored.clamp(min=min(options.least, context.eps))
+        x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=last, steps=context.steps, norm=context.norm)
         correct = clean_at_start.argmax(1) == y
-        direction = (x_adv - x) / widen(make_ball(setting.norm, x, last).distance(x_adv), x).clamp_(min=1e-12)
-        margin = margin_along(model, x, y, direction, setting.eps)
+        direction = (x_adv - x) / widen(make_ball(context.norm, x, last).distance(x_adv), x).clamp_(min=1e-12)
+        margin = margin_along(model, x, y, direction, context.eps)
         at_margin = torch.where(widen(correct, x), (x + widen(margin, x) * direction).clamp(0, 1), x)
 
         clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
-        within_reach = ~correct | (margin < setting.eps)
-        loss = (1 - options.beta) * setting.learn_loss(clean, y)
-        loss = loss + options.beta * within_reach * setting.learn_loss(adversarial, y)
+        within_reach = ~correct | (margin < context.eps)
+        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
+        loss = (1 - options.beta) * context.learn_loss(clean, y)
+        loss = loss + options.beta * within_reach * on_adversarial
         adversarial = adversarial.detach()
         eps = torch.where(correct, margin, stored)
-        return Visit(loss.mean(), adversarial, index, eps, cross_entropy(adversarial, y))
+        return StepOutput(loss.mean(), adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
 
 
 def margin_along(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, eps_max: float) -> Tensor:
@@ -96,12 +107,12 @@ def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true[:, 0]
 
 
-def check_share(setting: Setting, beta: float) -> None:
+def check_share(context: MethodContext, beta: float) -> None:
     """Refuse what has no meaning in an objective that mixes clean and adversarial loss by itself.
 
     Raises:
         ValueError: a clean weight, or a beta outside [0, 1].
     """
-    check_weights(setting, beta)
+    check_weights(context, beta)
     if not beta <= 1:
         raise ValueError(f"beta must be at most 1, not {beta}")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import Method, Setting, Visit, learn
+from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.iterates import iterates
+from dpaat.methods.registry import FIXED, register_method
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class FATOptions:
     second_rise: float = 90 / 120
 
 
+@register_method(
+    "fat",
+    "the attack stops soon after it has succeeded",
+    reference="Zhang et al., ICML 2020, arXiv 2002.11242",
+    eps=FIXED,
+    options=FATOptions(),
+)
 class FAT(Method):
     """Learn from the least adversarial of the misclassified images (Zhang et al., ICML 2020, arXiv 2002.11242).
 
@@ -33,8 +41,8 @@ class FAT(Method):
     sample, without any memory. tau grows over the epochs: 0, 1, 2.
     """
 
-    def __init__(self, setting: Setting, options: FATOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: FATOptions) -> None:
+        super().__init__(context)
         for name in ("first_rise", "second_rise"):
             if not 0 <= getattr(options, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(options, name)}")
@@ -44,14 +52,14 @@ class FAT(Method):
     @override
     def begin_epoch(self, epoch: int) -> None:
         rises = (self.options.first_rise, self.options.second_rise)
-        self.tau = sum(epoch >= rise * self.setting.epochs for rise in rises)
+        self.tau = sum(epoch >= rise * self.context.epochs for rise in rises)
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
-        x_adv = early_stopped_pgd(model, x, y, eps=setting.eps, steps=setting.steps, tau=self.tau, norm=setting.norm)
-        loss, logits, _ = learn(model, x, x_adv, y, setting)
-        return Visit(loss, logits.detach(), index)
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
+        x_adv = early_stopped_pgd(model, x, y, eps=context.eps, steps=context.steps, tau=self.tau, norm=context.norm)
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
+        return StepOutput(loss, logits.detach(), index)
 
 
 def early_stopped_pgd(

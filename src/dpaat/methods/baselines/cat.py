@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd
 from dpaat.attacks.losses import cross_entropy
-from dpaat.methods.base import LearnLoss, Setting, Visit, learn
+from dpaat.methods.base import LearnLoss, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
+from dpaat.methods.registry import LARGEST, register_method
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class CATOptions:
     smoothing: float = 10.0
 
 
+@register_method(
+    "cat",
+    "a radius per sample that grows at every visit it withstands, and softer labels",
+    reference="Cheng et al., IJCAI 2022, arXiv 2002.06789",
+    eps=LARGEST,
+    moves_radius=True,
+    options=CATOptions(),
+)
 class CAT(RadiiMethod):
     r"""Customized adversarial training (Cheng et al., IJCAI 2022, arXiv 2002.06789, algorithm 1, with cross-entropy).
 
@@ -39,28 +48,28 @@ class CAT(RadiiMethod):
     clean image keeps its hard label, for its radius is 0.
     """
 
-    def __init__(self, setting: Setting, options: CATOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: CATOptions) -> None:
+        super().__init__(context)
         if not options.increment > 0:
             raise ValueError(f"increment must be above 0, not {options.increment}")
-        if not 0 <= options.smoothing * setting.eps <= 1:
-            raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {setting.eps:.4g}")
+        if not 0 <= options.smoothing * context.eps <= 1:
+            raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {context.eps:.4g}")
         self.options = options
-        self.perturbation = SampleRadii(len(setting.labels))
+        self.perturbation = SampleRadii(len(context.labels))
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, options = self.setting, self.options
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context, options = self.context, self.options
         before = self.perturbation.eps[index]
-        trial = (before + options.increment).clamp(max=setting.eps)
-        x_adv = pgd(model, x, y, eps=trial, steps=setting.steps, norm=setting.norm)
-        loss, logits, _ = learn(model, x, x_adv, y, setting)
+        trial = (before + options.increment).clamp(max=context.eps)
+        x_adv = pgd(model, x, y, eps=trial, steps=context.steps, norm=context.norm)
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
         adversarial = logits.detach()
         eps = torch.where(adversarial.argmax(1) == y, trial, before)
         noise = random_labels(adversarial)
-        softening = soft_label_excess(setting.learn_loss, logits, y, noise, options.smoothing * eps)
-        loss = loss + (1 - setting.clean_weight) * softening.mean()
-        return Visit(loss, adversarial, index, eps, cross_entropy(adversarial, y))
+        softening = soft_label_excess(context.learn_loss, logits, y, noise, options.smoothing * eps)
+        loss = loss + (1 - context.clean_weight) * softening.mean()
+        return StepOutput(loss, adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
 
 
 def random_labels(logits: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import Setting, Visit
+from dpaat.methods.base import MethodContext, StepOutput
+from dpaat.methods.baselines.mma import check_share
 from dpaat.methods.boundary import bisect, score
 from dpaat.methods.iterates import Iterate, iterates
-from dpaat.methods.mma import check_share
 from dpaat.methods.radii_state import EpochRadii, RadiiMethod
+from dpaat.methods.registry import LARGEST, Cost, register_method
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,15 @@ class IMAOptions:
     increment: float = 0.1
 
 
+@register_method(
+    "ima",
+    "a radius per sample that grows until the boundary is met",
+    reference="Ma, Liang 2020, arXiv 2005.09147",
+    cost=Cost(2, 17),
+    eps=LARGEST,
+    moves_radius=True,
+    options=IMAOptions(),
+)
 class IMA(RadiiMethod):
     r"""Increasing-margin adversarial training (Ma and Liang 2020, arXiv 2005.09147).
 
@@ -44,27 +54,27 @@ class IMA(RadiiMethod):
     start near the sphere.
     """
 
-    def __init__(self, setting: Setting, options: IMAOptions) -> None:
-        super().__init__(setting)
-        check_share(setting, options.beta)
+    def __init__(self, context: MethodContext, options: IMAOptions) -> None:
+        super().__init__(context)
+        check_share(context, options.beta)
         if not 0 < options.increment <= 1:
             raise ValueError(f"increment must lie in (0, 1], not {options.increment}")
         self.options = options
-        self.increment = options.increment * setting.eps
-        self.perturbation: EpochRadii = EpochRadii(len(setting.labels), self.increment)
+        self.increment = options.increment * context.eps
+        self.perturbation: EpochRadii = EpochRadii(len(context.labels), self.increment)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
         self.perturbation.begin_epoch()
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, beta = self.setting, self.options.beta
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context, beta = self.context, self.options.beta
         eps = self.perturbation.eps[index]
-        ball = make_ball(setting.norm, x, eps)
+        ball = make_ball(context.norm, x, eps)
         first: Iterate | None = None
         x_adv = x
-        for iterate in iterates(model, x, y, ball=ball, steps=setting.steps):
+        for iterate in iterates(model, x, y, ball=ball, steps=context.steps):
             first = first or iterate
             x_adv = iterate.after
         assert first is not None
@@ -77,12 +87,13 @@ class IMA(RadiiMethod):
         share, _ = bisect(lambda share: ~self.holds(score(model, at(share)), y), torch.ones_like(eps))
         at_margin = at(torch.where(found, share, 0))
         moved = torch.where(found, self.met(eps, ball.distance(at_margin)), eps + self.growth(eps, first.gradient))
-        eps = torch.where(held, moved, eps).clamp(max=setting.eps)
+        eps = torch.where(held, moved, eps).clamp(max=context.eps)
 
         clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
-        loss = (1 - beta) * setting.learn_loss(clean, y) + beta * found * setting.learn_loss(adversarial, y)
+        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
+        loss = (1 - beta) * context.learn_loss(clean, y) + beta * found * on_adversarial
         adversarial = adversarial.detach()
-        return Visit(loss.mean(), adversarial, index, eps, cross_entropy(adversarial, y))
+        return StepOutput(loss.mean(), adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
 
     def holds(self, logits: Tensor, y: Tensor) -> Tensor:
         """Whether the network copes with each sample `(B,)`: here, whether it is classified rightly."""
@@ -104,6 +115,15 @@ class AMEOptions(IMAOptions):
     increment: float = 0.25
 
 
+@register_method(
+    "ame",
+    "as ima, in smaller and smaller increments",
+    reference="Ma, Liang, Neurocomputing 2023",
+    cost=Cost(2, 17),
+    eps=LARGEST,
+    moves_radius=True,
+    options=AMEOptions(),
+)
 class AME(IMA):
     r"""Adaptive margin evolution (Ma and Liang, Neurocomputing 2023, doi 10.1016/j.neucom.2023.126524).
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from dpaat.attacks import pgd
-from dpaat.methods.base import Method, Setting, Visit, learn
+from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
+from dpaat.methods.registry import FIXED, register_method
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class TAETOptions:
     emphasis: float = 0.1
 
 
+@register_method(
+    "taet",
+    "clean first, then adversarial losses equalized over the classes",
+    reference="Wang et al., CVPR 2025, arXiv 2503.01924",
+    eps=FIXED,
+    options=TAETOptions(),
+)
 class TAET(Method):
     """Two-stage adversarial equalization training (Wang et al., CVPR 2025, arXiv 2503.01924).
 
@@ -42,8 +50,8 @@ class TAET(Method):
     `pgd` with `--imbalance balanced-softmax`.
     """
 
-    def __init__(self, setting: Setting, options: TAETOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: TAETOptions) -> None:
+        super().__init__(context)
         if not 0 <= options.first_stage <= 1:
             raise ValueError(f"first_stage must lie in [0, 1], not {options.first_stage}")
         for name in ("mean", "deviation", "emphasis"):
@@ -54,30 +62,30 @@ class TAET(Method):
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        self.first_stage = epoch < self.options.first_stage * self.setting.epochs
+        self.first_stage = epoch < self.options.first_stage * self.context.epochs
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting, options = self.setting, self.options
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context, options = self.context, self.options
         if self.first_stage:
             logits = model(x)
-            return Visit(setting.learn_loss(logits, y).mean(), logits.detach(), index)
-        x_adv = pgd(model, x, y, eps=setting.eps, steps=setting.steps, norm=setting.norm)
-        each = setting.learn_loss
+            return StepOutput(context.learn_loss(logits, y).mean(), logits.detach(), index)
+        x_adv = pgd(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
+        each = context.learn_loss
 
         def equalized(logits: Tensor, y: Tensor) -> Tensor:
             whole = harl(
                 each(logits, y),
                 y,
-                setting.num_classes,
+                context.num_classes,
                 mean=options.mean,
                 deviation=options.deviation,
                 emphasis=options.emphasis,
             )
             return whole.expand(len(y))
 
-        loss, logits, _ = learn(model, x, x_adv, y, dataclasses.replace(setting, learn_loss=equalized))
-        return Visit(loss, logits.detach(), index)
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, dataclasses.replace(context, learn_loss=equalized))
+        return StepOutput(loss, logits.detach(), index)
 
 
 def harl(

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.losses import cross_entropy
-from dpaat.methods.base import Setting, Visit
-from dpaat.methods.ima import IMA, IMAOptions
+from dpaat.methods.base import MethodContext, StepOutput
+from dpaat.methods.baselines.ima import IMA, IMAOptions
+from dpaat.methods.registry import LARGEST, Cost, register_method
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class AMATOptions(IMAOptions):
     warmup: float = 0.3
 
 
+@register_method(
+    "amat",
+    "as ima, against a threshold from the run's clean losses",
+    reference="after Ma, Liang 2022, arXiv 2206.01736",
+    cost=Cost(2, 17),
+    eps=LARGEST,
+    moves_radius=True,
+    options=AMATOptions(),
+)
 class AMAT(IMA):
     r"""Adaptive-margin adversarial training (Ma and Liang 2022, arXiv 2206.01736), our reading for classification.
 
@@ -36,11 +46,11 @@ class AMAT(IMA):
     loss meets the threshold.
     """
 
-    def __init__(self, setting: Setting, options: AMATOptions) -> None:
+    def __init__(self, context: MethodContext, options: AMATOptions) -> None:
         if not 0 <= options.warmup <= 1:
             raise ValueError(f"warmup must lie in [0, 1], not {options.warmup}")
-        super().__init__(setting, options)
-        self.z, self.warmup = options.z, max(1.0, options.warmup * setting.epochs)
+        super().__init__(context, options)
+        self.z, self.warmup = options.z, max(1.0, options.warmup * context.epochs)
         self.begin_epoch(0)
 
     @override
@@ -49,17 +59,17 @@ class AMAT(IMA):
         self.warming = epoch < self.warmup
         state = self.perturbation
         if not self.warming and state.criterion.isnan():
-            losses = state.loss[state.visits > 0].double()
+            losses = state.loss[state.visits > 0]
             state.criterion.fill_(losses.mean() + self.z * losses.std(correction=0))
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         if not self.warming:
             return super().forward(model, index, x, y)
         logits = model(x)
         clean = logits.detach()
-        loss = self.setting.learn_loss(logits, y).mean()
-        return Visit(loss, clean, index, self.perturbation.eps[index], cross_entropy(clean, y))
+        loss = self.context.learn_loss(logits, y).mean()
+        return StepOutput(loss, clean, index, {"eps": self.perturbation.eps[index], "loss": cross_entropy(clean, y)})
 
     @override
     def holds(self, logits: Tensor, y: Tensor) -> Tensor:

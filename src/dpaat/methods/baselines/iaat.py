@@ -11,9 +11,10 @@ from typing_extensions import override
 from dpaat.attacks import pgd, pgd_with_clean_logits
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import widen
-from dpaat.methods.base import Setting, Visit, learn
+from dpaat.methods.base import MethodContext, StepOutput, mixed_loss
 from dpaat.methods.boundary import score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
+from dpaat.methods.registry import LARGEST, Cost, register_method
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class IAATOptions:
     warmup: float = 0.05
 
 
+@register_method(
+    "iaat",
+    "a radius per sample, by whether it withstands a slightly larger one",
+    reference="Balaji et al. 2019, arXiv 1910.08051",
+    cost=Cost(6, 5),
+    eps=LARGEST,
+    moves_radius=True,
+    options=IAATOptions(),
+)
 class IAAT(RadiiMethod):
     """Instance adaptive adversarial training (Balaji et al. 2019, arXiv 1910.08051, algorithms 1 and 2).
 
@@ -41,8 +51,8 @@ class IAAT(RadiiMethod):
     run's, as for all methods.
     """
 
-    def __init__(self, setting: Setting, options: IAATOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: IAATOptions) -> None:
+        super().__init__(context)
         if not options.gamma > 0:
             raise ValueError(f"gamma must be above 0, not {options.gamma}")
         if not 0 < options.beta <= 1:
@@ -50,37 +60,37 @@ class IAAT(RadiiMethod):
         if not 0 <= options.warmup <= 1:
             raise ValueError(f"warmup must lie in [0, 1], not {options.warmup}")
         self.options = options
-        self.perturbation = SampleRadii(len(setting.labels))
+        self.perturbation = SampleRadii(len(context.labels))
         self.begin_epoch(0)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        self.warming = epoch < self.options.warmup * self.setting.epochs
+        self.warming = epoch < self.options.warmup * self.context.epochs
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
         craft = self._warm if self.warming else self._adapt
         x_adv, eps = craft(model, self.perturbation.eps[index], x, y)
-        loss, logits, _ = learn(model, x, x_adv, y, setting)
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
         adversarial = logits.detach()
-        return Visit(loss, adversarial, index, eps, cross_entropy(adversarial, y))
+        return StepOutput(loss, adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
 
     def _warm(self, model: nn.Module, eps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        setting = self.setting
-        x_adv, clean = pgd_with_clean_logits(model, x, y, eps=setting.eps, steps=setting.steps, norm=setting.norm)
+        context = self.context
+        x_adv, clean = pgd_with_clean_logits(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
         correct = clean.argmax(1) == y
-        return torch.where(widen(correct, x), x_adv, x), setting.eps * correct.to(eps)
+        return torch.where(widen(correct, x), x_adv, x), context.eps * correct.to(eps)
 
     def _adapt(self, model: nn.Module, eps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        setting, options = self.setting, self.options
-        at_eps, clean = pgd_with_clean_logits(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm)
-        beyond = pgd(model, x, y, eps=eps + options.gamma, steps=setting.steps, norm=setting.norm)
+        context, options = self.context, self.options
+        at_eps, clean = pgd_with_clean_logits(model, x, y, eps=eps, steps=context.steps, norm=context.norm)
+        beyond = pgd(model, x, y, eps=eps + options.gamma, steps=context.steps, norm=context.norm)
         robust, robust_beyond = (score(model, torch.cat([at_eps, beyond])).argmax(1) == y.repeat(2)).chunk(2)
         eps = instance_radius(
             eps, clean.argmax(1) == y, robust, robust_beyond, gamma=options.gamma, beta=options.beta
-        ).clamp(max=setting.eps)
-        return pgd(model, x, y, eps=eps, steps=setting.steps, norm=setting.norm), eps
+        ).clamp(max=context.eps)
+        return pgd(model, x, y, eps=eps, steps=context.steps, norm=context.norm), eps
 
 
 def instance_radius(

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball
-from dpaat.methods.base import Method, Setting, Visit, learn
+from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.iterates import iterates
+from dpaat.methods.registry import FIXED, register_method
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class GAIRATOptions:
     start: float = 0.5
 
 
+@register_method(
+    "gairat",
+    "images that an attack turns quickly weigh more",
+    reference="Zhang et al., ICLR 2021, arXiv 2010.01736",
+    eps=FIXED,
+    options=GAIRATOptions(),
+)
 class GAIRAT(Method):
     """Weigh each sample by its closeness to the decision boundary (Zhang et al., ICLR 2021, arXiv 2010.01736).
 
@@ -34,8 +42,8 @@ class GAIRAT(Method):
     the sample's: with a clean weight, it holds for both of its views.
     """
 
-    def __init__(self, setting: Setting, options: GAIRATOptions) -> None:
-        super().__init__(setting)
+    def __init__(self, context: MethodContext, options: GAIRATOptions) -> None:
+        super().__init__(context)
         if not 0 <= options.start <= 1:
             raise ValueError(f"start must lie in [0, 1], not {options.start}")
         self.options = options
@@ -43,18 +51,18 @@ class GAIRAT(Method):
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        self.weighting = epoch >= self.options.start * self.setting.epochs
+        self.weighting = epoch >= self.options.start * self.context.epochs
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> Visit:
-        setting = self.setting
-        x_adv, kappa = pgd_with_kappa(model, x, y, eps=setting.eps, steps=setting.steps, norm=setting.norm)
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        context = self.context
+        x_adv, kappa = pgd_with_kappa(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
         if self.weighting:
-            weight = geometry_weight(kappa, setting.steps, self.options.shift)
-            plain = setting.learn_loss
-            setting = dataclasses.replace(setting, learn_loss=lambda logits, y: weight * plain(logits, y))
-        loss, logits, _ = learn(model, x, x_adv, y, setting)
-        return Visit(loss, logits.detach(), index)
+            weight = geometry_weight(kappa, context.steps, self.options.shift)
+            plain = context.learn_loss
+            context = dataclasses.replace(context, learn_loss=lambda logits, y: weight * plain(logits, y))
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
+        return StepOutput(loss, logits.detach(), index)
 
 
 def pgd_with_kappa(

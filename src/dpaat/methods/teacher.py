@@ -1,0 +1,49 @@
+"""Self-distillation: the run's own network, frozen when the attacks begin, teaches the adversarial views."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+
+class SelfTeacher(nn.Module):
+    r"""Frozen copy of the network whose clean answers the adversarial views learn.
+
+    $T^2\, KL(p_T(f_0(x)) \,\|\, p_T(f(x')))$ with $f_0$ the network as it stood when the attacks began and $p_T$ the
+    softmax of logits divided by $T$. Nothing comes from outside the run. The copy is saved with the method.
+
+    Args:
+        model: the network, whose weights are copied.
+        weight: share of this loss in the loss on an adversarial view, in (0, 1].
+        temperature: T, above 0.
+
+    Source:
+        Distillation: Hinton et al. 2015, arXiv 1503.02531. Guidance by a clean model: Cui et al., ICCV 2021,
+        arXiv 2011.11164 (LBGAT); Suzuki et al., ICCV 2023, arXiv 2308.16454 (ARREST). A run's own past network in
+        that place is this package's choice.
+    """
+
+    def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(model).requires_grad_(False).eval()
+        self.weight, self.temperature = weight, temperature
+
+    def freeze(self, model: nn.Module) -> None:
+        """Take over the weights of the network as it stands."""
+        self.network.load_state_dict(model.state_dict())
+
+    def divergence(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Loss per sample `(B,)`, from logits `(B, K)` of adversarial views and the clean images `(B, C, H, W)`."""
+        with torch.no_grad():
+            expected = (self.network(x).float() / self.temperature).log_softmax(1)
+        found = (logits.float() / self.temperature).log_softmax(1)
+        return self.temperature**2 * F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)

@@ -1,0 +1,101 @@
+"""Per-sample training state: one row of buffers for every training image, alike in all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from typing_extensions import override
+
+
+class SampleState(nn.Module):
+    """Perturbation size, tracked loss and number of attacks of every training sample.
+
+    Module buffers: they move with `.to(device)`, live in `state_dict()`, and stay float32 under `.half()`.
+
+    Args:
+        num_samples: N, the size of the training set; samples are numbered 0 to N - 1.
+        eps: radius at the start.
+        groups: number of thresholds.
+
+    Attributes:
+        eps: perturbation sizes `(N,)` in pixel units of a [0, 1] image, float32.
+        loss: tracked losses `(N,)`, float32; 0 where not yet visited.
+        visits: number of attacks so far `(N,)`, int32.
+        criterion: thresholds `(groups,)`, float32; NaN where there is none.
+    """
+
+    eps: Tensor
+    loss: Tensor
+    visits: Tensor
+    criterion: Tensor
+
+    def __init__(self, num_samples: int, eps: float = 0.0, groups: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("eps", torch.full((num_samples,), float(eps)))
+        self.register_buffer("loss", torch.zeros(num_samples))
+        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32))
+        self.register_buffer("criterion", torch.full((groups,), torch.nan))
+
+    def _rows(self, index: Tensor, *columns: Tensor) -> list[Tensor]:
+        """Check a mini-batch; returns its index in ascending order, and for every sample the values of its first row.
+
+        Raises:
+            TypeError: `index` is no tensor of integers.
+            ValueError: columns of another length than the index, or an index beyond N.
+        """
+        kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        if not isinstance(index, Tensor) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+            raise TypeError(f"index must be a tensor of sample numbers (integers), not {kind}")
+        for values in columns:
+            if index.ndim != 1 or values.shape != index.shape:
+                raise ValueError(
+                    f"index and losses must have one shape (B,), not {tuple(index.shape)} and {tuple(values.shape)}"
+                )
+        if index.device.type == "cpu" and len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self.eps):
+            raise ValueError(
+                f"index must lie in 0 to {len(self.eps) - 1}, not {int(index.min())} to {int(index.max())}"
+            )
+        index, first = first_of_equals(index.to(self.eps.device).long())
+        return [index, *(values.detach().to(self.eps)[first] for values in columns)]
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampleState:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            if buffer.dtype != self._buffers[name].dtype:  # type: ignore[union-attr]
+                self._buffers[name] = buffer.to(self._buffers[name].device)  # type: ignore[union-attr]
+        return self
+
+
+def first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the index, and give every row the position of the first row with the same index.
+
+    Equal rows then write equal values, so the order in which a device writes them does not matter.
+    """
+    ordered, position = index.sort(stable=True)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    row = torch.arange(len(ordered), device=index.device)
+    start = torch.where(is_first, row, 0).cummax(0).values
+    return ordered, position[start]
+
+
+def gather_rows(*columns: Tensor, device: torch.device) -> list[Tensor]:
+    """Rows `(B,)` of all processes of `torch.distributed`, one process after the other; B may differ between them."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return list(columns)
+    size = torch.tensor([len(columns[0])], device=device)
+    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    most = max(int(each) for each in sizes)
+    found = []
+    for values in columns:
+        padded = nn.functional.pad(values.detach().to(device), (0, most - len(values)))
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        found.append(torch.cat([part[: int(each)] for part, each in zip(parts, sizes, strict=True)]))
+    return found
