@@ -15,14 +15,14 @@ from dpaat.methods.controls import (
 )
 from dpaat.methods.dpaat import DPAAT, DPAATOptions
 from dpaat.methods.dpaat_fast import DPAATFast, FastOptions
-from method_makers import CLASSES, EPS, STEPS, Network, batch, close, cost, plain_loss, setting, step
+from method_makers import CLASSES, EPS, STEPS, Network, batch, close, cost, plain_loss, context, step
 
 REASSIGNED = [MeanRadius, ClassMeanRadius, PermutedRadius]
 SIZES = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]) * EPS
 
 
 def make(method, *, collect: str = "clean", **changes):
-    own = setting(**changes)
+    own = context(**changes)
     return method(own) if method is UniformRadius else method(own, DPAATOptions(collect=collect))
 
 
@@ -43,12 +43,12 @@ def test_cost_of_a_step(method, expected, weight):
 @pytest.mark.parametrize("method", [UniformRadius, *REASSIGNED])
 def test_the_objective_is_that_of_dpaat(method):
     model, (index, x, y) = Network(), batch()
-    visit = make(method, clean_weight=0.25)(model, index, x, y)
+    output = make(method, clean_weight=0.25)(model, index, x, y)
     assert torch.equal(model.shown[-1][:6], x)
     clean, adversarial = Network()(model.shown[-1]).chunk(2)
     expected = 0.75 * plain_loss(adversarial, y).mean() + 0.25 * plain_loss(clean, y).mean()
-    assert torch.allclose(visit.loss, expected)
-    assert torch.allclose(visit.logits, adversarial)
+    assert torch.allclose(output.loss, expected)
+    assert torch.allclose(output.logits, adversarial)
     assert int(model.layers[1].num_batches_tracked) == 1
 
 
@@ -97,7 +97,7 @@ def test_permuted_radii_are_those_of_the_partner():
 @pytest.mark.parametrize("method", [MeanFast, PermutedFast])
 def test_radii_of_the_fast_recipe(method):
     options, (index, x, y) = FastOptions(graded=1.0), batch()
-    made, ours = (each(setting(clean_weight=0.5), options) for each in (method, DPAATFast))
+    made, ours = (each(context(clean_weight=0.5), options) for each in (method, DPAATFast))
     epochs = []
     for epoch in range(6):
         visits = []
@@ -141,14 +141,14 @@ def test_the_state_sees_losses_at_the_own_sizes(method, collect):
     model, (index, x, y) = Network(), batch()
     made = make(method, collect=collect, clean_weight=0.5)
     made.perturbation.eps.copy_(SIZES)
-    visit = made(model, index, x, y)
+    output = made(model, index, x, y)
     judge = Network().eval()
     at_own = pgd(judge, x, y, eps=SIZES, steps=STEPS)
-    assert torch.allclose(visit.rows["adv_loss"], plain_loss(judge(at_own), y), atol=1e-5)
+    assert torch.allclose(output.rows["adv_loss"], plain_loss(judge(at_own), y), atol=1e-5)
     if collect == "clean":
-        assert torch.allclose(visit.rows["tracked_loss"], plain_loss(judge(x), y), atol=1e-5)
+        assert torch.allclose(output.rows["tracked_loss"], plain_loss(judge(x), y), atol=1e-5)
     else:
-        assert visit.rows["tracked_loss"] is None
+        assert output.rows["tracked_loss"] is None
 
 
 @pytest.mark.parametrize("method", REASSIGNED)

@@ -96,9 +96,9 @@ def planted(monkeypatch):
         genuine = method.forward
 
         def forward(self, model, index, x, y):
-            visit = genuine(self, model, index, x, y)
+            output = genuine(self, model, index, x, y)
             number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
-            return dataclasses.replace(visit, signal=number / 1009, collect=(31 * number % 1013) / 1013)
+            return dataclasses.replace(output, signal=number / 1009, collect=(31 * number % 1013) / 1013)
 
         monkeypatch.setattr(method, "forward", forward)
 
@@ -199,11 +199,11 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(tiny_images, tmp_pat
     genuine = DPAAT.forward
 
     def forward(self, model, index, x, y):
-        visit = genuine(self, model, index, x, y)
+        output = genuine(self, model, index, x, y)
         if 7 not in index or not self.perturbation.visits[7]:
-            return visit
+            return output
         return dataclasses.replace(
-            visit, loss=visit.loss * torch.nan, signal=visit.rows["adv_loss"].where(index != 7, torch.nan)
+            output, loss=output.loss * torch.nan, signal=output.rows["adv_loss"].where(index != 7, torch.nan)
         )
 
     monkeypatch.setattr(DPAAT, "forward", forward)

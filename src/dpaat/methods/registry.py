@@ -146,8 +146,8 @@ def build_method(info: MethodInfo, context: MethodContext, options: Mapping[str,
         UserError: an option that the method does not have, or one out of its range.
     """
     completed = complete_options(info, options)
-    arguments = () if info.options is None else (type(info.options)(**completed),)
     try:
+        arguments = () if info.options is None else (type(info.options)(**completed),)
         return info.build(context, *arguments)
     except ValueError as error:
         raise UserError(f"method {info.name!r}: {error}") from None
