@@ -170,7 +170,7 @@ def complete(config: TrainConfig) -> TrainConfig:
         _check(name, 0 <= getattr(config, name) <= 1, getattr(config, name), "between 0 and 1")
     assert config.adv_start is not None
     _check("adv_start", 0 <= config.adv_start < 1, config.adv_start, "at least 0 and below 1")
-    if config.self_teacher and not config.adv_start * config.epochs >= 0.5:
+    if config.self_teacher and min(round(config.adv_start * config.epochs), config.epochs - 1) < 1:
         raise UserError(
             "self_teacher: the network cannot teach before it has learned; give an --adv-start above 0, such as 0.5, "
             "and at least 2 epochs, or --self-teacher 0"
