@@ -127,13 +127,14 @@ class DPAAT(Method):
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         turn = self.is_adversarial(index)
+        attacked = turn.nonzero()[:, 0]
         view, clean = self.attack(model, x, y, self.perturbation.eps[index], turn)
         at_own = None
         if self.options.radius != "own":
-            at_own = score(model, view)
+            at_own = score(model, view[attacked]) if len(attacked) else None
             view, _ = self.attack(model, x, y, self.radii(index), turn)
-        loss, logits, beside = self._learn(model, x, view, y, turn.nonzero()[:, 0])
-        seen = logits if at_own is None else at_own
+        loss, logits, beside = self._learn(model, x, view, y, attacked)
+        seen = logits if at_own is None else logits.index_copy(0, attacked, at_own.to(logits))
         rows = {"adv_loss": cross_entropy(seen, y)}
         if self.options.track == "clean":
             known = clean if beside is None or at_own is not None else beside
@@ -216,9 +217,8 @@ def step_cost(clean_weight: float, options: Mapping[str, Any]) -> Cost:
     share = adversarial_share(clean_weight, options)
     controlled = options["radius"] != "own"
     scale = options["steps_scale"] if options["min_steps"] else 1.0
-    return Cost(
-        2 * (1 + controlled) * scale * share, VIEW * (1 + shows_both(clean_weight, options) * share) + controlled * share
-    )
+    views = 1 + shows_both(clean_weight, options) * share
+    return Cost(2 * (1 + controlled) * scale * share, VIEW * views + controlled * share, views)
 
 
 STEPPED = DPAATOptions(rule="step", eps_min=0.0, eps_init=0.125, views="both", min_steps=0)

@@ -30,7 +30,7 @@ class AMATOptions(IMAOptions):
     "amat",
     "as ima, against a threshold from the run's clean losses",
     reference="after Ma, Liang 2022, arXiv 2206.01736",
-    cost=Cost(2, 17),
+    cost=Cost(2, 17, views=2),
     eps=LARGEST,
     moves_radius=True,
     options=AMATOptions(),
