@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def state_cost(samples: int, classes: int, statistic: str, device: torch.device)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(0, samples, (BATCH,), generator=generator).to(device) for _ in range(UPDATES)]
     losses = torch.rand(BATCH, generator=generator).to(device)
-    without = statistics.median(seconds(lambda batch=batch: state.update(batch, losses, losses), device) for batch in batches)  # type: ignore[misc]
+    updates = [partial(state.update, batch, losses, losses) for batch in batches]
+    without = statistics.median(seconds(update, device) for update in updates)
     renewal = statistics.median(seconds(state._renew, device) for _ in range(RENEWALS))
     return {
         "samples": samples,

@@ -52,11 +52,12 @@ def main(epochs: int = 5) -> AdaptivePerturbation:
     for epoch in range(epochs):
         for index, x, y in loader:
             x_adv = pgd(model, x, y, eps=state.eps[index], steps=10)
-            losses = cross_entropy(model(x_adv), y, reduction="none")
-            losses.mean().backward()
+            logits = model(torch.cat([x, x_adv]))
+            clean_loss, adv_loss = cross_entropy(logits, y.repeat(2), reduction="none").chunk(2)
+            (0.5 * clean_loss + 0.5 * adv_loss).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-            state.update(index, losses.detach())
+            state.update(index, adv_loss, clean_loss)
         shares = state.eps.quantile(torch.tensor([0.1, 0.5, 0.9])) * 255
         print(f"epoch {epoch + 1}: eps at 10 / 50 / 90 %: {' / '.join(f'{share:.1f}' for share in shares)} of 255")
     return state

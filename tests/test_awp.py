@@ -15,7 +15,7 @@ from dpaat.methods.baselines.trades import kl_divergence
 from dpaat.training import module as training_module
 from dpaat.training import train
 from dpaat.training.awp import perturbed_step, perturbed_weights
-from method_makers import Network, batch, plain_loss, context
+from method_makers import Network, batch, context, plain_loss
 from training_makers import assert_same_run, checkpoint, tiny_config
 
 GAMMA = 0.1

@@ -174,10 +174,11 @@ def test_a_setting_added_later_counts_as_its_default(finished_grid, known, tiny_
 
 
 def test_options_that_are_missing_count_as_their_defaults():
-    options = complete_options(find_method("dpaat-fast"), {"graded": 1.0})
-    assert comparable({"method": "dpaat-fast", "options": options}) == comparable(
-        {"method": "dpaat-fast", "options": {"graded": 1.0}}
-    )
+    options = complete_options(find_method("dpaat-fast"), {"steps_scale": 1.0})
+    given = comparable({"method": "dpaat-fast", "options": {"steps_scale": 1.0}})
+    assert comparable({"method": "dpaat-fast", "options": options}) == given
+    assert comparable({"method": "dpaat-fast", "options": {"graded": 1.0, "warmup": 1}}) == given, "of version 0.1"
+    assert comparable({"method": "dpaat-fast", "options": {"graded": 0.5}}) != given
     assert comparable({"method": "gone", "options": {"a": 1}})["options"] == {"a": 1}
 
 

@@ -7,11 +7,11 @@ import torch
 
 from dpaat.attacks import pgd
 from dpaat.methods.baselines.amat import AMAT, AMATOptions
-from dpaat.methods.boundary import bisect
 from dpaat.methods.baselines.cat import CAT, CATOptions, random_labels, soft_label_excess
 from dpaat.methods.baselines.iaat import IAAT, IAATOptions, instance_radius
 from dpaat.methods.baselines.ima import AME, IMA, AMEOptions, IMAOptions
 from dpaat.methods.baselines.mma import MMA, MMAOptions, margin_along, soft_margin
+from dpaat.methods.boundary import bisect
 from dpaat.methods.radii_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,
@@ -21,11 +21,11 @@ from method_makers import (
     OnePixel,
     batch,
     close,
+    context,
     cost,
     ninefold_loss,
     pixels,
     plain_loss,
-    context,
     step,
     two_classes,
 )
@@ -45,7 +45,7 @@ MARGINS = [MMA, IMA, AME, AMAT]
 
 def make(method, *, epoch: int = 9, own_context=None, options: dict[str, object] | None = None, **changes):
     made = method(own_context or context(**changes), OPTIONS[method](**(options or {})))
-    if method is AMAT and epoch:
+    if method is AMAT and epoch == 9:
         made.perturbation.criterion.fill_(1.0)
     made.begin_epoch(epoch)
     return made
@@ -413,6 +413,15 @@ def test_amat_threshold_comes_from_the_clean_epochs():
     made.begin_epoch(3)
     assert float(made.perturbation.criterion) == pytest.approx(expected), "frozen"
     assert close(made.perturbation.eps, [0.05] * 3)
+
+
+def test_amat_takes_an_epoch_for_its_threshold_where_attacks_begin_late():
+    made = make(AMAT, own_context=two_classes(2, epochs=10, adv_start=0.5), epoch=5, options={"warmup": 0.2})
+    assert made.warming, "the epochs before showed it nothing"
+    step(made, OnePixel(0.65), pixels(0.3, 0.1))
+    made.begin_epoch(6)
+    assert not made.warming
+    assert torch.isfinite(made.perturbation.criterion).all()
 
 
 def test_amat_step_by_hand():

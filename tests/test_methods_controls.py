@@ -53,9 +53,7 @@ def test_uniform_radii_are_drawn_anew():
     assert torch.allclose(radii.flatten().sort().values, torch.linspace(0, EPS, 300), atol=0.1 * EPS)
 
 
-@pytest.mark.parametrize(
-    ("radius", "shares"), [("mean", [0.5] * 6), ("class-mean", [0.3, 0.5, 0.7, 0.3, 0.5, 0.7])]
-)
+@pytest.mark.parametrize(("radius", "shares"), [("mean", [0.5] * 6), ("class-mean", [0.3, 0.5, 0.7, 0.3, 0.5, 0.7])])
 def test_mean_radii_by_hand(radius, shares):
     model, (index, x, y) = Network(), batch()
     made = make(radius)

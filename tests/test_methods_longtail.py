@@ -8,7 +8,7 @@ import torch
 from dpaat.attacks import pgd
 from dpaat.methods.baselines.robustlt import RobustLT, RobustLTOptions, class_radii
 from dpaat.methods.baselines.taet import TAET, TAETOptions, harl
-from method_makers import CLASSES, EPS, STEPS, Network, batch, close, cost, ninefold_loss, plain_loss, context
+from method_makers import CLASSES, EPS, STEPS, Network, batch, close, context, cost, ninefold_loss, plain_loss
 
 OPTIONS = {TAET: TAETOptions, RobustLT: RobustLTOptions}
 METHODS = list(OPTIONS)

@@ -11,7 +11,15 @@ from method_makers import plain_loss
 
 SAMPLES, CLASSES, EPOCHS = 12, 2, 6
 LABELS = torch.arange(SAMPLES) % CLASSES
-LATE = {"graded": 1.0, "least": 5, "start": 0.5, "attacked": 0.5, "statistic": "quantile75", "eps_init": 0.5, "ramp": 0.2}
+LATE = {
+    "graded": 1.0,
+    "least": 5,
+    "start": 0.5,
+    "attacked": 0.5,
+    "statistic": "quantile75",
+    "eps_init": 0.5,
+    "ramp": 0.2,
+}
 TURNS = {"graded": 1.0, "least": 5, "eps_init": 0.25}
 RECIPES = {
     "half": {"method": "dpaat-half", "clean_weight": 0.5},
