@@ -12,19 +12,21 @@ from dpaat.config import complete
 from dpaat.errors import UserError
 from dpaat.methods import METHODS, build_method, find_method
 from dpaat.methods.baselines.trades import kl_divergence
+from dpaat.methods.teacher import SelfTeacher
 from dpaat.training import module as training_module
 from dpaat.training import train
 from dpaat.training.awp import perturbed_step, perturbed_weights
 from method_makers import Network, batch, context, plain_loss
-from training_makers import assert_same_run, checkpoint, tiny_config
+from training_makers import assert_equal, assert_same_run, checkpoint, tiny_config
 
 GAMMA = 0.1
+CONTROLS = ["mean", "class-mean", "permuted", "uniform"]
 
 
-def make(name: str, **changes):
+def make(name: str, *, options: dict[str, object] | None = None, **changes):
     """A method in its last epoch, in which all attack, after a step in its first; with its own clean weight."""
     info = find_method(name)
-    method = build_method(info, context(**{"clean_weight": info.clean_weight, **changes}), {})
+    method = build_method(info, context(**{"clean_weight": info.clean_weight, **changes}), options or {})
     method.after_step(method(Network().train(), *batch()))
     method.begin_epoch(9)
     return method
@@ -128,10 +130,24 @@ def test_norms_biases_frozen_and_unused_weights_stay():
 # --- what it leaves alone, for every method
 
 
+CASES = [*((name, {}) for name in sorted(METHODS)), *(("dpaat-half", {"radius": radius}) for radius in CONTROLS)]
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_attack_state_and_statistics_are_those_of_the_unperturbed_network(name, norm):
-    expected, plain, found, perturbed = steps(name, norm=norm)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_attack_state_and_statistics_are_those_of_the_unperturbed_network(name, options, norm):
+    check_all_but_the_loss(*steps(name, norm=norm, options=options))
+
+
+@pytest.mark.parametrize("name", ["dpaat-half", "pgd", "trades"])
+def test_a_teacher_is_asked_twice_and_learns_nothing(name):
+    teacher = SelfTeacher(Network(), 0.5)
+    before = copy.deepcopy(teacher.state_dict())
+    check_all_but_the_loss(*steps(name, teacher=teacher))
+    assert_equal(dict(teacher.state_dict()), dict(before))
+
+
+def check_all_but_the_loss(expected, plain, found, perturbed):
     assert found.loss > expected.loss
     assert found.rows.keys() == expected.rows.keys()
     for one, other in zip(
