@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from dpaat import AdaptivePerturbation, pgd
+from dpaat import AdaptivePerturbation, pgd_with_clean_logits
 
 
 class Numbered(Dataset[tuple[int, Tensor, int]]):
@@ -51,13 +51,12 @@ def main(epochs: int = 5) -> AdaptivePerturbation:
     state = AdaptivePerturbation(num_samples=len(train_set), eps_max=8 / 255, labels=train_labels, num_classes=7)
     for epoch in range(epochs):
         for index, x, y in loader:
-            x_adv = pgd(model, x, y, eps=state.eps[index], steps=10)
-            logits = model(torch.cat([x, x_adv]))
-            clean_loss, adv_loss = cross_entropy(logits, y.repeat(2), reduction="none").chunk(2)
-            (0.5 * clean_loss + 0.5 * adv_loss).mean().backward()
+            x_adv, clean_logits = pgd_with_clean_logits(model, x, y, eps=state.eps[index], steps=10)
+            adv_loss = cross_entropy(model(x_adv), y, reduction="none")
+            adv_loss.mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-            state.update(index, adv_loss, clean_loss)
+            state.update(index, adv_loss, cross_entropy(clean_logits, y, reduction="none"))
         shares = state.eps.quantile(torch.tensor([0.1, 0.5, 0.9])) * 255
         print(f"epoch {epoch + 1}: eps at 10 / 50 / 90 %: {' / '.join(f'{share:.1f}' for share in shares)} of 255")
     return state

@@ -155,10 +155,12 @@ def test_a_size_is_solved_from_the_two_losses():
     assert state.eps.tolist() == pytest.approx([0.1, 0.25]), "a clean loss above the threshold asks for the smallest"
 
 
-def test_half_of_the_way_is_damped():
+def test_every_move_but_the_first_is_damped():
     state = solving(damping=0.5)
     visit(state, [0, 1], [3.0, 1.0], clean_loss=[1.0, 0.2])
-    assert state.eps.tolist() == pytest.approx([(0.5 + 0.1) / 2, (0.5 + 0.25) / 2])
+    assert state.eps.tolist() == pytest.approx([0.1, 0.25])
+    visit(state, [0, 1], [3.0, 0.4], clean_loss=[1.0, 0.2])
+    assert state.eps.tolist() == pytest.approx([0.1, (0.25 + 0.5) / 2])
 
 
 def test_a_loss_that_does_not_rise_asks_for_the_largest_or_the_smallest():

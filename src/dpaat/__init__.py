@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpaat.attacks import fgsm as fgsm
     from dpaat.attacks import pgd as pgd
+    from dpaat.attacks import pgd_with_clean_logits as pgd_with_clean_logits
     from dpaat.perturbation import AdaptivePerturbation as AdaptivePerturbation
 
 __version__ = "0.1.0"
-__all__ = ["AdaptivePerturbation", "__version__", "fgsm", "pgd"]
+__all__ = ["AdaptivePerturbation", "__version__", "fgsm", "pgd", "pgd_with_clean_logits"]
 
-_HOME = {"AdaptivePerturbation": "dpaat.perturbation", "fgsm": "dpaat.attacks", "pgd": "dpaat.attacks"}
+_HOME = {
+    "AdaptivePerturbation": "dpaat.perturbation",
+    "fgsm": "dpaat.attacks",
+    "pgd": "dpaat.attacks",
+    "pgd_with_clean_logits": "dpaat.attacks",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -95,7 +95,7 @@ class AdaptivePerturbation(SampleState):
         eps_init: size at the start; default `eps_min`.
         statistic: the threshold as a statistic of the tracked losses, a name in `STATISTICS`.
         rule: where a size moves to; default `solved`.
-        damping: share of the old size that is kept at a move, in [0, 1).
+        damping: share of the old size that is kept at every move but the first, in [0, 1).
         warmup: attacks of a sample that are tracked only, before its size moves.
         renew_every: attacks between two renewals of the threshold; default N / 50.
         norm: "linf", where no size beyond 1 has a meaning, or "l2".
@@ -186,7 +186,9 @@ class AdaptivePerturbation(SampleState):
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
         target = self._rule(eps, adv_loss, at_zero, threshold).clamp(self.eps_min, self.eps_max)
         moves = usable & (visits > self.warmup) & torch.isfinite(threshold)
-        self.eps[index] = torch.where(moves, torch.lerp(eps, target, 1 - self.damping), eps)
+        # The size at the start is no estimate of anything: the first move goes all the way.
+        way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
+        self.eps[index] = torch.where(moves, torch.lerp(eps, target, way), eps)
 
     def _renew(self) -> None:
         group = torch.zeros_like(self.visits) if self.labels is None else self.labels
