@@ -13,13 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpaat.config import OWN_DEFAULTS, TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.errors import UserError, unknown
+from dpaat.methods import find_method
 from dpaat.models import Stem, build_model, load_foreign
 from dpaat.provenance import provenance
 from dpaat.runs import Run, open_run
 
 SPLITS = ("train", "val", "test", "all")
+LATER = {
+    "adv_start",
+    "self_teacher",
+}
+"""Fields of later versions: left out of a recipe's digest while at their defaults, so that it stays what it was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +209,14 @@ def _head(data: PreparedData, classes: tuple[str, ...], *, device: str, **fields
 def _recipe(run: Run) -> str:
     """8 hex digits that runs share which differ in seed, fold and machine only."""
     own = ("data", "seed", "fold", "splits", "accelerator", "devices", "num_nodes", "strategy", "workers")
-    fields = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in own}
+    default = dataclasses.asdict(TrainConfig())
+    method = find_method(run.config.method)
+    default |= {name: getattr(method, name) for name in OWN_DEFAULTS}
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(run.config).items()
+        if name not in own and not (name in LATER and value in (None, default[name]))
+    }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
