@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from dpaat.attacks import pgd
 from dpaat.data.augment import augment
 from dpaat.methods import MethodContext, build_method, find_method
+from dpaat.methods.base import Standard
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
@@ -48,7 +49,7 @@ def training(run: Run, device: torch.device) -> Callable[[], object]:
     model = build_model(config.model, num_classes=classes, image_size=config.image_size, stem=config.stem)
     model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    setting = MethodContext(
+    context = MethodContext(
         labels.to(device),
         classes,
         config.epochs,
@@ -57,8 +58,10 @@ def training(run: Run, device: torch.device) -> Callable[[], object]:
         config.steps,
         config.norm,
         config.clean_weight or 0.0,
+        config.adv_start or 0.0,
     )
-    method = build_method(find_method(config.method), setting, config.options).to(device)
+    clean = Standard(context)
+    method = build_method(find_method(config.method), context, config.options).to(device)
     state = method.perturbation
     assert isinstance(state, AdaptivePerturbation)
     images = torch.randint(0, 256, (len(labels), 3, config.image_size, config.image_size), dtype=torch.uint8)
@@ -72,7 +75,8 @@ def training(run: Run, device: torch.device) -> Callable[[], object]:
             method.begin_epoch(epoch)
             x = images[index].to(device).float() / 255
             x = augment(x, config.augmentations).contiguous(memory_format=torch.channels_last)
-            take_step(model, method, optimizer, (index.to(device), x, labels[index].to(device)), half=half)
+            objective = clean if epoch < context.first_attack else method
+            take_step(model, objective, optimizer, (index.to(device), x, labels[index].to(device)), half=half)
 
     return pass_through
 

@@ -43,7 +43,7 @@ from profile_accuracy import read_rows
 PROCESSES = (1, 2, 4)
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "eps/mean")
 TOLERANCE = 1e-6
-GRADUAL = {"warmup": 0, "update": "proportional"}
+GRADUAL = {"rule": "solve"}
 
 
 class GroupNorm(nn.GroupNorm):
@@ -134,9 +134,10 @@ def check_planted(run: Run) -> dict[str, Any]:
     genuine = DPAAT.forward
 
     def forward(self: DPAAT, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        visit = genuine(self, model, index, x, y)
+        output = genuine(self, model, index, x, y)
         number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
-        return dataclasses.replace(visit, signal=number / 1009, collect=(31 * number % 1013) / 1013)
+        rows = {"adv_loss": number / 1009, "tracked_loss": (31 * number % 1013) / 1013}
+        return dataclasses.replace(output, rows=rows)
 
     DPAAT.forward = forward  # type: ignore[method-assign]
     try:

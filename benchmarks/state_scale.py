@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,9 @@ def state_cost(samples: int, classes: int, statistic: str, device: torch.device)
     working = working_memory(lambda: fill(state), device)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(0, samples, (BATCH,), generator=generator).to(device) for _ in range(UPDATES)]
-    signal = torch.rand(BATCH, generator=generator).to(device)
-    without = statistics.median(seconds(lambda batch=batch: state.update(batch, signal), device) for batch in batches)  # type: ignore[misc]
+    losses = torch.rand(BATCH, generator=generator).to(device)
+    updates = [partial(state.update, batch, losses, losses) for batch in batches]
+    without = statistics.median(seconds(update, device) for update in updates)
     renewal = statistics.median(seconds(state._renew, device) for _ in range(RENEWALS))
     return {
         "samples": samples,
@@ -105,8 +107,8 @@ def training_steps(samples: list[int], classes: int, device: torch.device) -> di
 
     def make(count: int) -> Callable[[], object]:
         labels = make_labels(count, classes)
-        setting = MethodContext(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.5)
-        method = build_method(find_method("dpaat-half"), setting, {}).to(device)
+        context = MethodContext(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.5)
+        method = build_method(find_method("dpaat-half"), context, {}).to(device)
         state = method.perturbation
         assert isinstance(state, AdaptivePerturbation)
         fill(state)

@@ -65,12 +65,12 @@ def take_step(
     index, x, y = batch
     model.train()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-        visit: StepOutput = method(model, index, x, y)
-    visit.loss.backward()
+        output: StepOutput = method(model, index, x, y)
+    output.loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    method.after_step(visit)
-    return visit
+    method.after_step(output)
+    return output
 
 
 class Cost:
@@ -113,8 +113,8 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
     def make(name: str, clean_weight: float) -> Callable[[], StepOutput]:
         info = find_method(name)
         learn_loss = lambda logits, y: cross_entropy(logits, y, reduction="none")  # noqa: E731
-        setting = MethodContext(labels, CLASSES, 30, learn_loss, 8 / 255, STEPS, "linf", clean_weight)
-        method = build_method(info, setting, {}).to(device)
+        context = MethodContext(labels, CLASSES, 30, learn_loss, 8 / 255, STEPS, "linf", clean_weight)
+        method = build_method(info, context, {}).to(device)
 
         def step() -> StepOutput:
             return take_step(model, method, optimizer, (index, x, y))
@@ -141,8 +141,8 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
     pgd_times, floor_times, dpaat_times = interleaved(pairs, device, pgd_step, floor, dpaat_step)
     data_times, standard_times = interleaved(max(pairs, 15), device, load_and_augment, standard_step)
 
-    visit = dpaat_step()
-    update_times = interleaved(50, device, lambda: dpaat_step.method.after_step(visit))[0]  # type: ignore[attr-defined]
+    output = dpaat_step()
+    update_times = interleaved(50, device, lambda: dpaat_step.method.after_step(output))[0]  # type: ignore[attr-defined]
     update = statistics.median(update_times) / statistics.median(dpaat_times)
 
     counts: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Networks, settings and batches for the tests of the training methods."""
+"""Networks, contexts and batches for the tests of the training methods."""
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class Network(nn.Module):
         )
         self.shown: list[Tensor] = []
         self.backwards: list[int] = []
+
+    @property
+    def forwards(self) -> list[int]:
+        return [len(x) for x in self.shown]
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.confidence * self.layers(x)
@@ -54,7 +58,7 @@ def ninefold_loss(logits: Tensor, y: Tensor) -> Tensor:
     return 9 * plain_loss(logits, y)
 
 
-def setting(**changes) -> MethodContext:
+def context(**changes) -> MethodContext:
     values = {
         "labels": torch.arange(6) % CLASSES,
         "num_classes": CLASSES,
@@ -79,21 +83,21 @@ def pixels(*values: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def two_classes(count: int, **changes) -> MethodContext:
-    """The setting for `pixels` and `OnePixel`: radius 0.5, ten steps."""
-    return setting(labels=torch.zeros(count).long(), num_classes=2, eps=0.5, steps=10, **changes)
+    """The context for `pixels` and `OnePixel`: radius 0.5, ten steps."""
+    return context(labels=torch.zeros(count).long(), num_classes=2, eps=0.5, steps=10, **changes)
 
 
 def step(method: Method, model: nn.Module | None = None, data: tuple[Tensor, Tensor, Tensor] | None = None):
-    """Make one visit and let the method's state see it."""
-    visit = method(model or Network(), *(data or batch()))
-    method.after_step(visit)
-    return visit
+    """Make one step and let the method's state see it."""
+    output = method(model or Network(), *(data or batch()))
+    method.after_step(output)
+    return output
 
 
 def cost(model: Network, size: int = 6) -> float:
     """Passes per sample in forward passes: an input gradient costs one more, that of the weights two."""
     *attack, learning = model.backwards
-    return (sum(len(x) for x in model.shown) + sum(attack) + 2 * learning) / size
+    return (sum(model.forwards) + sum(attack) + 2 * learning) / size
 
 
 def close(found: Tensor, expected: list[float], tolerance: float = 1e-6) -> bool:

@@ -12,31 +12,33 @@ from dpaat.config import complete
 from dpaat.errors import UserError
 from dpaat.methods import METHODS, build_method, find_method
 from dpaat.methods.baselines.trades import kl_divergence
+from dpaat.methods.teacher import SelfTeacher
 from dpaat.training import module as training_module
 from dpaat.training import train
-from dpaat.training.awp import perturbed_visit, perturbed_weights
-from method_makers import Network, batch, plain_loss, setting
-from training_makers import assert_same_run, checkpoint, tiny_config
+from dpaat.training.awp import perturbed_step, perturbed_weights
+from method_makers import Network, batch, context, plain_loss
+from training_makers import assert_equal, assert_same_run, checkpoint, tiny_config
 
 GAMMA = 0.1
+CONTROLS = ["mean", "class-mean", "permuted", "uniform"]
 
 
-def make(name: str, **changes):
-    """A method in its last epoch, in which all attack, after a visit in its first; with its own clean weight."""
+def make(name: str, *, options: dict[str, object] | None = None, **changes):
+    """A method in its last epoch, in which all attack, after a step in its first; with its own clean weight."""
     info = find_method(name)
-    method = build_method(info, setting(**{"clean_weight": info.clean_weight, **changes}), {})
+    method = build_method(info, context(**{"clean_weight": info.clean_weight, **changes}), options or {})
     method.after_step(method(Network().train(), *batch()))
     method.begin_epoch(9)
     return method
 
 
-def visits(name: str, **changes):
-    """The same visit twice, plain and with the perturbation, and the two networks."""
+def steps(name: str, **changes):
+    """The same step twice, plain and with the perturbation, and the two networks."""
     plain, perturbed = Network().train(), Network().train()
     torch.manual_seed(3)
     expected = make(name, **changes)(plain, *batch())
     torch.manual_seed(3)
-    found = perturbed_visit(make(name, **changes), perturbed, *batch(), gamma=GAMMA)
+    found = perturbed_step(make(name, **changes), perturbed, *batch(), gamma=GAMMA)
     return expected, plain, found, perturbed
 
 
@@ -71,7 +73,7 @@ def test_gradient_of_a_linear_model_by_hand():
 
     g, _ = gradient(w)
     of_weight, of_bias = gradient(w + GAMMA * w.norm() * g / g.norm())
-    perturbed_visit(make("standard"), model, torch.arange(5), x, y, gamma=GAMMA).loss.backward()
+    perturbed_step(make("standard"), model, torch.arange(5), x, y, gamma=GAMMA).loss.backward()
     assert torch.allclose(model[1].weight.grad, of_weight, atol=1e-6)
     assert torch.allclose(model[1].bias.grad, of_bias, atol=1e-6)
     assert not torch.allclose(of_weight, g, atol=1e-3), "the perturbation matters"
@@ -91,7 +93,7 @@ def trades(clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
     ("name", "changes", "objective"), [("pgd", {"clean_weight": 0.5}, half_clean), ("trades", {}, trades)]
 )
 def test_gradient_is_that_of_the_methods_own_objective(name, changes, objective):
-    _, plain, found, perturbed = visits(name, **changes)
+    _, plain, found, perturbed = steps(name, **changes)
     views, y = plain.shown[-1], batch()[2]
     at_w = copy.deepcopy(perturbed)
     at_v = moved(at_w, gradients_of(at_w, objective(*at_w(views).chunk(2), y)))
@@ -105,7 +107,7 @@ def test_gradient_is_that_of_the_methods_own_objective(name, changes, objective)
 
 def test_loss_rises_as_the_perturbation_grows():
     losses = [
-        perturbed_visit(make("pgd"), Network().train(), *batch(), gamma=gamma).loss.item()
+        perturbed_step(make("pgd"), Network().train(), *batch(), gamma=gamma).loss.item()
         for gamma in (1e-6, 0.01, 0.05)
     ]
     assert losses[0] < losses[1] < losses[2]
@@ -128,15 +130,32 @@ def test_norms_biases_frozen_and_unused_weights_stay():
 # --- what it leaves alone, for every method
 
 
+CASES = [*((name, {}) for name in sorted(METHODS)), *(("dpaat-half", {"radius": radius}) for radius in CONTROLS)]
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_attack_state_and_statistics_are_those_of_the_unperturbed_network(name, norm):
-    expected, plain, found, perturbed = visits(name, norm=norm)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_attack_state_and_statistics_are_those_of_the_unperturbed_network(name, options, norm):
+    check_all_but_the_loss(*steps(name, norm=norm, options=options))
+
+
+@pytest.mark.parametrize("name", ["dpaat-half", "pgd", "trades"])
+def test_a_teacher_is_asked_twice_and_learns_nothing(name):
+    teacher = SelfTeacher(Network(), 0.5)
+    before = copy.deepcopy(teacher.state_dict())
+    check_all_but_the_loss(*steps(name, teacher=teacher))
+    assert_equal(dict(teacher.state_dict()), dict(before))
+
+
+def check_all_but_the_loss(expected, plain, found, perturbed):
     assert found.loss > expected.loss
-    for part in ("logits", "index", "signal", "collect"):
-        value = getattr(expected, part)
-        assert (value is None) == (getattr(found, part) is None)
-        assert value is None or torch.equal(getattr(found, part), value), part
+    assert found.rows.keys() == expected.rows.keys()
+    for one, other in zip(
+        (found.logits, found.index, *found.rows.values()),
+        (expected.logits, expected.index, *expected.rows.values()),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
     # No second attack: one pass more, and it sees what the learning pass saw.
     assert len(perturbed.shown) == len(plain.shown) + 1
     for one, other in zip(perturbed.shown, [*plain.shown, plain.shown[-1]], strict=True):
@@ -155,7 +174,7 @@ def test_both_passes_drop_the_same():
     masks = []
     model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(192, 3)).train()
     model[0].register_forward_hook(lambda _, __, output: masks.append(output != 0))
-    perturbed_visit(make("pgd", steps=1), model, *batch(), gamma=GAMMA)
+    perturbed_step(make("pgd", steps=1), model, *batch(), gamma=GAMMA)
     _, first, second = masks
     assert torch.equal(first, second)
     assert 0.3 < first.double().mean() < 0.7
@@ -181,7 +200,7 @@ def test_resumed_run_equals_an_unbroken_one_and_differs_from_one_without(tiny_im
     torch.manual_seed(99)  # a new process starts with other random numbers
     train(config, broken, resume=True)
     assert_same_run(broken, whole)
-    monkeypatch.setattr(training_module, "perturbed_visit", never)
+    monkeypatch.setattr(training_module, "perturbed_step", never)
     without = train(tiny_config(tiny_images, ema_decay=0.9, val_eps="0"), tmp_path / "without")
     found, expected = checkpoint(whole)["state_dict"], checkpoint(without)["state_dict"]
     assert found.keys() == expected.keys()

@@ -1,5 +1,6 @@
 """Grids: read, run, resumed, summed up. Training and evaluation run in this process, which is quicker."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -521,12 +522,19 @@ def test_passes_count_training_validation_and_attacks(tmp_path):
     config = grid.cells[1].config
     assert step_passes(config) == 2 * 1 + 3
     assert step_passes(complete(TrainConfig(method="dpaat-half", steps=10))) == 2 * 10 + 3 + 3
-    assert step_passes(complete(TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.5))) == 10 + 3
-    assert step_passes(complete(TrainConfig(method="dpaat", steps=10))) == pytest.approx(0.15 * 10 + 3)
-    late = TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.85, options={"start": 0.5})
-    assert step_passes(complete(late)) == pytest.approx(0.15 * 10 + 3)
-    beside = TrainConfig(method="dpaat-fast", steps=8, clean_weight=0.93, options={"start": 0.5, "attacked": 0.5})
-    assert step_passes(complete(beside)) == pytest.approx(3 + 0.25 * (2 * 8 + 3))
+    assert step_passes(complete(TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.5))) == 5 + 3
+    assert step_passes(complete(TrainConfig(method="dpaat-v1", steps=10))) == pytest.approx(0.5 * 0.15 * 2 * 10 + 3)
+    taught = 0.5 * 0.15 * (2 * 10 + 1) + 3
+    assert step_passes(complete(TrainConfig(method="dpaat", steps=10))) == pytest.approx(taught)
+    late = TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.85, adv_start=0.5)
+    assert step_passes(complete(late)) == pytest.approx(0.5 * 0.15 * 10 + 3)
+    half = {"views": "both", "adv_fraction": 0.5}
+    beside = TrainConfig(method="dpaat-fast", steps=8, clean_weight=0.93, adv_start=0.5, options=half)
+    assert step_passes(complete(beside)) == pytest.approx(3 + 0.25 * (8 + 3))
+    for weight, views in ((0.0, 1), (0.5, 2)):
+        pgd = TrainConfig(method="pgd", steps=10, clean_weight=weight)
+        perturbed = dataclasses.replace(pgd, awp=0.01)
+        assert step_passes(complete(perturbed)) == step_passes(complete(pgd)) + 3 * views
     assert step_passes(complete(TrainConfig(method="standard", clean_weight=0.5))) == 3
     # 40 images of each fold are tested, an eighth of the other 40 validated; fgsm 2 + 1 and pgd-2 4 + 1 passes.
     expected = 3 * (35 * 5 + 5 * (1 + 2 * 2)) + 40 * (1 + 2 * (3 + 5))

@@ -9,7 +9,8 @@ import pytest
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
 from dpaat.benchmark import read_grid, runner
-from dpaat.benchmark.cells import comparable
+from dpaat.benchmark.archive import read_outcomes
+from dpaat.benchmark.cells import CellRun, comparable
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.methods import complete_options, find_method
@@ -174,13 +175,33 @@ def test_a_setting_added_later_counts_as_its_default(finished_grid, known, tiny_
 
 
 def test_options_that_are_missing_count_as_their_defaults():
-    options = complete_options(find_method("dpaat-fast"), {"graded": 1.0})
-    assert comparable({"method": "dpaat-fast", "options": options}) == comparable(
-        {"method": "dpaat-fast", "options": {"graded": 1.0}}
-    )
+    options = complete_options(find_method("dpaat-fast"), {"steps_scale": 1.0})
+    given = comparable({"method": "dpaat-fast", "options": {"steps_scale": 1.0}})
+    assert comparable({"method": "dpaat-fast", "options": options}) == given
+    assert comparable({"method": "dpaat-fast", "options": {"graded": 1.0, "warmup": 1}}) == given, "of version 0.1"
+    assert comparable({"method": "dpaat-fast", "options": {"graded": 0.5}}) != given
     assert comparable({"method": "gone", "options": {"a": 1}})["options"] == {"a": 1}
 
 
 def test_a_folder_that_is_not_there(finished_grid, tiny_images, tmp_path, capfd):
     arguments = ["--data", f"folder:{tiny_images}", "--known", tmp_path / "nowhere", "--out", tmp_path / "out"]
     fails(capfd, "benchmark", finished_grid / "grid.yaml", *arguments, names=("nowhere: no such folder",))
+
+
+GRIDS = Path(__file__).resolve().parents[1] / "benchmarks" / "grids"
+PUBLISHED = Path(__file__).resolve().parents[1] / "docs" / "results"
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_grid_of_the_repository_is_right(path):
+    assert read_grid(path).cells
+
+
+@pytest.mark.parametrize("name", ["ham10000-32px", "ham10000-32px-cnns", "pneumoniamnist"])
+def test_published_outcomes_are_those_of_their_grids(name, tmp_path):
+    """They were computed by version 0.1, under its names of methods and options."""
+    grid = read_grid(GRIDS / f"{name}.yaml")
+    outcomes = read_outcomes(PUBLISHED / name, [CellRun(cell, tmp_path) for cell in grid.cells], grid.plans)
+    document = json.loads((PUBLISHED / f"{name}.json").read_text())
+    assert set(outcomes) == {path.stem for path in (PUBLISHED / name).glob("*.npz")}
+    assert set(outcomes) == {cell["name"] for cell in document["cells"] if cell["status"] == "finished"}

@@ -27,17 +27,17 @@ from dpaat.training.trainer import attacked_radius
 from training_makers import checkpoint, tiny_config
 
 
-def visit(index, loss=1.0, logits=None, signal=None):
+def output(index, loss=1.0, logits=None, **rows):
     logits = torch.zeros(len(index), 2) if logits is None else logits
-    return StepOutput(torch.tensor(loss), logits, torch.tensor(index), signal)
+    return StepOutput(torch.tensor(loss), logits, torch.tensor(index), rows)
 
 
 def test_watch_names_the_first_step_and_its_samples():
     watch = FaultWatch(6, 1.0, torch.device("cpu"))
-    watch.look(0, visit([0, 1]), None)
+    watch.look(0, output([0, 1]), None)
     watch.check()
-    watch.look(1, visit([2, 3], torch.inf, signal=torch.tensor([1.0, torch.nan])), None)
-    watch.look(2, visit([4, 5], torch.nan), None)
+    watch.look(1, output([2, 3], torch.inf, adv_loss=torch.tensor([1.0, torch.nan])), None)
+    watch.look(2, output([4, 5], torch.nan), None)
     with pytest.raises(TrainingError) as caught:
         watch.check()
     assert (caught.value.cause, caught.value.step, caught.value.rows) == (LOSS, 1, [3])
@@ -45,7 +45,7 @@ def test_watch_names_the_first_step_and_its_samples():
 
 def test_watch_names_the_whole_batch_where_nothing_tells_its_samples_apart():
     watch = FaultWatch(6, 1.0, torch.device("cpu"))
-    watch.look(4, visit([1, 5], torch.nan), None)
+    watch.look(4, output([1, 5], torch.nan), None)
     with pytest.raises(TrainingError) as caught:
         watch.check()
     assert caught.value.rows == [1, 5]
@@ -54,8 +54,8 @@ def test_watch_names_the_whole_batch_where_nothing_tells_its_samples_apart():
 @pytest.mark.parametrize("size", [1.5, torch.inf, torch.nan])
 def test_watch_sees_exploding_sizes(size):
     watch = FaultWatch(4, 1.0, torch.device("cpu"))
-    watch.look(0, visit([0, 1]), torch.tensor([0.0, 1.0, size, 0.0]))
-    watch.look(1, visit([2, 3]), torch.tensor([0.0, 1.0, size, 0.0]))
+    watch.look(0, output([0, 1]), torch.tensor([0.0, 1.0, size, 0.0]))
+    watch.look(1, output([2, 3]), torch.tensor([0.0, 1.0, size, 0.0]))
     with pytest.raises(TrainingError) as caught:
         watch.check()
     assert (caught.value.cause, caught.value.step, caught.value.rows) == (EPS, 1, [2])
@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_images, tmp_path, monkeypa
     def training_step(self, batch, batch_idx):
         loss = genuine(self, batch, batch_idx)
         if self.trainer.fit_loop.total_batch_idx == 7:
-            self._visit = StepOutput(loss.detach() * torch.nan, self._visit.logits, self._visit.index)
+            self._output = StepOutput(loss.detach() * torch.nan, self._output.logits, self._output.index)
         return loss
 
     monkeypatch.setattr(TrainingModule, "training_step", training_step)

@@ -7,11 +7,11 @@ import torch
 
 from dpaat.attacks import pgd
 from dpaat.methods.baselines.amat import AMAT, AMATOptions
-from dpaat.methods.boundary import bisect
 from dpaat.methods.baselines.cat import CAT, CATOptions, random_labels, soft_label_excess
 from dpaat.methods.baselines.iaat import IAAT, IAATOptions, instance_radius
 from dpaat.methods.baselines.ima import AME, IMA, AMEOptions, IMAOptions
 from dpaat.methods.baselines.mma import MMA, MMAOptions, margin_along, soft_margin
+from dpaat.methods.boundary import bisect
 from dpaat.methods.radii_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,
@@ -21,11 +21,11 @@ from method_makers import (
     OnePixel,
     batch,
     close,
+    context,
     cost,
     ninefold_loss,
     pixels,
     plain_loss,
-    setting,
     step,
     two_classes,
 )
@@ -43,9 +43,9 @@ MIXING = [IAAT, CAT]
 MARGINS = [MMA, IMA, AME, AMAT]
 
 
-def make(method, *, epoch: int = 9, own_setting=None, options: dict[str, object] | None = None, **changes):
-    made = method(own_setting or setting(**changes), OPTIONS[method](**(options or {})))
-    if method is AMAT and epoch:
+def make(method, *, epoch: int = 9, own_context=None, options: dict[str, object] | None = None, **changes):
+    made = method(own_context or context(**changes), OPTIONS[method](**(options or {})))
+    if method is AMAT and epoch == 9:
         made.perturbation.criterion.fill_(1.0)
     made.begin_epoch(epoch)
     return made
@@ -85,18 +85,18 @@ def test_a_clean_weight_costs_three_passes_more(method):
 def test_a_step_leaves_nothing_but_loss_and_radii(method, norm):
     model, (index, x, y) = Network(), batch()
     made, before = make(method, norm=norm), x.clone()
-    for visit in (step(made, model, (index, x, y)), step(made, model, (index, x, y))):
-        assert visit.logits.shape == (6, CLASSES)
-        assert visit.rows["eps"].shape == visit.rows["loss"].shape == (6,)
-        assert not any(values.requires_grad for values in (visit.logits, visit.rows["eps"], visit.rows["loss"]))
-        assert torch.allclose(visit.rows["loss"], plain_loss(visit.logits, y))
+    for output in (step(made, model, (index, x, y)), step(made, model, (index, x, y))):
+        assert output.logits.shape == (6, CLASSES)
+        assert output.rows["eps"].shape == output.rows["loss"].shape == (6,)
+        assert not any(values.requires_grad for values in (output.logits, output.rows["eps"], output.rows["loss"]))
+        assert torch.allclose(output.rows["loss"], plain_loss(output.logits, y))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     assert int(model.layers[1].num_batches_tracked) == 2, "attack and search must not move BatchNorm's statistics"
     assert torch.equal(x, before)
     eps = made.perturbation.eps
     assert torch.all((eps >= 0) & (eps <= EPS + 1e-7))
-    visit.loss.backward()
+    output.loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters() if parameter.ndim > 1)
 
 
@@ -132,12 +132,12 @@ def test_radii_are_saved_with_the_model(method):
 def test_clean_images_are_mixed_in(method):
     model, (index, x, y) = Network(), batch()
     options = {"smoothing": 0.0} if method is CAT else {}
-    visit = make(method, options=options, clean_weight=0.25, learn_loss=ninefold_loss)(model, index, x, y)
+    output = make(method, options=options, clean_weight=0.25, learn_loss=ninefold_loss)(model, index, x, y)
     assert torch.equal(model.shown[-1][:6], x)
     clean, adversarial = Network()(model.shown[-1]).chunk(2)
     expected = 0.75 * ninefold_loss(adversarial, y).mean() + 0.25 * ninefold_loss(clean, y).mean()
-    assert torch.allclose(visit.loss, expected)
-    assert torch.allclose(visit.logits, adversarial)
+    assert torch.allclose(output.loss, expected)
+    assert torch.allclose(output.logits, adversarial)
 
 
 @pytest.mark.parametrize("method", MARGINS)
@@ -227,25 +227,25 @@ def test_instance_radius_by_hand():
 def test_iaat_step_by_hand():
     # Right up to 0.65. From 0.3: withstands 0.2 and 0.3; 0.5 but not 0.7; not 0.4. From 0.7: wrong.
     data = pixels(0.3, 0.1, 0.3, 0.7)
-    made = make(IAAT, own_setting=two_classes(4), options={"gamma": 0.1, "beta": 0.5})
+    made = make(IAAT, own_context=two_classes(4), options={"gamma": 0.1, "beta": 0.5})
     made.perturbation.eps.copy_(torch.tensor([0.2, 0.5, 0.4, 0.4]))
     model = Recorded(0.65)
-    visit = step(made, model, data)
+    output = step(made, model, data)
     expected = [0.25, 0.5, 0.35, 0.2]
     assert close(made.perturbation.eps, expected)
     assert close(model.last, [0.55, 0.6, 0.65, 0.9]), "learned at the new radii"
-    assert close(visit.rows["loss"], [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.55, 0.6, 0.65, 0.9)])
+    assert close(output.rows["loss"], [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.55, 0.6, 0.65, 0.9)])
 
 
 def test_iaat_never_passes_the_radius_of_the_run():
-    made = make(IAAT, own_setting=two_classes(1), options={"gamma": 0.1, "beta": 0.5})
+    made = make(IAAT, own_context=two_classes(1), options={"gamma": 0.1, "beta": 0.5})
     made.perturbation.eps.fill_(0.48)
     step(made, OnePixel(0.9), pixels(0.0))
     assert close(made.perturbation.eps, [0.5])
 
 
 def test_iaat_warms_up_with_all_or_nothing():
-    made = make(IAAT, own_setting=two_classes(2), epoch=0, options={"warmup": 0.2})
+    made = make(IAAT, own_context=two_classes(2), epoch=0, options={"warmup": 0.2})
     model = Recorded(0.65)
     step(made, model, pixels(0.3, 0.7))
     assert close(made.perturbation.eps, [0.5, 0.0])
@@ -269,7 +269,7 @@ class Recorded(OnePixel):
 
 def test_cat_radii_by_hand():
     # Right up to 0.65 in the training pass, which comes after growth by 0.1.
-    made = make(CAT, own_setting=two_classes(3), options={"increment": 0.1, "smoothing": 0.0})
+    made = make(CAT, own_context=two_classes(3), options={"increment": 0.1, "smoothing": 0.0})
     model = Recorded(0.65)
     data = pixels(0.3, 0.1, 0.7)
     for expected, learned in (
@@ -303,7 +303,7 @@ def test_cat_softens_labels_with_the_radius():
     torch.manual_seed(5)
     model = Network()
     torch.manual_seed(5)
-    visit = made(model, index, x, y)
+    output = made(model, index, x, y)
     torch.manual_seed(5)
     noise = random_labels(torch.zeros(6, CLASSES))
     trial = (before + 0.005).clamp(max=EPS)
@@ -313,8 +313,8 @@ def test_cat_softens_labels_with_the_radius():
     assert 0 < (eps == before).sum() < 6
     share = (20 * eps)[:, None]
     soft = (1 - share) * torch.eye(CLASSES)[y] + share * noise
-    assert torch.allclose(visit.loss, -(soft * logits.log_softmax(1)).sum(1).mean(), rtol=1e-5)
-    assert torch.allclose(visit.rows["eps"], eps)
+    assert torch.allclose(output.loss, -(soft * logits.log_softmax(1)).sum(1).mean(), rtol=1e-5)
+    assert torch.allclose(output.rows["eps"], eps)
 
 
 def test_cat_noise_is_uniform_on_the_simplex():
@@ -343,27 +343,27 @@ def test_margin_along_a_direction_by_hand():
 
 def test_mma_step_by_hand():
     # Margins 0.35, beyond 0.5, and none since wrong; the attack's radius only gives the direction.
-    made = make(MMA, own_setting=two_classes(3), options={"beta": 0.75})
+    made = make(MMA, own_context=two_classes(3), options={"beta": 0.75})
     made.perturbation.eps.copy_(torch.tensor([0.0, 0.2, 0.2]))
     model = Recorded(0.65)
-    visit = step(made, model, pixels(0.3, 0.0, 0.7))
+    output = step(made, model, pixels(0.3, 0.0, 0.7))
     assert close(model.last, [0.3, 0.0, 0.7, 0.65, 0.5, 0.7], 0.5 / 1024)
     assert close(made.perturbation.eps, [0.35, 0.5, 0.2], 0.5 / 1024)
     loss = [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.3, 0.0, 0.7, 0.65)]
     expected = (0.25 * (loss[0] + loss[1] + loss[2]) + 0.75 * (loss[3] + loss[2])) / 3
-    assert float(visit.loss) == pytest.approx(expected, abs=1e-3)
+    assert float(output.loss) == pytest.approx(expected, abs=1e-3)
 
 
 def test_mma_keeps_the_length_of_the_direction_in_both_norms():
     for norm, order in (("linf", torch.inf), ("l2", 2)):
         model, (index, x, y) = Network(confidence=20), batch()
         x = 0.3 + 0.4 * x  # no pixel meets the box
-        visit = make(MMA, norm=norm, eps=0.05)(model, index, x, y)
+        output = make(MMA, norm=norm, eps=0.05)(model, index, x, y)
         clean, at_margin = model.shown[-1].chunk(2)
         distance = torch.linalg.vector_norm((at_margin - clean).flatten(1), ord=order, dim=1)
         moved = distance > 0
         assert 0 < moved.sum() < 6
-        assert torch.allclose(distance[moved], visit.rows["eps"][moved], atol=1e-5)
+        assert torch.allclose(distance[moved], output.rows["eps"][moved], atol=1e-5)
 
 
 # --- IMA, AME, AMAT
@@ -371,41 +371,41 @@ def test_mma_keeps_the_length_of_the_direction_in_both_norms():
 
 def test_ima_step_by_hand():
     # Right up to 0.65. Radius 0.4: from 0.3 the boundary is met at 0.35, from 0.1 it is not, 0.7 is wrong.
-    made = make(IMA, own_setting=two_classes(4), options={"beta": 0.75, "increment": 0.4})
+    made = make(IMA, own_context=two_classes(4), options={"beta": 0.75, "increment": 0.4})
     assert close(made.perturbation.eps, [0.2] * 4)
     made.perturbation.eps.copy_(torch.tensor([0.4, 0.2, 0.4, 0.4]))
     made.perturbation.upcoming.copy_(made.perturbation.eps)
     model = Recorded(0.65)
-    visit = step(made, model, pixels(0.3, 0.1, 0.1, 0.7))
+    output = step(made, model, pixels(0.3, 0.1, 0.1, 0.7))
     assert close(model.last[4:], [0.65, 0.1, 0.1, 0.7], 0.4 / 1024)
     assert model.last[4] <= 0.65, "on the right side"
     assert close(made.perturbation.eps, [0.4, 0.2, 0.4, 0.4])
     made.begin_epoch(9)
     assert close(made.perturbation.eps, [0.375, 0.4, 0.5, 0.4], 1e-3)
     loss = [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.3, 0.1, 0.1, 0.7, 0.65)]
-    assert float(visit.loss) == pytest.approx((0.25 * sum(loss[:4]) + 0.75 * loss[4]) / 4, abs=1e-3)
+    assert float(output.loss) == pytest.approx((0.25 * sum(loss[:4]) + 0.75 * loss[4]) / 4, abs=1e-3)
 
 
 def test_ame_step_by_hand():
-    made = make(AME, own_setting=two_classes(3), options={"increment": 0.2})
+    made = make(AME, own_context=two_classes(3), options={"increment": 0.2})
     eps = torch.tensor([0.4, 0.2, 0.4])
     made.perturbation.eps.copy_(eps)
-    visit = step(made, OnePixel(0.65), pixels(0.3, 0.1, 0.7))
+    output = step(made, OnePixel(0.65), pixels(0.3, 0.1, 0.7))
     slope = 1 / (1 + math.exp(0.65 - 0.1))
-    assert close(visit.rows["eps"], [0.35, 0.2 + 0.1 * 0.9**2 / (1 + slope), 0.4], 1e-3)
+    assert close(output.rows["eps"], [0.35, 0.2 + 0.1 * 0.9**2 / (1 + slope), 0.4], 1e-3)
 
 
 def test_amat_threshold_comes_from_the_clean_epochs():
-    made = make(AMAT, own_setting=two_classes(3, epochs=10), epoch=0, options={"z": 2.0, "warmup": 0.2})
+    made = make(AMAT, own_context=two_classes(3, epochs=10), epoch=0, options={"z": 2.0, "warmup": 0.2})
     data = pixels(0.3, 0.1, 0.7)
     model = Recorded(0.65)
     for epoch in (0, 1):
         made.begin_epoch(epoch)
-        visit = step(made, model, (data[0][:2], data[1][:2], data[2][:2]))
+        output = step(made, model, (data[0][:2], data[1][:2], data[2][:2]))
         assert close(model.last, [0.3, 0.1])
         assert made.perturbation.criterion.isnan()
     loss = [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.3, 0.1)]
-    assert float(visit.loss) == pytest.approx(sum(loss) / 2)
+    assert float(output.loss) == pytest.approx(sum(loss) / 2)
     made.begin_epoch(2)
     expected = sum(loss) / 2 + 2 * (loss[0] - loss[1]) / 2
     assert float(made.perturbation.criterion) == pytest.approx(expected), "of the samples visited"
@@ -415,14 +415,23 @@ def test_amat_threshold_comes_from_the_clean_epochs():
     assert close(made.perturbation.eps, [0.05] * 3)
 
 
+def test_amat_takes_an_epoch_for_its_threshold_where_attacks_begin_late():
+    made = make(AMAT, own_context=two_classes(2, epochs=10, adv_start=0.5), epoch=5, options={"warmup": 0.2})
+    assert made.warming, "the epochs before showed it nothing"
+    step(made, OnePixel(0.65), pixels(0.3, 0.1))
+    made.begin_epoch(6)
+    assert not made.warming
+    assert torch.isfinite(made.perturbation.criterion).all()
+
+
 def test_amat_step_by_hand():
     # Below the threshold up to 0.5: met at 0.2 from 0.3; not met from 0.1, which grows; 0.6 is above it already.
-    made = make(AMAT, own_setting=two_classes(3), options={"beta": 0.75, "increment": 0.2})
+    made = make(AMAT, own_context=two_classes(3), options={"beta": 0.75, "increment": 0.2})
     made.perturbation.criterion.fill_(math.log1p(math.exp(0.5 - 0.65)))
     made.perturbation.eps.fill_(0.3)
     model = Recorded(0.65)
-    visit = step(made, model, pixels(0.3, 0.1, 0.6))
+    output = step(made, model, pixels(0.3, 0.1, 0.6))
     assert close(model.last[3:], [0.5, 0.1, 0.6], 0.3 / 1024)
-    assert close(visit.rows["eps"], [0.3, 0.4, 0.3])
+    assert close(output.rows["eps"], [0.3, 0.4, 0.3])
     loss = [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.3, 0.1, 0.6, 0.5)]
-    assert float(visit.loss) == pytest.approx((0.25 * sum(loss[:3]) + 0.75 * loss[3]) / 3, abs=1e-3)
+    assert float(output.loss) == pytest.approx((0.25 * sum(loss[:3]) + 0.75 * loss[3]) / 3, abs=1e-3)

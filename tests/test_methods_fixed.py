@@ -42,7 +42,7 @@ def ninefold_loss(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def make(method, *, epoch: int = 0, norm: str = "linf", clean_weight: float = 0.0, loss=plain_loss, **options):
-    setting = MethodContext(
+    context = MethodContext(
         labels=torch.arange(6) % CLASSES,
         num_classes=CLASSES,
         epochs=10,
@@ -53,7 +53,7 @@ def make(method, *, epoch: int = 0, norm: str = "linf", clean_weight: float = 0.
         clean_weight=clean_weight,
     )
     kind = OPTIONS[method]
-    made = method(setting, kind(**options)) if kind else method(setting)
+    made = method(context, kind(**options)) if kind else method(context)
     made.begin_epoch(epoch)
     return made
 
@@ -131,16 +131,16 @@ def test_passes_of_a_step(method, forwards, backwards):
 def test_a_step_leaves_nothing_but_the_loss(method, norm):
     model, (index, x, y) = Network(), batch()
     made, before = make(method, epoch=9, norm=norm), x.clone()
-    visit = made(model, index, x, y)
+    output = made(model, index, x, y)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     assert int(model.layers[1].num_batches_tracked) == 1, "the attack must not move BatchNorm's statistics"
     assert torch.equal(x, before)
     assert not made.state_dict()
-    assert visit.logits.shape == (6, CLASSES)
-    assert not visit.logits.requires_grad
-    assert torch.equal(visit.index, index)
-    visit.loss.backward()
+    assert output.logits.shape == (6, CLASSES)
+    assert not output.logits.requires_grad
+    assert torch.equal(output.index, index)
+    output.loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters() if parameter.ndim > 1)
 
 
@@ -168,12 +168,12 @@ def test_unknown_norm_is_refused(method):
 @pytest.mark.parametrize("method", MIXING)
 def test_clean_images_are_mixed_in(method):
     model, (index, x, y) = Network(), batch()
-    visit = make(method, clean_weight=0.25, loss=ninefold_loss)(model, index, x, y)
+    output = make(method, clean_weight=0.25, loss=ninefold_loss)(model, index, x, y)
     assert torch.equal(model.shown[-1][:6], x)
     clean, adversarial = Network()(model.shown[-1]).chunk(2)
     expected = 0.75 * ninefold_loss(adversarial, y).mean() + 0.25 * ninefold_loss(clean, y).mean()
-    assert torch.allclose(visit.loss, expected)
-    assert torch.allclose(visit.logits, adversarial)
+    assert torch.allclose(output.loss, expected)
+    assert torch.allclose(output.logits, adversarial)
 
 
 @pytest.mark.parametrize("method", TIED)
@@ -255,7 +255,7 @@ def test_trades_objective_and_attack(beta):
     torch.manual_seed(3)
     model = Network()
     torch.manual_seed(3)
-    visit = make(TRADES, beta=beta, loss=ninefold_loss)(model, index, x, y)
+    output = make(TRADES, beta=beta, loss=ninefold_loss)(model, index, x, y)
 
     attacked = Network().eval()
     target = attacked(x).softmax(1).detach()
@@ -272,11 +272,11 @@ def test_trades_objective_and_attack(beta):
     p = clean.softmax(1)
     divergence = (p * (p.log() - adversarial.log_softmax(1))).sum(1)
     expected = (ninefold_loss(clean, y) + beta * divergence).mean()
-    assert torch.allclose(visit.loss, expected, rtol=1e-4)
-    assert torch.allclose(visit.logits, adversarial, atol=1e-5)
+    assert torch.allclose(output.loss, expected, rtol=1e-4)
+    assert torch.allclose(output.logits, adversarial, atol=1e-5)
     gradient, wanted = (
         torch.autograd.grad(loss, network.layers[4].weight)[0]
-        for loss, network in ((visit.loss, model), (expected, twin))
+        for loss, network in ((output.loss, model), (expected, twin))
     )
     assert torch.allclose(gradient, wanted, atol=1e-4), "through both views"
 
@@ -297,7 +297,7 @@ def test_margin_term_of_a_confident_mistake_is_finite():
 
 def test_mart_objective():
     model, (index, x, y) = Network(), batch()
-    visit = make(MART, beta=4.0, loss=ninefold_loss)(model, index, x, y)
+    output = make(MART, beta=4.0, loss=ninefold_loss)(model, index, x, y)
     x_adv = pgd(Network(), x, y, eps=EPS, steps=STEPS)
     assert torch.equal(model.shown[-1], torch.cat([x, x_adv]))
     clean, adversarial = Network()(model.shown[-1]).softmax(1).chunk(2)
@@ -306,8 +306,8 @@ def test_mart_objective():
         rival = max(q[k] for k in range(CLASSES) if k != label)
         divergence = sum(p[k] * (p[k] / q[k]).log() for k in range(CLASSES))
         expected.append(-9 * q[label].log() - (1 - rival).log() + 4 * divergence * (1 - p[label]))
-    assert torch.allclose(visit.loss, torch.stack(expected).mean(), rtol=1e-4)
-    gradient = torch.autograd.grad(visit.loss, model.layers[4].weight)[0]
+    assert torch.allclose(output.loss, torch.stack(expected).mean(), rtol=1e-4)
+    gradient = torch.autograd.grad(output.loss, model.layers[4].weight)[0]
     twin = Network()
     clean, adversarial = twin(model.shown[-1]).chunk(2)
     doubt = 1 - clean.softmax(1)[index, y]
@@ -386,7 +386,7 @@ def test_gairat_weighs_from_half_of_the_epochs_on():
     x_adv, kappa = pgd_with_kappa(model, x, y, eps=EPS, steps=STEPS)
     losses = plain_loss(model(x_adv), y)
     assert torch.allclose(before.loss, losses.mean())
-    assert torch.allclose(before.loss, PGDTraining(make(GAIRAT).setting)(Network(), index, x, y).loss)
+    assert torch.allclose(before.loss, PGDTraining(make(GAIRAT).context)(Network(), index, x, y).loss)
     weight = torch.tensor([(1 + math.tanh(-1 + 5 * (1 - 2 * float(k) / STEPS))) / 2 for k in kappa])
     assert len(kappa.unique()) > 1
     assert torch.allclose(after.loss, (weight * losses).sum() / weight.sum(), rtol=1e-4)
@@ -442,10 +442,10 @@ def test_dart_learns_from_unfinished_attacks_at_first():
 
 def test_dart_weighting_by_the_own_loss():
     model, (index, x, y) = Network(), batch()
-    visit = make(DART, epoch=9, weighting="own-loss")(model, index, x, y)
+    output = make(DART, epoch=9, weighting="own-loss")(model, index, x, y)
     losses = plain_loss(Network()(model.shown[-1]), y)
-    assert torch.allclose(visit.loss, losses.square().mean())
-    gradient = torch.autograd.grad(visit.loss, model.layers[4].weight)[0]
+    assert torch.allclose(output.loss, losses.square().mean())
+    gradient = torch.autograd.grad(output.loss, model.layers[4].weight)[0]
     twin = Network()
     losses = plain_loss(twin(model.shown[-1]), y)
     expected = torch.autograd.grad((losses.detach() * losses).mean(), twin.layers[4].weight)[0]

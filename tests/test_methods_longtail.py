@@ -8,14 +8,14 @@ import torch
 from dpaat.attacks import pgd
 from dpaat.methods.baselines.robustlt import RobustLT, RobustLTOptions, class_radii
 from dpaat.methods.baselines.taet import TAET, TAETOptions, harl
-from method_makers import CLASSES, EPS, STEPS, Network, batch, close, cost, ninefold_loss, plain_loss, setting
+from method_makers import CLASSES, EPS, STEPS, Network, batch, close, context, cost, ninefold_loss, plain_loss
 
 OPTIONS = {TAET: TAETOptions, RobustLT: RobustLTOptions}
 METHODS = list(OPTIONS)
 
 
 def make(method, *, epoch: int = 9, options: dict[str, object] | None = None, **changes):
-    made = method(setting(**changes), OPTIONS[method](**(options or {})))
+    made = method(context(**changes), OPTIONS[method](**(options or {})))
     made.begin_epoch(epoch)
     return made
 
@@ -45,16 +45,16 @@ def test_cost_of_a_step(method, epoch, weight, expected):
 def test_a_step_leaves_nothing_but_the_loss(method, norm):
     model, (index, x, y) = Network(), batch()
     made, before = make(method, norm=norm), x.clone()
-    visit = made(model, index, x, y)
-    made.after_step(visit)
+    output = made(model, index, x, y)
+    made.after_step(output)
     assert not made.state_dict()
-    assert visit.rows["adv_loss"] is None
-    assert torch.equal(visit.index, index)
-    assert not visit.logits.requires_grad
+    assert not output.rows
+    assert torch.equal(output.index, index)
+    assert not output.logits.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
     assert int(model.layers[1].num_batches_tracked) == 1
     assert torch.equal(x, before)
-    visit.loss.backward()
+    output.loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters() if parameter.ndim > 1)
 
 
@@ -88,22 +88,22 @@ def test_harl_by_hand():
 
 def test_taet_first_learns_clean_images():
     model, (index, x, y) = Network(), batch()
-    visit = make(TAET, epoch=2, learn_loss=ninefold_loss)(model, index, x, y)
+    output = make(TAET, epoch=2, learn_loss=ninefold_loss)(model, index, x, y)
     assert torch.equal(model.shown[-1], x)
-    assert torch.allclose(visit.loss, ninefold_loss(Network()(x), y).mean())
+    assert torch.allclose(output.loss, ninefold_loss(Network()(x), y).mean())
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25])
 def test_taet_then_learns_equalized_adversarial_losses(weight):
     model, (index, x, y) = Network(), batch()
-    visit = make(TAET, epoch=3, clean_weight=weight, learn_loss=ninefold_loss)(model, index, x, y)
+    output = make(TAET, epoch=3, clean_weight=weight, learn_loss=ninefold_loss)(model, index, x, y)
     x_adv = pgd(Network(), x, y, eps=EPS, steps=STEPS)
     logits = Network()(torch.cat([x, x_adv]) if weight else x_adv)
     expected = (1 - weight) * harl(ninefold_loss(logits[-6:], y), y, CLASSES)
     if weight:
         expected = expected + weight * harl(ninefold_loss(logits[:6], y), y, CLASSES)
-    assert torch.allclose(visit.loss, expected)
-    assert torch.allclose(visit.logits, logits[-6:])
+    assert torch.allclose(output.loss, expected)
+    assert torch.allclose(output.logits, logits[-6:])
 
 
 # --- RobustLT
@@ -140,9 +140,9 @@ def test_robustlt_attacks_each_class_at_its_radius():
     model, (index, x, y) = Network(), batch()
     labels = torch.tensor([0] * 8 + [1] * 2 + [2])
     made = make(RobustLT, epoch=4, labels=labels)
-    visit = made(model, index, x, y)
+    output = made(model, index, x, y)
     radii = class_radii(torch.tensor([8, 2, 1]), EPS, 0.3)
     distance = (model.shown[-1] - x).abs().amax((1, 2, 3))
     assert torch.allclose(distance, 0.5 * radii[y], atol=1e-6)
     assert radii[2] > radii[1] > EPS > radii[0]
-    assert torch.allclose(visit.loss, plain_loss(Network()(model.shown[-1]), y).mean())
+    assert torch.allclose(output.loss, plain_loss(Network()(model.shown[-1]), y).mean())

@@ -1,4 +1,4 @@
-"""Several processes do what one does: the same visits, the same state, the same faults."""
+"""Several processes do what one does: the same steps, the same state, the same faults."""
 
 import dataclasses
 import json
@@ -14,7 +14,6 @@ from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.methods.dpaat import DPAAT
-from dpaat.methods.dpaat_fast import DPAATFast
 from dpaat.models import Classifier
 from dpaat.runs import open_run
 from dpaat.training import train
@@ -22,7 +21,7 @@ from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
 from training_makers import assert_equal, assert_same_run, checkpoint, metrics, tiny_config
 
-GRADUAL = {"warmup": 0, "update": "proportional"}
+GRADUAL = {"rule": "solve"}
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 UNEVEN = {"method": "dpaat-half", "batch_size": 14, "val_eps": "0", "save_every": 1000}
 """No batch is divided by 2 or 4 without a rest."""
@@ -90,20 +89,17 @@ def at_step(patch: pytest.MonkeyPatch, step: int, errors: dict[int, BaseExceptio
 
 @pytest.fixture
 def planted(monkeypatch):
-    """The state sees numbers that follow from sample and visit alone, whatever the network does."""
+    """The state sees numbers that follow from sample and number of visits alone, whatever the network does."""
 
-    def plant(method: type[DPAAT]) -> None:
-        genuine = method.forward
+    genuine = DPAAT.forward
 
-        def forward(self, model, index, x, y):
-            visit = genuine(self, model, index, x, y)
-            number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
-            return dataclasses.replace(visit, signal=number / 1009, collect=(31 * number % 1013) / 1013)
+    def forward(self, model, index, x, y):
+        output = genuine(self, model, index, x, y)
+        number = (7919 * index + 104729 * self.perturbation.visits[index]) % 1009
+        rows = {"adv_loss": number / 1009, "tracked_loss": (31 * number % 1013) / 1013}
+        return dataclasses.replace(output, rows=rows)
 
-        monkeypatch.setattr(method, "forward", forward)
-
-    plant(DPAAT)
-    plant(DPAATFast)
+    monkeypatch.setattr(DPAAT, "forward", forward)
 
 
 @pytest.fixture
@@ -123,8 +119,8 @@ def noted(monkeypatch, tmp_path):
     "changes",
     [
         {},
-        {"options": GRADUAL | {"scope": "global", "statistic": "median", "momentum": 0.5, "loss_decay": 0.5}},
-        {"method": "dpaat", "options": GRADUAL | {"start": 0.0, "attacked": 1.0}},
+        {"options": GRADUAL | {"scope": "global", "statistic": "median"}},
+        {"method": "dpaat-v1", "adv_start": 0.0, "options": GRADUAL | {"views": "both"}},
         {"options": GRADUAL, "imbalance": "sampler"},  # a sample stands several times in a batch
     ],
 )
@@ -199,12 +195,11 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(tiny_images, tmp_pat
     genuine = DPAAT.forward
 
     def forward(self, model, index, x, y):
-        visit = genuine(self, model, index, x, y)
+        output = genuine(self, model, index, x, y)
         if 7 not in index or not self.perturbation.visits[7]:
-            return visit
-        return dataclasses.replace(
-            visit, loss=visit.loss * torch.nan, signal=visit.rows["adv_loss"].where(index != 7, torch.nan)
-        )
+            return output
+        rows = {**output.rows, "adv_loss": output.rows["adv_loss"].where(index != 7, torch.nan)}
+        return dataclasses.replace(output, loss=output.loss * torch.nan, rows=rows)
 
     monkeypatch.setattr(DPAAT, "forward", forward)
     out = tmp_path / "run"

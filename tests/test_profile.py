@@ -50,21 +50,22 @@ def test_standard_training_has_no_attack():
 
 
 def test_floor_counts_the_views_of_the_method(found):
-    one_of_two = 4 * 0.15 * found["passes"]["input_gradient"] + found["passes"]["training"]
-    assert found["floor"] == pytest.approx(one_of_two)
+    passes = found["passes"]
+    with_teacher = 0.15 * (4 * passes["input_gradient"] + passes["forward"]) + passes["training"]
+    assert found["floor"] == pytest.approx(with_teacher)
     half = profile(TrainConfig(**TINY, method="dpaat-half", steps=4, accelerator="cpu"), batches=2)
     assert half["floor"] == pytest.approx(4 * half["passes"]["input_gradient"] + 2 * half["passes"]["training"])
 
 
 def test_sizes_are_spread_as_in_the_middle_of_a_run():
-    setting = MethodContext(
+    context = MethodContext(
         torch.zeros(101, dtype=torch.long), 2, 10, lambda logits, y: logits[:, 0], 0.1, 3, "linf", 0.5
     )
-    for name in ("dpaat-fast", "pgd"):
-        method = build_method(find_method(name), setting, {})
+    for name, smallest in (("dpaat-fast", 0.0), ("dpaat", 0.02), ("pgd", None)):
+        method = build_method(find_method(name), context, {})
         spread_sizes(method)
-        if name == "dpaat-fast":
-            assert torch.allclose(method.perturbation.eps.sort().values, torch.linspace(0, 0.1, 101))
+        if smallest is not None:
+            assert torch.allclose(method.perturbation.eps.sort().values, torch.linspace(smallest, 0.1, 101))
 
 
 def test_the_end_of_an_epoch_holds_its_scores(monkeypatch):
@@ -81,7 +82,7 @@ def test_the_end_of_an_epoch_holds_its_scores(monkeypatch):
 
 
 def test_memory_grows_with_the_batch():
-    config = complete(TrainConfig(**TINY, steps=2, accelerator="cpu"))
+    config = complete(TrainConfig(**TINY, method="dpaat-half", steps=2, accelerator="cpu"))
     data = prepare(config.data, image_size=32)
     module = build(config, data, from_checkpoint=False)
     dataset = DataModule(data, batch_size=8, seed=0, balanced=False, workers=0).train
@@ -89,6 +90,8 @@ def test_memory_grows_with_the_batch():
     assert large == pytest.approx(2 * small, rel=0.05)
     weights = sum(p.numel() for p in module.model.parameters())
     assert measure_memory(module, dataset.__getitems__(range(8)))["model"] == 3 * 4 * weights
+    taught = build(complete(TrainConfig(**TINY, accelerator="cpu")), data, from_checkpoint=False)
+    assert measure_memory(taught, dataset.__getitems__(range(8)))["model"] == 4 * 4 * weights
     assert torch.is_grad_enabled()
 
 

@@ -25,7 +25,8 @@ def with_dropout(*arguments, **options):
     "changes",
     [
         {"method": "dpaat"},
-        {"method": "dpaat-paper", "options": {"loss_decay": 0.5, "momentum": 0.5}},
+        {"method": "dpaat-paper", "options": {"rule": "solve", "track": "clean", "damping": 0.7}},
+        {"method": "dpaat-half", "options": {"radius": "permuted"}},
         {"method": "dpaat", "imbalance": "sampler", "ema_decay": 0.9, "optimizer": "adamw", "schedule": "cosine"},
         {"method": "standard", "dropout": True, "workers": 1},
     ],

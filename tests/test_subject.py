@@ -1,12 +1,15 @@
-"""Weights from elsewhere, evaluated as a run is."""
+"""Weights from elsewhere, evaluated as a run is; and the digest that runs of one recipe share."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from dpaat.cli import main
+from dpaat.config import TrainConfig, complete
+from dpaat.evaluation.subject import _recipe
 from dpaat.models import build_model
 
 MODEL = "test_resnet"
@@ -64,3 +67,20 @@ def test_what_is_missing_is_named(capfd) -> None:
     assert "--weights" in capfd.readouterr().err
     assert main(["evaluate"]) == 2
     assert "name a run folder" in capfd.readouterr().err
+
+
+def recipe(**changes: object) -> str:
+    return _recipe(SimpleNamespace(config=complete(TrainConfig(**changes))))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("method", "digest"), [("standard", "e3a9e7d3"), ("pgd", "4d8e2e8b"), ("cat", "82c2d1d2")])
+def test_digests_of_version_0_1_stay(method, digest) -> None:
+    assert recipe(method=method) == digest
+    assert recipe(method=method, seed=3, fold="1/5", workers=2) == digest
+    assert recipe(method=method, lr=0.2) != digest
+
+
+def test_fields_added_later_count_where_they_are_used() -> None:
+    assert recipe(method="pgd", adv_start=0.5) != recipe(method="pgd")
+    assert recipe(method="pgd", adv_start=0.5, self_teacher=0.5) != recipe(method="pgd", adv_start=0.5)
+    assert recipe(method="dpaat", self_teacher=0.0) != recipe(method="dpaat")

@@ -84,14 +84,14 @@ def training_steps(
         def learn_loss(logits: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(logits, y, reduction="none")
 
-        setting = MethodContext(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.0)
-        method = build_method(find_method(name), setting, {}).to(x.device)
+        context = MethodContext(labels, classes, 30, learn_loss, EPS, STEPS, "linf", 0.0)
+        method = build_method(find_method(name), context, {}).to(x.device)
 
         def step() -> None:
             model.train()
-            visit = method(model, index, x, y)
-            learn(visit.loss)
-            method.after_step(visit)
+            output = method(model, index, x, y)
+            learn(output.loss)
+            method.after_step(output)
 
         return step
 

@@ -174,6 +174,8 @@ def complete(config: TrainConfig) -> TrainConfig:
     elif eps is None:
         eps = f"{round(method.eps * 255)}/255"
     own = {name: getattr(method, name) for name in OWN_DEFAULTS if getattr(config, name) is None}
+    if not method.adversarial:  # no attack plays a part
+        own |= {"adv_start": 0.0, "self_teacher": 0.0}
     config = dataclasses.replace(config, eps=eps, options=complete_options(method, config.options), **own)
     if method.adversarial and config.radius <= 0:
         raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")

@@ -62,8 +62,7 @@ def step_passes(config: TrainConfig) -> float:
     info = find_method(config.method)
     weight = config.clean_weight or 0.0
     cost = info.step_cost(weight, config.options, config.adv_start or 0.0, config.self_teacher or 0.0)
-    views = 1 + (info.step_cost(weight, config.options).base - info.cost.base) / VIEW * (1 - (config.adv_start or 0.0))
-    return cost.passes(config.steps) + (VIEW * views if config.awp else 0)
+    return cost.passes(config.steps) + (VIEW * cost.views if config.awp else 0)
 
 
 def attack_passes(plan: Plan, classes: int) -> int:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpaat.config import TrainConfig
+from dpaat.config import OWN_DEFAULTS, TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.errors import UserError, unknown
 from dpaat.fitting import channels_of
+from dpaat.methods import find_method
 from dpaat.models import Stem, build_model
 from dpaat.normalization import Numbers
 from dpaat.provenance import provenance
@@ -30,13 +31,15 @@ from dpaat.weights import WeightsFile, open_weights
 
 SPLITS = ("train", "val", "test", "all")
 LATER = {
+    "adv_start",
     "input_range",
     "mean",
+    "self_teacher",
     "std",
     "weights_key",
     "window",
 }
-"""Fields of a configuration that older runs lack: they count among a recipe where they are not at their default."""
+"""Fields of later versions: left out of a recipe's digest while at their defaults, so that it stays what it was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,10 +315,12 @@ def _recipe(run: Run) -> str:
     """8 hex digits that runs share which differ in seed, fold and machine only."""
     own = ("data", "seed", "fold", "splits", "accelerator", "devices", "num_nodes", "strategy", "workers")
     default = dataclasses.asdict(TrainConfig())
+    method = find_method(run.config.method)
+    default |= {name: getattr(method, name) for name in OWN_DEFAULTS}
     fields = {
         name: value
         for name, value in dataclasses.asdict(run.config).items()
-        if name not in own and not (name in LATER and value == default[name])
+        if name not in own and not (name in LATER and value in (None, default[name]))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 

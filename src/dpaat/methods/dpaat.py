@@ -61,6 +61,7 @@ class DPAATOptions:
 
     def __post_init__(self) -> None:
         checks = {
+            "damping must lie in [0, 1)": 0 <= self.damping < 1,
             "ramp must lie in (0, 1]": 0 < self.ramp <= 1,
             "eps_min must lie in [0, 1]": 0 <= self.eps_min <= 1,
             "eps_init must lie in [0, 1]": 0 <= self.eps_init <= 1,
@@ -94,6 +95,7 @@ class DPAAT(Method):
         super().__init__(context)
         self.options, self._epoch = options, context.first_attack
         self._share = adversarial_share(context.clean_weight, vars(options))
+        self._both = shows_both(context.clean_weight, vars(options))
         attacks = (context.epochs - context.first_attack) * self._share
         by_class = options.scope == "class"
         solving = options.rule == "solve"
@@ -125,13 +127,14 @@ class DPAAT(Method):
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         turn = self.is_adversarial(index)
+        attacked = turn.nonzero()[:, 0]
         view, clean = self.attack(model, x, y, self.perturbation.eps[index], turn)
         at_own = None
         if self.options.radius != "own":
-            at_own = score(model, view)
+            at_own = score(model, view[attacked]) if len(attacked) else None
             view, _ = self.attack(model, x, y, self.radii(index), turn)
-        loss, logits, beside = self._learn(model, x, view, y, turn.nonzero()[:, 0])
-        seen = logits if at_own is None else at_own
+        loss, logits, beside = self._learn(model, x, view, y, attacked)
+        seen = logits if at_own is None else logits.index_copy(0, attacked, at_own.to(logits))
         rows = {"adv_loss": cross_entropy(seen, y)}
         if self.options.track == "clean":
             known = clean if beside is None or at_own is not None else beside
@@ -154,7 +157,7 @@ class DPAAT(Method):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The objective, the logits `(B, K)` of the views, and those of the clean views where both are shown."""
         context = self.context
-        if self.options.views == "alternate":
+        if not self._both:
             logits = model(view)
             losses = context.learn_loss(logits, y)
             losses = losses.index_copy(0, rows, context.with_teacher(losses[rows], logits[rows], x[rows]))
@@ -204,14 +207,18 @@ def adversarial_share(clean_weight: float, options: Mapping[str, Any]) -> float:
     return float(1 - clean_weight if options["views"] == "alternate" else options["adv_fraction"])
 
 
+def shows_both(clean_weight: float, options: Mapping[str, Any]) -> bool:
+    """Whether a visit shows the clean view beside the adversarial one: not where it would count for nothing."""
+    return bool(options["views"] == "both" and (clean_weight > 0 or options["adv_fraction"] < 1))
+
+
 def step_cost(clean_weight: float, options: Mapping[str, Any]) -> Cost:
     """Cost of a step in an epoch with attacks; at most, where the number of steps follows the size."""
     share = adversarial_share(clean_weight, options)
     controlled = options["radius"] != "own"
     scale = options["steps_scale"] if options["min_steps"] else 1.0
-    return Cost(
-        2 * (1 + controlled) * scale * share, VIEW * (1 + (options["views"] == "both") * share) + controlled * share
-    )
+    views = 1 + shows_both(clean_weight, options) * share
+    return Cost(2 * (1 + controlled) * scale * share, VIEW * views + controlled * share, views)
 
 
 STEPPED = DPAATOptions(rule="step", eps_min=0.0, eps_init=0.125, views="both", min_steps=0)

@@ -21,10 +21,17 @@ Cls = TypeVar("Cls", bound=type[Method])
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a training step per image, in forward passes F: `per_step` for each attack step K, and `base`."""
+    """Cost of a training step per image, in forward passes F.
+
+    Attributes:
+        per_step: for each attack step K.
+        base: for all else.
+        views: of an image that are learned from, which is part of `base`.
+    """
 
     per_step: float = 0.0
     base: float = VIEW
+    views: float = 1.0
 
     def passes(self, steps: int) -> float:
         """Forward passes of a step whose attack takes `steps` iterations."""
@@ -37,7 +44,8 @@ class Cost:
 
     def mixed(self, other: Cost, share: float) -> Cost:
         """Mean cost where `other` takes the place of this one in a share of the steps."""
-        return Cost((1 - share) * self.per_step + share * other.per_step, (1 - share) * self.base + share * other.base)
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Cost(*((1 - share) * one + share * two for one, two in pairs))
 
 
 PGD_COST = Cost(2, VIEW)
@@ -91,7 +99,8 @@ class MethodInfo:
         if self.own_cost is not None:
             cost = self.own_cost(clean_weight, options)
         else:
-            cost = dataclasses.replace(self.cost, base=self.cost.base + VIEW * (clean_weight > 0 and self.adversarial))
+            second = clean_weight > 0 and self.adversarial
+            cost = Cost(self.cost.per_step, self.cost.base + VIEW * second, self.cost.views + second)
         teacher = bool(self_teacher) * self.attacked(clean_weight, options)
         return Cost().mixed(dataclasses.replace(cost, base=cost.base + teacher), 1 - adv_start)
 
@@ -146,8 +155,8 @@ def build_method(info: MethodInfo, context: MethodContext, options: Mapping[str,
         UserError: an option that the method does not have, or one out of its range.
     """
     completed = complete_options(info, options)
-    arguments = () if info.options is None else (type(info.options)(**completed),)
     try:
+        arguments = () if info.options is None else (type(info.options)(**completed),)
         return info.build(context, *arguments)
     except ValueError as error:
         raise UserError(f"method {info.name!r}: {error}") from None

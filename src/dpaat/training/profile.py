@@ -16,7 +16,6 @@ from rich.table import Table
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
 from dpaat.methods import Method, find_method
-from dpaat.methods.registry import VIEW
 from dpaat.models import check_name
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
@@ -78,7 +77,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     step = median(map(sum, zip(*times.values(), strict=True)))
     method, weight = find_method(config.method), config.clean_weight or 0.0
     share = method.attacked(weight, config.options)
-    views = 1 + (method.step_cost(weight, config.options).base - method.cost.base) / VIEW
+    views = method.step_cost(weight, config.options).views
     teacher = bool(config.self_teacher) * share * watch.passes["forward"]
     floor = share * config.steps * watch.passes["input_gradient"] + views * watch.passes["training"] + teacher
     per_image = {name: value / config.batch_size for name, value in watch.passes.items()}

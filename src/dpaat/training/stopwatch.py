@@ -145,7 +145,7 @@ def time_passes(model: nn.Module, batch: Batch, repeats: int = 5) -> dict[str, f
 
 
 def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
-    """Bytes that the network with gradients, momentum and average takes (`model`), and that a batch keeps (`batch`).
+    """Bytes of the network with gradients, momentum, average and teacher (`model`), and those a batch keeps (`batch`).
 
     What a batch keeps is counted where autograd keeps it, so that it is the same on every device: the passes to learn
     from together, or one pass of the attack if that keeps more.
@@ -175,7 +175,7 @@ def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
     hook.remove()
     module.model.train(was_training)
     del output
-    copies = 3 + (module.ema is not None)
+    copies = 3 + (module.ema is not None) + (module.method.teacher is not None)
     return {
         "model": copies * sum(p.numel() * p.element_size() for p in module.model.parameters()),
         "batch": max(peak, sum(kept[False].values()), sum(kept[True].values())),

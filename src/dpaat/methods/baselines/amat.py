@@ -30,7 +30,7 @@ class AMATOptions(IMAOptions):
     "amat",
     "as ima, against a threshold from the run's clean losses",
     reference="after Ma, Liang 2022, arXiv 2206.01736",
-    cost=Cost(2, 17),
+    cost=Cost(2, 17, views=2),
     eps=LARGEST,
     moves_radius=True,
     options=AMATOptions(),
@@ -50,7 +50,8 @@ class AMAT(IMA):
         if not 0 <= options.warmup <= 1:
             raise ValueError(f"warmup must lie in [0, 1], not {options.warmup}")
         super().__init__(context, options)
-        self.z, self.warmup = options.z, max(1.0, options.warmup * context.epochs)
+        # Epochs before `adv_start` leave no losses here: one more yields them.
+        self.z, self.warmup = options.z, max(context.first_attack + 1.0, options.warmup * context.epochs)
         self.begin_epoch(0)
 
     @override

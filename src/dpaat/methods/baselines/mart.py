@@ -29,7 +29,7 @@ class MARTOptions:
     "mart",
     "misclassified images are pulled harder",
     reference="Wang et al., ICLR 2020, openreview rklOg6EFwS",
-    cost=Cost(2, 6),
+    cost=Cost(2, 6, views=2),
     eps=FIXED,
     options=MARTOptions(),
 )

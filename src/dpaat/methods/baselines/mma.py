@@ -35,7 +35,7 @@ class MMAOptions:
     "mma",
     "images are learned at the decision boundary",
     reference="Ding et al., ICLR 2020, arXiv 1812.02637",
-    cost=Cost(2, 17),
+    cost=Cost(2, 17, views=2),
     eps=LARGEST,
     moves_radius=True,
     options=MMAOptions(),

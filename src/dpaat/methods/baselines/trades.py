@@ -34,7 +34,7 @@ class TRADESOptions:
     "trades",
     "clean loss, and how far an attack moves the output",
     reference="Zhang et al., ICML 2019, arXiv 1901.08573",
-    cost=Cost(2, 7),
+    cost=Cost(2, 7, views=2),
     eps=FIXED,
     options=TRADESOptions(),
 )
