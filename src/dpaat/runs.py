@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from argparse import ArgumentError
@@ -17,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dpaat.config import TrainConfig
+from dpaat.consistency import CONFIG, SPLITS, check_checkpoint, check_log, check_start, file_digest
 from dpaat.errors import UserError, is_printable
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dpaat.data import PreparedData
 
 SCHEMA_VERSION = 1
-CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
+INFO = "run.json"
 INFO_SHAPE = {
     "schema_version": int,
     "classes": [str],
@@ -64,7 +64,7 @@ class Run:
     @property
     def checkpoint_digest(self) -> str:
         """16 hex digits that identify the weights."""
-        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+        return file_digest(self.checkpoint)
 
     def load_model(self, device: str = "cpu") -> nn.Module:
         """Build the network and load the weights that were kept; no code from the file is run.
@@ -105,13 +105,16 @@ class Run:
         from dpaat.data import prepare
 
         config = self.config
-        data = prepare(
-            config.data,
-            image_size=config.image_size,
-            fit=config.fit,
-            splits=self.path / SPLITS,
-            progress=progress,
-        )
+        try:
+            data = prepare(
+                config.data,
+                image_size=config.image_size,
+                fit=config.fit,
+                splits=self.path / SPLITS,
+                progress=progress,
+            )
+        except UserError as error:
+            raise UserError(f"{error} (if the data of {self.path} were moved, say with --data where they are)") from None
         if data.fingerprint != self.info["fingerprint"]:
             raise UserError(
                 f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "
@@ -129,11 +132,27 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder")
+    run = read_folder(path)
+    if not run.checkpoint.is_file():
+        raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
+    check_checkpoint(run.checkpoint)
+    return run
+
+
+def read_folder(path: Path) -> Run:
+    """Open a run folder that need not have a checkpoint, and check that its files belong together.
+
+    Raises:
+        UserError: not a run folder, of a newer schema, damaged, or changed since it was written.
+    """
+    from dpaat.evaluation.results import check_results
+
     if not (path / INFO).is_file() or not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
     run = Run(path, read_config(path / CONFIG), read_info(path / INFO))
-    if not run.checkpoint.is_file():
-        raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
+    check_start(path, run.config, run.info)
+    check_log(path, run.info)
+    check_results(path)
     return run
 
 

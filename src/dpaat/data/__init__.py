@@ -36,7 +36,8 @@ class PreparedData:
         split: (N,) of str, "train", "val" or "test".
         fingerprint: 16 hex digits over ids, class names, labels, groups and image contents; the same for
             every image size and order of rows.
-        digests: content digest of every row.
+        digests: content digest of every row, of the file as it is.
+        pixels: digest of every decoded image, the same whatever it was read from, see `digest_pixels`.
         fit: how images were made square, "crop" or "squash".
     """
 
@@ -45,6 +46,7 @@ class PreparedData:
     split: np.ndarray
     fingerprint: str
     digests: tuple[str, ...] = ()
+    pixels: tuple[str, ...] = ()
     fit: Fit = "crop"
 
     @property
@@ -107,6 +109,7 @@ def prepare(
     seed: int = 0,
     fold: str | None = None,
     splits: Path | None = None,
+    training: bool = True,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
@@ -120,6 +123,8 @@ def prepare(
         fold: "k/K" takes fold k of K (counted from 1) as the test split, also where the dataset has
             splits of its own.
         splits: a file written by `export_splits`, used instead of a new split.
+        training: False for a dataset that is only measured on: it needs no images to learn from, and is all "test"
+            where it cannot be split.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else ~/.cache/dpaat.
         progress: show a progress bar on stderr.
 
@@ -135,17 +140,18 @@ def prepare(
     if fold is not None:
         parse_fold(fold)  # before minutes of decoding
     table = load_table(spec)
-    images, digests = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
+    images, digests, pixels = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
-        split = assign_splits(table, seed=seed, fold=fold, digests=digests)
+        split = assign_splits(table, seed=seed, fold=fold, digests=digests, training=training)
     return PreparedData(
         table=table,
         images=images,
         split=split,
         fingerprint=fingerprint(table, digests),
         digests=tuple(digests),
+        pixels=tuple(pixels),
         fit=fit,
     )
 

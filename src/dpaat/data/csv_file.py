@@ -104,7 +104,6 @@ def _split(path: Path, frame: pd.DataFrame) -> pd.Series | None:
     wrong = split.index[~split.isin(SPLITS)]
     if len(wrong):
         raise UserError(f"{path}: row {wrong[0] + 2}: split {frame['split'][wrong[0]]!r}; use train, val or test")
-    for name in ("train", "test"):
-        if not (split == name).any():
-            raise UserError(f"{path}: no row of split {name!r}; add some or remove the column 'split'")
+    if not (split == "test").any():
+        raise UserError(f"{path}: no row of split 'test'; add some or remove the column 'split'")
     return split

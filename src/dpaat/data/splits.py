@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ VAL_FOLDS = 8
 
 
 def assign_splits(
-    table: ImageTable, *, seed: int, fold: str | None = None, digests: Sequence[str] | None = None
+    table: ImageTable,
+    *,
+    seed: int,
+    fold: str | None = None,
+    digests: Sequence[str] | None = None,
+    training: bool = True,
 ) -> np.ndarray:
     """Divide a table into train, val and test, about 70 : 10 : 20, stratified by class.
 
@@ -37,6 +43,8 @@ def assign_splits(
         seed: seed of the shuffle.
         fold: "k/K", k from 1 to K.
         digests: content digest per row; rows that share one are kept together.
+        training: False where nothing is to be learned: splits without train stay as they are, and a table that is too
+            small to split is all "test".
 
     Returns:
         (N,) of str.
@@ -44,11 +52,20 @@ def assign_splits(
     Raises:
         UserError: a malformed fold, or too few groups.
     """
+    if not training:
+        given = table.frame["split"].to_numpy(dtype="<U5") if "split" in table.frame else None
+        if given is not None and not (given == "train").any():
+            return given
+        with suppress(UserError):
+            return assign_splits(table, seed=seed, fold=fold, digests=digests)
+        return np.full(len(table), "test") if given is None else given
     k, folds = parse_fold(fold) if fold is not None else (1, DEFAULT_FOLDS)
-    groups, order = _components(table, digests)
+    groups, order = connected(table, digests)
     split = np.full(len(table), "train", dtype="<U5")
     if "split" in table.frame and fold is None:
         split[:] = table.frame["split"].to_numpy(dtype=str)
+        if not (split == "train").any():
+            raise UserError(f"{table.spec}: no image of split 'train'; it can be evaluated on, but not learned from")
         repaired: tuple[str, ...] = ()
         if not (split == "val").any():
             rest = order[split[order] == "train"]
@@ -83,19 +100,21 @@ def parse_fold(text: str) -> tuple[int, int]:
     return k, folds
 
 
-def export_splits(path: Path, ids: Iterable[str], split: Iterable[str]) -> None:
-    """Write a CSV file with the columns `id` and `split`."""
-    pd.DataFrame({"id": list(ids), "split": list(split)}).to_csv(path, index=False)
+def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **columns: Iterable[str]) -> None:
+    """Write a CSV file with the columns `id` and `split`, and maybe more."""
+    pd.DataFrame({"id": list(ids), "split": list(split)} | {name: list(of) for name, of in columns.items()}).to_csv(
+        path, index=False
+    )
 
 
-def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Read the split of each id from a file written by `export_splits`; further ids in it do not matter.
+def read_splits(path: Path) -> pd.DataFrame:
+    """Read a file written by `export_splits`.
 
     Returns:
-        (N,) of str, in the order of `ids`.
+        Columns of str: `id`, `split`, and what else there is.
 
     Raises:
-        UserError: no such file, a missing column, an unknown split, or an id that is absent or repeated.
+        UserError: no such file, a missing column, an unknown split, or an id that is repeated.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:  # whatever its name, it is not unpacked
@@ -110,6 +129,19 @@ def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         raise UserError(f"{path}: unknown split {wrong[0]!r}; use train, val or test")
     if frame["id"].duplicated().any():
         raise UserError(f"{path}: id {frame['id'][frame['id'].duplicated()].iloc[0]!r} is listed twice")
+    return frame
+
+
+def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Read the split of each id from a file written by `export_splits`; further ids in it do not matter.
+
+    Returns:
+        (N,) of str, in the order of `ids`.
+
+    Raises:
+        UserError: as `read_splits`, or an id that is absent.
+    """
+    frame = read_splits(path)
     known = dict(zip(frame["id"], frame["split"], strict=True))
     absent = [name for name in map(str, ids) if name not in known]
     if absent:
@@ -139,7 +171,7 @@ def leaks(table: ImageTable, split: np.ndarray, digests: Sequence[str] | None = 
     return found
 
 
-def _components(table: ImageTable, digests: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+def connected(table: ImageTable, digests: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
     """Number the sets of rows that belong together, and give the rows in an order that is the data's own."""
     count = len(table)
     row = {name: number for number, name in enumerate(table.ids.tolist())}

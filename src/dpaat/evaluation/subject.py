@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from dpaat.data import PreparedData, prepare
+from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out
+from dpaat.data.splits import import_splits, read_splits
 from dpaat.errors import UserError, unknown
 from dpaat.models import Stem, build_model, load_foreign
 from dpaat.provenance import provenance
+from dpaat.runs import SPLITS as SPLITS_FILE
 from dpaat.runs import Run, open_run
 
 SPLITS = ("train", "val", "test", "all")
@@ -58,6 +62,7 @@ class Subject:
             they are not there.
         majority: the class most frequent in training.
         head: what every result says about where it comes from; `checkpoint` identifies the weights.
+        left_out: how many images of another dataset the model has learned from; None for its own.
     """
 
     folder: Path
@@ -68,19 +73,25 @@ class Subject:
     own_data: PreparedData | None
     majority: str
     head: dict[str, Any]
+    left_out: LeftOut | None = None
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split, or of all.
+        """Row numbers of a split, or of all, without images that are left out.
 
         Raises:
             UserError: an unknown split, or an empty one.
         """
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        rows = np.arange(len(self.data.split)) if split == "all" else self.data.rows(split)
+        rows = np.flatnonzero(self.data.split != SEEN) if split == "all" else self.data.rows(split)
         if not len(rows):
-            raise UserError(f"{self.data.table.spec}: no images in split {split!r}")
+            raise UserError(f"{self.data.table.spec}: no images in split {split!r}{self.note and '; ' + self.note}")
         return rows
+
+    @property
+    def note(self) -> str:
+        """What to say of images that are left out; empty where there is nothing to say."""
+        return "" if self.left_out is None else self.left_out.note
 
     def view(self, data: PreparedData, rows: np.ndarray) -> tuple[RowView, np.ndarray]:
         """Images of some rows, and their labels in the numbers of the model's classes."""
@@ -88,12 +99,13 @@ class Subject:
         return RowView(data.images, rows, self.channels), known[data.labels[rows]]
 
 
-def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool) -> Subject:
+def subject_of_run(path: Path, *, data: str | PreparedData | None, device: str, progress: bool) -> Subject:
     """Take the model of a run folder, with its own data or another dataset.
 
     Args:
         path: the run folder.
-        data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
+        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
+            run's own, as it was split. Images that are ready are taken as they are.
         device: a device of this machine.
         progress: show progress of decoding.
 
@@ -101,19 +113,21 @@ def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool)
         UserError: not a run folder, or data that do not fit.
     """
     run = open_run(path)
-    prepared = _prepare(run, data, progress=progress)
+    prepared, left_out = _prepare(run, data, progress=progress)
     classes, channels = tuple(run.info["classes"]), int(run.info["channels"])
     _check_classes(prepared, classes, str(run.path))
     _check_channels(prepared, channels, str(run.path))
     counts: dict[str, int] = run.info["train_counts"]
+    own = prepared.fingerprint == run.info["fingerprint"] or (left_out is not None and left_out.own)
     return Subject(
         folder=run.path,
         model=run.load_model(device=device).to(memory_format=torch.channels_last),  # up to 1.6 x faster
         classes=classes,
         channels=channels,
         data=prepared,
-        own_data=prepared if prepared.fingerprint == run.info["fingerprint"] else _own_data(run),
+        own_data=prepared if own else _own_data(run),
         majority=max(counts, key=counts.__getitem__),
+        left_out=left_out,
         head=_head(
             prepared,
             classes,
@@ -157,11 +171,12 @@ def subject_of_weights(
     Raises:
         UserError: weights that do not fit the model and the classes, or data that cannot be read.
     """
-    prepared = prepare(data, image_size=image_size, seed=seed, progress=progress)
+    prepared = prepare(data, image_size=image_size, seed=seed, training=False, progress=progress)
     classes, channels = prepared.classes, int(prepared.images.shape[1])
     model = build_model(name, num_classes=len(classes), channels=channels, image_size=image_size, stem=stem)
     load_foreign(model, weights, num_classes=len(classes))
-    counts = np.bincount(prepared.labels[prepared.rows("train")], minlength=len(classes))
+    learned = prepared.rows("train")
+    counts = np.bincount(prepared.labels[learned] if len(learned) else prepared.labels, minlength=len(classes))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -206,14 +221,24 @@ def _recipe(run: Run) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _prepare(run: Run, data: str | None, *, progress: bool) -> PreparedData:
-    if data is not None:
-        config = run.config
-        other = prepare(data, image_size=config.image_size, fit=config.fit, seed=config.seed, progress=progress)
-        if other.fingerprint != run.info["fingerprint"]:
-            return other
-        # The same images under another spec: split anew, they would put training images into the test split.
-    return run.prepare(progress=progress)
+def _prepare(
+    run: Run, data: str | PreparedData | None, *, progress: bool
+) -> tuple[PreparedData, LeftOut | None]:
+    """The run's own images wherever they are, as they were split; or others, without what the run has learned from."""
+    if data is None:
+        return run.prepare(progress=progress), None
+    if isinstance(data, PreparedData):
+        return data, None
+    config = run.config
+    other = prepare(
+        data, image_size=config.image_size, fit=config.fit, seed=config.seed, training=False, progress=progress
+    )
+    if other.fingerprint == run.info["fingerprint"]:
+        return dataclasses.replace(other, split=import_splits(run.path / SPLITS_FILE, other.ids)), None
+    known = read_splits(run.path / SPLITS_FILE)
+    if "pixels" not in known and (own := _own_data(run)) is not None:  # of a run older than its digests
+        known = pd.DataFrame({"id": own.ids, "split": own.split} | known_images(own))
+    return leave_out(other, known)
 
 
 def _own_data(run: Run) -> PreparedData | None:

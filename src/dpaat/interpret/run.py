@@ -111,7 +111,8 @@ def explain_run(
 
     Args:
         run: the run folder.
-        data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
+        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
+            run's own, as it was split. What the run has learned from is left out of another dataset.
         norm: "linf" or "l2"; None for the run's own.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
@@ -177,6 +178,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         **vars(Population(table.name, subject.data.fingerprint, plan.split, len(rows))),
         "data_spec": table.spec,
         "checkpoint": subject.head["checkpoint"],
+        **({} if subject.left_out is None else {"left_out": vars(subject.left_out)}),
         **_settings(plan, device=subject.head["device"], layer=layer),
         "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.flatten(1).any(dim=1).sum()),

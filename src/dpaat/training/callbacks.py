@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
 
+from dpaat.consistency import require_epochs
 from dpaat.errors import UserError
 from dpaat.runs import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
@@ -55,6 +56,8 @@ class EpochLog(L.Callback):
             remove_leftovers(folder)
         for name in ("metrics.csv", "timing.csv"):
             _keep_epochs_before(self.folder / name, trainer.current_epoch)
+        if trainer.current_epoch:
+            require_epochs(self.folder, trainer.current_epoch)
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

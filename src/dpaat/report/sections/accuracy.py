@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.entries import Entry, note_of
 from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
 from dpaat.report.charts import reliability_plot
 from dpaat.report.comparisons import Comparison
@@ -25,13 +25,16 @@ NOTE = (
 
 def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> Section:
     """Scores on clean images with intervals, and calibration."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text(f"Left out: {text}.", "warn") for run in runs for text in run.outdated]
     if missing := [run.name for run in runs if run.evaluation is None]:
         text = f"Not evaluated yet: {', '.join(missing)}. `dpaat evaluate RUN` measures a run; then write this again."
         blocks.append(Text(text, "warn"))
     for comparison in comparisons:
         note = NOTE if comparison is comparisons[0] else ""
         blocks += [Heading(f"Clean images: {comparison.title}"), _clean_table(comparison, note)]
+        for name, results in comparison.results.items():
+            notes = dict.fromkeys(note for entry in results if (note := note_of(entry)))
+            blocks += [Text(f"{name}: {note}.", "warn") for note in notes]
         blocks += _calibration(comparison)
     return Section("accuracy", "Is it accurate", blocks)
 
