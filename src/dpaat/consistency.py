@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dpaat.errors import UserError
 CONFIG, SPLITS = "config.yaml", "splits.csv"
 LOG = "metrics.csv"
 MOVABLE = (*PLACE, "workers", "data")
-"""Fields that may change after a run was begun: where it is computed, and where its data are, which have a fingerprint."""
+"""Fields that may change after a run was begun: where it is computed, and where its data are, told by a fingerprint."""
 
 
 def seal(config: TrainConfig, splits: Path) -> dict[str, Any]:
@@ -37,18 +38,27 @@ def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> N
     Raises:
         UserError: names the file, and what to do.
     """
-    begun, now = info.get("config"), dataclasses.asdict(config)
-    defaults = dataclasses.asdict(TrainConfig())
-    for name in now if isinstance(begun, dict) else ():
+    begun: dict[str, Any] = info.get("config") or {}
+    now, defaults = dataclasses.asdict(config), dataclasses.asdict(TrainConfig())
+    for name in now if begun else ():
         before, after = (_comparable(name, value) for value in (begun.get(name, defaults[name]), now[name]))
         if name not in MOVABLE and before != after:
             raise UserError(
-                f"{folder / CONFIG}: says {name} {now[name]!r}, but the run was begun with {begun.get(name)!r}; put that "
-                "back, or train anew into another --out"
+                f"{folder / CONFIG}: says {name} {now[name]!r}, but the run was begun with {begun.get(name)!r}; put "
+                "that back, or train anew into another --out"
             )
-    splits, sealed = folder / SPLITS, info.get("splits_digest")
-    if sealed and splits.is_file() and file_digest(splits) != sealed:
+    splits = folder / SPLITS
+    if splits.is_file() and not _same_splits(splits, info):
         raise UserError(f"{splits}: was changed after the run was begun; put it back, or train anew into another --out")
+
+
+def _same_splits(splits: Path, info: Mapping[str, Any]) -> bool:
+    if sealed := info.get("splits_digest"):
+        return file_digest(splits) == str(sealed)
+    with splits.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        now = Counter(row.get("split") for row in csv.DictReader(file))
+    counts = info.get("split_counts") or {}
+    return all(now[name] == sum(of.values()) for name, of in counts.items())
 
 
 def check_log(folder: Path, info: Mapping[str, Any]) -> None:
@@ -71,8 +81,8 @@ def require_epochs(folder: Path, count: int) -> None:
     """
     if (logged_epochs(folder) or []) != list(range(count)):
         raise UserError(
-            f"{folder / LOG}: does not hold each of {count} epochs once and in order; put the rows back from a copy, or "
-            "train anew into another --out"
+            f"{folder / LOG}: does not hold each of {count} epochs once and in order; put the rows back from a copy, "
+            "or train anew into another --out"
         )
 
 

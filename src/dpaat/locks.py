@@ -41,8 +41,8 @@ def locked(path: Path, *, busy: str = "", give_up: Callable[[], bool] = lambda: 
                 told = True
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"{path}: cannot be locked ({getattr(error, 'strerror', None) or error}); take a folder on a drive that has "
-            "file locks and may be written"
+            f"{path}: cannot be locked ({getattr(error, 'strerror', None) or error}); take a folder on a drive that "
+            "has file locks and may be written"
         ) from None
     try:
         yield

@@ -16,7 +16,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dpaat.config import TrainConfig
-from dpaat.consistency import CONFIG, SPLITS, check_checkpoint, check_log, check_start, file_digest
+from dpaat.consistency import CONFIG as CONFIG
+from dpaat.consistency import SPLITS as SPLITS
+from dpaat.consistency import check_checkpoint, check_log, check_start, file_digest
 from dpaat.errors import UserError, is_printable
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
 
@@ -35,6 +37,8 @@ INFO_SHAPE = {
     "train_counts": {str: int},
     "split_counts": Maybe({str: {str: int}}, absent=True),
     "data": str,
+    "config": Maybe(dict, absent=True),
+    "epochs_done": Maybe(int, absent=True),
     "command": Maybe(str, absent=True),
     "licence": Maybe(str, absent=True),
     "citation": Maybe(str, absent=True),
@@ -114,7 +118,7 @@ class Run:
                 progress=progress,
             )
         except UserError as error:
-            raise UserError(f"{error} (if the data of {self.path} were moved, say with --data where they are)") from None
+            raise UserError(f"{error} (if the data of {self.path} were moved: give --data)") from None
         if data.fingerprint != self.info["fingerprint"]:
             raise UserError(
                 f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "

@@ -202,4 +202,3 @@ def _told_to_end() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, stop)
         yield
-

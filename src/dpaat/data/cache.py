@@ -118,7 +118,7 @@ def digest_row(table: ImageTable, row: int) -> str:
 def digest_pixels(image: np.ndarray) -> str:
     """Digest a decoded image `(C, H, W)`, the same for a grey image and for its three equal channels."""
     grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
-    return hashlib.sha256(np.ascontiguousarray(image[:1] if grey else image)).hexdigest()[: 2 * DIGEST]
+    return hashlib.sha256(np.ascontiguousarray(image[:1] if grey else image).data).hexdigest()[: 2 * DIGEST]
 
 
 def decode_row(table: ImageTable, row: int, *, image_size: int, fit: str) -> np.ndarray:
@@ -210,8 +210,8 @@ def _write(path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, prog
 
         pixels = list(in_threads(fill, shape[0], "decoding images", progress=progress))
         images.flush()
-        with temporary.open("ab") as file:  # behind the array, where NumPy does not look
-            file.write(bytes.fromhex("".join(pixels)))
+        with temporary.open("ab") as end:  # behind the array, where NumPy does not look
+            end.write(bytes.fromhex("".join(pixels)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

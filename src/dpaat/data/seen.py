@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dpaat.data import PreparedData
+from dpaat.data import PreparedData, fingerprint
 from dpaat.data.splits import connected
 
 SEEN = "seen"
@@ -35,17 +35,17 @@ class LeftOut:
     @property
     def note(self) -> str:
         """One line; empty where there is nothing to say."""
-        said = (
-            f"{self.learned:,} images that the model has learned from or was chosen by and {self.related:,} of their "
-            "groups are left out"
-            if self.learned or self.related
-            else ""
-        )
+        counts = {
+            "that the model was trained or validated on": self.learned,
+            "in groups of those that it was trained or validated on": self.related,
+        }
+        parts = [f"{count:,} images {what}" for what, count in counts.items() if count]
+        said = f"{' and '.join(parts)} are left out" if parts else ""
         if self.by == "content":
             return said
         unchecked = (
-            "whether it has images that the model has learned from could be checked by their names only: the run keeps no "
-            "digests, and its own data are not there"
+            "images that the model was trained or validated on could be found by their ids only, as the run keeps no "
+            "digests of them and they are not where they were"
         )
         return f"{unchecked}; {said}" if said else unchecked
 
@@ -53,8 +53,8 @@ class LeftOut:
 def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, LeftOut]:
     """Take out of a dataset what a run has learned from, with all that belongs to it.
 
-    The run's own test images stay test images, whatever their names. A dataset that holds exactly the run's images keeps
-    the run's splits, and only those test images are left out that its groups tie to others.
+    The run's own test images stay test images, whatever their names. A dataset that holds exactly the run's images
+    keeps the run's splits, and only those test images are left out that its groups tie to others.
 
     Args:
         data: another dataset than the run's, split on its own.
@@ -63,7 +63,9 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
     Returns:
         The dataset, its split `SEEN` where an image is left out; and the counts.
     """
-    keys = {"pixels": list(data.pixels), "digest": list(data.digests)} if "pixels" in known else {"id": data.ids.tolist()}
+    keys = (
+        {"pixels": list(data.pixels), "digest": list(data.digests)} if "pixels" in known else {"id": data.ids.tolist()}
+    )
     learned_from = known[known["split"] != "test"]
     ordered = pd.concat([known[known["split"] == "test"], learned_from])  # of an image on two sides, the latter counts
     found = np.full(len(data.split), "", dtype="<U5")
@@ -84,6 +86,31 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
     by = "content" if "pixels" in known else "id"
     left_out = LeftOut(0 if same else int(learned.sum()), int(related.sum()), by, same)
     return dataclasses.replace(data, split=split), left_out
+
+
+def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:
+    """A run's own images under other names, by the names and splits that the run knows them by.
+
+    Returns:
+        The dataset with ids, groups, splits and fingerprint of the run; None unless the same images of the same classes
+        come in the same order and in the same groups.
+    """
+    if "pixels" not in known or len(known) != len(data.split):
+        return None
+    now = pd.DataFrame(known_images(data))
+    same = any(now[name].tolist() == known[name].tolist() for name in ("pixels", "digest"))
+    partitions = [pd.factorize(frame["group"])[0].tolist() for frame in (now, known)]
+    if not same or now["label"].tolist() != known["label"].tolist() or partitions[0] != partitions[1]:
+        return None
+    frame = data.table.frame.assign(id=known["id"].to_numpy(), group=known["group"].to_numpy())
+    table, digests = dataclasses.replace(data.table, frame=frame), known["digest"].tolist()
+    return dataclasses.replace(
+        data,
+        table=table,
+        split=known["split"].to_numpy(dtype="<U5"),
+        digests=tuple(digests),
+        fingerprint=fingerprint(table, digests),
+    )
 
 
 def known_images(data: PreparedData) -> dict[str, Sequence[str]]:

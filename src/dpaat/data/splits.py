@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError
+from dpaat.runs import replacing
 
 DEFAULT_FOLDS = 5
 VAL_FOLDS = 8
@@ -102,9 +103,9 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **columns: Iterable[str]) -> None:
     """Write a CSV file with the columns `id` and `split`, and maybe more."""
-    pd.DataFrame({"id": list(ids), "split": list(split)} | {name: list(of) for name, of in columns.items()}).to_csv(
-        path, index=False
-    )
+    frame = pd.DataFrame({"id": list(ids), "split": list(split)} | {name: list(of) for name, of in columns.items()})
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False)
 
 
 def read_splits(path: Path) -> pd.DataFrame:

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, key_of, order_of, part_name, population_of, subject_of
 from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
-from dpaat.consistency import file_digest
-from dpaat.runs import BEST, replacing, write_text
+from dpaat.runs import BEST, remove_leftovers, replacing, write_text
 from dpaat.shapes import load_json
 
 SCHEMA_VERSION = 2
@@ -83,7 +83,9 @@ def _metrics_of(part: Path, classes: Sequence[str]) -> Metrics | None:
         )
         found = verdict_metrics(predicted, labels, classes)
         if frame["probabilities"].notna().all():
-            ranked = classification_metrics(torch.from_numpy(np.stack(frame["probabilities"].to_list())), labels, classes)
+            ranked = classification_metrics(
+                torch.from_numpy(np.stack(frame["probabilities"].to_list())), labels, classes
+            )
             found |= {"map": ranked["map"], "auroc": ranked["auroc"]}
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{part}: not readable ({str(error).splitlines()[0]}); evaluate the run again") from None
@@ -227,6 +229,7 @@ def _merge_into(
         if result is not None and predictions is not None:
             result = {**result, "predictions": part_name(result)}
             folder.mkdir(exist_ok=True)
+            remove_leftovers(folder)
             part = folder / result["predictions"]
             with replacing(part) as temporary:
                 pq.write_table(predictions, temporary)

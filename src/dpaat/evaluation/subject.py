@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from dpaat.data import PreparedData, prepare
-from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out
+from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out, recognized
 from dpaat.data.splits import import_splits, read_splits
 from dpaat.errors import UserError, unknown
 from dpaat.models import Stem, build_model, load_foreign
 from dpaat.provenance import provenance
+from dpaat.runs import INFO, Run, open_run
 from dpaat.runs import SPLITS as SPLITS_FILE
-from dpaat.runs import Run, open_run
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -117,6 +117,10 @@ def subject_of_run(path: Path, *, data: str | PreparedData | None, device: str, 
     classes, channels = tuple(run.info["classes"]), int(run.info["channels"])
     _check_classes(prepared, classes, str(run.path))
     _check_channels(prepared, channels, str(run.path))
+    if prepared.fingerprint == run.info["fingerprint"] and prepared.classes != classes:
+        raise UserError(
+            f"{run.path / INFO}: damaged, its classes are not those of {prepared.table.spec} in their order"
+        )
     counts: dict[str, int] = run.info["train_counts"]
     own = prepared.fingerprint == run.info["fingerprint"] or (left_out is not None and left_out.own)
     return Subject(
@@ -221,9 +225,7 @@ def _recipe(run: Run) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _prepare(
-    run: Run, data: str | PreparedData | None, *, progress: bool
-) -> tuple[PreparedData, LeftOut | None]:
+def _prepare(run: Run, data: str | PreparedData | None, *, progress: bool) -> tuple[PreparedData, LeftOut | None]:
     """The run's own images wherever they are, as they were split; or others, without what the run has learned from."""
     if data is None:
         return run.prepare(progress=progress), None
@@ -233,10 +235,15 @@ def _prepare(
     other = prepare(
         data, image_size=config.image_size, fit=config.fit, seed=config.seed, training=False, progress=progress
     )
-    if other.fingerprint == run.info["fingerprint"]:
-        return dataclasses.replace(other, split=import_splits(run.path / SPLITS_FILE, other.ids)), None
     known = read_splits(run.path / SPLITS_FILE)
-    if "pixels" not in known and (own := _own_data(run)) is not None:  # of a run older than its digests
+    own: PreparedData | None
+    if other.fingerprint == run.info["fingerprint"]:
+        own = dataclasses.replace(other, split=import_splits(run.path / SPLITS_FILE, other.ids))
+    else:
+        own = recognized(other, known)
+    if own is not None and own.fingerprint == run.info["fingerprint"]:
+        return dataclasses.replace(own, table=dataclasses.replace(own.table, name=run.info["data"])), None
+    if "pixels" not in known and (own := _own_data(run)) is not None:  # the run is older than its digests
         known = pd.DataFrame({"id": own.ids, "split": own.split} | known_images(own))
     return leave_out(other, known)
 

@@ -14,7 +14,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
 from dpaat.evaluation.results import read_document, require_present
 from dpaat.locks import RESULTS, locked
-from dpaat.runs import replacing, write_text
+from dpaat.runs import remove_leftovers, replacing, write_text
 
 SCHEMA_VERSION = 1
 INTERPRETABILITY_FILE = "interpretability.json"
@@ -98,6 +98,7 @@ def _merge_into(
     folder = run / FOLDER
     try:
         folder.mkdir(exist_ok=True)
+        remove_leftovers(folder)
         with replacing(folder / entry["files"]["scores"]) as temporary:
             scores.to_parquet(temporary, index=False)
         with replacing(folder / entry["files"]["maps"]) as temporary, temporary.open("wb") as file:

@@ -17,6 +17,7 @@ from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Entry, Population
 from dpaat.evaluation.plan import DEFAULT_RADII, stratified_draw
+from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.subject import SPLITS, Subject, subject_of_run
@@ -145,6 +146,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         UserError: bad input, or a folder that cannot be written.
     """
     check_writable(subject.folder)
+    require_present(subject.folder, subject.head, "explain")
     read_interpretability(subject.folder)
     all_rows = subject.rows(plan.split)
     all_labels = subject.view(subject.data, all_rows)[1]

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from dpaat.consistency import require_epochs
 from dpaat.errors import UserError
+from dpaat.locks import RESULTS, locked
 from dpaat.runs import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.module import TrainingModule
@@ -52,8 +53,9 @@ class EpochLog(L.Callback):
         self._first_epoch = trainer.current_epoch
         if not trainer.is_global_zero:
             return
-        for folder in (self.folder, self.folder / "checkpoints", self.folder / "perturbation.parquet"):
-            remove_leftovers(folder)
+        with locked(self.folder / RESULTS):  # an evaluation may be writing beside
+            for folder in (self.folder, self.folder / "checkpoints", self.folder / "perturbation.parquet"):
+                remove_leftovers(folder)
         for name in ("metrics.csv", "timing.csv"):
             _keep_epochs_before(self.folder / name, trainer.current_epoch)
         if trainer.current_epoch:

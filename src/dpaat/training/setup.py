@@ -10,6 +10,8 @@ import torch
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
+from dpaat.data.seen import recognized
+from dpaat.data.splits import read_splits
 from dpaat.errors import UserError
 from dpaat.methods import Setting, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
@@ -22,17 +24,27 @@ def prepare_data(
     config: TrainConfig, *, own_splits: Path | None = None, cache_dir: Path | None = None, progress: bool = True
 ) -> PreparedData:
     """Load the data of a run, split by its configuration, or as `own_splits` says where it was begun before."""
-    given_splits = Path(config.splits) if config.splits else None
-    return prepare(
-        config.data,
-        image_size=config.image_size,
-        fit=config.fit,
-        seed=config.seed,
-        fold=None if own_splits else config.fold,
-        splits=own_splits or given_splits,
-        cache_dir=cache_dir,
-        progress=progress,
-    )
+
+    def load(splits: Path | None, fold: str | None) -> PreparedData:
+        return prepare(
+            config.data,
+            image_size=config.image_size,
+            fit=config.fit,
+            seed=config.seed,
+            fold=fold,
+            splits=splits,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+
+    if own_splits is None:
+        return load(Path(config.splits) if config.splits else None, config.fold)
+    try:
+        return load(own_splits, None)
+    except UserError:  # the images may have other names where they were moved to
+        if (found := recognized(load(None, None), read_splits(own_splits))) is None:
+            raise
+        return found
 
 
 def check_splits(config: TrainConfig, data: PreparedData) -> None:
