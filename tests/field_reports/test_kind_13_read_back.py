@@ -15,7 +15,7 @@ from dpaat.evaluation import evaluate_run, read_evaluation
 from dpaat.report import write_report
 from dpaat.runs import read_folder
 from dpaat.training import train
-from seen_makers import QUICK
+from seen_makers import QUICK, as_csv
 from training_makers import fails, tiny_config
 
 OLD = Path(__file__).parent / "old_run"
@@ -34,9 +34,15 @@ def run(evaluated: Path, tmp_path: Path) -> Path:
     return shutil.copytree(evaluated, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def begun(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_config(tiny_images, epochs=3), tmp_path_factory.mktemp("kind13") / "begun", stop_after=2)
+
+
 @pytest.fixture
-def stopped(tiny_images: Path, tmp_path: Path) -> Path:
-    return train(tiny_config(tiny_images, epochs=3), tmp_path / "stopped", stop_after=2)
+def stopped(begun: Path, tmp_path: Path) -> Path:
+    """A run of 3 epochs that was stopped after 2."""
+    return shutil.copytree(begun, tmp_path / "stopped")
 
 
 def is_refused(run: Path, capfd: pytest.CaptureFixture[str], *names: str) -> None:
@@ -188,6 +194,16 @@ def test_a_run_that_went_on_and_was_killed_opens(stopped):
 
 
 # --- splits.csv, run.json, checkpoints
+
+
+def test_rows_in_another_order(tiny_images, tmp_path, capfd):
+    """Sizes are kept by the number of the row, and the fingerprint does not see the order."""
+    spec = as_csv(tiny_images, tmp_path / "table" / "all.csv")
+    run = train(tiny_config(tiny_images, data=spec), tmp_path / "run", stop_after=1)
+    rows = (tmp_path / "table" / "all.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "table" / "all.csv").write_text("".join([rows[0], *rows[:0:-1]]))
+    fails(capfd, "train", "--resume", f"--out={run}", names=("another order", "splits.csv"))
+    evaluate_run(run, **QUICK)
 
 
 def swap(run: Path) -> None:

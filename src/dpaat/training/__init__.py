@@ -22,7 +22,7 @@ from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.consistency import check_start, seal
 from dpaat.data import PreparedData
 from dpaat.data.seen import known_images
-from dpaat.data.splits import export_splits
+from dpaat.data.splits import export_splits, read_splits
 from dpaat.errors import Interrupted, UserError
 from dpaat.locks import TRAINING, locked
 from dpaat.models import check_name
@@ -103,6 +103,11 @@ def train(
             raise UserError(
                 f"{config.data}: not the images that {out} was begun with, or the data have changed since; train anew "
                 "into another --out"
+            )
+        if resuming and own_splits is not None and read_splits(own_splits)["id"].tolist() != prepared.ids.tolist():
+            raise UserError(
+                f"{config.data}: its images come in another order than {out} was begun with, which {SPLITS} holds; put "
+                "them back into that order"
             )
         trainer = make_trainer(config, out, prepared, stop_after=stop_after, console=console)
         module = build(config, prepared, from_checkpoint=resuming)
