@@ -76,10 +76,10 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
     learned = np.isin(found, ("train", "val"))
     groups, _ = connected(data.table, data.pixels)
     tied = np.isin(groups, groups[learned])
-    if "group" in known:
+    if "group_name" in known:
         # A group of its own for every image is no information about other images.
-        named = learned_from[learned_from["group"] != learned_from["id"]]
-        tied |= data.table.frame["group"].isin(set(named["group"])).to_numpy()
+        named = learned_from[learned_from["group_name"] != learned_from["id"]]
+        tied |= data.table.frame["group"].isin(set(named["group_name"])).to_numpy()
     related = tied & ~learned
     same = "pixels" in known and any(sorted(values) == sorted(known[name]) for name, values in keys.items())
     split = np.where(related if same else related | learned, SEEN, np.where(found == "", data.split, found))
@@ -99,10 +99,10 @@ def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:
         return None
     now = pd.DataFrame(known_images(data))
     same = any(now[name].tolist() == known[name].tolist() for name in ("pixels", "digest"))
-    partitions = [pd.factorize(frame["group"])[0].tolist() for frame in (now, known)]
-    if not same or now["label"].tolist() != known["label"].tolist() or partitions[0] != partitions[1]:
+    partitions = [pd.factorize(frame["group_name"])[0].tolist() for frame in (now, known)]
+    if not same or now["class_name"].tolist() != known["class_name"].tolist() or partitions[0] != partitions[1]:
         return None
-    frame = data.table.frame.assign(id=known["id"].to_numpy(), group=known["group"].to_numpy())
+    frame = data.table.frame.assign(id=known["id"].to_numpy(), group=known["group_name"].to_numpy())
     table, digests = dataclasses.replace(data.table, frame=frame), known["digest"].tolist()
     return dataclasses.replace(
         data,
@@ -117,4 +117,4 @@ def known_images(data: PreparedData) -> dict[str, Sequence[str]]:
     """What `splits.csv` keeps of the images that a run is given, beside id and split: how to know them again."""
     labels = np.array(data.classes)[data.labels]
     group = data.table.frame["group"].tolist()
-    return {"label": labels.tolist(), "group": group, "pixels": data.pixels, "digest": data.digests}
+    return {"class_name": labels.tolist(), "group_name": group, "pixels": data.pixels, "digest": data.digests}
