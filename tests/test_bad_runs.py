@@ -87,7 +87,6 @@ def test_evaluate_on_classes_that_the_run_does_not_know(tiny_run, tiny_images, t
         ("options", ["--options.ramp=0.9"]),
         ("trainer", ["--trainer.gradient_clip_val=1"]),
         ("seed", ["--seed=4"]),
-        ("data", ["--data=folder:elsewhere"]),
     ],
 )
 def test_resume_with_other_options(named, options, run, capfd):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -292,7 +291,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
 def test_what_a_process_died_of(script, error, program):
     folder = program(script)
-    assert runner.run_command(["train"], folder, environment=os.environ, keep_open=None, live=set()) == error
+    assert runner.run_command(["train"], folder, environment=os.environ, live=set()) == error
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
@@ -326,23 +325,6 @@ def test_an_interruption_ends_the_cells_and_blames_none(number, program, finishe
     grid = read_grid(finished_grid / "grid.yaml")
     states = [CellRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
     assert states == ["waiting"] * 4
-
-
-@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
-def test_a_cell_is_not_taken_up_while_another_process_works_on_it(tmp_path):
-    order = []
-
-    def second() -> None:
-        with runner._claimed(tmp_path / "lock", lambda: False):
-            order.append("second")
-
-    with runner._claimed(tmp_path / "lock", lambda: False):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.2)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
 
 
 # --- grids

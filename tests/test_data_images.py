@@ -106,7 +106,7 @@ def table_of(contents):
 
 def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):
     contents = [jpeg(number) for number in range(5)]
-    images, digests = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    images, digests, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
     assert images.shape == (5, 3, 8, 8)
     assert isinstance(images, np.memmap)
     assert not images.flags.writeable
@@ -116,24 +116,24 @@ def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "decode_image", forbidden)
-        again, same = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+        again, same, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
         assert (again == images).all()
         assert same == digests
     contents[2] = jpeg(99)
-    changed, other = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    changed, other, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
     assert [a != b for a, b in zip(digests, other, strict=True)] == [False, False, True, False, False]
     assert (changed[2] == rgb(jpeg(99))).all()
-    squashed, _ = decode(table_of(contents), image_size=8, fit="squash", cache_dir=tmp_path, progress=False)
+    squashed, *_ = decode(table_of(contents), image_size=8, fit="squash", cache_dir=tmp_path, progress=False)
     assert (squashed != changed).any()
 
 
 def test_a_cut_cache_file_is_written_anew(tmp_path):
     contents = [jpeg(number) for number in range(3)]
-    images, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    images, *_ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
     expected = np.array(images)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:200])
-    again, _ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
+    again, *_ = decode(table_of(contents), image_size=8, fit="crop", cache_dir=tmp_path, progress=False)
     assert (again == expected).all()
 
 

@@ -93,7 +93,7 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("--steps", type=str | None, default=None, help="budget: 20, or square=1000,apgd-t=50")
     parser.add_argument("--eps", type=str | None, default=None, help="radii from small to large, comma-separated")
     parser.add_argument("--norm", type=str, default="linf", help="linf or l2")
-    parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
+    parser.add_argument("--data", type=str | None, default=None, help="another dataset, or the run's own elsewhere")
     parser.add_argument(
         "--window",
         type=str | None,
@@ -151,7 +151,7 @@ def _explain_parser() -> ArgumentParser:
     parser.add_argument("--eps", type=str | None, default=None, help="radii, comma-separated; default 4/255, in L2 1")
     parser.add_argument("--steps", type=int, default=20, help="of PGD")
     parser.add_argument("--norm", type=str | None, default=None, help="linf or l2; default the run's")
-    parser.add_argument("--data", type=str | None, default=None, help="another dataset, classes matched by name")
+    parser.add_argument("--data", type=str | None, default=None, help="another dataset, or the run's own elsewhere")
     parser.add_argument(
         "--window",
         type=str | None,

@@ -36,6 +36,7 @@ def train(given: Namespace, explicit: Namespace, argv: list[str]) -> int:
         config,
         out,
         resume=given.resume,
+        data=explicit.get("data") if given.resume else None,
         stop_after=given.stop_after,
         cache_dir=Path(given.cache) if given.cache else None,
         command=shlex.join(["dpaat", *argv]),
@@ -56,7 +57,8 @@ def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
     wanted = complete(dataclasses.replace(begun, **given | nested))
     for name in given:
         before, now = getattr(begun, name), getattr(wanted, name)
-        if before != now and name not in PLACE and (name != "eps" or begun.radius != wanted.radius):
+        # The data may have been moved: the training looks at the images.
+        if before != now and name not in (*PLACE, "data") and (name != "eps" or begun.radius != wanted.radius):
             raise UserError(
                 f"{out}: was begun with {name} {before!r}, not {now!r}; resume it without that option, or train anew "
                 "into another --out"
@@ -66,7 +68,7 @@ def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
 
 def _evaluate(given: Namespace) -> int:
     from dpaat.evaluation import Plan, analyses_summary, evaluate, evaluation_table, parse_steps
-    from dpaat.evaluation.run import resolve_device
+    from dpaat.evaluation.run import resolve_device, source_of
     from dpaat.evaluation.subject import subject_of_run, subject_of_weights
     from dpaat.evaluation.suite import SUITE_ATTACKS
     from dpaat.models import describe_weights
@@ -112,7 +114,7 @@ def _evaluate(given: Namespace) -> int:
         _console().print(describe_weights(subject.head["network"]), highlight=False, soft_wrap=True)
     source = None
     if given.source is not None:
-        source = subject_of_run(Path(given.source), data=given.data, device=device, progress=False, window=given.window)
+        source = source_of(subject, Path(given.source), device)
     console = _console()
     for line in subject.warnings:
         console.print(f"warning: {line}", highlight=False, soft_wrap=True)

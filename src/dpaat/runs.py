@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from argparse import ArgumentError
@@ -17,6 +16,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dpaat.config import TrainConfig
+from dpaat.consistency import CONFIG as CONFIG
+from dpaat.consistency import SPLITS as SPLITS
+from dpaat.consistency import check_checkpoint, check_log, check_start, file_digest
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from dpaat.models import Stem
 
 SCHEMA_VERSION = 1
-CONFIG, INFO, SPLITS = "config.yaml", "run.json", "splits.csv"
+INFO = "run.json"
 INFO_SHAPE = {
     "schema_version": int,
     "classes": [str],
@@ -37,6 +39,8 @@ INFO_SHAPE = {
     "train_counts": {str: int},
     "split_counts": Maybe({str: {str: int}}, absent=True),
     "data": str,
+    "config": Maybe(dict, absent=True),
+    "epochs_done": Maybe(int, absent=True),
     "command": Maybe(str, absent=True),
     "window": Maybe(str, absent=True),
     "pixels": Maybe([str], absent=True),
@@ -106,7 +110,7 @@ class Run:
     @property
     def checkpoint_digest(self) -> str:
         """16 hex digits that identify the weights."""
-        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+        return file_digest(self.checkpoint)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -151,15 +155,18 @@ class Run:
         from dpaat.data.values import FULL
 
         config = self.config
-        data = prepare(
-            config.data,
-            image_size=config.image_size,
-            fit=config.fit,
-            splits=self.path / SPLITS,
-            classes=self.info["classes"],
-            window=self.info.get("window") or FULL,
-            progress=progress,
-        )
+        try:
+            data = prepare(
+                config.data,
+                image_size=config.image_size,
+                fit=config.fit,
+                splits=self.path / SPLITS,
+                classes=self.info["classes"],
+                window=self.info.get("window") or FULL,
+                progress=progress,
+            )
+        except UserError as error:
+            raise UserError(f"{error} (if the data of {self.path} were moved: give --data)") from None
         if data.fingerprint != self.info["fingerprint"]:
             raise UserError(
                 f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "
@@ -177,11 +184,27 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder")
+    run = read_folder(path)
+    if not run.checkpoint.is_file():
+        raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
+    check_checkpoint(run.checkpoint)
+    return run
+
+
+def read_folder(path: Path) -> Run:
+    """Open a run folder that need not have a checkpoint, and check that its files belong together.
+
+    Raises:
+        UserError: not a run folder, of a newer schema, damaged, or changed since it was written.
+    """
+    from dpaat.evaluation.results import check_results
+
     if not (path / INFO).is_file() or not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
     run = Run(path, read_config(path / CONFIG), read_info(path / INFO))
-    if not run.checkpoint.is_file():
-        raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
+    check_start(path, run.config, run.info)
+    check_log(path, run.info)
+    check_results(path)
     return run
 
 

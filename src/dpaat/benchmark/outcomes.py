@@ -20,7 +20,7 @@ from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, one_answer, verdict_metrics
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.replicates import Fold, Predictions, find_fold
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, read_evaluation
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, check_results, read_evaluation, require_present
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.radii import format_radius
 
@@ -70,6 +70,8 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
     document = read_evaluation(cell.folder)
     if document is None:
         raise UserError(f"{cell.folder}: has no evaluation")
+    require_present(cell.folder, document)
+    check_results(cell.folder)
     reader = _Reader(cell, document)
     main = reader.answers(plans.main, plans.main)
     draw = None if plans.draw is None else reader.answers(plans.draw, plans.main, plans.draw)

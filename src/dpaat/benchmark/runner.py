@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,11 +20,9 @@ from tqdm.auto import tqdm
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.plans import Plans, arguments_of
 from dpaat.errors import Interrupted
+from dpaat.locks import TRAINING, locked
 from dpaat.runs import LAST
 from dpaat.training.keeping import HANGUP, own_signals
-
-if sys.platform != "win32":
-    import fcntl
 
 LOG, ERRORS = "benchmark.log", "benchmark.err"
 EVALUATION_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
@@ -89,38 +87,42 @@ class Runner:
     def _cell(self, cell: CellRun) -> bool:
         """Do what is left of a cell; False if it failed."""
         lock = cell.folder.parent / f".{cell.cell.name}.lock"
-        with _claimed(lock, lambda: self._stopping) as claim:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock, give_up=lambda: self._stopping):
+            if cell.folder.is_dir():  # a training may have outlived its benchmark
+                with locked(cell.folder / TRAINING, give_up=lambda: self._stopping):
+                    pass
             if self._stopping or cell.finished(self.plans):
                 return True
             cell.begin(self.splits.get(cell.cell.name))
-            error = self._train(cell, claim)
+            error = self._train(cell)
             for plan in self.plans.all:
                 if error is None and not cell.evaluated(plan):
-                    error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, _device(cell)), claim)
+                    error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, _device(cell)))
                     if error is None:
                         cell.note_evaluated(plan)
             if not self._stopping:
                 cell.note(status="finished" if error is None else "failed", error=error)
             return error is None
 
-    def _train(self, cell: CellRun, claim: int | None) -> str | None:
+    def _train(self, cell: CellRun) -> str | None:
         if cell.trained:
             return None
         cell.note(evaluated=[])
         arguments = ["train", "--resume", "--out", str(cell.folder)]
-        error = self._step(cell, "train", arguments, claim)
+        error = self._step(cell, "train", arguments)
         if error is not None and str(cell.folder / LAST) in error:
             # Killed while it was writing the checkpoint: nothing is left to resume from.
             (cell.folder / LAST).unlink(missing_ok=True)
-            error = self._step(cell, "train", arguments, claim)
+            error = self._step(cell, "train", arguments)
         return error
 
-    def _step(self, cell: CellRun, kind: str, arguments: Sequence[str], claim: int | None) -> str | None:
+    def _step(self, cell: CellRun, kind: str, arguments: Sequence[str]) -> str | None:
         """Run one command of a cell and count its time; returns what it died of."""
         if self._stopping:
             return "interrupted"
         started = time.perf_counter()
-        error = run_command(arguments, cell.folder, environment=self.environment, keep_open=claim, live=self._live)
+        error = run_command(arguments, cell.folder, environment=self.environment, live=self._live)
         cell.spent(kind, time.perf_counter() - started)
         return None if error is None else f"{kind}: {error}"
 
@@ -141,7 +143,6 @@ def run_command(
     folder: Path,
     *,
     environment: Mapping[str, str],
-    keep_open: int | None,
     live: set[subprocess.Popen[bytes]],
 ) -> str | None:
     """Run a command of this package in a process of its own.
@@ -150,7 +151,6 @@ def run_command(
         arguments: of the command line.
         folder: where what it prints is kept, in `benchmark.log` and `benchmark.err`.
         environment: of the process.
-        keep_open: a file that the process holds open as long as it lives.
         live: where the process stands meanwhile.
 
     Returns:
@@ -163,7 +163,6 @@ def run_command(
             stdout=log,
             stderr=errors,
             env=environment,
-            pass_fds=() if keep_open is None else (keep_open,),
         )
         live.add(process)
         try:
@@ -205,23 +204,3 @@ def _told_to_end() -> Iterator[None]:
                 if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
                     signal.signal(signum, stop)
         yield
-
-
-@contextmanager
-def _claimed(path: Path, give_up: Callable[[], bool]) -> Iterator[int | None]:
-    """Wait until no other process works on a cell, then hold it.
-
-    The claim lasts as long as the file is open here or in the process that trains: a cell whose benchmark was killed
-    is not taken up before that process has ended too.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        if sys.platform == "win32":
-            yield None
-        else:
-            while not give_up():
-                with suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(0.5)
-            yield file.fileno()

@@ -39,7 +39,8 @@ class PreparedData:
         split: (N,) of str, "train", "val" or "test".
         fingerprint: 16 hex digits over ids, class names, labels, groups and image contents, and over a window of
             values; the same for every image size and order of rows.
-        digests: content digest of every row.
+        digests: content digest of every row, of the file as it is.
+        pixels: digest of every decoded image, the same whatever it was read from, see `digest_pixels`.
         fit: how images were made square, "crop" or "squash".
         window: the values that became black and white, "LO,HI", or "full" for the whole range of each file's type.
         kinds: of pixels in the files, such as "8-bit", "integer"; sorted.
@@ -51,6 +52,7 @@ class PreparedData:
     split: np.ndarray
     fingerprint: str
     digests: tuple[str, ...] = ()
+    pixels: tuple[str, ...] = ()
     fit: Fit = "crop"
     window: str = FULL
     kinds: tuple[str, ...] = ()
@@ -124,6 +126,7 @@ def prepare(
     classes: Sequence[str] | None = None,
     window: str = AUTO,
     known: Iterable[str] = (),
+    training: bool = True,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
@@ -140,6 +143,8 @@ def prepare(
         classes: their order, such as that of a run; it counts where the dataset has the same classes.
         window: which values become black and white, see `dpaat.data.values.resolve_window`.
         known: kinds of pixels that the model for which this is done was trained on, see there.
+        training: False for a dataset that is only measured on: it needs no images to learn from, and is all "test"
+            where it cannot be split.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else ~/.cache/dpaat.
         progress: show a progress bar on stderr.
 
@@ -159,11 +164,13 @@ def prepare(
     if classes is not None:
         table = in_order(table, classes)
     found = survey(table, window=window, known=known, progress=progress)
-    images, digests = decode(table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress, known=found)
+    images, digests, pixels = decode(
+        table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress, known=found
+    )
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
-        split = assign_splits(table, seed=seed, fold=fold, digests=digests)
+        split = assign_splits(table, seed=seed, fold=fold, digests=digests, training=training)
         table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
     return PreparedData(
         table=table,
@@ -171,6 +178,7 @@ def prepare(
         split=split,
         fingerprint=fingerprint(table, digests, found.window),
         digests=tuple(digests),
+        pixels=tuple(pixels),
         fit=fit,
         window=found.window,
         kinds=tuple(sorted(set(found.kinds))),

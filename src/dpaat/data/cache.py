@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from dpaat.errors import UserError
 # A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
 VERSION = 2
 CHUNK = 64
+DIGEST = 16
+"""Bytes that identify the pixels of an image."""
 
 T = TypeVar("T")
 
@@ -67,10 +70,12 @@ def decode(
     cache_dir: Path | None = None,
     progress: bool = True,
     known: Survey | None = None,
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[str], list[str]]:
     """Return all images of a table at one size, from the cache if they are there.
 
-    Several processes may do this at once: each writes a file of its own and renames it when complete.
+    The contents are hashed each time, so that a changed file is never served from an old cache, and so are the pixels
+    that come from the cache: they must be those that were written there. Several processes may do this at once: each
+    writes a file of its own and renames it when complete.
 
     Args:
         table: the dataset.
@@ -83,6 +88,7 @@ def decode(
     Returns:
         images: (N, C, image_size, image_size) uint8, a read-only memory map.
         digests: content digest of each row, hexadecimal.
+        pixels: digest of each decoded image, see `digest_pixels`.
 
     Raises:
         UserError: an unreadable image, or no room for the cache.
@@ -94,7 +100,7 @@ def decode(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     folder = cache_dir or _default_folder()
     path = folder / f"images-{image_size}-{fit}-{key}.npy"
-    cached = _open(path, shape)
+    cached = _open(path, shape, progress)
     if cached is None:
         try:
             _write(path, table, shape, fit, window, progress)
@@ -102,10 +108,11 @@ def decode(
             raise UserError(
                 f"cannot write the image cache in {folder} ({error}); set DPAAT_CACHE to a folder with room"
             ) from None
-        cached = _open(path, shape)
+        cached = _open(path, shape, progress)
     if cached is None:
         raise UserError(f"the image cache {path} cannot be read back; set DPAAT_CACHE to another folder")
-    return cached, digests
+    images, pixels = cached
+    return images, digests, pixels
 
 
 def decode_masks(table: ImageTable, rows: np.ndarray, *, image_size: int, fit: str) -> np.ndarray | None:
@@ -148,6 +155,12 @@ def look_at(table: ImageTable, row: int) -> tuple[str, str, int]:
         return hashlib.blake2b(content, digest_size=16).hexdigest(), *pixel_kind(content)
     header = f"{content.shape}{content.dtype}".encode()
     return hashlib.blake2b(header + content.tobytes(), digest_size=16).hexdigest(), *pixel_kind(content)
+
+
+def digest_pixels(image: np.ndarray) -> str:
+    """Digest a decoded image `(C, H, W)`, the same for a grey image and for its three equal channels."""
+    grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
+    return hashlib.sha256(np.ascontiguousarray(image[:1] if grey else image).data).hexdigest()[: 2 * DIGEST]
 
 
 def quantiles_of(table: ImageTable, progress: bool) -> Quantiles:
@@ -218,12 +231,22 @@ def _default_folder() -> Path:
         raise UserError("there is no home folder for the image cache; set DPAAT_CACHE to a folder") from None
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def _open(path: Path, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarray, list[str]] | None:
+    """Images of the cache and their digests; None where they are absent or not what was written there."""
     try:
-        images: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            file.seek(images.offset + images.nbytes)
+            written = file.read()
     except (OSError, ValueError, EOFError):
         return None  # absent, or cut short by a full disk: written anew
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+    if images.shape != shape or images.dtype != np.uint8 or len(written) != shape[0] * DIGEST:
+        return None
+    pixels = list(in_threads(lambda row: digest_pixels(images[row]), len(images), "checking images", progress=progress))
+    if "".join(pixels) == written.hex():
+        return images, pixels
+    warnings.warn(f"the image cache {path} was damaged; its images are decoded anew", stacklevel=2)
+    return None
 
 
 def _write(
@@ -243,12 +266,14 @@ def _write(
             with temporary.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
-        def fill(row: int) -> None:
+        def fill(row: int) -> str:
             images[row] = decode_row(table, row, image_size=shape[-1], fit=fit, window=window)
+            return digest_pixels(images[row])
 
-        for _ in in_threads(fill, shape[0], "decoding images", progress=progress):
-            pass
+        pixels = list(in_threads(fill, shape[0], "decoding images", progress=progress))
         images.flush()
+        with temporary.open("ab") as end:  # behind the array, where NumPy does not look
+            end.write(bytes.fromhex("".join(pixels)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

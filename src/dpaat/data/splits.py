@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,19 @@ from dpaat.data.frames import read_text_table, rows_of
 from dpaat.data.names import split_name
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed
+from dpaat.runs import replacing
 
 DEFAULT_FOLDS = 5
 VAL_FOLDS = 8
 
 
 def assign_splits(
-    table: ImageTable, *, seed: int, fold: str | None = None, digests: Sequence[str] | None = None
+    table: ImageTable,
+    *,
+    seed: int,
+    fold: str | None = None,
+    digests: Sequence[str] | None = None,
+    training: bool = True,
 ) -> np.ndarray:
     """Divide a table into train, val and test, about 70 : 10 : 20, stratified by class.
 
@@ -39,6 +46,8 @@ def assign_splits(
         seed: seed of the shuffle.
         fold: "k/K", k from 1 to K.
         digests: content digest per row; rows that share one are kept together.
+        training: False where nothing is to be learned: splits without train stay as they are, and a table that is too
+            small to split is all "test".
 
     Returns:
         (N,) of str.
@@ -46,8 +55,15 @@ def assign_splits(
     Raises:
         UserError: a malformed fold, or too few groups.
     """
+    if not training:
+        given = table.frame["split"].to_numpy(dtype="<U5") if "split" in table.frame else None
+        if given is not None and not (given == "train").any():
+            return given
+        with suppress(UserError):
+            return assign_splits(table, seed=seed, fold=fold, digests=digests)
+        return np.full(len(table), "test") if given is None else given
     k, folds = parse_fold(fold) if fold is not None else (1, DEFAULT_FOLDS)
-    groups, order = _components(table, digests)
+    groups, order = connected(table, digests)
     split = np.full(len(table), "train", dtype="<U5")
     if "split" in table.frame and fold is None:
         split[:] = table.frame["split"].to_numpy(dtype=str)
@@ -87,19 +103,21 @@ def parse_fold(text: str) -> tuple[int, int]:
     return k, folds
 
 
-def export_splits(path: Path, ids: Iterable[str], split: Iterable[str]) -> None:
-    """Write a CSV file with the columns `id` and `split`."""
-    pd.DataFrame({"id": list(ids), "split": list(split)}).to_csv(path, index=False)
+def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **columns: Iterable[str]) -> None:
+    """Write a CSV file with the columns `id` and `split`, and maybe more."""
+    frame = pd.DataFrame({"id": list(ids), "split": list(split)} | {name: list(of) for name, of in columns.items()})
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False)
 
 
-def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Read the split of each id from a file written by `export_splits`; further ids in it do not matter.
+def read_splits(path: Path) -> pd.DataFrame:
+    """Read a file written by `export_splits`.
 
     Returns:
-        (N,) of str, in the order of `ids`.
+        Columns of str: `id`, `split`, and what else there is.
 
     Raises:
-        UserError: no such file, a missing column, an unknown split, or an id that is absent or repeated.
+        UserError: no such file, a missing column, an unknown split, or an id that is repeated.
     """
     frame = read_text_table(Path(path), required=("id", "split"), strip=False, what="splits from ")
     frame["split"] = frame["split"].map(lambda text: split_name(text) or text)
@@ -110,6 +128,19 @@ def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         )
     if frame["id"].duplicated().any():
         raise UserError(f"{path}: id {frame['id'][frame['id'].duplicated()].iloc[0]!r} is listed twice")
+    return frame
+
+
+def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Read the split of each id from a file written by `export_splits`; further ids in it do not matter.
+
+    Returns:
+        (N,) of str, in the order of `ids`.
+
+    Raises:
+        UserError: as `read_splits`, or an id that is absent.
+    """
+    frame = read_splits(path)
     known = dict(zip(frame["id"], frame["split"], strict=True))
     absent = [name for name in map(str, ids) if name not in known]
     if absent:
@@ -171,7 +202,7 @@ def refusals(table: ImageTable, split: np.ndarray) -> list[str]:
     return found
 
 
-def _components(table: ImageTable, digests: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+def connected(table: ImageTable, digests: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
     """Number the sets of rows that belong together, and give the rows in an order that is the data's own."""
     count = len(table)
     row = {name: number for number, name in enumerate(table.ids.tolist())}

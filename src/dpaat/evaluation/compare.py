@@ -17,7 +17,14 @@ from rich.text import Text
 import dpaat
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.results import EVALUATION_FILE, PREDICTIONS_FOLDER, PREDICTIONS_SCHEMA, read_evaluation
+from dpaat.evaluation.results import (
+    EVALUATION_FILE,
+    PREDICTIONS_FOLDER,
+    PREDICTIONS_SCHEMA,
+    check_results,
+    read_evaluation,
+    require_present,
+)
 from dpaat.evaluation.schema import COMPARED
 from dpaat.evaluation.statistics import Predictions, holm, paired_difference, pooled_intervals
 from dpaat.evaluation.table import condition, plain_table, titled, with_interval
@@ -157,6 +164,8 @@ def _evaluated(path: Path) -> Document:
         raise UserError(f"{path}: not evaluated yet; run `dpaat evaluate {path}` first")
     if where := misfit(document, COMPARED):
         raise UserError(f"{path / EVALUATION_FILE}: damaged, it has no usable {where!r}; evaluate {path} again")
+    require_present(path, document)
+    check_results(path)
     return document
 
 

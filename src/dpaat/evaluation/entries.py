@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from dpaat.data.seen import LeftOut
 from dpaat.evaluation.metrics import Metrics
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.suite import Result
@@ -84,6 +85,12 @@ def groups(document: Document) -> list[Group]:
     for entry in document["results"]:
         found.setdefault(population_of(entry), []).append(entry)
     return [Group(population, entries, constants.get(population)) for population, entries in found.items()]
+
+
+def note_of(entry: Entry) -> str:
+    """What to say of images that are left out of a result; empty where there is nothing to say."""
+    found = entry.get("left_out")
+    return "" if found is None else LeftOut(found["learned"], found["related"], found["by"]).note
 
 
 def population_of(entry: Entry) -> Population:

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, key_of, order_of, part_name, population_of, subject_of
+from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
-from dpaat.runs import replacing, write_text
+from dpaat.locks import RESULTS, locked
+from dpaat.runs import BEST, remove_leftovers, replacing, write_text
 from dpaat.shapes import load_json
 
 SCHEMA_VERSION = 2
@@ -51,6 +55,79 @@ def read_evaluation(run: Path) -> Document | None:
     if document is not None and (where := damage(document)):
         raise UserError(f"{run / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
     return document
+
+
+def check_results(run: Path) -> None:
+    """Compare the metrics of an `evaluation.json` with the predictions that they were made of, where these are there.
+
+    Raises:
+        UserError: they disagree, or one of the files is damaged.
+    """
+    document = read_evaluation(run) or {"results": []}
+    for entry in document["results"]:
+        part = run / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
+        classes = document.get("classes") or list(entry["metrics"]["support"])
+        if part.is_file() and not _agrees(entry, _metrics_of(part, classes)):
+            raise UserError(
+                f"{run / EVALUATION_FILE}: disagrees with {PREDICTIONS_FOLDER}/{part.name} ({entry['label']}, eps "
+                f"{entry['eps_text']}); move both away and evaluate again"
+            )
+
+
+def _metrics_of(part: Path, classes: Sequence[str]) -> Metrics | None:
+    """Metrics of a file of predictions; None where they are not of these classes."""
+    try:
+        frame = pq.read_table(part, columns=["label", "predicted", "probabilities"]).to_pandas()
+        labels, predicted = (
+            torch.tensor([classes.index(name) for name in frame[column]]) for column in ("label", "predicted")
+        )
+        found = verdict_metrics(predicted, labels, classes)
+        if frame["probabilities"].notna().all():
+            ranked = classification_metrics(
+                torch.from_numpy(np.stack(frame["probabilities"].to_list())), labels, classes
+            )
+            found |= {"map": ranked["map"], "auroc": ranked["auroc"]}
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{part}: not readable ({str(error).splitlines()[0]}); evaluate the run again") from None
+    except (ValueError, TypeError, UserError):
+        return None
+    return found
+
+
+def _agrees(entry: Entry, found: Metrics | None) -> bool:
+    """Whether metrics are the same; other versions may rank ties otherwise, which moves no score by 0.5 points."""
+    written = entry["metrics"]
+    if found is None or written["support"] != found["support"] or entry["n"] != sum(found["support"].values()):
+        return False
+    pairs = [(written["per_class_recall"][name], recall, 1e-6) for name, recall in found["per_class_recall"].items()]
+    pairs += [(written["accuracy"], found["accuracy"], 1e-6)]
+    pairs += [(written["balanced_accuracy"], found["balanced_accuracy"], 1e-6)]
+    pairs += [(written["map"], found["map"], 0.005), (written["auroc"], found["auroc"], 0.005)]
+    return all(a == b or (a is not None and b is not None and abs(a - b) <= tolerance) for a, b, tolerance in pairs)
+
+
+def outdated(run: Path, document: Document, remedy: str = "evaluate") -> str | None:
+    """Say that results are of weights that the run has no more; None if they are not, or where there are no weights.
+
+    Args:
+        run: the run folder.
+        document: results, with the `checkpoint` that they are of.
+        remedy: what to do again.
+    """
+    then, path = document.get("checkpoint"), run / BEST
+    if then is None or not path.is_file() or then == (now := file_digest(path)):
+        return None
+    return f"{run}: its results are of checkpoint {then}, but its training has gone on to {now}; {remedy} it again"
+
+
+def require_present(run: Path, document: Document, remedy: str = "evaluate") -> None:
+    """Refuse results of weights that the run has no more, see `outdated`.
+
+    Raises:
+        UserError: they are.
+    """
+    if text := outdated(run, document, remedy):
+        raise UserError(text)
 
 
 def read_document(path: Path, schema_version: int, *, remedy: str) -> Document | None:
@@ -128,17 +205,31 @@ def save_result(
 ) -> Document:
     """Merge a result into the run folder; each file is replaced as a whole or not at all.
 
-    The JSON is read again every time, so that two evaluations of one run keep each other's results.
+    The JSON is read again every time, under a lock, so that two evaluations of one run keep each other's results.
 
     Raises:
-        UserError: the folder cannot be written, or holds an unreadable `evaluation.json`.
+        UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
     """
+    with locked(run / RESULTS):
+        require_present(run, head)
+        return _merge_into(run, head, result, constant, analyses, predictions)
+
+
+def _merge_into(
+    run: Path,
+    head: Document,
+    result: Entry | None,
+    constant: Entry | None,
+    analyses: Mapping[str, Entry] | None,
+    predictions: pa.Table | None,
+) -> Document:
     before = read_evaluation(run)
     folder = run / PREDICTIONS_FOLDER
     try:
         if result is not None and predictions is not None:
             result = {**result, "predictions": part_name(result)}
             folder.mkdir(exist_ok=True)
+            remove_leftovers(folder)
             part = folder / result["predictions"]
             with replacing(part) as temporary:
                 pq.write_table(predictions, temporary)

@@ -19,7 +19,7 @@ from dpaat.evaluation.corruption_suite import run_corruptions
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.masking import run_masking, summary
 from dpaat.evaluation.plan import Plan, stratified_draw
-from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation
+from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.subject import Subject, subject_of_run
@@ -40,7 +40,8 @@ def evaluate_run(
 
     Args:
         run: the run folder.
-        data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
+        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
+            run's own, as it was split. What the run has learned from is left out of another dataset.
         source: run folder of the model on which transfer attacks make their images.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
@@ -55,8 +56,23 @@ def evaluate_run(
     plan = Plan(**options)
     target = resolve_device(device)
     subject = subject_of_run(run, data=data, device=target, progress=progress)
-    other = None if source is None else subject_of_run(source, data=data, device=target, progress=False)
+    other = None if source is None else source_of(subject, source, target)
     return evaluate(subject, plan, source=other, device=target, progress=progress)
+
+
+def source_of(subject: Subject, run: Path, device: str) -> Subject:
+    """The run on which transfer attacks make the images for a subject.
+
+    Raises:
+        UserError: not a run folder, or its model answers other classes or takes other images.
+    """
+    source = subject_of_run(run, data=subject.data, device=device, progress=False)
+    if (source.classes, source.channels) != (subject.classes, subject.channels):
+        raise UserError(
+            f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
+            f"{', '.join(subject.classes)} of {subject.channels}; take a run of the same classes in the same order"
+        )
+    return source
 
 
 def evaluate(
@@ -85,6 +101,7 @@ def evaluate(
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
+    require_present(subject.folder, subject.head)
     where = damage_in_analyses(read_evaluation(subject.folder) or {})
     if where:
         raise UserError(f"{subject.folder / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
@@ -157,6 +174,8 @@ def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tup
     """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
     own = subject.own_data
     if own is None or (own is subject.data and plan.split in ("val", "all")):
+        return None
+    if not len(own.rows("val")):
         return None
     images, labels = subject.view(own, own.rows("val"))
     attacker = Attacker(

@@ -9,7 +9,11 @@ from dpaat.shapes import Maybe, misfit
 
 NUMBER = int | float
 POPULATION = {"data": str, "fingerprint": str, "split": str, "n": int}
-SUBJECT = POPULATION | {"norm": Maybe(str, absent=True), "checkpoint": Maybe(str, absent=True)}
+SUBJECT = POPULATION | {
+    "norm": Maybe(str, absent=True),
+    "checkpoint": Maybe(str, absent=True),
+    "left_out": Maybe({"learned": int, "related": int, "by": str}, absent=True),
+}
 SCORES = ("accuracy", "balanced_accuracy", "map", "auroc")
 METRICS = {
     "accuracy": NUMBER,
@@ -100,6 +104,8 @@ def _contradictions(document: dict[str, Any]) -> Iterator[str]:
         intervals = entry.get("intervals") or {}
         if any(found is not None and len(found) != 2 for found in map(intervals.get, ("balanced_accuracy", "map"))):
             yield f"{kind}[{number}].intervals"
+        if entry.get("checkpoint", document.get("checkpoint")) != document.get("checkpoint"):
+            yield f"{kind}[{number}].checkpoint"
         if entry["n"] < 0 or not 0 <= entry.get("eps", 0) < 1e6:
             yield f"{kind}[{number}]"
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from dpaat.config import OWN_DEFAULTS, TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.findings import warnings_of
+from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out, recognized
+from dpaat.data.splits import import_splits, read_splits
 from dpaat.errors import UserError, unknown
 from dpaat.fitting import channels_of
 from dpaat.methods import find_method
@@ -25,8 +28,8 @@ from dpaat.models import Stem, build_model
 from dpaat.normalization import Numbers
 from dpaat.provenance import provenance
 from dpaat.radii import check_radius
-from dpaat.runs import SPLITS as RUN_SPLITS
-from dpaat.runs import Run, open_run
+from dpaat.runs import INFO, Run, open_run
+from dpaat.runs import SPLITS as SPLITS_FILE
 from dpaat.weights import WeightsFile, open_weights
 
 SPLITS = ("train", "val", "test", "all")
@@ -78,6 +81,7 @@ class Subject:
             they are not there.
         majority: the class most frequent in training.
         head: what every result says about where it comes from; `checkpoint` identifies the weights.
+        left_out: how many images of another dataset the model has learned from; None for its own.
     """
 
     folder: Path
@@ -88,24 +92,30 @@ class Subject:
     own_data: PreparedData | None
     majority: str
     head: dict[str, Any]
+    left_out: LeftOut | None = None
 
     @property
     def warnings(self) -> list[str]:
-        """What is suspicious in the data it was trained on or is tried on, a line each."""
-        return list(self.head["data_warnings"])
+        """What is suspicious in the data that it knows or is tried on, and what is left out, a line each."""
+        return [*self.head["data_warnings"], *([f"{self.data.table.spec}: {self.note}"] if self.note else [])]
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split, or of all.
+        """Row numbers of a split, or of all, without images that are left out.
 
         Raises:
             UserError: an unknown split, or an empty one.
         """
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        rows = np.arange(len(self.data.split)) if split == "all" else self.data.rows(split)
+        rows = np.flatnonzero(self.data.split != SEEN) if split == "all" else self.data.rows(split)
         if not len(rows):
-            raise UserError(f"{self.data.table.spec}: no images in split {split!r}")
+            raise UserError(f"{self.data.table.spec}: no images in split {split!r}{self.note and '; ' + self.note}")
         return rows
+
+    @property
+    def note(self) -> str:
+        """What to say of images that are left out; empty where there is nothing to say."""
+        return "" if self.left_out is None else self.left_out.note
 
     def view(self, data: PreparedData, rows: np.ndarray) -> tuple[RowView, np.ndarray]:
         """Images of some rows, and their labels in the numbers of the model's classes."""
@@ -118,12 +128,15 @@ class Subject:
             check_radius(radius, norm, pixels=self.channels * math.prod(self.data.images.shape[2:]))
 
 
-def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool, window: str | None = None) -> Subject:
+def subject_of_run(
+    path: Path, *, data: str | PreparedData | None, device: str, progress: bool, window: str | None = None
+) -> Subject:
     """Take the model of a run folder, with its own data or another dataset.
 
     Args:
         path: the run folder.
-        data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
+        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
+            run's own, as it was split. Images that are ready are taken as they are.
         device: a device of this machine.
         progress: show progress of decoding.
         window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
@@ -134,19 +147,25 @@ def subject_of_run(path: Path, *, data: str | None, device: str, progress: bool,
     run = open_run(path)
     if window is not None and data is None:
         raise UserError("window: the run's own data are read as in training; it goes with --data")
-    prepared = _prepare(run, data, window, progress=progress)
+    prepared, left_out = _prepare(run, data, window, progress=progress)
     classes, channels = tuple(run.info["classes"]), int(run.info["channels"])
     _check_classes(prepared, classes, str(run.path))
     _check_channels(prepared, channels, str(run.path))
+    if prepared.fingerprint == run.info["fingerprint"] and prepared.classes != classes:
+        raise UserError(
+            f"{run.path / INFO}: damaged, its classes are not those of {prepared.table.spec} in their order"
+        )
     counts: dict[str, int] = run.info["train_counts"]
+    own = prepared.fingerprint == run.info["fingerprint"] or (left_out is not None and left_out.own)
     return Subject(
         folder=run.path,
         model=run.load_model(device=device).to(memory_format=torch.channels_last),  # up to 1.6 x faster
         classes=classes,
         channels=channels,
         data=prepared,
-        own_data=prepared if prepared.fingerprint == run.info["fingerprint"] else _own_data(run),
+        own_data=prepared if own else _own_data(run),
         majority=max(counts, key=counts.__getitem__),
+        left_out=left_out,
         head=_head(
             prepared,
             classes,
@@ -209,7 +228,7 @@ def subject_of_weights(
         UserError: weights that do not fit the model and the classes, or data that cannot be read.
     """
     source = open_weights(weights)
-    prepared = _prepare_for(source, data, window, image_size=image_size, seed=seed, progress=progress)
+    prepared, left_out = _prepare_for(source, data, window, image_size=image_size, seed=seed, progress=progress)
     outputs, said = _outputs(source, classes, prepared)
     channels = source.record.get("channels") or channels_of(source, name) or int(prepared.images.shape[1])
     _check_channels(prepared, channels, str(source.path))
@@ -228,7 +247,8 @@ def subject_of_weights(
     )
     _check_classes(prepared, outputs, str(source.path))
     model.facts["weights"]["outputs_are"] = said
-    counts = np.bincount(prepared.labels[prepared.rows("train")], minlength=len(prepared.classes))
+    learned = prepared.rows("train")
+    counts = np.bincount(prepared.labels[learned] if len(learned) else prepared.labels, minlength=len(prepared.classes))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -243,6 +263,7 @@ def subject_of_weights(
         channels=channels,
         data=prepared,
         own_data=prepared,
+        left_out=left_out,
         majority=prepared.classes[int(counts.argmax())],
         head=_head(
             prepared,
@@ -264,7 +285,7 @@ def subject_of_weights(
 
 def _prepare_for(
     source: WeightsFile, data: str, window: str, *, image_size: int | None, seed: int, progress: bool
-) -> PreparedData:
+) -> tuple[PreparedData, LeftOut | None]:
     """Load a dataset as the record of the weights says; the data of the training are split as then."""
     record = source.record
     options: dict[str, Any] = {
@@ -274,16 +295,16 @@ def _prepare_for(
     }
     if window == "auto" and "window" in record:
         options |= {"window": record["window"], "known": tuple(record["known"])}
-    prepared = prepare(data, seed=seed, progress=progress, **options)
-    if prepared.fingerprint != record.get("fingerprint"):
-        return prepared
+    prepared = prepare(data, seed=seed, training=False, progress=progress, **options)
     if source.folder is not None:
-        return prepare(data, splits=source.folder / RUN_SPLITS, progress=False, **options)
+        return _unseen(prepared, open_run(source.folder))
+    if prepared.fingerprint != record.get("fingerprint"):
+        return prepared, None
     if record.get("split") is None:
         raise UserError(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
         )
-    return prepare(data, progress=False, **options, **record["split"])
+    return prepare(data, progress=False, **options, **record["split"]), None
 
 
 def _outputs(
@@ -325,23 +346,40 @@ def _recipe(run: Run) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _prepare(run: Run, data: str | None, window: str | None, *, progress: bool) -> PreparedData:
-    if data is not None:
-        config = run.config
-        reading = run.reading if window is None else {"window": window}
-        other = prepare(
-            data,
-            image_size=config.image_size,
-            fit=config.fit,
-            seed=config.seed,
-            classes=run.info["classes"],
-            progress=progress,
-            **reading,
-        )
-        if other.fingerprint != run.info["fingerprint"]:
-            return other
-        # The same images under another spec: split anew, they would put training images into the test split.
-    return run.prepare(progress=progress)
+def _prepare(
+    run: Run, data: str | PreparedData | None, window: str | None, *, progress: bool
+) -> tuple[PreparedData, LeftOut | None]:
+    """The run's own images wherever they are, as they were split; or others, without what the run has learned from."""
+    if data is None:
+        return run.prepare(progress=progress), None
+    if isinstance(data, PreparedData):
+        return data, None
+    other = prepare(
+        data,
+        image_size=run.config.image_size,
+        fit=run.config.fit,
+        seed=run.config.seed,
+        classes=run.info["classes"],
+        training=False,
+        progress=progress,
+        **(run.reading if window is None else {"window": window}),
+    )
+    return _unseen(other, run)
+
+
+def _unseen(other: PreparedData, run: Run) -> tuple[PreparedData, LeftOut | None]:
+    """A dataset with the run's splits, if it is the run's own; else without what the run has seen."""
+    known = read_splits(run.path / SPLITS_FILE)
+    own: PreparedData | None
+    if other.fingerprint == run.info["fingerprint"]:
+        own = dataclasses.replace(other, split=import_splits(run.path / SPLITS_FILE, other.ids))
+    else:
+        own = recognized(other, known)
+    if own is not None and own.fingerprint == run.info["fingerprint"]:
+        return dataclasses.replace(own, table=dataclasses.replace(own.table, name=run.info["data"])), None
+    if "pixels" not in known and (own := _own_data(run)) is not None:  # the run is older than its digests
+        known = pd.DataFrame({"id": own.ids, "split": own.split} | known_images(own))
+    return leave_out(other, known)
 
 
 def _warnings(run: Run, data: PreparedData) -> list[str]:

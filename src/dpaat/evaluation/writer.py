@@ -6,13 +6,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import dpaat
+from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Population, constant_entry, result_entry
 from dpaat.evaluation.journal import Journal
@@ -23,6 +25,7 @@ from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
+from dpaat.locks import RESULTS, locked
 
 PARTIAL = "evaluation.partial"
 
@@ -44,6 +47,8 @@ class Writer:
             "precision": plan.precision,
             "source": None if source is None else source.head["checkpoint"],
         }
+        if subject.left_out is not None:
+            self.settings["left_out"] = vars(subject.left_out)
         metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
         self.constant = constant_entry(metrics, self.population, subject.majority)
         self.document: Document = {}
@@ -52,25 +57,24 @@ class Writer:
     def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
         """Make the attacker; what it finishes is kept until all is done."""
         plan, subject = self.plan, self.subject
-        journal = self._journal()
-        attacker = Attacker(
-            subject.model,
-            self.images,
-            self.labels,
-            num_classes=len(subject.classes),
-            batch_size=plan.batch_size,
-            device=device,
-            seed=plan.seed,
-            precision=plan.precision,
-            source=None if source is None else source.model,
-            journal=journal,
-            progress=progress,
-        )
-        try:
-            yield attacker
-        finally:
-            attacker.bar.close()
-        journal.clear()
+        with self._journal() as journal:
+            attacker = Attacker(
+                subject.model,
+                self.images,
+                self.labels,
+                num_classes=len(subject.classes),
+                batch_size=plan.batch_size,
+                device=device,
+                seed=plan.seed,
+                precision=plan.precision,
+                source=None if source is None else source.model,
+                journal=journal,
+                progress=progress,
+            )
+            try:
+                yield attacker
+            finally:
+                attacker.bar.close()
 
     def save(self, result: Result) -> None:
         """Write one result with its intervals and predictions."""
@@ -114,13 +118,44 @@ class Writer:
     def _full_head(self) -> dict[str, Any]:
         return {**self.subject.head, **self.settings}
 
-    def _journal(self) -> Journal:
-        """Where finished batches stand until all is done; those of models that are gone are removed."""
-        root = self.subject.folder / PARTIAL
-        depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
+    @contextmanager
+    def _journal(self) -> Iterator[Journal]:
+        """Hold the place where finished batches of this plan stand until all is done.
+
+        A second evaluation by the same plan waits for the first; another one has a place of its own. What evaluations
+        of models that are gone have left is removed, unless one is still at work.
+        """
+        plan, folder, checkpoint = self.plan, self.subject.folder, self.settings["checkpoint"]
+        attacks = [list(names) for names in (plan.suites, plan.attacks, plan.ensemble)]
+        what = {"attacks": attacks, "steps": dict(plan.steps), "eps": plan.radii, "norm": plan.norm}
+        depends = {
+            **self.settings,
+            **vars(self.population),
+            **what,
+            "version": dpaat.__version__,
+            "ids": self.ids.tolist(),
+        }
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        checkpoint = self.settings["checkpoint"]
-        for folder in root.glob("*"):
-            if not folder.name.startswith(f"{checkpoint}-"):
-                shutil.rmtree(folder, ignore_errors=True)
-        return Journal(root / f"{checkpoint}-{digest}")
+        for left in (folder / PARTIAL).glob("*"):
+            if not left.name.startswith(f"{checkpoint}-"):
+                with suppress(UserError), _claimed(folder, left.name, busy="is at work"):
+                    shutil.rmtree(left, ignore_errors=True)
+        name = f"{checkpoint}-{digest}"
+        with _claimed(folder, name):
+            with locked(folder / RESULTS):  # where another removes the folder around it
+                (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)
+            yield (journal := Journal(folder / PARTIAL / name))
+            with locked(folder / RESULTS):
+                journal.clear()
+
+
+@contextmanager
+def _claimed(folder: Path, name: str, busy: str = "") -> Iterator[None]:
+    """Hold the lock of a journal, and remove its file."""
+    path = folder / f".{name}.lock"
+    with locked(path, busy=busy):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps what is open
+                path.unlink()

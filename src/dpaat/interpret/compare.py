@@ -10,6 +10,7 @@ import numpy as np
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.means import score_means
+from dpaat.evaluation.results import require_present
 from dpaat.interpret.document import INTERPRETABILITY_FILE, read_interpretability, read_scores
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.scoring import SCORES
@@ -76,4 +77,5 @@ def _document(run: Path) -> Document:
     document = read_interpretability(run)
     if document is None:
         raise UserError(f"{run}: has no {INTERPRETABILITY_FILE}; explain it first with dpaat explain {run}")
+    require_present(run, document, "explain")
     return document

@@ -12,8 +12,9 @@ import pandas as pd
 
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
-from dpaat.evaluation.results import read_document
-from dpaat.runs import replacing, write_text
+from dpaat.evaluation.results import read_document, require_present
+from dpaat.locks import RESULTS, locked
+from dpaat.runs import remove_leftovers, replacing, write_text
 
 SCHEMA_VERSION = 1
 INTERPRETABILITY_FILE = "interpretability.json"
@@ -78,8 +79,16 @@ def save_explanation(
         The document, as written.
 
     Raises:
-        UserError: the folder cannot be written, or holds an unreadable document.
+        UserError: the folder cannot be written, holds an unreadable document, or other weights by now.
     """
+    with locked(run / RESULTS):
+        require_present(run, head, "explain")
+        return _merge_into(run, head, entry, scores, maps)
+
+
+def _merge_into(
+    run: Path, head: Document, entry: Entry, scores: pd.DataFrame, maps: Mapping[str, np.ndarray]
+) -> Document:
     before = read_interpretability(run)
     stem = part_stem(entry, entry["attack"]["norm"])
     entry = {**entry, "files": {"scores": f"{stem}.parquet", "maps": f"{stem}.npz"}}
@@ -89,6 +98,7 @@ def save_explanation(
     folder = run / FOLDER
     try:
         folder.mkdir(exist_ok=True)
+        remove_leftovers(folder)
         with replacing(folder / entry["files"]["scores"]) as temporary:
             scores.to_parquet(temporary, index=False)
         with replacing(folder / entry["files"]["maps"]) as temporary, temporary.open("wb") as file:

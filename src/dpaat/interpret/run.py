@@ -17,6 +17,7 @@ from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Entry, Population
 from dpaat.evaluation.plan import DEFAULT_RADII, stratified_draw
+from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.subject import SPLITS, Subject, subject_of_run
@@ -112,7 +113,8 @@ def explain_run(
 
     Args:
         run: the run folder.
-        data: another dataset; its classes must be among the run's, by name. None for the run's own, as it was split.
+        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
+            run's own, as it was split. What the run has learned from is left out of another dataset.
         window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
         norm: "linf" or "l2"; None for the run's own.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -148,6 +150,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
     """
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
+    require_present(subject.folder, subject.head, "explain")
     read_interpretability(subject.folder)
     all_rows = subject.rows(plan.split)
     all_labels = subject.view(subject.data, all_rows)[1]
@@ -181,6 +184,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         **vars(Population(table.name, subject.data.fingerprint, plan.split, len(rows))),
         "data_spec": table.spec,
         "checkpoint": subject.head["checkpoint"],
+        **({} if subject.left_out is None else {"left_out": vars(subject.left_out)}),
         **_settings(plan, device=subject.head["device"], layer=layer),
         "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.flatten(1).any(dim=1).sum()),

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.entries import Document, Entry, note_of
 from dpaat.evaluation.summary import COLOURS
 from dpaat.evaluation.table import MAX_CLASSES, percent, plain_table, titled, with_interval
 from dpaat.interpret.maps import REFERENCES
@@ -33,10 +33,11 @@ def _head(entry: Entry) -> Text:
     at = f"; Grad-CAM at layer {layer['name']} ({layer['height']} x {layer['width']})" if layer else ""
     empty = [f"{each['map']} {_condition(entry, each)} {each['n']}" for each in entry["empty"] if each["n"]]
     nothing = f"maps that are 0 everywhere: {', '.join(empty)}\n" if empty else ""
+    note = note_of(entry)
     return Text(
         f"{entry['data']}, {entry['split']}, {entry['n']:,} images, {entry['with_mask']:,} with a mask{at}\n"
         "means over classes counted alike in percent, [95 % interval], then whether above (>), below (<) or not told "
-        f"apart (~) from the chance level\n{nothing}"
+        f"apart (~) from the chance level\n{nothing}{note and note + chr(10)}"
     )
 
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, read_evaluation
-from dpaat.runs import CONFIG, INFO, read_config, read_info, read_json
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, outdated, read_evaluation
+from dpaat.runs import CONFIG, read_folder, read_json
 
 EXPLANATIONS = "interpretability.json"
 
@@ -36,6 +36,7 @@ class RunView:
         seconds: `timing.csv`, None if absent or empty.
         radii: the last epoch of the perturbation log (columns id, class, eps, loss), None for methods without.
         explanations: `interpretability.json`, None before the first explanation.
+        outdated: what to say of results that are left out, as they are of weights that the run has no more.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RunView:
     seconds: pd.DataFrame | None
     radii: pd.DataFrame | None
     explanations: Document | None
+    outdated: Sequence[str] = ()
 
     def predictions(self, entry: Entry) -> pd.DataFrame | None:
         """Read the predictions behind a result, None if they are not there.
@@ -87,22 +89,25 @@ def read_run(path: Path, name: str) -> RunView:
     """Read a run folder; unlike for an evaluation, it need not have a checkpoint.
 
     Raises:
-        UserError: not a run folder, or an unreadable file in it.
+        UserError: not a run folder, an unreadable file in it, or files that disagree.
     """
-    if not (path / INFO).is_file() or not (path / CONFIG).is_file():
-        raise UserError(f"{path}: not a run folder, it has no {INFO} and {CONFIG}; give the --out of a training run")
-    info = read_info(path / INFO)
+    run = read_folder(path)
+    evaluation = read_evaluation(path)
+    explanations = read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None
+    found = {"evaluate": evaluation, "explain": explanations}
+    old = {remedy: text for remedy, each in found.items() if each and (text := outdated(path, each, remedy))}
     return RunView(
         name=name,
         path=path,
-        info=info,
-        config=read_config(path / CONFIG),
+        info=run.info,
+        config=run.config,
         config_text=(path / CONFIG).read_text(encoding="utf-8"),
-        evaluation=read_evaluation(path),
+        evaluation=None if "evaluate" in old else evaluation,
         epochs=_read_epochs(path / "metrics.csv"),
         seconds=_read_epochs(path / "timing.csv"),
-        radii=_read_part(parts[-1], info["classes"]) if (parts := _radii_parts(path)) else None,
-        explanations=read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None,
+        radii=_read_part(parts[-1], run.info["classes"]) if (parts := _radii_parts(path)) else None,
+        explanations=None if "explain" in old else explanations,
+        outdated=list(old.values()),
     )
 
 

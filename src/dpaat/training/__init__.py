@@ -6,23 +6,27 @@ import dataclasses
 import math
 import shlex
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
+from dpaat.consistency import check_start, seal
 from dpaat.data import PreparedData
 from dpaat.data.findings import warnings_of
-from dpaat.data.splits import export_splits
+from dpaat.data.seen import known_images
+from dpaat.data.splits import export_splits, read_splits
 from dpaat.data.values import FULL
 from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
+from dpaat.locks import TRAINING, locked
 from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
@@ -42,6 +46,7 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    data: str | None = None,
     stop_after: int | None = None,
     cache_dir: Path | None = None,
     command: str = "",
@@ -53,6 +58,7 @@ def train(
         config: what to train on what.
         out: the run folder to make.
         resume: go on with the run in `out`, by the configuration that stands there; on which devices, `config` says.
+        data: where the data of the run to go on with are now, if they were moved.
         stop_after: end this call after so many epochs; the run can then be resumed.
         cache_dir: where decoded images are kept.
         command: the command line, noted in the run folder.
@@ -62,73 +68,107 @@ def train(
         The run folder.
 
     Raises:
-        UserError: bad input, an `out` that already holds something, or training that went wrong.
+        UserError: bad input, an `out` that already holds something or that another training works in, or training that
+            went wrong.
         Interrupted: a signal came, and the run is saved.
     """
     out = Path(out)
     # Further processes of a distributed run find the folder that the first one has made.
-    first_process = getattr(rank_zero_only, "rank", 0) == 0
+    first_process = getattr(rank_zero_only, "rank", 0) == 0 and LightningEnvironment().node_rank() == 0
     if not first_process:
         console = None
-    resuming = resume and any((out / name).is_file() for name in (LAST, PREVIOUS, BEST))
-    info = read_json(out / INFO) if resuming else {}
-    if info.get("status") == "finished":
-        say(console, f"{out}: already finished, nothing to resume")
-        return out
-    if resuming or (resume and (out / CONFIG).is_file()):
-        config = dataclasses.replace(read_config(out / CONFIG), **{name: getattr(config, name) for name in PLACE})
-    elif first_process and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
-    config = complete(config)
-    check_options(config.trainer)
-    check_name(config.model)
-    if stop_after is not None and stop_after < 1:
-        raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
+    with ExitStack() as held:
+        begun = resume and any((out / name).is_file() for name in (LAST, PREVIOUS, BEST, CONFIG))
+        resuming = begun and any((out / name).is_file() for name in (LAST, PREVIOUS, BEST))
+        if resuming and read_json(out / INFO).get("status") == "finished":
+            say(console, f"{out}: already finished, nothing to resume")
+            return out
+        if first_process and begun:
+            held.enter_context(_alone(out))
+        elif first_process:
+            _require_empty(out)
+        info = read_json(out / INFO) if resuming else {}
+        if begun:
+            before = read_config(out / CONFIG)
+            check_start(out, before, info)
+            config = dataclasses.replace(before, **{name: getattr(config, name) for name in PLACE})
+            config = config if data is None else dataclasses.replace(config, data=data)
+        config = complete(config)
+        check_options(config.trainer)
+        check_name(config.model)
+        if stop_after is not None and stop_after < 1:
+            raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
-    own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
-    data = prepare_data(
-        config,
-        own_splits=own_splits,
-        own_window=(info.get("window") or FULL) if resuming else None,
-        classes=info.get("classes"),
-        cache_dir=cache_dir,
-        progress=console is not None,
-    )
-    check_splits(config, data)
-    if resuming and data.fingerprint != info.get("fingerprint"):
-        raise UserError(f"{config.data}: the data have changed since {out} was begun; train anew into another --out")
-    trainer = make_trainer(config, out, data, stop_after=stop_after, console=console)
-    stem = Run(out, config, info).stem if resuming else None
-    module = build(config, data, from_checkpoint=resuming, stem=stem)
-    checkpoint = newest_whole(out, module, lambda line: say(console, f"warning: {line}")) if resuming else None
-    if checkpoint is None:
-        info = _describe(config, data, command) | {"network": module.model.facts}
-        if first_process:
-            _make_folder(out, config, info, data)
-    module.record = Run(out, config, info).record
-    say(console, headline(config, data, module))
-    for line in data.table.notes:
-        say(console, f"note: {line}")
-    for line in info.get("data_warnings", []):
-        say(console, f"warning: {line}")
-    if not resuming and (weights := describe_weights(module.model.facts)):
-        say(console, weights)
-    if slow := emulation(config.precision, trainer.strategy.root_device):
-        say(console, f"warning: {slow}")
-    warned = []
-    if found := adaptation(config, find_method(config.method)):
-        line, too_seldom = found
-        say(console, f"warning: {line}" if too_seldom else line)
-        warned += [line] if too_seldom else []
+        own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
+        prepared = prepare_data(
+            config,
+            own_splits=own_splits,
+            own_window=(info.get("window") or FULL) if resuming else None,
+            classes=info.get("classes"),
+            cache_dir=cache_dir,
+            progress=console is not None,
+        )
+        check_splits(config, prepared)
+        if resuming and prepared.fingerprint != info.get("fingerprint"):
+            raise UserError(
+                f"{config.data}: not the images that {out} was begun with, or the data have changed since; train anew "
+                "into another --out"
+            )
+        if resuming and own_splits is not None and read_splits(own_splits)["id"].tolist() != prepared.ids.tolist():
+            raise UserError(
+                f"{config.data}: its images come in another order than {out} was begun with, which {SPLITS} holds; put "
+                "them back into that order"
+            )
+        trainer = make_trainer(config, out, prepared, stop_after=stop_after, console=console)
+        stem = Run(out, config, info).stem if resuming else None
+        module = build(config, prepared, from_checkpoint=resuming, stem=stem)
+        checkpoint = newest_whole(out, module, lambda line: say(console, f"warning: {line}")) if resuming else None
+        if first_process and not begun:
+            _make_place(out)
+            held.enter_context(_alone(out))
+            _require_empty(out)
+        if checkpoint is None:
+            info = _describe(config, prepared, command) | {"network": module.model.facts}
+            if first_process:
+                info = _make_folder(out, config, info, prepared)
+        elif first_process:
+            write_json(out / INFO, info | {"status": "running"})
+            if data is not None:
+                write_config(out / CONFIG, config)
+        module.record = Run(out, config, info).record
+        say(console, headline(config, prepared, module))
+        for line in prepared.table.notes:
+            say(console, f"note: {line}")
+        for line in info.get("data_warnings", []):
+            say(console, f"warning: {line}")
+        if not resuming and (weights := describe_weights(module.model.facts)):
+            say(console, weights)
+        if slow := emulation(config.precision, trainer.strategy.root_device):
+            say(console, f"warning: {slow}")
+        warned = []
+        if found := adaptation(config, find_method(config.method)):
+            line, too_seldom = found
+            say(console, f"warning: {line}" if too_seldom else line)
+            warned += [line] if too_seldom else []
 
-    seconds = time.perf_counter()
-    _fit(trainer, module, data, checkpoint, out, info)
-    if trainer.is_global_zero:
-        info = _finish(trainer, module, out, info, warned)
-        if answer := info["one_answer"]:
-            say(console, f"warning: on validation, the kept model {answer}")
-        say(console, closing(out, config, info, time.perf_counter() - seconds))
+        seconds = time.perf_counter()
+        _fit(trainer, module, prepared, checkpoint, out, info)
+        if trainer.is_global_zero:
+            info = _finish(trainer, module, out, info, warned)
+            if answer := info["one_answer"]:
+                say(console, f"warning: on validation, the kept model {answer}")
+            say(console, closing(out, config, info, time.perf_counter() - seconds))
     return out
+
+
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Keep other trainings out of a run folder, for as long as this one lasts."""
+    return locked(out / TRAINING, busy=f"{out}: another training is at work in this folder; wait for it, or end it")
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(path.name != TRAINING for path in out.iterdir())):
+        raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
 
 
 def _fit(
@@ -242,11 +282,19 @@ def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str
     }
 
 
-def _make_folder(out: Path, config: TrainConfig, info: dict[str, Any], data: PreparedData) -> None:
-    fresh = not (out / CONFIG).exists()
+def _make_place(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        export_splits(out / SPLITS, data.ids, data.split)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def _make_folder(out: Path, config: TrainConfig, info: dict[str, Any], data: PreparedData) -> dict[str, Any]:
+    """Write what a run is begun with; returns all that `run.json` says."""
+    fresh = not (out / CONFIG).exists()
+    try:
+        export_splits(out / SPLITS, data.ids, data.split, **known_images(data))
+        info = info | seal(config, out / SPLITS)
         write_json(out / INFO, info)
         write_config(out / CONFIG, config)
     except OSError as error:
@@ -254,3 +302,4 @@ def _make_folder(out: Path, config: TrainConfig, info: dict[str, Any], data: Pre
             with suppress(OSError):  # what is half made could neither be resumed nor made again
                 (out / name).unlink()
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    return info

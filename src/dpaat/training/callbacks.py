@@ -17,7 +17,9 @@ from rich.console import Console
 from typing_extensions import override
 
 from dpaat.config import TrainConfig
+from dpaat.consistency import require_epochs
 from dpaat.errors import UserError
+from dpaat.locks import RESULTS, locked
 from dpaat.methods import find_method
 from dpaat.runs import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
@@ -59,10 +61,13 @@ class EpochLog(L.Callback):
         self._first_epoch = trainer.current_epoch
         if not trainer.is_global_zero:
             return
-        for folder in (self.folder, self.folder / "checkpoints", self.folder / "perturbation.parquet"):
-            remove_leftovers(folder)
+        with locked(self.folder / RESULTS):  # an evaluation may be writing beside
+            for folder in (self.folder, self.folder / "checkpoints", self.folder / "perturbation.parquet"):
+                remove_leftovers(folder)
         for name in ("metrics.csv", "timing.csv"):
             _keep_epochs_before(self.folder / name, trainer.current_epoch)
+        if trainer.current_epoch:
+            require_epochs(self.folder, trainer.current_epoch)
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -13,7 +13,8 @@ import torch
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
-from dpaat.data.splits import refusals
+from dpaat.data.seen import recognized
+from dpaat.data.splits import read_splits, refusals
 from dpaat.errors import UserError
 from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.methods.dpaat import MIN_RAMP
@@ -41,19 +42,29 @@ def prepare_data(
 
     `classes` is the order that they had then.
     """
-    given_splits = Path(config.splits) if config.splits else None
-    return prepare(
-        config.data,
-        image_size=config.image_size,
-        fit=config.fit,
-        seed=config.seed,
-        fold=None if own_splits else config.fold,
-        splits=own_splits or given_splits,
-        classes=classes,
-        window=own_window or config.window,
-        cache_dir=cache_dir,
-        progress=progress,
-    )
+
+    def load(splits: Path | None, fold: str | None) -> PreparedData:
+        return prepare(
+            config.data,
+            image_size=config.image_size,
+            fit=config.fit,
+            seed=config.seed,
+            fold=fold,
+            splits=splits,
+            classes=classes,
+            window=own_window or config.window,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+
+    if own_splits is None:
+        return load(Path(config.splits) if config.splits else None, config.fold)
+    try:
+        return load(own_splits, None)
+    except UserError:  # the images may have other names where they were moved to
+        if (found := recognized(load(None, None), read_splits(own_splits))) is None:
+            raise
+        return found
 
 
 def check_splits(config: TrainConfig, data: PreparedData) -> None:

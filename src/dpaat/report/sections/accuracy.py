@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.entries import Entry, note_of
 from dpaat.evaluation.metrics import one_answer
 from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
 from dpaat.report.charts import reliability_plot
@@ -26,7 +26,7 @@ NOTE = (
 
 def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> Section:
     """Scores on clean images with intervals, and calibration."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text(f"Left out: {text}.", "warn") for run in runs for text in run.outdated]
     if missing := [run.name for run in runs if run.evaluation is None]:
         text = f"Not evaluated yet: {', '.join(missing)}. `dpaat evaluate RUN` measures a run; then write this again."
         blocks.append(Text(text, "warn"))
@@ -37,6 +37,9 @@ def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison])
             frame = comparison.runs[name].predictions(entry)
             if frame is not None and (answer := one_answer(frame["predicted"].to_numpy(), frame["label"].to_numpy())):
                 blocks.append(Text(f"{name} {answer}.", "warn"))
+        for name, results in comparison.results.items():
+            notes = dict.fromkeys(note for entry in results if (note := note_of(entry)))
+            blocks += [Text(f"{name}: {note}.", "warn") for note in notes]
         blocks += _calibration(comparison)
     return Section("accuracy", "Is it accurate", blocks)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dpaat.errors import UserError
-from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.entries import Entry, note_of
 from dpaat.evaluation.table import percent
 from dpaat.report.blocks import Block, Card, Cell, Column, Figures, Gallery, Heading, Picture, Row, Section, Table, Text
 from dpaat.report.charts import Estimate, whisker_plot
@@ -58,6 +58,7 @@ def _title(entry: Entry) -> str:
 
 def _scores(title: str, entries: Sequence[tuple[RunView, Entry]]) -> list[Block]:
     blocks: list[Block] = [Heading(f"Attribution maps: {title}")]
+    blocks += [Text(f"{run.name}: {note}.", "warn") for run, entry in entries if (note := note_of(entry))]
     for run, entry in entries:
         if layer := entry.get("layer"):
             at = f"{layer['name']} ({layer['height']} x {layer['width']})"

@@ -1,0 +1,118 @@
+"""Whether the files of a run folder still tell of one and the same training and evaluation."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpaat.config import PLACE, TrainConfig
+from dpaat.errors import UserError
+
+CONFIG, SPLITS = "config.yaml", "splits.csv"
+LOG = "metrics.csv"
+MOVABLE = (*PLACE, "workers", "data")
+"""Fields that may change after a run was begun: where it is computed, and where its data are, told by a fingerprint."""
+
+
+def seal(config: TrainConfig, splits: Path) -> dict[str, Any]:
+    """What `run.json` keeps at the start, to notice later changes: the configuration, and a digest of the splits."""
+    return {"config": json.loads(json.dumps(dataclasses.asdict(config))), "splits_digest": file_digest(splits)}
+
+
+def file_digest(path: Path) -> str:
+    """16 hex digits over the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> None:
+    """Compare a run folder with what `run.json` says it was begun with; old ones, which do not say, pass.
+
+    Raises:
+        UserError: names the file, and what to do.
+    """
+    begun: dict[str, Any] = info.get("config") or {}
+    now, defaults = dataclasses.asdict(config), dataclasses.asdict(TrainConfig())
+    for name in now if begun else ():
+        before, after = (_comparable(name, value) for value in (begun.get(name, defaults[name]), now[name]))
+        if name not in MOVABLE and before != after:
+            raise UserError(
+                f"{folder / CONFIG}: says {name} {now[name]!r}, but the run was begun with {begun.get(name)!r}; put "
+                "that back, or train anew into another --out"
+            )
+    splits = folder / SPLITS
+    if splits.is_file() and not _same_splits(splits, info):
+        raise UserError(f"{splits}: was changed after the run was begun; put it back, or train anew into another --out")
+
+
+def _same_splits(splits: Path, info: Mapping[str, Any]) -> bool:
+    if sealed := info.get("splits_digest"):
+        return file_digest(splits) == str(sealed)
+    with splits.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        now = Counter(row.get("split") for row in csv.DictReader(file))
+    counts = info.get("split_counts") or {}
+    return all(now[name] == sum(of.values()) for name, of in counts.items())
+
+
+def check_log(folder: Path, info: Mapping[str, Any]) -> None:
+    """Compare the log of the epochs with `run.json`; without a log, pass.
+
+    Raises:
+        UserError: an epoch is missing, or stands twice.
+    """
+    epochs, done = logged_epochs(folder), int(info.get("epochs_done") or 0)
+    if epochs is not None:
+        # A run that was stopped may have gone on, and been killed before it could say so.
+        require_epochs(folder, done if info.get("status") == "finished" and done else max(done, len(epochs)))
+
+
+def require_epochs(folder: Path, count: int) -> None:
+    """Check that the log holds so many epochs.
+
+    Raises:
+        UserError: an epoch is missing, or stands twice.
+    """
+    if (logged_epochs(folder) or []) != list(range(count)):
+        raise UserError(
+            f"{folder / LOG}: does not hold each of {count} epochs once and in order; put the rows back from a copy, "
+            "or train anew into another --out"
+        )
+
+
+def logged_epochs(folder: Path) -> list[int] | None:
+    """Numbers of the epochs in the log of a run, -1 for what is no number; None without a log."""
+    try:
+        with (folder / LOG).open(newline="", encoding="utf-8", errors="replace") as file:
+            epochs = [row.get("epoch") or "" for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{folder / LOG}: not readable as CSV ({error})") from None
+    return [int(epoch) if epoch.isdecimal() else -1 for epoch in epochs]
+
+
+def check_checkpoint(path: Path) -> None:
+    """Compare the checksums of a checkpoint, which its readers do not.
+
+    Raises:
+        UserError: damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged checkpoint; put a copy back, or train anew into another --out")
+
+
+def _comparable(name: str, value: Any) -> Any:
+    value = json.loads(json.dumps(value))
+    return Path(value).name if name == "weights" and value else value

@@ -1,0 +1,120 @@
+"""What of a dataset a run has learned from, found by the images themselves and not by their names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dpaat.data import PreparedData, fingerprint
+from dpaat.data.splits import connected
+
+SEEN = "seen"
+"""Stands in the place of a split for images that are left out."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How many images of a dataset are left out of an evaluation, and why.
+
+    Attributes:
+        learned: images that the run was trained or validated on.
+        related: further ones in a group with those, identical with them, or in a group of the same name as theirs.
+        by: "content", or "id" where the run's images are not known any more: then other names hide the same images.
+        own: whether the dataset holds exactly the run's images, whose splits then stay.
+    """
+
+    learned: int
+    related: int
+    by: str
+    own: bool = False
+
+    @property
+    def note(self) -> str:
+        """One line; empty where there is nothing to say."""
+        counts = {
+            "that the model was trained or validated on": self.learned,
+            "in groups of those that it was trained or validated on": self.related,
+        }
+        parts = [f"{count:,} images {what}" for what, count in counts.items() if count]
+        said = f"{' and '.join(parts)} are left out" if parts else ""
+        if self.by == "content":
+            return said
+        unchecked = (
+            "images that the model was trained or validated on could be found by their ids only, as the run keeps no "
+            "digests of them and they are not where they were"
+        )
+        return f"{unchecked}; {said}" if said else unchecked
+
+
+def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, LeftOut]:
+    """Take out of a dataset what a run has learned from, with all that belongs to it.
+
+    The run's own test images stay test images, whatever their names. A dataset that holds exactly the run's images
+    keeps the run's splits, and only those test images are left out that its groups tie to others.
+
+    Args:
+        data: another dataset than the run's, split on its own.
+        known: the run's images, as `known_images` gives them.
+
+    Returns:
+        The dataset, its split `SEEN` where an image is left out; and the counts.
+    """
+    keys = (
+        {"pixels": list(data.pixels), "digest": list(data.digests)} if "pixels" in known else {"id": data.ids.tolist()}
+    )
+    learned_from = known[known["split"] != "test"]
+    ordered = pd.concat([known[known["split"] == "test"], learned_from])  # of an image on two sides, the latter counts
+    found = np.full(len(data.split), "", dtype="<U5")
+    for name, values in keys.items():
+        split_of = dict(zip(ordered[name], ordered["split"], strict=True))
+        there = np.array([split_of.get(value, "") for value in values], dtype="<U5")
+        found = np.where(found == "", there, found)
+    learned = np.isin(found, ("train", "val"))
+    groups, _ = connected(data.table, data.pixels)
+    tied = np.isin(groups, groups[learned])
+    if "group_name" in known:
+        # A group of its own for every image is no information about other images.
+        named = learned_from[learned_from["group_name"] != learned_from["id"]]
+        tied |= data.table.frame["group"].isin(set(named["group_name"])).to_numpy()
+    related = tied & ~learned
+    same = "pixels" in known and any(sorted(values) == sorted(known[name]) for name, values in keys.items())
+    split = np.where(related if same else related | learned, SEEN, np.where(found == "", data.split, found))
+    by = "content" if "pixels" in known else "id"
+    left_out = LeftOut(0 if same else int(learned.sum()), int(related.sum()), by, same)
+    return dataclasses.replace(data, split=split), left_out
+
+
+def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:
+    """A run's own images under other names, by the names and splits that the run knows them by.
+
+    Returns:
+        The dataset with ids, groups, splits and fingerprint of the run; None unless the same images of the same classes
+        come in the same order and in the same groups.
+    """
+    if "pixels" not in known or len(known) != len(data.split):
+        return None
+    now = pd.DataFrame(known_images(data))
+    same = any(now[name].tolist() == known[name].tolist() for name in ("pixels", "digest"))
+    partitions = [pd.factorize(frame["group_name"])[0].tolist() for frame in (now, known)]
+    if not same or now["class_name"].tolist() != known["class_name"].tolist() or partitions[0] != partitions[1]:
+        return None
+    frame = data.table.frame.assign(id=known["id"].to_numpy(), group=known["group_name"].to_numpy())
+    table, digests = dataclasses.replace(data.table, frame=frame), known["digest"].tolist()
+    return dataclasses.replace(
+        data,
+        table=table,
+        split=known["split"].to_numpy(dtype="<U5"),
+        digests=tuple(digests),
+        fingerprint=fingerprint(table, digests, data.window),
+    )
+
+
+def known_images(data: PreparedData) -> dict[str, Sequence[str]]:
+    """What `splits.csv` keeps of the images that a run is given, beside id and split: how to know them again."""
+    labels = np.array(data.classes)[data.labels]
+    group = data.table.frame["group"].tolist()
+    return {"class_name": labels.tolist(), "group_name": group, "pixels": data.pixels, "digest": data.digests}
