@@ -113,6 +113,7 @@ def renewed_and_exported(
     torch.save({"state_dict": state}, run / "checkpoints" / "best.ckpt")
     data = prepare(config["data"], image_size=size, splits=run / "splits.csv", progress=False)
     info = json.loads((run / "run.json").read_text()) | {"fingerprint": data.fingerprint, "network": model.facts}
+    del info["config"]
     (run / "run.json").write_text(json.dumps(info))
     export(run, out, images=4)
     return run, out

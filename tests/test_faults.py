@@ -9,7 +9,7 @@ import torch
 import dpaat.training
 from dpaat.config import TrainConfig, complete
 from dpaat.data.loading import KeyedBatchSampler
-from dpaat.errors import UserError
+from dpaat.errors import UserError, listed
 from dpaat.methods import StepOutput
 from dpaat.runs import open_run
 from dpaat.training import train
@@ -20,7 +20,6 @@ from dpaat.training.faults import (
     TrainingError,
     catastrophic_overfitting,
     largest_batch,
-    listed,
 )
 from dpaat.training.module import TrainingModule
 from dpaat.training.trainer import attacked_radius

@@ -134,13 +134,18 @@ def test_epochs_before_the_first_attack_are_standard_training_bit_for_bit(tiny_i
         {"method": "pgd", "self_teacher": 0.5},
         {"method": "dpaat", "adv_start": 0.0},
         {"method": "dpaat", "adv_start": 0.01},
-        {"method": "dpaat", "epochs": 1},
+        {"method": "dpaat", "epochs": 1, "self_teacher": 0.7},
     ],
 )
 def test_it_needs_an_epoch_to_learn_from(changes):
     with pytest.raises(UserError, match=r"self_teacher: .* cannot teach before it has learned; give an --adv-start"):
         complete(TrainConfig(**changes))
     complete(TrainConfig(**changes | {"self_teacher": 0.0}))
+
+
+def test_a_run_of_one_epoch_has_none_unless_it_is_asked_for():
+    assert complete(TrainConfig(method="dpaat", epochs=1)).self_teacher == 0.0
+    assert complete(TrainConfig(method="dpaat", epochs=2)).self_teacher == 0.7
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     assert config.adv_start is not None
     _check("adv_start", 0 <= config.adv_start < 1, config.adv_start, "at least 0 and below 1")
     if config.self_teacher and not min(round(config.adv_start * config.epochs), config.epochs - 1):
-        if "self_teacher" not in own:
+        if not {"adv_start", "self_teacher"} <= own.keys():
             raise UserError(
                 "self_teacher: the network cannot teach before it has learned; give an --adv-start such as 0.5 and at "
                 "least 2 epochs, or --self-teacher 0"

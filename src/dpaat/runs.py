@@ -168,6 +168,13 @@ class Run:
         except UserError as error:
             raise UserError(f"{error} (if the data of {self.path} were moved: give --data)") from None
         if data.fingerprint != self.info["fingerprint"]:
+            in_order = prepare(
+                config.data, image_size=config.image_size, fit=config.fit, window=data.window, progress=False
+            )
+            if in_order.fingerprint == self.info["fingerprint"]:
+                raise UserError(
+                    f"{self.path / INFO}: damaged, its classes are not those of {config.data} in their order"
+                )
             raise UserError(
                 f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "
                 f"which {self.path} was trained; the data have changed since"

@@ -112,7 +112,7 @@ def test_an_older_run_is_loaded_by_the_rule_of_its_time(tiny_images, tmp_path):
         text.replace("stem: small", "stem: auto\nweights: gone.pth").replace("weights: null\n", "")
     )
     info = json.loads((run / "run.json").read_text())
-    del info["network"]
+    del info["network"], info["config"]
     (run / "run.json").write_text(json.dumps(info))
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     del checkpoint["dpaat"]

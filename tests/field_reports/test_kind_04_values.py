@@ -252,7 +252,7 @@ def test_a_run_from_before_windows_is_read_as_it_was_trained(deep, tmp_path):
     shutil.copytree(deep / "run", tmp_path / "run")
     data = prepared(spec, window="full")
     info = json.loads((tmp_path / "run" / "run.json").read_text())
-    for name in ("window", "pixels", "notes", "data_warnings"):
+    for name in ("window", "pixels", "notes", "data_warnings", "config"):
         del info[name]
     (tmp_path / "run" / "run.json").write_text(json.dumps(info | {"fingerprint": data.fingerprint}))
     text = (tmp_path / "run" / "config.yaml").read_text()

@@ -47,7 +47,7 @@ def overfitting(folder: Path, config: TrainConfig, robust: list[float], **column
 
 @pytest.mark.parametrize("method", ["dpaat", "taet", "amat"])  # found in our audit
 def test_not_before_the_first_attack(tmp_path: Path, method: str) -> None:
-    config = config_of(method, options={"start": 0.5} if method == "dpaat" else {})
+    config = config_of(method)
     first = first_attack(config, find_method(method))
     assert first >= 2
     # Clean training gives up by itself what little robustness chance had given it.
@@ -98,25 +98,32 @@ def test_visits_that_attack(method: str, epochs: int, visits: float) -> None:
 def test_visits_are_those_of_the_method_itself(method: str, start: float, weight: float, tiny_images: Path) -> None:
     from dpaat.training.setup import build, prepare_data
 
-    config = complete(tiny_config(tiny_images, method=method, epochs=40, clean_weight=weight, options={"start": start}))
+    config = complete(
+        tiny_config(tiny_images, method=method, epochs=40, clean_weight=weight, adv_start=start, self_teacher=0.0)
+    )
     objective = build(config, prepare_data(config, progress=False), from_checkpoint=False).method
     index, count = torch.arange(37), torch.zeros(37)
     for epoch in range(config.epochs):
         objective.begin_epoch(epoch)
-        count += objective.is_adversarial(index)  # type: ignore[operator]
+        if epoch >= objective.context.first_attack:
+            count += objective.is_adversarial(index)  # type: ignore[operator]
     assert float(count.mean()) == pytest.approx(attacked_visits(config, find_method(method)), abs=0.1)
 
 
 def test_too_seldom_to_move_a_size() -> None:
-    seldom = adaptation(config_of("dpaat", 10), find_method("dpaat"))
-    assert seldom is not None
-    assert seldom == (
-        "each training image will be attacked about 0.8 times in 10 epochs, which can move its size by 0% of eps: too "
-        "seldom to move a size, 28 epochs would do",
+    solved = find_method("dpaat")
+    assert adaptation(config_of("dpaat", 10), solved) == (
+        "each training image will be attacked about 0.8 times in 10 epochs: too seldom to move a size, 13 epochs would "
+        "do",
         True,
     )
-    assert adaptation(config_of("dpaat", 27), find_method("dpaat"))[1]  # type: ignore[index]
-    assert adaptation(config_of("dpaat", 28), find_method("dpaat")) == (
+    assert adaptation(config_of("dpaat", 13), solved) == (
+        "each training image will be attacked about 1.1 times in 13 epochs",
+        False,
+    )
+    stepped = find_method("dpaat-v1")
+    assert adaptation(config_of("dpaat-v1", 27), stepped)[1]  # type: ignore[index]
+    assert adaptation(config_of("dpaat-v1", 28), stepped) == (
         "each training image will be attacked about 2.1 times in 28 epochs, which can move its size by 28% of eps",
         False,
     )
@@ -128,7 +135,7 @@ def test_too_seldom_to_move_a_size() -> None:
 
 def test_a_run_says_how_often_it_attacks(tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*tiny_arguments(tiny_images, method="dpaat", epochs=1), f"--out={tmp_path / 'seldom'}"]) == 0
-    assert "warning: each training image will be attacked about 0.2 times in 1 epoch," in capsys.readouterr().out
+    assert "warning: each training image will be attacked about 0.2 times in 1 epoch:" in capsys.readouterr().out
     (warning, *_) = json.loads((tmp_path / "seldom" / "run.json").read_text())["warnings"]
     assert "too seldom" in warning
     write_report([tmp_path / "seldom"], tmp_path / "report.html", images=False)

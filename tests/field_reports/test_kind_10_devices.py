@@ -14,7 +14,7 @@ from dpaat.interpret.alignment import gradient_alignment
 from dpaat.interpret.faithfulness import deletion_insertion
 from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 from dpaat.interpret.similarity import rank_correlation, scaled, specific_correlation, structural_similarity
-from dpaat.methods import Visit
+from dpaat.methods import StepOutput
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from dpaat.training.validation import validation_scores
@@ -122,14 +122,14 @@ def test_training(tiny_images, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_processes_tell_each_other(dtype, monkeypatch):
-    visit = Visit(torch.tensor(0.1), torch.randn(5, 3).to(dtype), torch.tensor([2**53 + 1, 0, 3, 1, 2]), torch.rand(5))
+    index = torch.tensor([2**53 + 1, 0, 3, 1, 2])
+    output = StepOutput(torch.tensor(0.1), torch.randn(5, 3).to(dtype), index, {"adv_loss": torch.rand(5)})
     monkeypatch.setattr(TrainingModule, "trainer", SimpleNamespace(world_size=1), raising=False)
     monkeypatch.setattr(TrainingModule, "_gather", lambda self, values: values[None])
     with NoFloat64():
-        found = TrainingModule._of_all(object.__new__(TrainingModule), visit, 5)
-    assert torch.equal(found.logits, visit.logits)
+        found = TrainingModule._of_all(object.__new__(TrainingModule), output, 5)
+    assert torch.equal(found.logits, output.logits)
     assert found.logits.dtype == dtype
-    assert torch.equal(found.index, visit.index), "float64 cannot hold every int64"
-    assert torch.equal(found.signal, visit.signal)
+    assert torch.equal(found.index, index), "float64 cannot hold every int64"
+    assert torch.equal(found.rows["adv_loss"], output.rows["adv_loss"])
     assert float(found.loss) == pytest.approx(0.1)
-    assert found.collect is None

@@ -128,7 +128,7 @@ def train(
             held.enter_context(_alone(out))
             _require_empty(out)
         if checkpoint is None:
-            info = _describe(config, prepared, command) | {"network": module.model.facts}
+            info = _describe(config, prepared, command) | ({"network": facts} if (facts := module.model.facts) else {})
             if first_process:
                 info = _make_folder(out, config, info, prepared)
         elif first_process:
