@@ -133,7 +133,7 @@ def test_cost_is_as_stated_where_nothing_falls(name, norm, classes):
     model.register_forward_hook(count)
     x, _ = image_batch(3)
     call(name, model, x, torch.zeros(3, dtype=torch.long), eps=0.1, norm=norm, steps=4)
-    assert sum(cost) == 3 * ATTACKS[name].passes(4, classes)
+    assert sum(cost) == 3 * ATTACKS[name].cost.passes(4, classes)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

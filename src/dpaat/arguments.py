@@ -27,6 +27,7 @@ def make_parser() -> ArgumentParser:
     parser = Parser(
         "Train medical image classifiers that stay accurate and withstand adversarial perturbations, and prove it.",
         MAIN_EXAMPLES,
+        group=True,
         prog="dpaat",
         version=dpaat.__version__,
     )
@@ -41,7 +42,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("predict", _predict_parser(), help="classify images with a run")
     commands.add_subcommand("report", _report_parser(), help="write one HTML page about one or more runs")
     commands.add_subcommand("export", _export_parser(), help="write a run's network as ONNX and safetensors")
-    data = Parser("Look into a dataset.")
+    data = Parser("Look into a dataset.", group=True)
     commands.add_subcommand("data", data, help="look into a dataset")
     commands.add_subcommand("list", _list_parser(), help="list methods, models, attacks or maps")
     data.add_subcommands(required=True, metavar="COMMAND").add_subcommand(
@@ -232,7 +233,7 @@ def _data_check_parser() -> ArgumentParser:
 
 def _list_parser() -> ArgumentParser:
     parser = Parser("List what can be named on the command line.")
-    parser.add_argument("what", type=str, help="methods, models, attacks or maps")
+    parser.add_argument("what", type=str, help="methods, models, attacks, datasets or maps")
     parser.add_argument("filter", type=str, nargs="?", default="", help="only names that contain this")
     return parser
 

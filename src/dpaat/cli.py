@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import warnings
 from argparse import ArgumentError
@@ -16,6 +17,7 @@ from dpaat.arguments import make_parser
 from dpaat.commands import COMMANDS, train
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory
 from dpaat.parsing import readable, with_underscores
+from dpaat.plugins import VARIABLE, load_plugins
 from dpaat.shapes import check_yaml
 from dpaat.terminal import lasting_output, use_utf8
 
@@ -86,6 +88,11 @@ def _run(argv: list[str]) -> int:
         raise UserError(f"--config: not a text file in UTF-8 ({error})") from None
     command = str(arguments.subcommand)
     given = arguments[command]
+    if plugin := (given.check if command == "data" else given).plugin:
+        # A file that somebody passes on must not name code to run.
+        if plugin != os.environ.get(VARIABLE) and not any(text.startswith("--plugin") for text in hyphenated):
+            raise UserError("plugin: give it on the command line, not in a configuration file")
+        load_plugins(plugin)
     try:
         if command == "train":
             explicit = parser.parse_args(hyphenated, defaults=False).train

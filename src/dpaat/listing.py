@@ -11,16 +11,16 @@ from dpaat.radii import format_radius
 
 
 def listing(what: str, containing: str = "") -> RenderableType:
-    """Make the list of methods, models, attacks or kinds of map.
+    """Make the list of methods, models, attacks, datasets or kinds of map.
 
     Args:
-        what: "methods", "models", "attacks" or "maps".
+        what: "methods", "models", "attacks", "datasets" or "maps".
         containing: only names that contain this.
 
     Raises:
         UserError: nothing of that name can be listed.
     """
-    kinds = {"methods": _methods, "models": _models, "attacks": _attacks, "maps": _maps}
+    kinds = {"methods": _methods, "models": _models, "attacks": _attacks, "maps": _maps, "datasets": _datasets}
     if what not in kinds:
         raise unknown("list", what, kinds)
     return kinds[what](containing)
@@ -56,11 +56,22 @@ def _attacks(containing: str) -> RenderableType:
     from dpaat.attacks import ATTACKS
 
     table = Table("attack", "what it does", "cost per image", "K", "norms", box=None, pad_edge=False)
-    for info in ATTACKS.values():
+    for info in sorted(ATTACKS.values(), key=lambda info: info.name):
         if containing in info.name:
             steps = str(info.steps or "")
-            table.add_row(info.name, info.description, info.cost, steps, ", ".join(info.norms))
+            table.add_row(info.name, info.description, str(info.cost), steps, ", ".join(info.norms))
     return Group(table, Text("F: one forward pass; K: steps, or queries of an attack without gradients"))
+
+
+def _datasets(containing: str) -> RenderableType:
+    from dpaat.data.registry import DATASETS, import_loaders
+
+    import_loaders()
+    table = Table("dataset", "what it is", box=None, pad_edge=False)
+    for info in sorted(DATASETS.values(), key=lambda info: info.name):
+        if containing in info.name:
+            table.add_row(Text(info.syntax), info.description)
+    return table
 
 
 def _maps(containing: str) -> RenderableType:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from typing import Any
 
 from jsonargparse import ArgumentParser
+
+from dpaat.plugins import VARIABLE
 
 
 class _Formatter(RawDescriptionHelpFormatter):
@@ -23,10 +26,11 @@ class Parser(ArgumentParser):
     Args:
         description: what the command does.
         epilog: examples.
+        group: whether it only holds further commands.
         options: of the parser.
     """
 
-    def __init__(self, description: str, epilog: str = "", **options: Any) -> None:
+    def __init__(self, description: str, epilog: str = "", *, group: bool = False, **options: Any) -> None:
         super().__init__(
             description=description,
             epilog=epilog,
@@ -35,6 +39,13 @@ class Parser(ArgumentParser):
             formatter_class=_Formatter,
             **options,
         )
+        if not group:
+            self.add_argument(
+                "--plugin",
+                type=str | None,
+                default=os.environ.get(VARIABLE),
+                help="modules with methods, attacks or datasets of your own, comma-separated",
+            )
         # `--window -1000,400` has a value, not a further option.
         self._negative_number_matcher = re.compile(r"-[\d.]+(,-?[\d.]+)?$")
 

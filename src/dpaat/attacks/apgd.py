@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 from typing import Literal
 
@@ -12,6 +13,7 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, targeted_dlr
 from dpaat.attacks.norms import Start, make_ball, widen
+from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.attacks.restarts import PartialAttack, on_standing
 from dpaat.errors import BadValueError
 
@@ -21,6 +23,9 @@ PROGRESS = 0.75
 MAX_TARGETS = 9
 
 
+@register_attack(
+    "apgd-ce", "Auto-PGD on the cross-entropy (Croce, Hein 2020)", cost=AttackCost(2, 2), steps=100, starts=True
+)
 @checked()
 def apgd(
     model: nn.Module,
@@ -103,6 +108,13 @@ def apgd(
     return torch.where(widen(found.fooled, x), found.image, best)
 
 
+@register_attack(
+    "apgd-t",
+    "Auto-PGD towards each of the up to 9 likeliest wrong classes, for any number of classes",
+    cost=AttackCost(2, 3, each="target", most=MAX_TARGETS, once=1),
+    steps=100,
+    starts=True,
+)
 @checked()
 def apgd_targeted(
     model: nn.Module,
@@ -175,3 +187,12 @@ def _checkpoints(steps: int) -> set[int]:
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     return {ceil(share * steps) for share in shares[1:] if share < 1}
+
+
+register_attack(
+    "apgd-dlr",
+    "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+)(partial(apgd, loss="dlr"))

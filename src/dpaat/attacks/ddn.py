@@ -11,11 +11,20 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import cross_entropy, margin
 from dpaat.attacks.norms import Ball, make_ball, widen
+from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
 FIRST_STEP, LAST_STEP = 1.0, 0.01
 
 
+@register_attack(
+    "ddn",
+    "nearest adversarial image by decoupled direction and norm (Rony et al. 2019)",
+    cost=AttackCost(2, 1),
+    steps=100,
+    norms=("l2",),
+    minimal=True,
+)
 @checked(unbounded=True)
 def ddn(
     model: nn.Module,

@@ -13,6 +13,7 @@ from dpaat.attacks.ddn import Nearest
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, margin
 from dpaat.attacks.norms import make_ball, per_sample, widen
+from dpaat.attacks.registry import AttackCost, register_attack
 
 OVERSHOOT = 1.05
 """How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it."""
@@ -28,6 +29,13 @@ _TINY = 1e-12
 _NEWTON_STEPS = 50
 
 
+@register_attack(
+    "fab-t",
+    "nearest adversarial image by FAB towards each of the up to 9 likeliest wrong classes (Croce, Hein 2020)",
+    cost=AttackCost(3, each="target", most=MAX_TARGETS, once=4),
+    steps=100,
+    minimal=True,
+)
 @checked(unbounded=True)
 def fab_targeted(
     model: nn.Module,

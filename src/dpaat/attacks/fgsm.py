@@ -9,8 +9,10 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Start
 from dpaat.attacks.pgd import pgd
+from dpaat.attacks.registry import AttackCost, register_attack
 
 
+@register_attack("fgsm", "one signed gradient step (Goodfellow et al. 2015)", cost=AttackCost(base=2), starts=True)
 @checked("as the loss")
 def fgsm(
     model: nn.Module,

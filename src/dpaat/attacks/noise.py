@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from dpaat.attacks.checks import checked
 from dpaat.attacks.norms import make_ball
+from dpaat.attacks.registry import AttackCost, register_attack
 
 
+@register_attack("gaussian", "one draw of Gaussian noise, the floor that every attack must beat", cost=AttackCost())
 @checked("unused")
 def gaussian_noise(
     model: nn.Module,

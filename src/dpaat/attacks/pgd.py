@@ -9,12 +9,16 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
 from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
+from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
 GRANULE = 16
 """Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size."""
 
 
+@register_attack(
+    "pgd", "projected gradient descent, K steps (Madry et al. 2018)", cost=AttackCost(2), steps=20, starts=True
+)
 @checked("as the loss")
 def pgd(
     model: nn.Module,

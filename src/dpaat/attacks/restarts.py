@@ -14,6 +14,7 @@ from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import LossFunction, margin
 from dpaat.attacks.norms import per_sample
 from dpaat.attacks.pgd import pgd
+from dpaat.attacks.registry import AttackCost, register_attack
 
 PartialAttack = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Images `(n, C, H, W)`, labels, radii and positions in the whole batch `(n,)` to adversarial images."""
@@ -67,6 +68,9 @@ def on_standing(
     return x_adv
 
 
+@register_attack(
+    "pgd-margin", "PGD on the margin from up to 5 random starts", cost=AttackCost(2, 1, each="start", most=5), steps=20
+)
 @checked()
 def pgd_restarts(
     model: nn.Module,

@@ -11,6 +11,7 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import LossFunction, margin
 from dpaat.attacks.norms import Ball, make_ball, widen
+from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -21,6 +22,13 @@ TILES = 5
 _TINY = 1e-12
 
 
+@register_attack(
+    "square",
+    "Square Attack, random search on the logits alone, at most K queries (Andriushchenko et al. 2020)",
+    cost=AttackCost(1),
+    steps=5000,
+    black_box=True,
+)
 @checked()
 def square(
     model: nn.Module,

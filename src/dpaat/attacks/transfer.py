@@ -7,8 +7,17 @@ from torch import Tensor, nn
 
 from dpaat.attacks.apgd import apgd
 from dpaat.attacks.norms import Start
+from dpaat.attacks.registry import AttackCost, register_attack
 
 
+@register_attack(
+    "transfer",
+    "Auto-PGD on the cross-entropy of another model, the source",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+    needs_source=True,
+)
 def transfer(
     model: nn.Module,
     x: Tensor,

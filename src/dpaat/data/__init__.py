@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,13 @@ from typing import Literal
 import numpy as np
 
 from dpaat.data.cache import decode, decode_masks, survey
+from dpaat.data.registry import DATASETS, find_dataset, import_loaders
 from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
 from dpaat.data.table import SPLITS, ImageTable, in_order, validate
 from dpaat.data.values import AUTO, FULL, parse_window
 from dpaat.errors import UserError, unknown
 
 Fit = Literal["crop", "squash"]
-
-LOADERS = {
-    "ham10000": "dpaat.data.ham10000",
-    "medmnist": "dpaat.data.medmnist",
-    "folder": "dpaat.data.folder",
-    "csv": "dpaat.data.csv_file",
-    "synthetic": "dpaat.data.synthetic",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +96,12 @@ def load_table(spec: str) -> ImageTable:
         UserError: an unknown kind of dataset, or anything missing or wrong in it.
     """
     scheme, colon, argument = spec.partition(":")
-    if scheme not in LOADERS:
-        if len(scheme) == 1 or (
-            not colon and (Path(spec).suffix or set(spec) & set("/\\"))
-        ):  # a path, of Windows maybe
-            kind = "csv" if Path(spec).suffix else "folder"
-            raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
-        raise unknown("dataset", scheme, LOADERS)
-    table: ImageTable = importlib.import_module(LOADERS[scheme]).load(argument, spec)
+    import_loaders()
+    drive = len(scheme) == 1  # of a path of Windows
+    if scheme not in DATASETS and (drive or (not colon and (Path(spec).suffix or set(spec) & set("/\\")))):
+        kind = "csv" if Path(spec).suffix else "folder"
+        raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
+    table = find_dataset(scheme).load(argument, spec)
     return validate(table)
 
 

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dpaat.data import LOADERS, fingerprint, load_table
+from dpaat.data import fingerprint, load_table
 from dpaat.data.cache import decode_row, in_threads, look_at, quantiles_of
 from dpaat.data.files import home_path
 from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
 from dpaat.data.images import EIGHT, decode_mask, is_empty_mask, require_same_aspect
+from dpaat.data.registry import DATASETS
 from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals, split_notes
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.data.values import AUTO, FULL, parse_window, resolve_window, window_range
@@ -146,7 +147,7 @@ def _exists(spec: str) -> bool:
     path = argument.partition(":")[2] if scheme == "medmnist" else argument.partition(",group=")[0]
     place = home_path(path)
     try:
-        return scheme in LOADERS and bool(path) and (place.is_file() or place.is_dir())
+        return scheme in DATASETS and bool(path) and (place.is_file() or place.is_dir())
     except OSError:  # a name longer than the file system allows
         return False
 

@@ -11,6 +11,7 @@ import pandas as pd
 from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, peek_channels
 from dpaat.data.frames import metadata, read_text_table, rows_of, unused_groups
 from dpaat.data.names import class_order, is_missing, is_windows_path, order_notes, split_name, twins
+from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, ImageTable
 from dpaat.errors import UserError, listed
 
@@ -20,6 +21,7 @@ COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
 SPLIT_LIKE = ("splits", "set", "subset", "partition", "phase", "fold", "folds", "usage", "dataset_split", "data_split")
 
 
+@register_dataset("csv", "csv:FILE.csv[,group=COLUMN]", "a table of paths and labels")
 def load(argument: str, spec: str) -> ImageTable:
     """Read a CSV file with the columns `path` and `label`.
 

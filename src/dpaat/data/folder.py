@@ -20,6 +20,7 @@ from dpaat.data.files import (
     peek_channels,
 )
 from dpaat.data.names import SPLIT_NAMES, class_order, order_notes, split_name
+from dpaat.data.registry import register_dataset
 from dpaat.data.table import SPLITS, UNGROUPED, ImageTable
 from dpaat.errors import UserError, listed, require_printable
 
@@ -32,6 +33,7 @@ ELSEWHERE = "move masks away, or name them in the column 'mask' of a table (csv:
 MASK_STEM = re.compile(r"(.+?)[ _-](?:mask|segmentation|seg)(?:[ _-]?\d+)?", re.IGNORECASE)
 
 
+@register_dataset("folder", "folder:DIR", "a folder per class, perhaps inside a folder per split")
 def load(argument: str, spec: str) -> ImageTable:
     """List `DIR/CLASS/**/image` or `DIR/SPLIT/CLASS/**/image`; every image is its own group.
 

@@ -12,6 +12,7 @@ import pandas as pd
 from dpaat.data.files import FileReader, ImageFile, by_stem, existing, files_below, images_in_zip
 from dpaat.data.frames import metadata, read_text_table, rows_of
 from dpaat.data.names import is_missing
+from dpaat.data.registry import register_dataset
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, listed, unknown
 
@@ -35,6 +36,7 @@ MASKS = re.compile(r"ham10000_segmentations?(_lesion_tschandl)?(\.zip)?", re.IGN
 ALIKE = re.compile(r"((ham10000_)?images|ham10000_segmentation|isic20).*", re.IGNORECASE)
 
 
+@register_dataset("ham10000", "ham10000:DIR", "HAM10000, as published or unpacked")
 def load(argument: str, spec: str) -> ImageTable:
     """Read the metadata and find the images and masks; nothing is unpacked.
 

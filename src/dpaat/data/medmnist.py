@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import existing
+from dpaat.data.registry import register_dataset
 from dpaat.data.table import MAX_CLASSES, SPLITS, UNGROUPED, ImageTable
 from dpaat.errors import UserError, unknown
 
@@ -64,6 +65,7 @@ CITATION = "Yang et al.: MedMNIST v2. Scientific Data 10 (2023), doi 10.1038/s41
 INSTALL = "pip install 'dpaat[medmnist]'"
 
 
+@register_dataset("medmnist", "medmnist:NAME[:FILE.npz]", "a MedMNIST set, downloaded or from a file")
 def load(argument: str, spec: str) -> ImageTable:
     """Read a file in MedMNIST's layout, with its official splits.
 

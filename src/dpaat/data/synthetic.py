@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dpaat.data.registry import register_dataset
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, unknown
 
@@ -208,6 +209,7 @@ def _parse(argument: str, spec: str) -> tuple[int, str]:
     return images, features
 
 
+@register_dataset("synthetic", "synthetic[:N[,features=both|robust|fragile]]", "embedded synthetic images")
 def load(argument: str, spec: str) -> ImageTable:
     """Lay out the data set; images are drawn when read, about 2 ms each.
 

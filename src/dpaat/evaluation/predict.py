@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from dpaat.data import LOADERS, load_table
+from dpaat.data import load_table
 from dpaat.data.cache import in_threads
 from dpaat.data.files import ImageFile, files_below, left_out
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
+from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.table import UNGROUPED
 from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
@@ -110,7 +111,8 @@ def predict(
 
 
 def _is_spec(text: str) -> bool:
-    return text.partition(":")[0] in LOADERS and not Path(text).exists()
+    import_loaders()
+    return text.partition(":")[0] in DATASETS and not Path(text).exists()
 
 
 def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:

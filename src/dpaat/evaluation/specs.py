@@ -48,7 +48,7 @@ class AttackSpec:
 
     def passes(self, num_classes: int) -> int:
         """Forward passes per image, about."""
-        return 1 if self.name == "clean" else find_attack(self.name).passes(self.steps or 1, num_classes) + 1
+        return 1 if self.name == "clean" else find_attack(self.name).cost.passes(self.steps or 1, num_classes) + 1
 
 
 CLEAN = AttackSpec("clean")

@@ -13,6 +13,7 @@ from dpaat.methods.registry import (
     find_method,
     register_method,
 )
+from dpaat.plugins import load_entry_points
 
 __all__ = [
     "METHODS",
@@ -29,3 +30,5 @@ __all__ = [
     "mixed_loss",
     "register_method",
 ]
+
+load_entry_points("dpaat.methods")

@@ -1,0 +1,67 @@
+"""Registry of datasets: each kind registers its loader where it is defined."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+
+from dpaat.data.table import ImageTable
+from dpaat.errors import unknown
+from dpaat.plugins import load_entry_points
+
+Loader = Callable[[str, str], ImageTable]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A kind of dataset that a spec can name.
+
+    Attributes:
+        name: what stands before the colon of a spec.
+        syntax: the whole spec, as people write it.
+        description: one line.
+        load: called as `load(argument, spec)` with what stands behind the colon, and the whole spec.
+    """
+
+    name: str
+    syntax: str
+    description: str
+    load: Loader
+
+
+DATASETS: dict[str, DatasetInfo] = {}
+
+
+def register_dataset(name: str, syntax: str, description: str) -> Callable[[Loader], Loader]:
+    """Make a kind of dataset known by a name: a decorator of its loader."""
+
+    def register(load: Loader) -> Loader:
+        if name in DATASETS and DATASETS[name].load is not load:
+            raise ValueError(f"a kind of dataset called {name!r} is registered already")
+        DATASETS[name] = DatasetInfo(name, syntax, description, load)
+        return load
+
+    return register
+
+
+@functools.cache
+def import_loaders() -> None:
+    """Import the modules of `dpaat.data`, so that their loaders register themselves, and those of plug-ins."""
+    package = import_module("dpaat.data")
+    for module in iter_modules(package.__path__):
+        import_module(f"dpaat.data.{module.name}")
+    load_entry_points("dpaat.datasets")
+
+
+def find_dataset(name: str) -> DatasetInfo:
+    """Look a kind of dataset up by name; after `import_loaders`.
+
+    Raises:
+        UserError: no such kind; names the nearest ones.
+    """
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS)
+    return DATASETS[name]

@@ -1,0 +1,41 @@
+"""Plug-ins: modules outside the package that register methods, attacks and datasets of their own."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from dpaat.errors import UserError, first_line
+
+VARIABLE = "DPAAT_PLUGIN"
+"""Environment variable that tells further processes of a command what `--plugin` said."""
+
+
+def load_entry_points(group: str) -> None:
+    """Import what installed packages offer in a group: `dpaat.methods`, `dpaat.attacks` or `dpaat.datasets`.
+
+    Raises:
+        UserError: one of them cannot be imported.
+    """
+    for entry in entry_points(group=group):
+        try:
+            entry.load()
+        except Exception as error:
+            raise UserError(f"plug-in {entry.name} ({entry.value}): cannot be imported ({first_line(error)})") from None
+
+
+def load_plugins(names: str) -> None:
+    """Import modules by name, comma-separated, for this process and those that it starts.
+
+    Raises:
+        UserError: one of them cannot be imported.
+    """
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            import_module(name)
+        except Exception as error:
+            raise UserError(
+                f"plugin: {name} cannot be imported ({first_line(error)}); its folder must be on PYTHONPATH"
+            ) from None
+    os.environ[VARIABLE] = names
