@@ -76,7 +76,7 @@ def test_options_are_completed_and_converted():
         ("dpaat", {"ramp": "nan"}, "ramp must lie"),
         ("dpaat-fast", {"steps_scale": 1.5}, r"steps_scale must lie in \(0, 1\]"),
         ("dpaat-fast", {"steps_scale": 0}, r"steps_scale must lie in \(0, 1\]"),
-        ("dpaat-fast", {"min_steps": -1}, "min_steps must be at least 0"),
+        ("dpaat-fast", {"min_steps": -1}, r"min_steps must lie in \[0, inf\)"),
         ("dpaat-fast", {"adv_fraction": 0}, r"adv_fraction must lie in \(0, 1\]"),
         ("dpaat-fast", {"adv_fraction": 1.5}, r"adv_fraction must lie in \(0, 1\]"),
         ("dpaat", {"ramp": "steep"}, "options.ramp: 'steep' is not a number"),

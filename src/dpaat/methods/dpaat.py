@@ -14,8 +14,10 @@ from dpaat.attacks import pgd_graded
 from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.base import Method, MethodContext, StepOutput
 from dpaat.methods.boundary import score
+from dpaat.methods.controls import CONTROLS
 from dpaat.methods.registry import LARGEST, VIEW, Cost, register_method
-from dpaat.perturbation import AdaptivePerturbation, mean, solved, stepped
+from dpaat.perturbation import AdaptivePerturbation, solved, stepped
+from dpaat.ranges import Options, ranged
 
 MIN_RAMP = 4.0
 """Fewest attacks from 0 to eps_max with fixed increments: in a very short run one attack must not decide."""
@@ -24,7 +26,7 @@ GOLDEN, UNIT = 2654435769, 2**32
 
 
 @dataclass(frozen=True)
-class DPAATOptions:
+class DPAATOptions(Options):
     """Options of DPAAT; shares of `eps` are shares of the largest perturbation size.
 
     Attributes:
@@ -49,30 +51,21 @@ class DPAATOptions:
     scope: Literal["class", "global"] = "class"
     statistic: str = "mean"
     track: Literal["clean", "adversarial"] = "clean"
-    damping: float = 0.5
-    ramp: float = 0.5
-    eps_min: float = 0.2
-    eps_init: float = 0.0
+    damping: float = ranged(0.5, "[0, 1)")
+    ramp: float = ranged(0.5, "(0, 1]")
+    eps_min: float = ranged(0.2, "[0, 1]")
+    eps_init: float = ranged(0.0, "[0, 1]")
     views: Literal["both", "alternate"] = "alternate"
-    adv_fraction: float = 1.0
-    min_steps: int = 3
-    steps_scale: float = 1.0
+    adv_fraction: float = ranged(1.0, "(0, 1]")
+    min_steps: int = ranged(3, "[0, inf)")
+    steps_scale: float = ranged(1.0, "(0, 1]")
     radius: Literal["own", "mean", "class-mean", "permuted", "uniform"] = "own"
 
+    @override
     def __post_init__(self) -> None:
-        checks = {
-            "damping must lie in [0, 1)": 0 <= self.damping < 1,
-            "ramp must lie in (0, 1]": 0 < self.ramp <= 1,
-            "eps_min must lie in [0, 1]": 0 <= self.eps_min <= 1,
-            "eps_init must lie in [0, 1]": 0 <= self.eps_init <= 1,
-            "adv_fraction must lie in (0, 1]": 0 < self.adv_fraction <= 1,
-            "min_steps must be at least 0": self.min_steps >= 0,
-            "steps_scale must lie in (0, 1]": 0 < self.steps_scale <= 1,
-            "track must be clean with the rule solve": self.track == "clean" or self.rule == "step",
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ValueError(f"{rule}, not {getattr(self, rule.split()[0])}")
+        super().__post_init__()
+        if self.rule == "solve" and self.track != "clean":
+            raise ValueError(f"track must be clean with the rule solve, not {self.track}")
 
 
 class DPAAT(Method):
@@ -88,8 +81,6 @@ class DPAAT(Method):
     """
 
     perturbation: AdaptivePerturbation
-    labels: Tensor
-    partner: Tensor
 
     def __init__(self, context: MethodContext, options: DPAATOptions) -> None:
         super().__init__(context)
@@ -112,17 +103,10 @@ class DPAAT(Method):
             warmup=0 if solving else 1,
             norm=context.norm,
         )
-        self.register_buffer("labels", context.labels, persistent=False)
-        self.register_buffer("partner", torch.arange(len(context.labels)), persistent=False)
-        self.begin_epoch(self._epoch)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        if self.options.radius == "permuted":
-            # Keyed by the epoch alone: the same in every process, and in a resumed run.
-            drawn = permute_within(self.context.labels.cpu(), torch.Generator().manual_seed(epoch))
-            self.partner.copy_(drawn)
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
@@ -177,14 +161,7 @@ class DPAAT(Method):
 
     def radii(self, index: Tensor) -> Tensor:
         """Sizes `(B,)` that a control learns at."""
-        eps, labels = self.perturbation.eps, self.labels
-        if self.options.radius == "mean":
-            return eps.mean().expand(len(index))
-        if self.options.radius == "class-mean":
-            return mean(eps, labels, torch.ones_like(eps, dtype=torch.bool), self.context.num_classes)[labels[index]]
-        if self.options.radius == "uniform":
-            return self.context.eps * torch.rand(len(index), device=eps.device)
-        return eps[self.partner[index]]
+        return CONTROLS[self.options.radius](self.perturbation.eps, index, self.context, self._epoch)
 
     @override
     def after_step(self, output: StepOutput) -> None:
@@ -193,13 +170,6 @@ class DPAAT(Method):
         self.perturbation.update(
             output.index[rows], adv_loss, None if tracked is None else tracked[rows], gathered=True
         )
-
-
-def permute_within(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a permutation of the samples `(N,)` that leaves each in its class, given as `labels` `(N,)`."""
-    shuffled = torch.randperm(len(labels), generator=generator)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    return torch.empty_like(shuffled).scatter_(0, labels.argsort(stable=True), by_class)
 
 
 def adversarial_share(clean_weight: float, options: Mapping[str, Any]) -> float:

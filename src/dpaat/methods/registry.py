@@ -135,7 +135,7 @@ def complete_options(info: MethodInfo, given: Mapping[str, Any]) -> dict[str, An
     """Fill a method's further options up with its defaults.
 
     Raises:
-        UserError: an option that the method does not have, or a value of the wrong type.
+        UserError: an option that the method does not have, a value of the wrong type, or one out of its range.
     """
     values = {} if info.options is None else dataclasses.asdict(info.options)
     hints = {} if info.options is None else get_type_hints(type(info.options))
@@ -145,7 +145,20 @@ def complete_options(info: MethodInfo, given: Mapping[str, Any]) -> dict[str, An
                 raise UserError(f"method {info.name!r} takes no further options, so not {name!r}")
             raise unknown(f"option of method {info.name!r}", name, values)
         values[name] = _convert(f"options.{name}", hints[name], value)
+    make_options(info, values)
     return values
+
+
+def make_options(info: MethodInfo, values: Mapping[str, Any]) -> Any:
+    """Make the options of a method from all of their values; None for a method without.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+    try:
+        return None if info.options is None else type(info.options)(**values)
+    except ValueError as error:
+        raise UserError(f"method {info.name!r}: {error}") from None
 
 
 def build_method(info: MethodInfo, context: MethodContext, options: Mapping[str, Any]) -> Method:
@@ -154,10 +167,9 @@ def build_method(info: MethodInfo, context: MethodContext, options: Mapping[str,
     Raises:
         UserError: an option that the method does not have, or one out of its range.
     """
-    completed = complete_options(info, options)
+    made = make_options(info, complete_options(info, options))
     try:
-        arguments = () if info.options is None else (type(info.options)(**completed),)
-        return info.build(context, *arguments)
+        return info.build(context) if made is None else info.build(context, made)
     except ValueError as error:
         raise UserError(f"method {info.name!r}: {error}") from None
 

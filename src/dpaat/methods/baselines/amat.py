@@ -11,6 +11,7 @@ from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.base import MethodContext, StepOutput
 from dpaat.methods.baselines.ima import IMA, IMAOptions
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.ranges import ranged
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class AMATOptions(IMAOptions):
     """
 
     z: float = 2.0
-    warmup: float = 0.3
+    warmup: float = ranged(0.3, "[0, 1]")
 
 
 @register_method(
@@ -47,8 +48,6 @@ class AMAT(IMA):
     """
 
     def __init__(self, context: MethodContext, options: AMATOptions) -> None:
-        if not 0 <= options.warmup <= 1:
-            raise ValueError(f"warmup must lie in [0, 1], not {options.warmup}")
         super().__init__(context, options)
         # Epochs before `adv_start` leave no losses here: one more yields them.
         self.z, self.warmup = options.z, max(context.first_attack + 1.0, options.warmup * context.epochs)

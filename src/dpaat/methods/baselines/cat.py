@@ -13,10 +13,11 @@ from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.base import LearnLoss, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class CATOptions:
+class CATOptions(Options):
     """Options of CAT.
 
     Attributes:
@@ -24,8 +25,8 @@ class CATOptions:
         smoothing: label noise per unit of the radius, c in the paper, at least 0; times eps at most 1.
     """
 
-    increment: float = 0.005
-    smoothing: float = 10.0
+    increment: float = ranged(0.005, "(0, 1]")
+    smoothing: float = ranged(10.0, "[0, inf)")
 
 
 @register_method(
@@ -50,8 +51,6 @@ class CAT(RadiiMethod):
 
     def __init__(self, context: MethodContext, options: CATOptions) -> None:
         super().__init__(context)
-        if not options.increment > 0:
-            raise ValueError(f"increment must be above 0, not {options.increment}")
         if not 0 <= options.smoothing * context.eps <= 1:
             raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {context.eps:.4g}")
         self.options = options

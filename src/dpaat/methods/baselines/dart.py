@@ -14,10 +14,11 @@ from dpaat.attacks.norms import Ball, make_ball, widen
 from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.iterates import iterates
 from dpaat.methods.registry import FIXED, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class DARTOptions:
+class DARTOptions(Options):
     """Options of DART.
 
     Attributes:
@@ -26,8 +27,8 @@ class DARTOptions:
         weighting: none, as in the paper; or own-loss, each loss times its own value, as in the authors' code.
     """
 
-    c_max: float = 0.5
-    ramp: float = 100 / 120
+    c_max: float = ranged(0.5, "[0, inf)")
+    ramp: float = ranged(100 / 120, "(0, 1]")
     weighting: Literal["none", "own-loss"] = "none"
 
 
@@ -47,10 +48,6 @@ class DART(Method):
 
     def __init__(self, context: MethodContext, options: DARTOptions) -> None:
         super().__init__(context)
-        if not options.c_max >= 0:
-            raise ValueError(f"c_max must be at least 0, not {options.c_max}")
-        if not 0 < options.ramp <= 1:
-            raise ValueError(f"ramp must lie in (0, 1], not {options.ramp}")
         self.options = options
         self.begin_epoch(0)
 

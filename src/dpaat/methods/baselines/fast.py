@@ -11,6 +11,7 @@ from dpaat.attacks import fgsm
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.ranges import Options, ranged
 
 
 @register_method(
@@ -36,14 +37,14 @@ class FGSMRS(Method):
 
 
 @dataclass(frozen=True)
-class NFGSMOptions:
+class NFGSMOptions(Options):
     """Options of N-FGSM.
 
     Attributes:
         noise: radius of the noise as a multiple of eps, at least 0.
     """
 
-    noise: float = 2.0
+    noise: float = ranged(2.0, "[0, inf)")
 
 
 @register_method(
@@ -64,8 +65,6 @@ class NFGSM(Method):
 
     def __init__(self, context: MethodContext, options: NFGSMOptions) -> None:
         super().__init__(context)
-        if not options.noise >= 0:
-            raise ValueError(f"noise must be at least 0, not {options.noise}")
         self.options = options
 
     @override

@@ -12,10 +12,11 @@ from dpaat.attacks.norms import make_ball, widen
 from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.iterates import iterates
 from dpaat.methods.registry import FIXED, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class FATOptions:
+class FATOptions(Options):
     """Options of FAT.
 
     Attributes:
@@ -23,8 +24,8 @@ class FATOptions:
         second_rise: share of the epochs after which tau rises by one more, in [0, 1].
     """
 
-    first_rise: float = 50 / 120
-    second_rise: float = 90 / 120
+    first_rise: float = ranged(50 / 120, "[0, 1]")
+    second_rise: float = ranged(90 / 120, "[0, 1]")
 
 
 @register_method(
@@ -43,9 +44,6 @@ class FAT(Method):
 
     def __init__(self, context: MethodContext, options: FATOptions) -> None:
         super().__init__(context)
-        for name in ("first_rise", "second_rise"):
-            if not 0 <= getattr(options, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(options, name)}")
         self.options = options
         self.begin_epoch(0)
 

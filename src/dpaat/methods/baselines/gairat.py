@@ -13,10 +13,11 @@ from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.iterates import iterates
 from dpaat.methods.registry import FIXED, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class GAIRATOptions:
+class GAIRATOptions(Options):
     """Options of GAIRAT.
 
     Attributes:
@@ -25,7 +26,7 @@ class GAIRATOptions:
     """
 
     shift: float = -1.0
-    start: float = 0.5
+    start: float = ranged(0.5, "[0, 1]")
 
 
 @register_method(
@@ -44,8 +45,6 @@ class GAIRAT(Method):
 
     def __init__(self, context: MethodContext, options: GAIRATOptions) -> None:
         super().__init__(context)
-        if not 0 <= options.start <= 1:
-            raise ValueError(f"start must lie in [0, 1], not {options.start}")
         self.options = options
         self.begin_epoch(0)
 

@@ -15,10 +15,11 @@ from dpaat.methods.base import MethodContext, StepOutput, mixed_loss
 from dpaat.methods.boundary import score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class IAATOptions:
+class IAATOptions(Options):
     """Options of IAAT.
 
     Attributes:
@@ -28,9 +29,9 @@ class IAATOptions:
             [0, 1]; the authors take 10 epochs.
     """
 
-    gamma: float = 1.9 / 255
-    beta: float = 0.1
-    warmup: float = 0.05
+    gamma: float = ranged(1.9 / 255, "(0, 1]")
+    beta: float = ranged(0.1, "(0, 1]")
+    warmup: float = ranged(0.05, "[0, 1]")
 
 
 @register_method(
@@ -53,12 +54,6 @@ class IAAT(RadiiMethod):
 
     def __init__(self, context: MethodContext, options: IAATOptions) -> None:
         super().__init__(context)
-        if not options.gamma > 0:
-            raise ValueError(f"gamma must be above 0, not {options.gamma}")
-        if not 0 < options.beta <= 1:
-            raise ValueError(f"beta must lie in (0, 1], not {options.beta}")
-        if not 0 <= options.warmup <= 1:
-            raise ValueError(f"warmup must lie in [0, 1], not {options.warmup}")
         self.options = options
         self.perturbation = SampleRadii(len(context.labels))
         self.begin_epoch(0)

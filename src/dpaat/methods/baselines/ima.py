@@ -11,15 +11,16 @@ from typing_extensions import override
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import make_ball, widen
 from dpaat.methods.base import MethodContext, StepOutput
-from dpaat.methods.baselines.mma import check_share
+from dpaat.methods.baselines.trades import refuse_clean_weight
 from dpaat.methods.boundary import bisect, score
 from dpaat.methods.iterates import Iterate, iterates
 from dpaat.methods.radii_state import EpochRadii, RadiiMethod
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class IMAOptions:
+class IMAOptions(Options):
     """Options of IMA.
 
     Attributes:
@@ -28,8 +29,8 @@ class IMAOptions:
             the authors take from 1/100 to 1/6, with 100 epochs and more.
     """
 
-    beta: float = 0.5
-    increment: float = 0.1
+    beta: float = ranged(0.5, "[0, 1]")
+    increment: float = ranged(0.1, "(0, 1]")
 
 
 @register_method(
@@ -56,9 +57,7 @@ class IMA(RadiiMethod):
 
     def __init__(self, context: MethodContext, options: IMAOptions) -> None:
         super().__init__(context)
-        check_share(context, options.beta)
-        if not 0 < options.increment <= 1:
-            raise ValueError(f"increment must lie in (0, 1], not {options.increment}")
+        refuse_clean_weight(context)
         self.options = options
         self.increment = options.increment * context.eps
         self.perturbation: EpochRadii = EpochRadii(len(context.labels), self.increment)
@@ -112,7 +111,7 @@ class IMA(RadiiMethod):
 class AMEOptions(IMAOptions):
     """Options of AME: those of IMA, with an increment of 2/255 at eps 8/255."""
 
-    increment: float = 0.25
+    increment: float = ranged(0.25, "(0, 1]")
 
 
 @register_method(

@@ -10,19 +10,20 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd
 from dpaat.methods.base import Method, MethodContext, StepOutput
-from dpaat.methods.baselines.trades import check_weights, kl_divergence
+from dpaat.methods.baselines.trades import kl_divergence, refuse_clean_weight
 from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class MARTOptions:
+class MARTOptions(Options):
     """Options of MART.
 
     Attributes:
         beta: weight of the divergence, lambda in the paper, at least 0.
     """
 
-    beta: float = 5.0
+    beta: float = ranged(5.0, "[0, inf)")
 
 
 @register_method(
@@ -44,7 +45,7 @@ class MART(Method):
 
     def __init__(self, context: MethodContext, options: MARTOptions) -> None:
         super().__init__(context)
-        check_weights(context, options.beta)
+        refuse_clean_weight(context)
         self.options = options
 
     @override

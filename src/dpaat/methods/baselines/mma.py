@@ -12,14 +12,15 @@ from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import make_ball, widen
 from dpaat.methods.base import MethodContext, StepOutput
-from dpaat.methods.baselines.trades import check_weights
+from dpaat.methods.baselines.trades import refuse_clean_weight
 from dpaat.methods.boundary import bisect, score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class MMAOptions:
+class MMAOptions(Options):
     """Options of MMA.
 
     Attributes:
@@ -27,8 +28,8 @@ class MMAOptions:
         least: smallest radius of the attack that gives the direction, in pixel units, above 0; at most eps counts.
     """
 
-    beta: float = 2 / 3
-    least: float = 0.005
+    beta: float = ranged(2 / 3, "[0, 1]")
+    least: float = ranged(0.005, "(0, inf)")
 
 
 @register_method(
@@ -53,9 +54,7 @@ class MMA(RadiiMethod):
 
     def __init__(self, context: MethodContext, options: MMAOptions) -> None:
         super().__init__(context)
-        check_share(context, options.beta)
-        if not options.least > 0:
-            raise ValueError(f"least must be above 0, not {options.least}")
+        refuse_clean_weight(context)
         self.options = options
         self.perturbation = SampleRadii(len(context.labels))
 
@@ -105,14 +104,3 @@ def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.float()
     true = logits.gather(1, y[:, None])
     return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true[:, 0]
-
-
-def check_share(context: MethodContext, beta: float) -> None:
-    """Refuse what has no meaning in an objective that mixes clean and adversarial loss by itself.
-
-    Raises:
-        ValueError: a clean weight, or a beta outside [0, 1].
-    """
-    check_weights(context, beta)
-    if not beta <= 1:
-        raise ValueError(f"beta must be at most 1, not {beta}")

@@ -11,10 +11,11 @@ from typing_extensions import override
 from dpaat.attacks import pgd
 from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.registry import FIXED, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class RobustLTOptions:
+class RobustLTOptions(Options):
     """Options of RobustLT.
 
     Attributes:
@@ -22,8 +23,8 @@ class RobustLTOptions:
         ramp: share of the epochs in which the radii grow from 0 to their full size, in [0, 1].
     """
 
-    share: float = 0.3
-    ramp: float = 0.8
+    share: float = ranged(0.3, "[0, 1]")
+    ramp: float = ranged(0.8, "[0, 1]")
 
 
 @register_method(
@@ -47,9 +48,6 @@ class RobustLT(Method):
 
     def __init__(self, context: MethodContext, options: RobustLTOptions) -> None:
         super().__init__(context)
-        for name in ("share", "ramp"):
-            if not 0 <= getattr(options, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(options, name)}")
         self.options = options
         counts = torch.bincount(context.labels, minlength=context.num_classes)
         self.register_buffer("radii", class_radii(counts, context.eps, options.share), persistent=False)

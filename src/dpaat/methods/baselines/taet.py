@@ -12,10 +12,11 @@ from typing_extensions import override
 from dpaat.attacks import pgd
 from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.registry import FIXED, register_method
+from dpaat.ranges import Options, ranged
 
 
 @dataclass(frozen=True)
-class TAETOptions:
+class TAETOptions(Options):
     """Options of TAET.
 
     Attributes:
@@ -25,10 +26,10 @@ class TAETOptions:
         emphasis: weight of their concentration, at least 0.
     """
 
-    first_stage: float = 0.3
-    mean: float = 0.1
-    deviation: float = 0.1
-    emphasis: float = 0.1
+    first_stage: float = ranged(0.3, "[0, 1]")
+    mean: float = ranged(0.1, "[0, inf)")
+    deviation: float = ranged(0.1, "[0, inf)")
+    emphasis: float = ranged(0.1, "[0, inf)")
 
 
 @register_method(
@@ -52,11 +53,6 @@ class TAET(Method):
 
     def __init__(self, context: MethodContext, options: TAETOptions) -> None:
         super().__init__(context)
-        if not 0 <= options.first_stage <= 1:
-            raise ValueError(f"first_stage must lie in [0, 1], not {options.first_stage}")
-        for name in ("mean", "deviation", "emphasis"):
-            if not getattr(options, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(options, name)}")
         self.options = options
         self.begin_epoch(0)
 

@@ -14,20 +14,21 @@ from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import Method, MethodContext, StepOutput
 from dpaat.methods.iterates import iterates
 from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.ranges import Options, ranged
 
 _START = 0.001
 """Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""
 
 
 @dataclass(frozen=True)
-class TRADESOptions:
+class TRADESOptions(Options):
     """Options of TRADES.
 
     Attributes:
         beta: weight of the divergence, 1 / lambda in the paper, at least 0.
     """
 
-    beta: float = 6.0
+    beta: float = ranged(6.0, "[0, inf)")
 
 
 @register_method(
@@ -49,7 +50,7 @@ class TRADES(Method):
 
     def __init__(self, context: MethodContext, options: TRADESOptions) -> None:
         super().__init__(context)
-        check_weights(context, options.beta)
+        refuse_clean_weight(context)
         self.options = options
 
     @override
@@ -68,16 +69,14 @@ def kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     return F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
 
 
-def check_weights(context: MethodContext, beta: float) -> None:
-    """Refuse weights without a meaning in an objective that ties the two views together.
+def refuse_clean_weight(context: MethodContext) -> None:
+    """Refuse what has no meaning in an objective that weighs clean and adversarial loss by itself.
 
     Raises:
-        ValueError: a clean weight, or a negative beta.
+        ValueError: a clean weight.
     """
     if context.clean_weight > 0:
         raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
-    if not beta >= 0:
-        raise ValueError(f"beta must be at least 0, not {beta}")
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, context: MethodContext) -> Tensor:
