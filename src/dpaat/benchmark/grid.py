@@ -146,13 +146,9 @@ def find_grid(path: Path) -> Path:
 
 
 def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
-    shown = (
-        path.stem
-        if path.parent == GRIDS
-        else path.name
-        if path.is_absolute() or ".." in path.parts
-        else path.as_posix()
-    )
+    if path.parent == GRIDS:
+        path = Path(path.stem)
+    shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
     options = [f"--data {public_spec(spec)}" for spec in data]
     if reference is not None:
         options.append(f"--reference {reference}")
