@@ -1,7 +1,4 @@
-"""Draw the packages and their imports into ARCHITECTURE.md, from the code.
-
-python docs/architecture.py
-"""
+"""Architecture picture: packages and their imports, read from the code into ARCHITECTURE.md by running this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid of runs, read from YAML and checked before anything is computed."""
+"""Benchmark grid: runs described in YAML, checked before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every image is decoded once, into a memory-mapped file named by its content."""
+"""Image cache: every image is decoded once, into a memory-mapped file named by its content."""
 
 from __future__ import annotations
 

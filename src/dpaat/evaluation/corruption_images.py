@@ -1,4 +1,4 @@
-"""What goes wrong in dermatoscopy and radiology, done to one image at five severities.
+"""Common corruptions: faults of dermatoscopy and radiology, done to one image at five severities.
 
 Severities 1 to 5 are the scheme of Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261), faults of the field's own
 beside the common ones the idea of MedMNIST-C (arXiv 2406.17536); the selection, the drawings and all numbers are ours.

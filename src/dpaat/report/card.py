@@ -1,4 +1,4 @@
-"""A model card: Markdown under a YAML head, in the form that model hubs read."""
+"""Model card: Markdown under a YAML head, in the form that model hubs read."""
 
 from __future__ import annotations
 
