@@ -481,9 +481,23 @@ def test_dry_run_lists_the_cells_and_runs_none(finished_grid, tiny_images, tmp_p
     assert not (tmp_path / "out" / "cells" / CELLS[3]).exists()
 
 
-def test_the_grid_in_configs_is_right():
-    grid = read_grid(Path(__file__).resolve().parents[1] / "benchmarks" / "grids" / "smoke.yaml")
-    assert len(grid.cells) == 4 * 2
+def test_grids_of_the_package_go_by_their_names(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    smoke = read_grid(Path("smoke"))
+    assert (len(smoke.cells), smoke.command, smoke.name) == (4 * 2, "dpaat benchmark smoke", "smoke")
+    quick = read_grid(Path("quick"), data=["folder:/x/photos"])
+    assert {cell.config.method for cell in quick.cells} == {"standard", "pgd", "trades", "dpaat"}
+    assert quick.command == "dpaat benchmark quick --data folder:DIR"
+    fails(capfd, "benchmark", "quick", names=("names no dataset; give one with --data",))
+    fails(capfd, "benchmark", "quik", names=("quik", "nearest: quick"))
+    assert main(["list", "grids"]) == 0
+    assert {"smoke", "quick"} <= set(capfd.readouterr().out.split())
+
+
+def test_a_file_comes_before_a_grid_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_grid(tmp_path / "smoke", models=["resnet18"])
+    assert {cell.model for cell in read_grid(Path("smoke")).cells} == {"resnet18"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +9,7 @@ from PIL import Image
 
 from data_makers import array_table, half_mask, jpeg
 from dpaat.data import cache as cache_module
-from dpaat.data.cache import decode
+from dpaat.data.cache import _default_folder, decode
 from dpaat.data.images import decode_image, decode_mask
 from dpaat.errors import UserError
 
@@ -178,3 +180,17 @@ def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("DPAAT_CACHE", str(tmp_path / "here"))
     decode(table_of([jpeg(0), jpeg(1)]), image_size=8, fit="crop", progress=False)
     assert len(list((tmp_path / "here").iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's folder for caches is another one there")
+def test_default_folder_is_that_of_the_system(tmp_path, monkeypatch):
+    monkeypatch.delenv("DPAAT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _default_folder() == tmp_path / ".cache" / "dpaat"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert _default_folder() == tmp_path / "xdg" / "dpaat"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # nobody's home
+    with pytest.raises(UserError, match="no home folder"):
+        _default_folder()

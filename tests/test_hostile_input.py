@@ -569,8 +569,7 @@ def test_compressed_weights_are_a_bomb(tmp_path):
 
 
 def test_the_generator_of_bad_input_finds_nothing(tmp_path, monkeypatch, capfd):
-    """A sample of `benchmarks/bad_input.py`, which makes thousands."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    """A sample of `tests/stress/bad_input.py`, which makes thousands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     import bad_input

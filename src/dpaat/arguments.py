@@ -44,7 +44,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("export", _export_parser(), help="write a run's network as ONNX and safetensors")
     data = Parser("Look into a dataset.", group=True)
     commands.add_subcommand("data", data, help="look into a dataset")
-    commands.add_subcommand("list", _list_parser(), help="list methods, models, attacks or maps")
+    commands.add_subcommand("list", _list_parser(), help="list methods, models, attacks, datasets, maps or grids")
     data.add_subcommands(required=True, metavar="COMMAND").add_subcommand(
         "check", _data_check_parser(), help="print what is in it, and what is wrong with it"
     )
@@ -183,7 +183,7 @@ def _benchmark_parser() -> ArgumentParser:
         "not repeated, what failed is tried again, and one failure does not stop the rest.",
         BENCHMARK_EXAMPLES,
     )
-    parser.add_argument("grid", type=str, help="YAML file of recipes, models, data, folds and seeds; docs/benchmark.md")
+    parser.add_argument("grid", type=str, help="YAML file (docs/benchmark.md), or one of `dpaat list grids`")
     parser.add_argument(
         "--data", type=str, action="append", default=None, help="in place of the grid's; may be repeated"
     )
@@ -233,7 +233,7 @@ def _data_check_parser() -> ArgumentParser:
 
 def _list_parser() -> ArgumentParser:
     parser = Parser("List what can be named on the command line.")
-    parser.add_argument("what", type=str, help="methods, models, attacks, datasets or maps")
+    parser.add_argument("what", type=str, help="methods, models, attacks, datasets, maps or grids")
     parser.add_argument("filter", type=str, nargs="?", default="", help="only names that contain this")
     return parser
 

@@ -24,7 +24,8 @@ COMPARE_EXAMPLES = """examples:
   dpaat compare runs/standard runs/pgd runs/dpaat
   dpaat compare runs/*-fold? --out comparison.json               folds and seeds of one method are pooled"""
 BENCHMARK_EXAMPLES = """examples:
-  dpaat benchmark benchmarks/grids/smoke.yaml               run it again to go on, or to retry what failed
+  dpaat benchmark smoke                                          run it again to go on, or to retry what failed
+  dpaat benchmark quick --data folder:photos                     a first look at your own images
   dpaat benchmark grid.yaml --data ham10000:DIR --workers 2 --out results/ham
   dpaat benchmark grid.yaml --only 'dpaat-*-f1-s0'               one row again
   dpaat benchmark grid.yaml --known docs/results/ham10000-32px   with the cells of a published benchmark

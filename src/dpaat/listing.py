@@ -11,16 +11,23 @@ from dpaat.radii import format_radius
 
 
 def listing(what: str, containing: str = "") -> RenderableType:
-    """Make the list of methods, models, attacks, datasets or kinds of map.
+    """Make the list of methods, models, attacks, datasets, kinds of map or grids.
 
     Args:
-        what: "methods", "models", "attacks", "datasets" or "maps".
+        what: "methods", "models", "attacks", "datasets", "maps" or "grids".
         containing: only names that contain this.
 
     Raises:
         UserError: nothing of that name can be listed.
     """
-    kinds = {"methods": _methods, "models": _models, "attacks": _attacks, "maps": _maps, "datasets": _datasets}
+    kinds = {
+        "methods": _methods,
+        "models": _models,
+        "attacks": _attacks,
+        "datasets": _datasets,
+        "maps": _maps,
+        "grids": _grids,
+    }
     if what not in kinds:
         raise unknown("list", what, kinds)
     return kinds[what](containing)
@@ -82,6 +89,17 @@ def _maps(containing: str) -> RenderableType:
         if containing in info.name:
             table.add_row(info.name, info.description, f"{info.passes} F")
     return Group(table, Text("F: one forward pass"))
+
+
+def _grids(containing: str) -> RenderableType:
+    from dpaat.benchmark.grid import GRIDS
+
+    table = Table("grid", "what it is for", box=None, pad_edge=False)
+    for path in sorted(GRIDS.glob("*.yaml")):
+        if containing in path.stem:
+            first = path.read_text(encoding="utf-8").partition("\n")[0]
+            table.add_row(path.stem, first.removeprefix("# "))
+    return Group(table, Text(f"run one with `dpaat benchmark NAME`, or copy its file and change it: {GRIDS}"))
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""A grid of runs, read from YAML and checked before anything is computed."""
+"""Benchmark grid: runs described in YAML, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from dpaat.errors import UserError, unknown
 from dpaat.models import check_name as check_model
 from dpaat.training.trainer import check_options
 
+GRIDS = Path(__file__).parent / "grids"
+"""Grids that come with the package."""
 FIELDS = ("train", "recipes", "reference", "models", "data", "folds", "seeds", "evaluate", "workers", "threads")
 
 
@@ -87,7 +89,7 @@ def read_grid(
     """Read a grid and check every field of every cell.
 
     Args:
-        path: a YAML file, see `docs/benchmark.md`.
+        path: a YAML file, see `docs/benchmark.md`, or the name of one of `GRIDS`.
         data: specs that take the place of the file's, see `replace_data`.
         workers: cells side by side, in place of the file's.
         reference: recipe that the others are compared with, in place of the file's.
@@ -96,12 +98,15 @@ def read_grid(
     Raises:
         UserError: what is wrong, naming the file and the field.
     """
+    path = find_grid(path)
     content = read_yaml(path)
     with at(str(path)):
         check_known("field", content, FIELDS)
         every = read_models(as_list(content, "models"))
         recipes = read_recipes(content, tuple(every))
-        specs = replace_data(as_texts(content, "data"), data)
+        if "data" not in content and not data:
+            raise UserError("data: the grid names no dataset; give one with --data")
+        specs = replace_data(as_texts(content, "data"), data) if "data" in content else [*data]
         check_unique("data", [data_name(spec) for spec in specs])
         folds = _folds(content)
         compared = content.get("reference", recipes[0].name) if reference is None else reference
@@ -126,7 +131,23 @@ def read_grid(
         )
 
 
+def find_grid(path: Path) -> Path:
+    """Path of a grid that is named by its file, or by its name if it comes with the package.
+
+    Raises:
+        UserError: a name that none of them has.
+    """
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    known = [file.stem for file in GRIDS.glob("*.yaml")]
+    if str(path) not in known:
+        raise unknown("grid", str(path), known)
+    return GRIDS / f"{path}.yaml"
+
+
 def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
+    if path.parent == GRIDS:
+        path = Path(path.stem)
     shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
     options = [f"--data {public_spec(spec)}" for spec in data]
     if reference is not None:

@@ -135,7 +135,7 @@ def prepare(
         known: kinds of pixels that the model for which this is done was trained on, see there.
         training: False for a dataset that is only measured on: it needs no images to learn from, and is all "test"
             where it cannot be split.
-        cache_dir: where decoded images are kept; default $DPAAT_CACHE, else ~/.cache/dpaat.
+        cache_dir: where decoded images are kept; default $DPAAT_CACHE, else the system's folder for caches.
         progress: show a progress bar on stderr.
 
     Raises:

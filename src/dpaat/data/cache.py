@@ -1,4 +1,4 @@
-"""Every image is decoded once, into a memory-mapped file named by its content."""
+"""Image cache: every image is decoded once, into a memory-mapped file named by its content."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import UnidentifiedImageError
+from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from dpaat.data.images import decode_image, decode_mask, pixel_kind, pixel_quantiles, require_same_aspect
@@ -81,7 +82,7 @@ def decode(
         table: the dataset.
         image_size: side in pixels.
         fit: "crop" or "squash".
-        cache_dir: default $DPAAT_CACHE, else ~/.cache/dpaat; safe to delete at any time.
+        cache_dir: default $DPAAT_CACHE, else the system's folder for caches, on Linux ~/.cache/dpaat; safe to delete.
         progress: show progress bars for what takes longer than a second.
         known: what `survey` found; None to do that here.
 
@@ -226,7 +227,7 @@ def _unreadable(table: ImageTable, row: int, error: Exception, what: str = "") -
 def _default_folder() -> Path:
     chosen = os.environ.get("DPAAT_CACHE")
     try:
-        return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dpaat"
+        return Path(chosen or user_cache_path("dpaat")).expanduser()
     except RuntimeError:
         raise UserError("there is no home folder for the image cache; set DPAAT_CACHE to a folder") from None
 

@@ -1,4 +1,4 @@
-"""What goes wrong in dermatoscopy and radiology, done to one image at five severities.
+"""Common corruptions: faults of dermatoscopy and radiology, done to one image at five severities.
 
 Severities 1 to 5 are the scheme of Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261), faults of the field's own
 beside the common ones the idea of MedMNIST-C (arXiv 2406.17536); the selection, the drawings and all numbers are ours.
@@ -6,18 +6,19 @@ beside the common ones the idea of MedMNIST-C (arXiv 2406.17536); the selection,
 Every function takes an image `(C, H, W)` uint8, grey or RGB, a severity and a source of randomness, and returns
 another uint8 image of that shape. Lengths are in parts of the shorter side, so that a fault looks alike at every size;
 only noise, JPEG's blocks and pixelation belong to the pixel grid. The draws do not depend on the severity: the same
-strokes, pattern or direction grow from 1 to 5. JPEG's exact pixels depend on the codec that Pillow was built with.
+strokes, pattern or direction grow from 1 to 5. JPEG's exact pixels depend on the codec that torchvision was built with.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from scipy.fft import dctn, idctn
+from torchvision.transforms.v2 import functional
 
 # One entry per severity; intensities in units of a [0, 1] image.
 NOISE_SIGMA: Final = (0.03, 0.06, 0.09, 0.12, 0.16)
@@ -71,10 +72,8 @@ def contrast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.n
 
 
 def jpeg(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Compress and decode again, at Pillow's quality `JPEG_QUALITY`."""
-    buffer = io.BytesIO()
-    _to_pillow(image).save(buffer, "JPEG", quality=JPEG_QUALITY[severity - 1])
-    return _from_pillow(Image.open(buffer))
+    """Compress and decode again, at the codec's quality `JPEG_QUALITY`."""
+    return np.asarray(functional.jpeg(torch.tensor(image), JPEG_QUALITY[severity - 1]))
 
 
 def pixelation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A model card: Markdown under a YAML head, in the form that model hubs read."""
+"""Model card: Markdown under a YAML head, in the form that model hubs read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import dpaat
 from dpaat.evaluation.entries import Entry
@@ -34,7 +35,7 @@ def model_card(runs: Sequence[RunView]) -> str:
     comparisons = compare(runs)
     sections = {section.anchor: section for section in all_sections(runs, comparisons, images=False)}
     parts = [
-        "---\n" + yaml.safe_dump(_head(runs, comparisons), sort_keys=False, allow_unicode=True) + "---",
+        f"---\n{_head(runs, comparisons)}\n---",
         f"# {_escape(', '.join(run.name for run in runs))}",
         "## Model details",
         _details(runs),
@@ -55,44 +56,43 @@ def model_card(runs: Sequence[RunView]) -> str:
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def _head(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _head(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> str:
     licences = unique(runs, "licence")
     name = re.sub(r"[^a-z0-9.]+", "-", licences[0].lower()) if len(licences) == 1 else ""
-    licence = (
-        {"license": name} if name in LICENCES else {"license": "other", "license_name": ", ".join(licences) or None}
-    )
     methods = list(dict.fromkeys(run.config.method for run in runs))
-    return {
-        **{key: value for key, value in licence.items() if value},
-        "library_name": "dpaat",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "adversarial-robustness", "adversarial-training", "medical-imaging", *methods],
-        "metrics": ["accuracy"],
-        "model-index": [{"name": run.name, "results": _results(run.name, comparisons)} for run in runs],
-    }
+    head = ModelCardData(
+        license=name if name in LICENCES else "other",
+        license_name=None if name in LICENCES else ", ".join(licences) or None,
+        library_name="dpaat",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "adversarial-robustness", "adversarial-training", "medical-imaging", *methods],
+        metrics=["accuracy"],
+    )
+    head["model-index"] = [{"name": run.name, "results": _results(run.name, comparisons)} for run in runs]
+    return head.to_yaml()
 
 
 def _results(name: str, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     found = []
     for comparison in comparisons:
-        shown: Iterable[Entry] = comparison.results.get(name, ())
-        first = comparison.attacks[:1]
-        metrics = [
-            {"type": key, "name": _metric(key, entry), "value": round(float(entry["metrics"][key]), 4)}
-            for entry in shown
-            if entry["attack"] == "clean" or entry["label"] in first
+        about = comparison.population
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=about.data,
+                dataset_name=comparison.title,
+                dataset_split=about.split,
+                metric_type=key,
+                metric_name=_metric(key, entry),
+                metric_value=round(float(entry["metrics"][key]), 4),
+            )
+            for entry in comparison.results.get(name, ())
+            if entry["attack"] == "clean" or entry["label"] in comparison.attacks[:1]
             for key in METRICS
             if entry["metrics"].get(key) is not None
         ]
-        if metrics:
-            about = comparison.population
-            found.append(
-                {
-                    "task": {"type": "image-classification"},
-                    "dataset": {"type": about.data, "name": comparison.title, "split": about.split},
-                    "metrics": metrics,
-                }
-            )
+        # One call a comparison: results of one split on different images would be merged into one.
+        found += eval_results_to_model_index(name, results)[0]["results"]
     return found
 
 

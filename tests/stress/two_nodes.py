@@ -1,6 +1,6 @@
 """Train on two machines with two processes each, and compare with one machine and its four processes, bit for bit.
 
-    sudo python benchmarks/two_nodes.py [--out benchmarks/results/two-nodes.json]
+    sudo python tests/stress/two_nodes.py [--out tests/stress/results/two-nodes.json]
 
 The machines are network namespaces with one cable between them (Linux, root): each has a network of its own and knows
 the other by its address only. They share the disk, as machines of a run must. Compared are the run folders, with

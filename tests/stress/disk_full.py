@@ -1,6 +1,6 @@
 """A disk that fills up at any write: one clear line, earlier results intact, and going on works once there is room.
 
-    sudo python benchmarks/disk_full.py [--steps 24] [--out FILE.json]
+    sudo python tests/stress/disk_full.py [--steps 24] [--out FILE.json]
 
 Needs to mount a small file system in memory (Linux, root). Each command is run with room for less and less than it
 writes. It must end with exit code 2 and one line on stderr that names the trouble; what stood in the folder before must

@@ -1,6 +1,6 @@
 """Train with 1, 2 and 4 processes and the same global batch, and compare what comes out.
 
-    python benchmarks/processes.py [--seeds 8] [--images 240] [--out benchmarks/results/processes.json]
+    python tests/stress/processes.py [--seeds 8] [--images 240] [--out tests/stress/results/processes.json]
 
 Small synthetic images, the method with per-sample state, gloo on the CPU, batches that 2 and 4 do not divide.
 
@@ -38,7 +38,6 @@ from dpaat.runs import write_json
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
-from profile_accuracy import read_rows
 
 PROCESSES = (1, 2, 4)
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "eps/mean")
@@ -236,7 +235,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _last_row(out: Path) -> dict[str, float]:
-    row = read_rows(out / "metrics.csv")[-1]
+    row = pd.read_csv(out / "metrics.csv").iloc[-1]
     return {name: row[name] for name in METRICS}
 
 

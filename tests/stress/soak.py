@@ -1,6 +1,6 @@
 """Many short runs in one process, and one long run: does memory grow, does a file stay open or lie about?
 
-    python benchmarks/soak.py [--runs 200] [--epochs 300] [--out benchmarks/results/soak.json]
+    python tests/stress/soak.py [--runs 200] [--epochs 300] [--out tests/stress/results/soak.json]
 
 A short run trains, evaluates and reports through the entry point of the command line. After each, the resident memory,
 open file handles, threads and temporary files of this process are noted; in the long run every half second. Growth is

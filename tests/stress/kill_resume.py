@@ -1,6 +1,6 @@
 """Kill training runs for good, resume them, and compare each with the unbroken run bit for bit.
 
-    python benchmarks/kill_resume.py [--kills 50] [--during-writing 20] [--out benchmarks/results/kill-resume.json]
+    python tests/stress/kill_resume.py [--kills 50] [--during-writing 20] [--out tests/stress/results/kill-resume.json]
 
 A run of 3 epochs on small synthetic images, by the method with per-sample state, an average of the weights and
 AdamW; it saves after every step, or every so often, in turn. Each broken run is a process of its own, ended by

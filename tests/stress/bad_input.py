@@ -1,6 +1,6 @@
 """Bad input, generated, through the command line: one clear line and exit code 2, or handled; never a traceback.
 
-    python benchmarks/bad_input.py [--in-process 5000] [--shell 50] [--seed 0] [--only table,npz] [--out FILE.json]
+    python tests/stress/bad_input.py [--in-process 5000] [--shell 50] [--seed 0] [--only table,npz] [--out FILE.json]
 
 Every case is a small set of files and a command that reads them. It counts as refused if the exit code is 2 and stderr
 holds one line, as handled if the exit code is 0, or 1 from `dpaat data check`, which so says that it found problems.

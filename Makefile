@@ -1,0 +1,22 @@
+# What .ci/run runs, for an environment that has the package and its tools: pip install -e '.[dev]'
+OUT ?= build
+.PHONY: check lint types docs quickstart test
+
+check: lint types docs quickstart test
+
+lint:
+	ruff check .
+	ruff format --check .
+
+types:
+	mypy
+
+docs:
+	sphinx-build -q -W docs $(OUT)/docs
+
+quickstart:
+	rm -rf $(OUT)/quickstart
+	dpaat quickstart --epochs 2 --out $(OUT)/quickstart
+
+test:
+	pytest -n 2 --cov --cov-report=term:skip-covered
