@@ -21,13 +21,7 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:;,()'\"]+/)+")
 
 
 def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome]) -> Document:
-    """Put everything together that is to be published; no path of this machine stands in it.
-
-    Args:
-        grid: the grid.
-        runs: all of its cells.
-        outcomes: by name of the cell, those of the finished ones, wherever they were computed.
-    """
+    """Put the cells of a grid and what is finished of them together; no path of this machine stands in it."""
     finished = [(run.cell, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
     return {
         **provenance("cpu"),

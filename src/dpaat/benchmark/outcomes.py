@@ -1,15 +1,13 @@
-"""What the finished evaluations of a cell say, image by image, read from its predictions."""
+"""Outcomes of a cell, image by image, read from its predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
 from dpaat.benchmark.cells import CellRun
@@ -20,40 +18,33 @@ from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, one_answer, verdict_metrics
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.replicates import Fold, Predictions, find_fold
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, check_results, read_evaluation, require_present
+from dpaat.evaluation.results import check_results, read_evaluation, require_present
 from dpaat.evaluation.specs import CLEAN, AttackSpec
+from dpaat.evaluation.stored import read_frame, read_predictions
 from dpaat.radii import format_radius
 
 METRICS = ("accuracy", "balanced_accuracy", "map")
+REMEDY = "delete it and the cell's cell.json"
 AREA = "area"
 """The area under the robust balanced accuracy, up to the largest radius."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A run on one set of images.
-
-    Attributes:
-        clean: on the images as they are.
-        verdicts: the worst case over all attacks that were made on these images, by radius; without precision.
-        ranked: under the attack whose outputs are ranked, by radius.
-    """
+    """A run on one set of images."""
 
     clean: Fold
-    verdicts: Mapping[float, Fold]
-    ranked: Mapping[float, Fold]
+    verdicts: Mapping[float, Fold]  # the worst case over all attacks made on these images, by radius; without precision
+    ranked: Mapping[float, Fold]  # under the attack whose outputs are ranked, by radius
 
 
 @dataclass(frozen=True, eq=False)
 class CellOutcome:
-    """A finished cell.
+    """A finished cell: on the images of the main plan, and on the smaller draw, attacked by both plans.
 
-    Attributes:
-        facts: ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
-            `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer`
-            where the model gives but one.
-        main: on the images of the main plan.
-        draw: on the smaller draw, attacked by both plans; None without one.
+    `facts` is ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
+    `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer` where
+    the model gives but one.
     """
 
     facts: dict[str, Any]
@@ -62,11 +53,7 @@ class CellOutcome:
 
 
 def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
-    """Read the predictions of a finished cell.
-
-    Raises:
-        UserError: a result of the plans is missing or cannot be read.
-    """
+    """Read the predictions of a finished cell; raises UserError where a result is missing or cannot be read."""
     document = read_evaluation(cell.folder)
     if document is None:
         raise UserError(f"{cell.folder}: has no evaluation")
@@ -122,7 +109,7 @@ class _Reader:
         for plan in attackers:
             for spec in attacks_of(plan):
                 for eps in plan.radii:
-                    predicted = self.frame(plan, spec, eps)["predicted"].reindex(clean.ids).map(self.number)
+                    predicted = self.predicted(plan, spec, eps).reindex(clean.ids)
                     if predicted.isna().any():
                         raise self.lacks(plan, spec, eps)
                     cascade.note(spec.label, everything, predicted.to_numpy(dtype=np.int64), eps)
@@ -134,26 +121,12 @@ class _Reader:
         )
 
     def predictions(self, plan: Plan, spec: AttackSpec, eps: float) -> Predictions:
-        frame = self.frame(plan, spec, eps)
-        return Predictions(
-            ids=frame.index.to_numpy(dtype=str),
-            labels=frame["label"].map(self.number).to_numpy(dtype=np.int64, copy=True),
-            groups=frame["group"].to_numpy(dtype=str),
-            predicted=frame["predicted"].map(self.number).to_numpy(dtype=np.int64, copy=True),
-            probabilities=np.stack(frame["probabilities"].to_list()),
-            classes=self.document["classes"],
-        )
+        return read_predictions(self.folder, self.document, self.entry(plan, spec, eps), remedy=REMEDY)
 
-    def frame(self, plan: Plan, spec: AttackSpec, eps: float) -> pd.DataFrame:
-        """The predictions of one result, by image id in ascending order."""
-        entry = self.entry(plan, spec, eps)
-        part = self.folder / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
-        columns = ["id", "label", "group", "predicted", "probabilities"]
-        try:
-            frame: pd.DataFrame = pq.read_table(part, columns=columns).to_pandas()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{part}: cannot be read ({error}); delete it and the cell's cell.json") from None
-        return frame.set_index("id").sort_index()
+    def predicted(self, plan: Plan, spec: AttackSpec, eps: float) -> pd.Series:
+        """The classes that a result predicts, by image id."""
+        frame = read_frame(self.folder, self.entry(plan, spec, eps), remedy=REMEDY)
+        return frame.set_index("id")["predicted"].map(self.number)
 
     def entry(self, plan: Plan, spec: AttackSpec, eps: float) -> Entry:
         images = min(plan.max_samples or self.sizes[plan.split], self.sizes[plan.split])

@@ -1,4 +1,4 @@
-"""One attack at one radius on one model, batch by batch, so that any batch can be repeated alone."""
+"""Attacks on a model, batch by batch, so that any batch can be repeated alone."""
 
 from __future__ import annotations
 
@@ -36,15 +36,10 @@ class ImageArray(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model says of attacked images.
+    """What a model says of attacked images."""
 
-    Attributes:
-        logits: `(n, K)`, float32, on the CPU.
-        distance: how far each attacked image is from its own clean one, `(n,)`, float64.
-    """
-
-    logits: Tensor
-    distance: np.ndarray
+    logits: Tensor  # `(n, K)`, float32, on the CPU
+    distance: np.ndarray  # of each attacked image from its own clean one, `(n,)`, float64
 
     @property
     def predicted(self) -> np.ndarray:
@@ -111,12 +106,7 @@ class Attacker:
         return len(self.images)
 
     def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
-        """Attack images and let the model judge them.
-
-        Args:
-            spec: the attack; "clean" leaves the images alone.
-            eps: radius in units of a [0, 1] image.
-            positions: which images `(n,)`, all by default.
+        """Attack images, all or those at some positions `(n,)`, and let the model judge them.
 
         Raises:
             UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
@@ -165,17 +155,9 @@ class Attacker:
         return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
 
     def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
-        """Attack a batch.
+        """Attack a batch: images `(n, C, H, W)` in [0, 1] on the device with labels `(n,)` to adversarial images.
 
-        Args:
-            spec: the attack; "clean" returns the images as they are.
-            eps: radius in units of a [0, 1] image.
-            x: images `(n, C, H, W)` in [0, 1] on the device.
-            y: labels `(n,)`.
-            key: what tells the batch's random start from others: the position of its first image.
-
-        Returns:
-            Adversarial images `(n, C, H, W)`.
+        `key` tells the batch's random start from others: the position of its first image. "clean" returns the images.
         """
         if spec.name == "clean":
             return x

@@ -1,4 +1,4 @@
-"""What the masking checks measure: attacks, gradients and repeated answers, on chosen images, each seeded alone."""
+"""Measurements for the gradient-masking diagnostics: attacks, gradients and repeated answers, each seeded alone."""
 
 from __future__ import annotations
 
@@ -41,17 +41,11 @@ _REACH_PASSES, _GRADIENT_PASSES = 2, 2 * 3 + len(PATH)
 
 @dataclass(frozen=True)
 class BenchAttack:
-    """An attack with its budget.
+    """An attack with its budget, called as `function(model, x, y, eps=, norm=, generator=)`."""
 
-    Attributes:
-        name: for people, and for the journal.
-        function: called as `function(model, x, y, eps=, norm=, generator=)`.
-        passes: most forward passes per image, the verdict included.
-    """
-
-    name: str
+    name: str  # for people, and for the journal
     function: Callable[..., Tensor]
-    passes: int
+    passes: int  # most forward passes per image, the verdict included
 
 
 class Bench:
@@ -64,9 +58,8 @@ class Bench:
         steps: of APGD.
         queries: of Square.
 
-    Attributes:
-        attacks: by role: "search" to choose a radius, "ce", "targeted", "more", "zero", "random", "single", "square",
-            and "transfer" where the attacker has a source.
+    `attacks` are by role: "search" to choose a radius, "ce", "targeted", "more", "zero", "random", "single", "square",
+    and "transfer" where the attacker has a source.
     """
 
     def __init__(self, attacker: Attacker, *, norm: str, eps: float, steps: int, queries: int) -> None:
@@ -77,11 +70,7 @@ class Bench:
         self._left += REPEATS + _REACH_PASSES + _GRADIENT_PASSES
 
     def clean(self, positions: np.ndarray) -> np.ndarray:
-        """Logits of several passes over the same images `(n, REPEATS, K)`.
-
-        Raises:
-            UserError: outputs that are not finite logits `(n, K)`.
-        """
+        """Logits of several passes over the same images `(n, REPEATS, K)`; UserError where they are not finite."""
         attacker = self.attacker
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

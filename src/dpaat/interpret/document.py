@@ -22,20 +22,12 @@ FOLDER = "interpretability"
 
 
 def read_interpretability(run: Path) -> Document | None:
-    """Read a run's `interpretability.json`; None if there is none.
-
-    Raises:
-        UserError: not JSON, or of another schema version.
-    """
+    """Read a run's `interpretability.json`, None if there is none; UserError for a damaged one or another version."""
     return read_document(run / INTERPRETABILITY_FILE, SCHEMA_VERSION, remedy="explain")
 
 
 def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
-    """Read the images and maps of an entry of `interpretability.json`, see `docs/interpretability.md`.
-
-    Raises:
-        UserError: the file is not there or damaged.
-    """
+    """Read the images and maps of an entry of `interpretability.json`, see `docs/interpretability.md`."""
     path = run / FOLDER / entry["files"]["maps"]
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -45,13 +37,9 @@ def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
 
 
 def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
-    """Read the scores of every image of an entry of `interpretability.json`.
+    """Read the scores of every image of an entry of `interpretability.json`; raises UserError for a damaged file.
 
-    Returns:
-        Columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
-
-    Raises:
-        UserError: the file is not there or damaged.
+    Returns columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
     """
     path = run / FOLDER / entry["files"]["scores"]
     try:
@@ -66,17 +54,8 @@ def save_explanation(
     """Write an explanation into the run folder; each file is replaced as a whole or not at all.
 
     An earlier explanation of the same images in the same norm is replaced, and those of another checkpoint, which
-    describe a model that is gone, are removed. Others stay.
-
-    Args:
-        run: the folder.
-        head: top-level fields; its `checkpoint` is that of the results.
-        entry: the results, with the fields of `Population`.
-        scores: see `read_scores`.
-        maps: see `read_maps`.
-
-    Returns:
-        The document, as written.
+    describe a model that is gone, are removed. Others stay. `head` are the top-level fields, `entry` the results with
+    the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`.
 
     Raises:
         UserError: the folder cannot be written, holds an unreadable document, or other weights by now.

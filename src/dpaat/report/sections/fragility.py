@@ -1,4 +1,4 @@
-"""Which images are fragile: how the radii moved, and the images at either end."""
+"""Report section: how the radii moved, and the images at either end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpaat.report.drawing import Plot, write_csv
 from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
 from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
 from dpaat.report.plots import line_plot, radius_map
-from dpaat.report.sections.people import cut
+from dpaat.report.sections.subgroups import cut
 from dpaat.report.sections.training import points
 from dpaat.report.view import RunView
 

@@ -1,4 +1,4 @@
-"""The outcomes of recipes put together over models, folds and seeds, and what they come to."""
+"""Aggregation of recipes over models, folds and seeds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpaat.benchmark.contrasts import Point, area_weights, combine, contrast, score
+from dpaat.benchmark.contrasts import Point, combine
 from dpaat.benchmark.outcomes import AREA, METRICS, Outcome
+from dpaat.evaluation.metrics import area_weights
 from dpaat.evaluation.replicates import Fold, merge_seeds
+from dpaat.evaluation.statistics import contrast, fold_scores
 from dpaat.radii import format_radius
 
 Document = dict[str, Any]
@@ -18,12 +20,7 @@ Replicate = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Condition:
-    """Outcomes of one recipe under one condition.
-
-    Attributes:
-        folds: one per set of images.
-        names: what the metrics of these outcomes are called in the document.
-    """
+    """Outcomes of one recipe under one condition, one per set of images, and what their metrics are called."""
 
     folds: list[Fold]
     names: dict[str, str]
@@ -33,11 +30,8 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
     """Take a recipe's runs as clean images, verdicts and ranked outputs per radius, and the area under the curve.
 
     Metrics are called "accuracy", "balanced_accuracy" and "map" on clean images, "accuracy@2/255" under attack, and
-    "area" for the area under the robust balanced accuracy.
-
-    Args:
-        outcomes: one per fold and seed, in the same order for all recipes.
-        radii: ascending, above 0.
+    "area" for the area under the robust balanced accuracy. Outcomes are one per fold and seed, in the same order for
+    all recipes; radii ascend from above 0.
     """
     clean = merge_seeds([outcome.clean for outcome in outcomes])
     found = [Condition(clean, {name: name for name in METRICS})]
@@ -53,7 +47,7 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
     return [*found, Condition(area, {"balanced_accuracy": AREA})]
 
 
-class Pool:
+class Aggregate:
     """The outcomes of all recipes on one kind of images, put together once for every choice of replicates."""
 
     def __init__(self, outcomes: Mapping[str, Mapping[Replicate, Outcome]], radii: Sequence[float]) -> None:
@@ -83,7 +77,7 @@ class Pool:
         return {
             name: found[metric]
             for condition in self.conditions(recipe)
-            if (found := score(condition.folds))
+            if (found := fold_scores(condition.folds))
             for metric, name in condition.names.items()
         }
 
