@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from benchmark_makers import write_grid
-from dpaat.benchmark.aggregate import conditions
 from dpaat.benchmark.contrasts import Point, combine, front_contrast
 from dpaat.benchmark.grid import Cell, Grid, read_grid
-from dpaat.benchmark.outcomes import CellOutcome, Outcome
+from dpaat.benchmark.outcomes import CellOutcome, Outcome, conditions
 from dpaat.benchmark.summary import ALL, summarize
 from dpaat.benchmark.tables import _evidence
 from dpaat.evaluation.fronts import pareto_front, upper_hull

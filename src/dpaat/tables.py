@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar, Literal
+from typing import Literal
 
 from markupsafe import Markup, escape
 from rich import box
@@ -78,7 +78,6 @@ class Table:
     folded: str = ""
     open: bool = False
     whole: bool = False
-    template: ClassVar[str] = "table"
 
     @property
     def heads(self) -> list[Column]:

@@ -23,7 +23,7 @@ from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.precision import emulation
 from dpaat.runs import write_json, write_text
-from dpaat.tables import Column, Row, Table
+from dpaat.tables import Row, Table
 
 SPLIT_SEED = 0
 """All seeds share the splits that this one makes, so that they can be pooled image by image."""
@@ -120,8 +120,7 @@ def list_cells(
         minutes = "-" if seconds is None else f"{seconds * passes / 60:.1f}"
         state = "known" if run.cell.name in elsewhere else run.state(grid.plans)
         rows.append(Row(run.cell.name, [state, f"{passes / 1e6:.2f}", minutes]))
-    columns = [Column(text, long=True) for text in ("state", "10^6 passes", "minutes")]
-    console.print(Table("cell", columns, rows).to_rich())
+    console.print(Table("cell", ["state", "10^6 passes", "minutes"], rows).to_rich())
     console.print(
         f"{len(runs)} cells, {sum(costs.values()) / 1e6:.1f} million forward passes at most; minutes are known once a "
         "cell of the same data and model is finished",

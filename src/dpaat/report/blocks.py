@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from dpaat.report.drawing import Plot
 from dpaat.tables import Table
@@ -15,7 +15,6 @@ class Heading:
     """A heading within a section."""
 
     text: str
-    template: ClassVar[str] = "heading"
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,6 @@ class Text:
 
     text: str
     kind: Literal["", "note", "info", "warn"] = ""
-    template: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,6 @@ class Figures:
     """Figures side by side."""
 
     plots: Sequence[Plot]
-    template: ClassVar[str] = "figures"
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class Facts:
     """Terms and what is to be said of them; words between backticks are code."""
 
     facts: Sequence[tuple[str, str]]
-    template: ClassVar[str] = "facts"
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,6 @@ class Listing:
 
     summary: str
     text: str
-    template: ClassVar[str] = "listing"
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,6 @@ class Gallery:
 
     title: str
     cards: Sequence[Card]
-    template: ClassVar[str] = "gallery"
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,6 @@ class Download:
     name: str
     words: str
     csv: str
-    template: ClassVar[str] = "download"
 
 
 Block = Heading | Text | Table | Figures | Facts | Listing | Gallery | Download

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from dpaat.report.blocks import Block, Figures, Heading, Section, Text
 from dpaat.report.drawing import Plot
-from dpaat.report.plots import line_plot
+from dpaat.report.plots import Points, line_plot
 from dpaat.report.view import RunView
 from dpaat.tables import Column, Row, Table
 
@@ -63,18 +63,20 @@ def training_plots(run: RunView) -> list[Plot]:
     scores = {"clean": points(frame, "val/balanced_accuracy")} | {
         f"at {radius}": points(frame, prefix + radius) for radius in radii
     }
-    found = [
-        ({name: each for name, each in lines.items() if each}, label, caption, share)
-        for lines, label, caption, share in (
-            (losses, "loss", "Loss over training; the training loss is the method's own objective.", False),
-            (scores, "balanced accuracy", "Balanced accuracy on the validation split.", True),
-        )
-    ]
+    loss = "Loss over training; the training loss is the method's own objective."
     return [
-        line_plot(lines, x_label="epoch", y_label=label, caption=f"{run.name}: {caption}", percent=share)
-        for lines, label, caption, share in found
-        if lines
+        *over_epochs(run, losses, "loss", loss),
+        *over_epochs(run, scores, "balanced accuracy", "Balanced accuracy on the validation split.", percent=True),
     ]
+
+
+def over_epochs(
+    run: RunView, lines: Mapping[str, Points], label: str, caption: str, *, percent: bool = False
+) -> list[Plot]:
+    """A figure of the lines that there are, none without any."""
+    kept = {name: each for name, each in lines.items() if each}
+    caption = f"{run.name}: {caption}"
+    return [line_plot(kept, x_label="epoch", y_label=label, caption=caption, percent=percent)] if kept else []
 
 
 def points(frame: pd.DataFrame, column: str, *, scale: float = 1.0) -> list[tuple[float, float]]:
