@@ -27,7 +27,11 @@ def read_interpretability(run: Path) -> Document | None:
 
 
 def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
-    """Read the images and maps of an entry of `interpretability.json`, see `docs/interpretability.md`."""
+    """Read the images and maps of an entry of `interpretability.json`, see `docs/interpretability.md`.
+
+    Raises:
+        UserError: the file is not there or damaged.
+    """
     path = run / FOLDER / entry["files"]["maps"]
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -37,9 +41,13 @@ def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
 
 
 def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
-    """Read the scores of every image of an entry of `interpretability.json`; raises UserError for a damaged file.
+    """Read the scores of every image of an entry of `interpretability.json`.
 
-    Returns columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
+    Returns:
+        Columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
+
+    Raises:
+        UserError: the file is not there or damaged.
     """
     path = run / FOLDER / entry["files"]["scores"]
     try:
