@@ -109,19 +109,18 @@ def explain_run(
     progress: bool = True,
     **options: Any,
 ) -> Document:
-    """Explain a trained run, and keep numbers and maps in its folder; arguments and errors as for `evaluate_run`.
+    """Explain a trained run, and keep numbers and maps in its folder.
 
-    Args:
-        run: the run folder.
-        data: another dataset, or where the run's own is now.
+    Args as for `dpaat.evaluation.evaluate_run`, but for:
         window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
         norm: "linf" or "l2"; None for the run's own.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        progress: show a progress bar with the time left on stderr.
         options: fields of `ExplainPlan`.
 
     Returns:
         The document, as written to `interpretability.json`.
+
+    Raises:
+        UserError: bad input, or a folder that cannot be written.
     """
     plan = ExplainPlan(norm=open_run(run).config.norm if norm is None else norm, **options)
     target = resolve_device(device)
