@@ -145,7 +145,7 @@ class Table:
         note = Markup('<p class="note">{}</p>\n').format(code_html(self.note)) if self.note else ""
         if not self.folded:
             return table + note
-        begin = Markup("<details{}><summary>{}</summary>\n").format(" open" if self.open else "", self.folded)
+        begin = Markup("<details{}><summary>{}</summary>\n").format(Markup(" open" if self.open else ""), self.folded)
         return begin + table + note + Markup("</details>\n")
 
 

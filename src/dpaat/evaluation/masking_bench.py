@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,10 @@ from typing_extensions import override
 from dpaat.attacks import apgd, apgd_targeted, fgsm, on_standing, pgd, square, transfer
 from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import check_logits
-from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.gradient import input_gradient
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import Start, make_ball
-from dpaat.evaluation.attacking import Attacker, full_precision
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.journal import Arrays
 from dpaat.evaluation.metrics import require_finite
 
@@ -148,19 +147,11 @@ class Bench:
         return self._run(attack.name, positions, work, norm, round(eps, 9), passes=attack.passes)["fallen"]
 
     def _run(self, name: str, positions: np.ndarray, work: Work, *key: object, passes: int) -> Arrays:
-        attacker, parts = self.attacker, []
-        attacker.bar.expect(name, max(self._left, passes) * len(positions))
+        self.attacker.bar.expect(name, max(self._left, passes) * len(positions))
         self._left -= passes
-        with evaluation_mode(attacker.model), full_precision():
-            for first in range(0, len(positions), attacker.batch_size):
-                batch = positions[first : first + attacker.batch_size]
-                unit = repr(("masking", name, *key, zlib.crc32(np.ascontiguousarray(batch).tobytes())))
-                known = attacker.journal.holds(unit)
-                parts.append(attacker.journal(unit, partial(self._unit, unit, batch, work)))
-                (attacker.bar.skipped if known else attacker.bar.done)(passes * len(batch))
-        return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+        return self.attacker.batches(("masking", name, *key), positions, partial(self._unit, work), passes=passes)
 
-    def _unit(self, unit: str, batch: np.ndarray, work: Work) -> Arrays:
+    def _unit(self, work: Work, batch: np.ndarray, unit: str) -> Arrays:
         attacker = self.attacker
         generator = attacker.generator(unit)
         # A model that draws takes its numbers from the global generators: these are keyed too, and given back.
