@@ -64,14 +64,7 @@ def _plan(plan: Plan) -> Document:
 
 def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
     cell = run.cell
-    found: Document = {
-        "name": cell.name,
-        "recipe": cell.recipe,
-        "model": cell.model,
-        "data": cell.data,
-        "fold": cell.fold,
-        "seed": cell.seed,
-    }
+    found: Document = {name: getattr(cell, name) for name in ("name", "recipe", "model", "data", "fold", "seed")}
     if outcome is not None:
         facts = {name: value for name, value in outcome.facts.items() if name not in ("fingerprint", "masking")}
         return found | {"status": "finished", "error": None, **facts}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,8 @@ METRICS = {name: heading for name, heading in SCORES.items() if name != "auroc"}
 Replicate = tuple[str | None, int | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """Evaluated folders that differ in seed and fold only, by (fold, seed), and what to call them."""
-
-    name: str
-    runs: Mapping[Replicate, Path]
+Recipes = dict[str, dict[Replicate, Path]]
+"""Name to evaluated folders that differ in seed and fold only, by (fold, seed)."""
 
 
 def compare_runs(runs: Sequence[Path]) -> Document:
@@ -51,46 +46,45 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         UserError: fewer than two recipes, a run that was not evaluated, or nothing that all were evaluated on.
     """
     documents = {path: _evaluated(path) for path in dict.fromkeys(runs)}
-    reference, *others = recipes = _recipes(documents)
+    recipes = _recipes(documents)
+    reference, *others = recipes
     if not others:
         raise UserError("compare: give runs of at least two recipes; these differ in seed and fold only")
-    for recipe in others:
-        if recipe.runs.keys() != reference.runs.keys():
+    replicates = list(recipes[reference])
+    for name in others:
+        if recipes[name].keys() != recipes[reference].keys():
             raise UserError(
-                f"compare: {recipe.name} and {reference.name} were not run with the same folds and seeds "
-                f"({_replicates(recipe)} against {_replicates(reference)})"
+                f"compare: {name} and {reference} were not run with the same folds and seeds "
+                f"({_replicates(recipes[name])} against {_replicates(recipes[reference])})"
             )
-    replicates = list(reference.runs)
     conditions: list[Document] = []
     for key, entry in _common(documents).items():
         found = {
-            recipe.name: [_predictions(recipe.runs[r], documents[recipe.runs[r]], key) for r in replicates]
-            for recipe in recipes
+            name: [_predictions(runs[each], documents[runs[each]], key) for each in replicates]
+            for name, runs in recipes.items()
         }
-        first = found[reference.name]
-        for recipe in others:
-            if not all(a.same_images(b) for a, b in zip(first, found[recipe.name], strict=True)):
+        first = found[reference]
+        for name in others:
+            if not all(a.same_images(b) for a, b in zip(first, found[name], strict=True)):
                 raise UserError(
-                    f"compare: {recipe.name} and {reference.name} were not evaluated on the same images of "
+                    f"compare: {name} and {reference} were not evaluated on the same images of "
                     f"{entry['data']}, {entry['split']}; evaluate them with the same --max-samples and --seed"
                 )
         shown = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
         conditions.append(
             {
                 **{name: entry[name] for name in shown},
-                "n": sum(len(each.labels) for each in found[reference.name]),
+                "n": sum(len(each.labels) for each in first),
                 "scores": {name: _scores(name, each) for name, each in found.items()},
-                "differences": {
-                    recipe.name: paired_difference(found[recipe.name], found[reference.name]) for recipe in others
-                },
+                "differences": {name: paired_difference(found[name], first) for name in others},
             }
         )
     adjust(found for each in conditions for found in each["differences"].values())
     return {
         "schema_version": SCHEMA_VERSION,
         "dpaat_version": dpaat.__version__,
-        "reference": reference.name,
-        "recipes": {recipe.name: [path.resolve().name for path in recipe.runs.values()] for recipe in recipes},
+        "reference": reference,
+        "recipes": {name: [path.resolve().name for path in runs.values()] for name, runs in recipes.items()},
         "fingerprints": sorted({document["data_fingerprint"] for document in documents.values()}),
         "data_warnings": {
             str(path): document["data_warnings"]
@@ -162,7 +156,7 @@ def _evaluated(path: Path) -> Document:
     return document
 
 
-def _recipes(documents: Mapping[Path, Document]) -> list[Recipe]:
+def _recipes(documents: Mapping[Path, Document]) -> Recipes:
     """Sort runs into recipes, named by the method, or by the first run's folder where that would not be unique."""
     found: dict[tuple[Any, ...], dict[Replicate, Path]] = {}
     for path, document in documents.items():
@@ -179,11 +173,11 @@ def _recipes(documents: Mapping[Path, Document]) -> list[Recipe]:
     ]
     if len(set(names)) < len(names):
         names = [str(next(iter(runs.values()))) for runs in found.values()]
-    return [Recipe(name, runs) for name, runs in zip(names, found.values(), strict=True)]
+    return dict(zip(names, found.values(), strict=True))
 
 
-def _replicates(recipe: Recipe) -> str:
-    return ", ".join(f"fold {fold or '-'} seed {seed}" for fold, seed in recipe.runs)
+def _replicates(runs: Mapping[Replicate, Path]) -> str:
+    return ", ".join(f"fold {fold or '-'} seed {seed}" for fold, seed in runs)
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:

@@ -12,23 +12,8 @@ from matplotlib.colors import to_rgba
 
 from dpaat.evaluation.fronts import pareto_front
 from dpaat.evaluation.statistics import recall_interval
-from dpaat.report.drawing import (
-    COLOURS,
-    INK,
-    MARKERS,
-    MAX_LINES,
-    MUTED,
-    STYLED,
-    Plot,
-    axes_of,
-    band_look,
-    finish,
-    legend,
-    look,
-    name_rows,
-    percent_axis,
-    short,
-)
+from dpaat.report import drawing as draw
+from dpaat.report.drawing import Plot
 
 MAX_WRITTEN = 12
 """Columns of a matrix whose numbers still fit into its cells."""
@@ -43,7 +28,7 @@ class Estimate:
     interval: Sequence[float] | None = None
 
 
-@STYLED
+@draw.STYLED
 def matrix_plot(
     values: np.ndarray,
     *,
@@ -68,13 +53,13 @@ def matrix_plot(
         data: columns and rows of the numbers behind it.
     """
     written = len(columns) <= MAX_WRITTEN
-    axes = axes_of(0.95 + max(0.26, 0.34 if len(rows) < 9 else 0.26) * len(rows))
+    axes = draw.axes_of(0.95 + max(0.26, 0.34 if len(rows) < 9 else 0.26) * len(rows))
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    name_rows(axes, rows)
-    axes.set_xticks(np.arange(len(columns)), [short(name, 12) for name in columns])
+    draw.name_rows(axes, rows)
+    axes.set_xticks(np.arange(len(columns)), [draw.short(name, 12) for name in columns])
     if max(len(name) for name in columns) * len(columns) > 48:
         axes.tick_params(axis="x", labelrotation=90)
-    axes.tick_params(axis="x", labelcolor=INK)
+    axes.tick_params(axis="x", labelcolor=draw.INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -82,26 +67,26 @@ def matrix_plot(
     axes.set_ylabel(y_label)
     for row, column in np.ndindex(*values.shape) if written else ():
         if not np.isnan(value := values[row, column]):
-            colour = "white" if value > 0.55 else INK
+            colour = "white" if value > 0.55 else draw.INK
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    return finish(axes, caption, alt, *data)
+    return draw.finish(axes, caption, alt, *data)
 
 
-@STYLED
+@draw.STYLED
 def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, caption: str) -> Plot:
     """Draw fractions with intervals, by condition and row name, as dots with whiskers in percentage points around 0."""
     names = list(dict.fromkeys(name for found in groups.values() for name in found))
     step = 0.5 / max(len(groups), 2)
-    axes = axes_of(0.9 + (0.2 + 0.1 * len(groups)) * len(names))
-    axes.axvline(0, color=MUTED, linewidth=1)
-    for k, (condition, found) in enumerate(list(groups.items())[:MAX_LINES]):
+    axes = draw.axes_of(0.9 + (0.2 + 0.1 * len(groups)) * len(names))
+    axes.axvline(0, color=draw.MUTED, linewidth=1)
+    for k, (condition, found) in enumerate(list(groups.items())[: draw.MAX_LINES]):
         at = [names.index(name) + step * (k - (len(groups) - 1) / 2) for name in found]
         values, reach = [100 * each.value for each in found.values()], 100 * _reach([*found.values()])
-        style: dict[str, Any] = {**look(k), "markersize": 5, "linewidth": 1.3}
-        axes.errorbar(values, at, xerr=reach, linestyle="none", label=short(condition), **style)
-    name_rows(axes, names)
+        style: dict[str, Any] = {**draw.look(k), "markersize": 5, "linewidth": 1.3}
+        axes.errorbar(values, at, xerr=reach, linestyle="none", label=draw.short(condition), **style)
+    draw.name_rows(axes, names)
     axes.set_xlabel(x_label)
-    legend(axes)
+    draw.legend(axes)
     told = [
         f"{condition}: "
         + ", ".join(
@@ -116,10 +101,10 @@ def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, 
         for condition, found in groups.items()
         for name, each in found.items()
     ]
-    return finish(axes, caption, f"{'; '.join(told)}.", ["name", "condition", x_label, "lower", "upper"], rows)
+    return draw.finish(axes, caption, f"{'; '.join(told)}.", ["name", "condition", x_label, "lower", "upper"], rows)
 
 
-@STYLED
+@draw.STYLED
 def reliability_plot(conditions: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, caption: str) -> Plot:
     """Draw the share of right answers against the confidence in them, in ten bins of equal width.
 
@@ -135,42 +120,42 @@ def reliability_plot(conditions: Mapping[str, tuple[np.ndarray, np.ndarray, np.n
             here = place == each
             low, high = recall_interval(right[here], groups[here])
             rows.append((name, float(confidence[here].mean()), float(right[here].mean()), low, high, int(here.sum())))
-    axes = axes_of(3.2)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="to be trusted")
+    axes = draw.axes_of(3.2)
+    axes.plot([0, 1], [0, 1], color=draw.MUTED, linewidth=1, linestyle=(0, (4, 3)), label="to be trusted")
     for k, condition in enumerate(conditions):
         x, y, lower, upper = np.array([row[1:5] for row in rows if row[0] == condition]).T
-        axes.plot(x, y, color=COLOURS[k], marker=MARKERS[k], label=short(condition))
-        axes.fill_between(x, lower, upper, **band_look(k))
-    percent_axis(axes.xaxis, axes.yaxis)
+        axes.plot(x, y, label=draw.short(condition), **draw.look(k))
+        axes.fill_between(x, lower, upper, **draw.band_look(k))
+    draw.percent_axis(axes.xaxis, axes.yaxis)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("confidence in the answer")
     axes.set_ylabel("right answers")
-    legend(axes)
+    draw.legend(axes)
     told = [
         f"{condition}: " + ", ".join(f"{r[2]:.0%} right at {r[1]:.0%} ({r[5]})" for r in rows if r[0] == condition)
         for condition in conditions
     ]
     columns = ["condition", "mean confidence", "share right", "lower", "upper", "images"]
-    return finish(axes, caption, f"{'; '.join(told)}.", columns, rows)
+    return draw.finish(axes, caption, f"{'; '.join(told)}.", columns, rows)
 
 
-@STYLED
+@draw.STYLED
 def pareto_plot(points: Mapping[str, tuple[Estimate, Estimate]], *, x_label: str, y_label: str, caption: str) -> Plot:
     """Draw two scores of every run against each other, and the front of those that no other beats in both."""
     values = {name: (x.value, y.value) for name, (x, y) in points.items()}
-    axes = axes_of(3.2)
+    axes = draw.axes_of(3.2)
     front = [values[name] for name in pareto_front(values)]
-    draw_pareto(axes, {name: [point] for name, point in points.items()}, [(MUTED, front)])
+    draw_pareto(axes, {name: [point] for name, point in points.items()}, [(draw.MUTED, front)])
     axes.grid(visible=True, axis="both")
     axes.margins(x=0.1)
     axes.set_ylim(0, 1.25 * max(y for _, y in values.values()) or 1)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    legend(axes)
+    draw.legend(axes)
     told = "; ".join(f"{name}: {100 * x:.1f} % and {100 * y:.1f} %" for name, (x, y) in values.items())
     rows = [(name, x.value, *(x.interval or ("", "")), y.value) for name, (x, y) in points.items()]
-    return finish(axes, caption, f"{told}.", ["run", x_label, "lower", "upper", y_label], rows)
+    return draw.finish(axes, caption, f"{told}.", ["run", x_label, "lower", "upper", y_label], rows)
 
 
 def draw_pareto(
@@ -188,7 +173,7 @@ def draw_pareto(
         looks: name to colour and marker; by default in the order of the series.
     """
     for k, (name, points) in enumerate(series.items()):
-        style = look(k) if looks is None else looks[name]
+        style = draw.look(k) if looks is None else looks[name]
         reach = zip("xy", map(_reach, zip(*points, strict=True)), strict=True)
         bars: dict[str, Any] = {f"{axis}err": each for axis, each in reach if each.any()}
         axes.errorbar(
@@ -205,7 +190,7 @@ def draw_pareto(
         )
     for colour, corners in fronts:
         axes.plot(*zip(*corners, strict=True), color=colour, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    percent_axis(axes.xaxis, axes.yaxis)
+    draw.percent_axis(axes.xaxis, axes.yaxis)
 
 
 def _reach(estimates: Sequence[Estimate]) -> np.ndarray:

@@ -9,31 +9,15 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from dpaat.radii import format_radius
-from dpaat.report.drawing import (
-    COLOURS,
-    MARKERS,
-    MAX_LINES,
-    MAX_ROWS,
-    MUTED,
-    RULE,
-    STYLED,
-    Plot,
-    axes_of,
-    band_look,
-    finish,
-    legend,
-    name_rows,
-    percent_axis,
-    radius_ticks,
-    short,
-)
+from dpaat.report import drawing as draw
+from dpaat.report.drawing import Plot
 
 Points = Sequence[tuple[float, float]]
 Intervals = Mapping[float, Sequence[float]]
 """x to [lower, upper]."""
 
 
-@STYLED
+@draw.STYLED
 def line_plot(
     lines: Mapping[str, Points],
     *,
@@ -62,77 +46,77 @@ def line_plot(
     bands = bands or {}
     ticks = sorted({x for points in lines.values() for x, _ in points})
     place = {x: float(k) for k, x in enumerate(ticks)} if even else {x: x for x in ticks}
-    axes = axes_of(2.9)
+    axes = draw.axes_of(2.9)
     for k, (name, points) in enumerate(lines.items()):
         x, y = [place[x] for x, _ in points], [y for _, y in points]
-        if k >= MAX_LINES:
+        if k >= draw.MAX_LINES:
             axes.plot(x, y, color="#b3b9c1", linewidth=0.7, zorder=1)
             continue
-        axes.plot(x, y, color=COLOURS[k], marker=MARKERS[k], label=short(name), markevery=max(1, len(x) // 12))
+        axes.plot(x, y, label=draw.short(name), markevery=max(1, len(x) // 12), **draw.look(k))
         if band := bands.get(name):
             low, high = zip(*band.values(), strict=True)
-            axes.fill_between([place[x] for x in band], low, high, **band_look(k))
+            axes.fill_between([place[x] for x in band], low, high, **draw.band_look(k))
     if level is not None:
-        axes.axhline(level[1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=short(level[0]))
+        axes.axhline(level[1], color=draw.MUTED, linewidth=1, linestyle=(0, (4, 3)), label=draw.short(level[0]))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if percent:
         axes.set_ylim(-0.02, 1.02)
-        percent_axis(axes.yaxis)
+        draw.percent_axis(axes.yaxis)
     if even:
         axes.set_xticks(list(place.values()), [format_radius(x) for x in ticks], fontsize=7.5)
     elif radii:
-        radius_ticks(axes, ticks)
+        draw.radius_ticks(axes, ticks)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(axes)
+    draw.legend(axes)
     rows = [
         (name, x, y, *bands.get(name, {}).get(x, ("", ""))) for name, points in lines.items() for x, y in points
     ] + ([(level[0], "", level[1], "", "")] if level else [])
     columns = ["line", "eps" if radii else "epoch", y_label, "lower", "upper"]
-    return finish(axes, caption, _told(lines, bands, radii=radii, percent=percent), columns, rows)
+    return draw.finish(axes, caption, _told(lines, bands, radii=radii, percent=percent), columns, rows)
 
 
-@STYLED
+@draw.STYLED
 def recall_plot(clean: Mapping[str, float], attacked: Mapping[str, float], *, condition: str, caption: str) -> Plot:
     """Draw recall per class, clean and under `condition`, as two ends of a bar; classes in the order of `clean`."""
-    names = list(clean)[:MAX_ROWS]
+    names = list(clean)[: draw.MAX_ROWS]
     rows = np.arange(len(names))
     before, after = np.array([clean[n] for n in names]), np.array([attacked[n] for n in names])
-    axes = axes_of(0.9 + 0.27 * len(names))
-    axes.hlines(rows, after, before, color=RULE, linewidth=5, zorder=1)
-    axes.scatter(before, rows, s=34, color=COLOURS[0], label="clean", zorder=3)
-    axes.scatter(after, rows, s=34, color=COLOURS[1], marker="s", label=condition, zorder=2)
-    name_rows(axes, names)
+    axes = draw.axes_of(0.9 + 0.27 * len(names))
+    axes.hlines(rows, after, before, color=draw.RULE, linewidth=5, zorder=1)
+    axes.scatter(before, rows, s=34, color=draw.COLOURS[0], label="clean", zorder=3)
+    axes.scatter(after, rows, s=34, color=draw.COLOURS[1], marker="s", label=condition, zorder=2)
+    draw.name_rows(axes, names)
     axes.set_xlim(-0.03, 1.03)
-    percent_axis(axes.xaxis)
+    draw.percent_axis(axes.xaxis)
     axes.set_xlabel("recall")
-    legend(axes)
+    draw.legend(axes)
     values = "; ".join(f"{n} {clean[n]:.0%} clean, {attacked[n]:.0%} attacked" for n in names)
     shares = [(n, clean[n], attacked[n]) for n in clean]
-    return finish(axes, caption, f"{values}.", ["class", "clean", condition], shares)
+    return draw.finish(axes, caption, f"{values}.", ["class", "clean", condition], shares)
 
 
-@STYLED
+@draw.STYLED
 def radius_map(frame: pd.DataFrame, *, eps_max: float, caption: str) -> Plot:
     """Draw how the radii of each class are distributed: a row per class, darker where more of its images are.
 
     `frame` has columns `class` and `eps`, one row per training image; `eps_max` is the largest radius possible.
     """
-    names = frame["class"].value_counts().index[:MAX_ROWS].tolist()
+    names = frame["class"].value_counts().index[: draw.MAX_ROWS].tolist()
     edges = np.linspace(0, eps_max, 17)
     shares = np.array([_shares(frame.loc[frame["class"] == name, "eps"].to_numpy(), edges) for name in names])
-    axes = axes_of(0.9 + 0.27 * len(names))
+    axes = draw.axes_of(0.9 + 0.27 * len(names))
     mesh = axes.pcolormesh(
         edges, np.arange(len(names) + 1) - 0.5, shares, cmap="Blues", vmin=0, edgecolors="white", linewidth=0.5
     )
-    name_rows(axes, names)
+    draw.name_rows(axes, names)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    radius_ticks(axes, [0.0, *(eps_max * k / 4 for k in (1, 2, 3)), eps_max])
+    draw.radius_ticks(axes, [0.0, *(eps_max * k / 4 for k in (1, 2, 3)), eps_max])
     axes.set_xlabel("radius")
     bar = axes.figure.colorbar(mesh, ax=axes, aspect=14, ticks=MaxNLocator(4))
-    percent_axis(bar.ax.yaxis)
+    draw.percent_axis(bar.ax.yaxis)
     bar.outline.set_visible(False)
     bar.set_label("share of the class")
     quantiles = frame.groupby("class")["eps"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
@@ -143,7 +127,7 @@ def radius_map(frame: pd.DataFrame, *, eps_max: float, caption: str) -> Plot:
         for low, high, share in zip(edges[:-1].tolist(), edges[1:].tolist(), row, strict=True)
     ]
     told = f"10th, 50th and 90th percentile in 255ths: {values}."
-    return finish(axes, caption, told, ["class", "eps from", "eps to", "share"], rows)
+    return draw.finish(axes, caption, told, ["class", "eps from", "eps to", "share"], rows)
 
 
 def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -159,8 +143,8 @@ def _told(lines: Mapping[str, Points], bands: Mapping[str, Intervals], *, radii:
         return f"{f'{100 * y:.1f} %' if percent else f'{y:.3g}'}{interval} at {at}"
 
     parts = []
-    for name, points in list(lines.items())[:MAX_LINES]:
+    for name, points in list(lines.items())[: draw.MAX_LINES]:
         told = points if radii else [points[0], points[-1]] if len(points) > 1 else points
         parts.append(f"{name}: {', '.join(write(name, x, y) for x, y in told)}")
-    rest = f" and {len(lines) - MAX_LINES} more lines" if len(lines) > MAX_LINES else ""
+    rest = f" and {len(lines) - draw.MAX_LINES} more lines" if len(lines) > draw.MAX_LINES else ""
     return f"{'; '.join(parts)}{rest}."
