@@ -4,24 +4,21 @@ import numpy as np
 import pytest
 
 from benchmark_makers import write_grid
-from dpaat.benchmark.contrasts import (
-    Point,
-    area_weights,
-    combine,
-    contrast,
-    front_contrast,
-    pareto_front,
-    score,
-    upper_hull,
-)
+from dpaat.benchmark.contrasts import Point, combine, front_contrast
 from dpaat.benchmark.grid import Cell, Grid, read_grid
-from dpaat.benchmark.outcomes import CellOutcome, Outcome
-from dpaat.benchmark.pool import conditions
+from dpaat.benchmark.outcomes import CellOutcome, Outcome, conditions
 from dpaat.benchmark.summary import ALL, summarize
 from dpaat.benchmark.tables import _evidence
-from dpaat.evaluation.metrics import curve_area
+from dpaat.evaluation.fronts import pareto_front, upper_hull
+from dpaat.evaluation.metrics import area_weights, curve_area
 from dpaat.evaluation.replicates import Fold, find_fold, find_folds
-from dpaat.evaluation.statistics import Predictions, paired_difference, pooled_intervals
+from dpaat.evaluation.statistics import (
+    Predictions,
+    contrast,
+    fold_scores,
+    paired_difference,
+    pooled_intervals,
+)
 
 CLASSES = ("a", "b", "c")
 COUNTS = (120, 45, 15)
@@ -71,7 +68,9 @@ def test_the_pooled_area_is_the_area_under_the_pooled_curve():
         under = dict(zip(radii, map(find_fold, runs[1:]), strict=True))
         outcomes.append(Outcome(find_fold(runs[0]), under, under))
     found = {
-        name: score(each.folds)[metric] for each in conditions(outcomes, radii) for metric, name in each.names.items()
+        name: fold_scores(each.folds)[metric]
+        for each in conditions(outcomes, radii)
+        for metric, name in each.names.items()
     }
     curve = [
         found[name]["value"] for name in ("balanced_accuracy", "balanced_accuracy@2/255", "balanced_accuracy@8/255")

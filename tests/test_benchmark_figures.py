@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from dpaat.benchmark.forest import write_forest
-from dpaat.benchmark.plot import Plane, _look, _panel
+from dpaat.benchmark.figures import Plane, pareto_panel, write_forest
+from dpaat.report.drawing import look
 
 PLACES = {
     "standard": (0.552, 0.06),
@@ -35,8 +35,8 @@ def table(places: dict[str, tuple[float, float]], fronts: dict) -> dict:
 
 def panel(shown: dict):
     axes = Figure().subplots()
-    names = {row["family"] or row["recipe"]: _look(0) for row in shown["rows"]}
-    _panel(axes, shown, Plane("x", "y", "", ""), names)
+    names = {row["family"] or row["recipe"]: look(0) for row in shown["rows"]}
+    pareto_panel(axes, shown, Plane("x", "y", "", ""), names)
     axes.figure.draw_without_rendering()
     return axes
 

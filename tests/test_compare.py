@@ -123,3 +123,16 @@ def test_command_prints_and_writes(tmp_path, capfd) -> None:
     assert json.loads((tmp_path / "comparison.json").read_text())["reference"] == "pgd"
     assert main(["compare", str(runs[0])]) == 2
     assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_seeds_that_split_the_images_otherwise_are_refused(tmp_path, capfd) -> None:
+    """Found in our audit: seeds of one recipe whose test images overlap in part gave a traceback."""
+    runs = [
+        make_run(tmp_path, f"{method}-{seed}", method=method, skill=1.0, seed=seed, n=90 - 9 * seed)
+        for method in ("standard", "pgd")
+        for seed in (0, 1)
+    ]
+    assert main(["compare", *map(str, runs), f"--out={tmp_path / 'c.json'}"]) == 2
+    error = capfd.readouterr().err
+    assert all(word in error for word in ("standard", "cannot be pooled", "--splits"))
+    assert "Traceback" not in error

@@ -12,7 +12,7 @@ from dpaat.evaluation.metrics import classification_metrics, constant_predictor,
 from dpaat.evaluation.results import prediction_rows, read_evaluation, save_result
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Result
-from dpaat.evaluation.table import comparison_table, evaluation_table
+from dpaat.evaluation.tables import comparison_table, evaluation_table
 
 CLASSES = ["akiec", "nv", "<b>[red]"]
 POPULATION = Population("ham10000", "0123456789abcdef", "test", 12)

@@ -310,6 +310,11 @@ def test_a_damaged_image_is_pixels_or_an_error(content, channels):
             raise
 
 
+def refuses_to_train_on(tmp_path, capfd, name):
+    data, out = f"--data=folder:{tmp_path / 'd'}", f"--out={tmp_path / 'out'}"
+    fails(capfd, "train", data, "--image-size=8", out, names=(name,))
+
+
 @pytest.mark.parametrize(
     "content", [png(12_000, 12_000), png(60_000, 60_000), png(2**31 - 1, 2**31 - 1), b"P6 99999 99999 255\n"]
 )
@@ -317,14 +322,7 @@ def test_a_bomb_is_refused_before_memory_is_spent(tmp_path, content, capfd):
     make_images(tmp_path / "d", count=12)
     (tmp_path / "d" / "c1" / "bomb.png").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fails(
-        capfd,
-        "train",
-        f"--data=folder:{tmp_path / 'd'}",
-        "--image-size=8",
-        f"--out={tmp_path / 'out'}",
-        names=("bomb.png",),
-    )
+    refuses_to_train_on(tmp_path, capfd, "bomb.png")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
 
 
@@ -346,14 +344,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, make, tiny_run
     make_images(tmp_path / "d", count=12)
     odd = tmp_path / "d" / "c1" / "odd.png"
     make(odd)
-    fails(
-        capfd,
-        "train",
-        f"--data=folder:{tmp_path / 'd'}",
-        "--image-size=8",
-        f"--out={tmp_path / 'out'}",
-        names=("odd.png",),
-    )
+    refuses_to_train_on(tmp_path, capfd, "odd.png")
     fails(capfd, "predict", tiny_run, odd, "--device=cpu", f"--out={tmp_path / 'p.csv'}", names=("odd.png",))
     fails(capfd, "data", "check", f"csv:{odd}", names=("odd.png",))
 

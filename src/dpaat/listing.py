@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dpaat.errors import unknown
 from dpaat.radii import format_radius
+from dpaat.tables import Column, Row, Table
 
 
 def listing(what: str, containing: str = "") -> RenderableType:
@@ -36,7 +36,7 @@ def listing(what: str, containing: str = "") -> RenderableType:
 def _methods(containing: str) -> RenderableType:
     from dpaat.methods import METHODS
 
-    table = Table("method", "what it does", "cost per step", "eps", "clean weight", box=None, pad_edge=False)
+    rows = []
     options: list[Text] = []
     for info in METHODS.values():
         if containing not in info.name:
@@ -45,10 +45,12 @@ def _methods(containing: str) -> RenderableType:
         own = {} if info.options is None else vars(info.options)
         cost = str(info.step_cost(info.clean_weight, own, info.adv_start, info.self_teacher))
         source = f" ({info.reference})" if info.reference else ""
-        table.add_row(info.name, info.description + source, cost, radius, f"{info.clean_weight:g}" if radius else "")
+        weight = f"{info.clean_weight:g}" if radius else ""
+        rows.append(Row(info.name, [info.description + source, cost, radius, weight]))
         if own:
             defaults = ", ".join(f"{name}={_short(value)}" for name, value in own.items())
             options.append(Text(f"--options of {info.name}: {defaults}"))
+    table = _table("method", ["what it does", "cost per step", "eps", "clean weight"], rows)
     return Group(table, Text("F: one forward pass; K: attack steps; mean over a run"), *options)
 
 
@@ -62,11 +64,12 @@ def _models(containing: str) -> RenderableType:
 def _attacks(containing: str) -> RenderableType:
     from dpaat.attacks import ATTACKS
 
-    table = Table("attack", "what it does", "cost per image", "K", "norms", box=None, pad_edge=False)
-    for info in sorted(ATTACKS.values(), key=lambda info: info.name):
-        if containing in info.name:
-            steps = str(info.steps or "")
-            table.add_row(info.name, info.description, str(info.cost), steps, ", ".join(info.norms))
+    rows = [
+        Row(info.name, [info.description, str(info.cost), str(info.steps or ""), ", ".join(info.norms)])
+        for info in sorted(ATTACKS.values(), key=lambda info: info.name)
+        if containing in info.name
+    ]
+    table = _table("attack", ["what it does", "cost per image", "K", "norms"], rows)
     return Group(table, Text("F: one forward pass; K: steps, or queries of an attack without gradients"))
 
 
@@ -74,32 +77,30 @@ def _datasets(containing: str) -> RenderableType:
     from dpaat.data.registry import DATASETS, import_loaders
 
     import_loaders()
-    table = Table("dataset", "what it is", box=None, pad_edge=False)
-    for info in sorted(DATASETS.values(), key=lambda info: info.name):
-        if containing in info.name:
-            table.add_row(Text(info.syntax), info.description)
-    return table
+    kinds = sorted((info for info in DATASETS.values() if containing in info.name), key=lambda info: info.name)
+    return _table("dataset", ["what it is"], [Row(info.syntax, [info.description]) for info in kinds])
 
 
 def _maps(containing: str) -> RenderableType:
     from dpaat.interpret.maps import MAPS
 
-    table = Table("map", "what it shows", "cost per image", box=None, pad_edge=False)
-    for info in MAPS.values():
-        if containing in info.name:
-            table.add_row(info.name, info.description, f"{info.passes} F")
-    return Group(table, Text("F: one forward pass"))
+    kinds = [info for info in MAPS.values() if containing in info.name]
+    rows = [Row(info.name, [info.description, f"{info.passes} F"]) for info in kinds]
+    return Group(_table("map", ["what it shows", "cost per image"], rows), Text("F: one forward pass"))
+
+
+def _table(corner: str, headings: list[str], rows: list[Row]) -> RenderableType:
+    return Table(corner, [Column(text, left=True) for text in headings], rows).to_rich()
 
 
 def _grids(containing: str) -> RenderableType:
     from dpaat.benchmark.grid import GRIDS
 
-    table = Table("grid", "what it is for", box=None, pad_edge=False)
-    for path in sorted(GRIDS.glob("*.yaml")):
-        if containing in path.stem:
-            first = path.read_text(encoding="utf-8").partition("\n")[0]
-            table.add_row(path.stem, first.removeprefix("# "))
-    return Group(table, Text(f"run one with `dpaat benchmark NAME`, or copy its file and change it: {GRIDS}"))
+    paths = sorted(path for path in GRIDS.glob("*.yaml") if containing in path.stem)
+    first_lines = [path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for path in paths]
+    rows = [Row(path.stem, [line]) for path, line in zip(paths, first_lines, strict=True)]
+    note = Text(f"run one with `dpaat benchmark NAME`, or copy its file and change it: {GRIDS}")
+    return Group(_table("grid", ["what it is for"], rows), note)
 
 
 def _short(value: object) -> str:

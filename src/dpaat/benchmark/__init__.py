@@ -1,4 +1,4 @@
-"""Many runs compared: a grid of recipes, models, datasets, folds and seeds, trained, evaluated and summed up."""
+"""Benchmarks: a grid of recipes, models, datasets, folds and seeds, trained, evaluated and summed up."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, size_of
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
-from dpaat.benchmark.forest import write_forest
+from dpaat.benchmark.figures import write_forest, write_pareto
 from dpaat.benchmark.grid import Cell, Grid, read_grid
 from dpaat.benchmark.outcomes import CellOutcome, read_outcome
-from dpaat.benchmark.plot import write_pareto
 from dpaat.benchmark.runner import Runner
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
 from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
-from dpaat.evaluation.table import plain_table
 from dpaat.precision import emulation
 from dpaat.runs import write_json, write_text
+from dpaat.tables import Row, Table
 
 SPLIT_SEED = 0
 """All seeds share the splits that this one makes, so that they can be pooled image by image."""
@@ -115,15 +114,13 @@ def list_cells(
         else:
             continue
         pace[run.cell.data, run.cell.model] = sum(spent.values()) / costs[run]
-    table = plain_table()
-    for heading in ("cell", "state", "10^6 passes", "minutes"):
-        table.add_column(heading, justify="left" if heading == "cell" else "right", overflow="fold")
+    rows = []
     for run, passes in costs.items():
         seconds = pace.get((run.cell.data, run.cell.model))
         minutes = "-" if seconds is None else f"{seconds * passes / 60:.1f}"
         state = "known" if run.cell.name in elsewhere else run.state(grid.plans)
-        table.add_row(run.cell.name, state, f"{passes / 1e6:.2f}", minutes)
-    console.print(table)
+        rows.append(Row(run.cell.name, [state, f"{passes / 1e6:.2f}", minutes]))
+    console.print(Table("cell", ["state", "10^6 passes", "minutes"], rows).to_rich())
     console.print(
         f"{len(runs)} cells, {sum(costs.values()) / 1e6:.1f} million forward passes at most; minutes are known once a "
         "cell of the same data and model is finished",
@@ -132,11 +129,7 @@ def list_cells(
 
 
 def choose(runs: Sequence[CellRun], only: str) -> list[CellRun]:
-    """The cells whose names match a pattern.
-
-    Raises:
-        UserError: none does.
-    """
+    """The cells whose names match a pattern; raises UserError if none does."""
     chosen = [run for run in runs if fnmatchcase(run.cell.name, only)]
     if not chosen:
         raise UserError(f"--only {only}: matches none of the {len(runs)} cells, such as {runs[0].cell.name}")
@@ -144,11 +137,7 @@ def choose(runs: Sequence[CellRun], only: str) -> list[CellRun]:
 
 
 def sizes_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, Size]:
-    """Look into the datasets, which also tells early whether they are there.
-
-    Raises:
-        UserError: one is not, or something is wrong with it.
-    """
+    """Look into the datasets, which also tells early whether they are there and whole."""
     sizes = {}
     for spec in dict.fromkeys(cell.config.data for cell in cells):
         try:
@@ -160,14 +149,7 @@ def sizes_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, Size]:
 
 
 def shared_splits(cells: Sequence[Cell], out: Path) -> dict[str, Path]:
-    """Write the splits of cells whose own seed would make others.
-
-    Returns:
-        Name of the cell to file of its split.
-
-    Raises:
-        UserError: data that cannot be read or split.
-    """
+    """Write the splits of cells whose own seed would make others; returns name of the cell to file."""
     found = {}
     for cell in cells:
         if cell.seed == SPLIT_SEED:

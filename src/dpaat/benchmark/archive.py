@@ -1,4 +1,4 @@
-"""Finished cells in one small file each, so that they can be published, and summed up without being computed again."""
+"""Published outcomes: finished cells in one small file each, to be summed up without being computed again."""
 
 from __future__ import annotations
 
@@ -33,13 +33,7 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
 
     Kept of each set of N images with K classes: `ids`, `labels`, `groups`; `correct`, one bit for each on clean
     images and by radius as verdict and under the ranked attack; `precision`, the `Fold.precision` of clean images and
-    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)`.
-
-    Args:
-        folder: made if need be.
-        cell: the cell.
-        plans: what it was evaluated by.
-        outcome: what came out.
+    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)`. The folder is made if need be.
     """
     head = {
         "content": _content(cell, plans),
@@ -55,18 +49,10 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
 
 
 def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[str, CellOutcome]:
-    """Read those of some cells that a folder has.
-
-    Args:
-        folder: of `write_outcome`.
-        runs: the cells that may be taken; files of others are left alone.
-        plans: what they must have been evaluated by.
-
-    Returns:
-        Name of the cell to its outcome.
+    """Read those of some cells that a folder of `write_outcome` has, by name; files of others are left alone.
 
     Raises:
-        UserError: no such folder, a file that cannot be read, or one that was computed otherwise.
+        UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -79,11 +65,7 @@ def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[s
 
 
 def check_data(outcomes: Mapping[str, CellOutcome], runs: Sequence[CellRun]) -> None:
-    """Refuse cells that are called by the same data but were computed on others.
-
-    Raises:
-        UserError: names two of them.
-    """
+    """Refuse cells that are called by the same data but were computed on others; the UserError names two of them."""
     first: dict[str, tuple[str, str]] = {}
     for run in runs:
         if run.cell.name in outcomes:

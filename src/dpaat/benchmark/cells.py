@@ -31,15 +31,11 @@ MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
 
 
 class CellRun:
-    """A cell and its run folder.
+    """A cell and its run folder within the folder of the benchmark.
 
     Beside what training and evaluation leave, the folder holds `cell.json`: `status` ("begun", "failed", "finished"),
     `error` of the last attempt, `seconds` spent on training and on evaluation in all attempts, and `evaluated`, the
     digests of the plans that were carried out.
-
-    Args:
-        cell: the cell.
-        out: folder of the benchmark.
     """
 
     def __init__(self, cell: Cell, out: Path) -> None:
@@ -100,11 +96,7 @@ class CellRun:
     def begin(self, splits: Path | None) -> None:
         """Make the folder so that `train --resume` finds it; a training that stands in it is kept.
 
-        Args:
-            splits: the split to train on; None leaves it to the training.
-
-        Raises:
-            UserError: the folder cannot be written.
+        `splits` is the split to train on; None leaves it to the training. Raises UserError if it cannot be written.
         """
         try:
             if not self.begun:
@@ -119,11 +111,7 @@ class CellRun:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
     def check(self) -> None:
-        """Refuse a training that was begun under another configuration than the grid's.
-
-        Raises:
-            UserError: names the first field that differs.
-        """
+        """Refuse a training begun under another configuration than the grid's; the UserError names the field."""
         if not self.begun:
             return
         path = self.folder / CONFIG
@@ -150,12 +138,7 @@ class CellRun:
 
 
 def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What two configurations must share to be the same run, on whatever machine.
-
-    Args:
-        values: fields of a `TrainConfig`; those that are missing, and missing options of the method, have their
-            defaults.
-    """
+    """What two configurations must share to be the same run, on whatever machine; what is missing has its default."""
     full = {**dataclasses.asdict(TrainConfig()), **values}
     with suppress(UserError):  # a method or an option that is gone, which will be seen to differ
         full = present_names(full)

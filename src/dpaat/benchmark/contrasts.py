@@ -1,47 +1,23 @@
-"""Estimates over several conditions at once: areas under curves, and recipes against the front of a sweep."""
+"""Contrasts over several conditions at once: areas under curves, and recipes against the front of a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TypedDict
 
-import numpy as np
-from scipy import stats
-
+from dpaat.evaluation.fronts import upper_hull
 from dpaat.evaluation.replicates import Fold, find_moments
-from dpaat.evaluation.statistics import Score, degrees_of_freedom, fold_scores, half_width, holding
-
-ONE_SIDED = 0.9
-"""The lower end of the interval of this level is the lower one-sided bound at 95 %."""
-
-SIGNIFICANT = 0.05
-"""A p-value below this tells a difference from 0."""
-
-
-class Contrast(TypedDict):
-    """A difference between recipes on the same images; `bound` is the lower one-sided one at 95 %."""
-
-    difference: float
-    interval: list[float]
-    bound: float
-    p_value: float
+from dpaat.evaluation.statistics import SIGNIFICANT, Contrast, contrast
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A recipe in a plane of two metrics, such as clean balanced accuracy and robust area.
+    """A recipe in a plane of two metrics, such as clean balanced accuracy and robust area, on the same images."""
 
-    Attributes:
-        x: outcomes behind the abscissa, one per fold.
-        y: outcomes behind the ordinate, on the same images.
-        metric: key of `find_moments` that both are read by.
-    """
-
-    x: Sequence[Fold]
-    y: Sequence[Fold]
-    metric: str
+    x: Sequence[Fold]  # outcomes behind the abscissa, one per fold
+    y: Sequence[Fold]  # outcomes behind the ordinate
+    metric: str  # key of `find_moments` that both are read by
 
     @property
     def place(self) -> tuple[float, float]:
@@ -50,53 +26,16 @@ class Point:
 
 
 def combine(parts: Sequence[tuple[float, Sequence[Fold]]]) -> list[Fold]:
-    """Add outcomes on the same images with weights, image by image.
+    """Add outcomes on the same images with weights, image by image; outcomes are one per fold.
 
     Every metric of a `Fold` is linear in its outcomes, so the metric of the sum is the sum of the metrics, and the
     jackknife over lesions takes in that the parts are correlated.
-
-    Args:
-        parts: weight and outcomes, one per fold.
     """
     weights = [weight for weight, _ in parts]
     return [
         reduce(_add, (_scaled(weight, fold) for weight, fold in zip(weights, folds, strict=True)))
         for folds in zip(*(folds for _, folds in parts), strict=True)
     ]
-
-
-def area_weights(eps: Sequence[float]) -> list[float]:
-    """Weights of the points in `dpaat.evaluation.metrics.curve_area`.
-
-    Args:
-        eps: radii, strictly ascending, the first 0.
-    """
-    steps = np.diff(eps)
-    return [float(weight) for weight in (np.append(steps, 0.0) + np.append(0.0, steps)) / 2 / eps[-1]]
-
-
-def score(folds: Sequence[Fold]) -> dict[str, Score]:
-    """Find metrics with intervals, as `dpaat.evaluation.statistics.pooled_intervals`."""
-    return fold_scores(folds, 0.95)
-
-
-def contrast(first: Sequence[Fold], second: Sequence[Fold]) -> dict[str, Contrast]:
-    """Compare outcomes on the same images, as `dpaat.evaluation.statistics.paired_difference`: first minus second."""
-    found = {}
-    pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]
-    for name, moments in find_moments(pairs, paired=True).items():
-        ends = moments.center + np.array([-1, 1]) * half_width(moments, 0.95)
-        error = np.sqrt(moments.variance)
-        p_value = (
-            2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else moments.value == 0
-        )
-        found[name] = Contrast(
-            difference=moments.value,
-            interval=holding(moments.value, ends),
-            bound=min(moments.value, moments.center - half_width(moments, ONE_SIDED)),
-            p_value=float(p_value),
-        )
-    return found
 
 
 def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[Contrast, list[str]]:
@@ -160,11 +99,7 @@ def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
 def _hold_beside_bends(found: Contrast, challenger: Point, hull: Sequence[Point], left: int) -> Contrast:
     """The difference from a line that a recipe is below, told from 0 only where no bend beside it matters.
 
-    Args:
-        found: difference from the line from `hull[left - 1]` to `hull[left]`.
-        challenger: the recipe.
-        hull: points of the front by ascending abscissa.
-        left: how many of them are left of the recipe.
+    `found` is the difference from the line from `hull[left - 1]` to `hull[left]`, the neighbours of the recipe.
     """
     (low, high), p_value = found["interval"], found["p_value"]
     highest = contrast(challenger.y, hull[-1].y)[challenger.metric]["interval"][1]
@@ -187,33 +122,6 @@ def _hold_both(first: Contrast, second: Contrast) -> Contrast:
         bound=min(first["bound"], second["bound"]),
         p_value=max(first["p_value"], second["p_value"]) if agree else 1.0,
     )
-
-
-def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points that no other reaches in both metrics, by ascending abscissa."""
-    front: list[str] = []
-    for name in sorted(places, key=lambda each: places[each], reverse=True):
-        if not front or places[name][1] > places[front[-1]][1]:
-            front.append(name)
-    return front[::-1]
-
-
-def upper_hull(places: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points of the Pareto front that lie on or above every line between two others of it.
-
-    Along it the price of robustness grows: from point to point, by ascending abscissa, the line falls more steeply.
-    """
-    hull: list[str] = []
-    for name in pareto_front(places):
-        while len(hull) > 1 and _slope(places, hull[-2], hull[-1]) < _slope(places, hull[-1], name):
-            hull.pop()
-        hull.append(name)
-    return hull
-
-
-def _slope(places: Mapping[str, tuple[float, float]], first: str, second: str) -> float:
-    (x_a, y_a), (x_b, y_b) = places[first], places[second]
-    return (y_b - y_a) / (x_b - x_a)
 
 
 def _value(folds: Sequence[Fold], metric: str) -> float:

@@ -1,4 +1,4 @@
-"""What a cell costs, before it has run: forward passes, an input gradient counting as one more."""
+"""Expected cost of a cell in forward passes, an input gradient counting as one more."""
 
 from __future__ import annotations
 
@@ -16,32 +16,23 @@ from dpaat.methods.registry import VIEW
 
 @dataclass(frozen=True)
 class Size:
-    """How large a dataset is.
-
-    Attributes:
-        images: in all splits.
-        classes: their number.
-    """
+    """How large a dataset is: images in all splits, and classes."""
 
     images: int
     classes: int
 
 
 def size_of(spec: str) -> Size:
-    """Read a dataset's table for its size.
-
-    Raises:
-        UserError: the dataset is not there, or something is wrong with it.
-    """
+    """Read a dataset's table for its size; raises UserError where it is not there, or wrong."""
     table = load_table(spec)
     return Size(len(table), len(table.classes))
 
 
 def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
-    """Estimate the forward passes of a cell: training, validation and evaluation.
+    """Estimate the forward passes of a cell: training, validation and evaluation, on a split of the usual shares.
 
-    The split is taken for the usual one. The evaluation is an upper bound, since costly attacks are made on what
-    stands only; masking checks and corruptions are left out.
+    The evaluation is an upper bound, since costly attacks are made on what stands; masking checks and corruptions
+    are left out.
     """
     folds = parse_fold(config.fold)[1] if config.fold else DEFAULT_FOLDS
     test = size.images / folds

@@ -27,14 +27,9 @@ def public_spec(spec: str) -> str:
 
 
 def replace_data(specs: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Put specs in the place of others: the only one, or those of the same name.
+    """Put the specs of the command line in the place of the grid's: the only one, or those of the same name.
 
-    Args:
-        specs: of the grid.
-        given: of the command line.
-
-    Raises:
-        UserError: nothing of that name to replace.
+    Raises UserError where there is nothing of that name to replace.
     """
     if len(specs) == len(given) == 1:
         return [*given]

@@ -21,13 +21,7 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:;,()'\"]+/)+")
 
 
 def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome]) -> Document:
-    """Put everything together that is to be published; no path of this machine stands in it.
-
-    Args:
-        grid: the grid.
-        runs: all of its cells.
-        outcomes: by name of the cell, those of the finished ones, wherever they were computed.
-    """
+    """Put the cells of a grid and what is finished of them together; no path of this machine stands in it."""
     finished = [(run.cell, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
     return {
         **provenance("cpu"),
@@ -70,14 +64,7 @@ def _plan(plan: Plan) -> Document:
 
 def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
     cell = run.cell
-    found: Document = {
-        "name": cell.name,
-        "recipe": cell.recipe,
-        "model": cell.model,
-        "data": cell.data,
-        "fold": cell.fold,
-        "seed": cell.seed,
-    }
+    found: Document = {name: getattr(cell, name) for name in ("name", "recipe", "model", "data", "fold", "seed")}
     if outcome is not None:
         facts = {name: value for name, value in outcome.facts.items() if name not in ("fingerprint", "masking")}
         return found | {"status": "finished", "error": None, **facts}

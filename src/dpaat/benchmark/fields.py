@@ -30,11 +30,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that maps names to values.
-
-    Raises:
-        UserError: not readable as such.
-    """
+    """Read a YAML file that maps names to values; raises UserError where it is not readable as such."""
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -45,11 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def make(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
-    """Make an instance of a dataclass from values, converted to the types of its fields.
-
-    Raises:
-        UserError: a value of a wrong type, or out of its range.
-    """
+    """Make a dataclass from values, converted to the types of its fields; raises UserError for a wrong one."""
     try:
         return kind(**vars(_parser(kind).parse_object(dict(values))))
     except (ArgumentError, TypeError) as error:

@@ -26,23 +26,14 @@ FIELDS = ("train", "recipes", "reference", "models", "data", "folds", "seeds", "
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run with its evaluations.
-
-    Attributes:
-        recipe: name of the recipe.
-        model: name of the model.
-        data: name of the dataset.
-        fold: "k/K", or None.
-        seed: of the training.
-        config: the completed configuration.
-    """
+    """One training with its evaluations."""
 
     recipe: str
     model: str
     data: str
-    fold: str | None
+    fold: str | None  # "k/K", or None
     seed: int
-    config: TrainConfig
+    config: TrainConfig  # completed
 
     @property
     def name(self) -> str:
@@ -53,29 +44,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything that a benchmark is to do.
+    """Everything that a benchmark is to do."""
 
-    Attributes:
-        name: of the file, without its extension.
-        command: the command line that asks for it, without this machine's paths.
-        content: the file, with the datasets as they are called elsewhere than on this machine.
-        recipes: in the order wanted.
-        reference: name of the recipe that the others are compared with.
-        cells: recipes x models x datasets x folds x seeds, recipes varying fastest.
-        plans: the evaluations of every cell.
-        workers: cells side by side.
-        threads: of every cell; None shares the cores out among the workers.
-    """
-
-    name: str
-    command: str
-    content: dict[str, Any]
+    name: str  # of the file, without its extension
+    command: str  # that asks for it, without this machine's paths
+    content: dict[str, Any]  # the file, with the datasets as they are called elsewhere than on this machine
     recipes: tuple[Recipe, ...]
-    reference: str
-    cells: tuple[Cell, ...]
-    plans: Plans
-    workers: int
-    threads: int | None
+    reference: str  # name of the recipe that the others are compared with
+    cells: tuple[Cell, ...]  # recipes x models x datasets x folds x seeds, recipes varying fastest
+    plans: Plans  # the evaluations of every cell
+    workers: int  # cells side by side
+    threads: int | None  # of every cell; None shares the cores out among the workers
 
 
 def read_grid(

@@ -1,59 +1,50 @@
-"""What the finished evaluations of a cell say, image by image, read from its predictions."""
+"""Outcomes of a cell, image by image, read from its predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-import torch
 
 from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.contrasts import combine
 from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
 from dpaat.evaluation.cascade import Cascade
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, one_answer, verdict_metrics
+from dpaat.evaluation.metrics import area_weights, one_answer
 from dpaat.evaluation.plan import Plan
-from dpaat.evaluation.replicates import Fold, Predictions, find_fold
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, check_results, read_evaluation, require_present
+from dpaat.evaluation.replicates import Fold, Predictions, find_fold, find_moments, merge_seeds
+from dpaat.evaluation.results import check_results, read_evaluation, require_present
 from dpaat.evaluation.specs import CLEAN, AttackSpec
+from dpaat.evaluation.stored import read_frame, read_predictions
 from dpaat.radii import format_radius
 
 METRICS = ("accuracy", "balanced_accuracy", "map")
+REMEDY = "delete it and the cell's cell.json"
 AREA = "area"
 """The area under the robust balanced accuracy, up to the largest radius."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A run on one set of images.
-
-    Attributes:
-        clean: on the images as they are.
-        verdicts: the worst case over all attacks that were made on these images, by radius; without precision.
-        ranked: under the attack whose outputs are ranked, by radius.
-    """
+    """A run on one set of images."""
 
     clean: Fold
-    verdicts: Mapping[float, Fold]
-    ranked: Mapping[float, Fold]
+    verdicts: Mapping[float, Fold]  # the worst case over all attacks made on these images, by radius; without precision
+    ranked: Mapping[float, Fold]  # under the attack whose outputs are ranked, by radius
 
 
 @dataclass(frozen=True, eq=False)
 class CellOutcome:
-    """A finished cell.
+    """A finished cell: on the images of the main plan, and on the smaller draw, attacked by both plans.
 
-    Attributes:
-        facts: ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
-            `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer`
-            where the model gives but one.
-        main: on the images of the main plan.
-        draw: on the smaller draw, attacked by both plans; None without one.
+    `facts` is ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
+    `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer` where
+    the model gives but one.
     """
 
     facts: dict[str, Any]
@@ -62,19 +53,15 @@ class CellOutcome:
 
 
 def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
-    """Read the predictions of a finished cell.
-
-    Raises:
-        UserError: a result of the plans is missing or cannot be read.
-    """
+    """Read the predictions of a finished cell; raises UserError where a result is missing or cannot be read."""
     document = read_evaluation(cell.folder)
     if document is None:
         raise UserError(f"{cell.folder}: has no evaluation")
     require_present(cell.folder, document)
     check_results(cell.folder)
     reader = _Reader(cell, document)
-    main = reader.answers(plans.main, plans.main)
-    draw = None if plans.draw is None else reader.answers(plans.draw, plans.main, plans.draw)
+    main = reader.outcome(plans.main, plans.main)
+    draw = None if plans.draw is None else reader.outcome(plans.draw, plans.main, plans.draw)
     facts = {
         "seconds": cell.record.get("seconds", {}),
         "seconds_per_epoch": cell.seconds_per_epoch(),
@@ -83,28 +70,13 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
         "device": document["device"],
         "torch_version": document["torch_version"],
         "fingerprint": document["data_fingerprint"],
-        "scores": scores_of(main),
+        "scores": scores_of(main, plans.main.radii),
         "masking": _masking(document),
     }
-    clean = main.clean
+    clean = main.clean.images
     if answer := one_answer(np.array(clean.classes)[clean.predicted], clean.labels):
         facts["one_answer"] = answer
-    return CellOutcome(facts, main.outcome, None if draw is None else draw.outcome)
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """The predictions behind an `Outcome`."""
-
-    clean: Predictions
-    verdicts: Mapping[float, Predictions]
-    ranked: Mapping[float, Predictions]
-
-    @property
-    def outcome(self) -> Outcome:
-        """What they come to."""
-        verdicts = {eps: find_fold(run) for eps, run in self.verdicts.items()}
-        return Outcome(find_fold(self.clean), verdicts, {eps: find_fold(run) for eps, run in self.ranked.items()})
+    return CellOutcome(facts, main, draw)
 
 
 class _Reader:
@@ -114,7 +86,7 @@ class _Reader:
         counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
         self.sizes = counts | {"all": sum(counts.values())}
 
-    def answers(self, images: Plan, *attackers: Plan) -> Answers:
+    def outcome(self, images: Plan, *attackers: Plan) -> Outcome:
         """The images of one plan, attacked by several, each of which has all of them among its own."""
         clean = self.predictions(images, CLEAN, 0.0)
         cascade = Cascade(clean.labels, clean.predicted)
@@ -122,38 +94,24 @@ class _Reader:
         for plan in attackers:
             for spec in attacks_of(plan):
                 for eps in plan.radii:
-                    predicted = self.frame(plan, spec, eps)["predicted"].reindex(clean.ids).map(self.number)
+                    predicted = self.predicted(plan, spec, eps).reindex(clean.ids)
                     if predicted.isna().any():
                         raise self.lacks(plan, spec, eps)
                     cascade.note(spec.label, everything, predicted.to_numpy(dtype=np.int64), eps)
         ranked = ranked_attack(images)
-        return Answers(
-            clean,
-            {eps: _verdicts(clean, cascade.at(eps)[0]) for eps in images.radii},
-            {eps: self.predictions(images, ranked, eps) for eps in images.radii},
+        return Outcome(
+            find_fold(clean),
+            {eps: find_fold(_verdicts(clean, cascade.at(eps)[0])) for eps in images.radii},
+            {eps: find_fold(self.predictions(images, ranked, eps)) for eps in images.radii},
         )
 
     def predictions(self, plan: Plan, spec: AttackSpec, eps: float) -> Predictions:
-        frame = self.frame(plan, spec, eps)
-        return Predictions(
-            ids=frame.index.to_numpy(dtype=str),
-            labels=frame["label"].map(self.number).to_numpy(dtype=np.int64, copy=True),
-            groups=frame["group"].to_numpy(dtype=str),
-            predicted=frame["predicted"].map(self.number).to_numpy(dtype=np.int64, copy=True),
-            probabilities=np.stack(frame["probabilities"].to_list()),
-            classes=self.document["classes"],
-        )
+        return read_predictions(self.folder, self.document, self.entry(plan, spec, eps), remedy=REMEDY)
 
-    def frame(self, plan: Plan, spec: AttackSpec, eps: float) -> pd.DataFrame:
-        """The predictions of one result, by image id in ascending order."""
-        entry = self.entry(plan, spec, eps)
-        part = self.folder / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
-        columns = ["id", "label", "group", "predicted", "probabilities"]
-        try:
-            frame: pd.DataFrame = pq.read_table(part, columns=columns).to_pandas()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{part}: cannot be read ({error}); delete it and the cell's cell.json") from None
-        return frame.set_index("id").sort_index()
+    def predicted(self, plan: Plan, spec: AttackSpec, eps: float) -> pd.Series:
+        """The classes that a result predicts, by image id."""
+        frame = read_frame(self.folder, self.entry(plan, spec, eps), remedy=REMEDY)
+        return frame.set_index("id")["predicted"].map(self.number)
 
     def entry(self, plan: Plan, spec: AttackSpec, eps: float) -> Entry:
         images = min(plan.max_samples or self.sizes[plan.split], self.sizes[plan.split])
@@ -175,25 +133,42 @@ class _Reader:
         )
 
 
-def scores_of(answers: Answers) -> dict[str, float | None]:
-    """Score one run on one set of images, in the names of `dpaat.benchmark.summary.conditions`."""
-    labels, classes = torch.from_numpy(answers.clean.labels), answers.clean.classes
+@dataclass(frozen=True)
+class Condition:
+    """Outcomes of one recipe under one condition, one per set of images, and what their metrics are called."""
 
-    def ranked(run: Predictions) -> Metrics:
-        assert run.probabilities is not None
-        return classification_metrics(torch.from_numpy(run.probabilities), labels, classes)
+    folds: list[Fold]
+    names: dict[str, str]
 
-    clean = ranked(answers.clean)
-    scores = {"accuracy": clean["accuracy"], "balanced_accuracy": clean["balanced_accuracy"], "map": clean["map"]}
-    curve = [clean["balanced_accuracy"]]
-    for eps, run in answers.verdicts.items():
-        at = format_radius(eps)
-        verdicts = verdict_metrics(torch.from_numpy(run.predicted), labels, classes)
-        scores[f"accuracy@{at}"] = verdicts["accuracy"]
-        scores[f"balanced_accuracy@{at}"] = verdicts["balanced_accuracy"]
-        scores[f"map@{at}"] = ranked(answers.ranked[eps])["map"]
-        curve.append(verdicts["balanced_accuracy"])
-    return scores | {AREA: curve_area([0.0, *answers.verdicts], curve)}
+
+def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Condition]:
+    """Take a recipe's runs as clean images, verdicts and ranked outputs per radius, and the area under the curve.
+
+    Metrics are called "accuracy", "balanced_accuracy" and "map" on clean images, "accuracy@2/255" under attack, and
+    "area" for the area under the robust balanced accuracy. Outcomes are one per fold and seed, in the same order for
+    all recipes; radii ascend from above 0.
+    """
+    clean = merge_seeds([outcome.clean for outcome in outcomes])
+    found = [Condition(clean, {name: name for name in METRICS})]
+    curve = [clean]
+    for eps in radii:
+        at = f"@{format_radius(eps)}"
+        verdicts = merge_seeds([outcome.verdicts[eps] for outcome in outcomes])
+        ranked = merge_seeds([outcome.ranked[eps] for outcome in outcomes])
+        curve.append(verdicts)
+        found.append(Condition(verdicts, {name: name + at for name in METRICS[:2]}))
+        found.append(Condition(ranked, {"map": "map" + at}))
+    area = combine(list(zip(area_weights([0.0, *radii]), curve, strict=True)))
+    return [*found, Condition(area, {"balanced_accuracy": AREA})]
+
+
+def scores_of(outcome: Outcome, radii: Sequence[float]) -> dict[str, float]:
+    """Score one run on one set of images, in the names of `conditions`."""
+    return {
+        name: find_moments(condition.folds, paired=False)[metric].value
+        for condition in conditions([outcome], radii)
+        for metric, name in condition.names.items()
+    }
 
 
 def _verdicts(clean: Predictions, predicted: np.ndarray) -> Predictions:

@@ -31,8 +31,7 @@ class Plans:
     Attributes:
         main: on all images of the split, or on a draw if it says so.
         draw: further attacks on a smaller draw; None if there are none.
-        masking: masking checks alone, on a draw of their own; None without them, or where a suite of `main` or `draw`
-            has them.
+        masking: masking checks alone, on a draw of their own; None where a suite of `main` or `draw` has them.
     """
 
     main: Plan
@@ -46,11 +45,7 @@ class Plans:
 
 
 def read_plans(values: Any) -> Plans:
-    """Read the field `evaluate` of a grid: fields of `Plan`, `subset` with those of the draw, and `masking`.
-
-    Raises:
-        UserError: a wrong field or value, naming it.
-    """
+    """Read the field `evaluate` of a grid: fields of `Plan`, `subset` with those of the draw, and `masking`."""
     with at("evaluate"):
         values = as_mapping(values, "{suites: [standard]}")
         own = {name: value for name, value in values.items() if name not in (SUBSET, MASKING)}

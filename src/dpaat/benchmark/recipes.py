@@ -19,21 +19,13 @@ OWN_FIELDS = {"model": "models", "data": "data", "fold": "folds", "seed": "seeds
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to train, whatever the model, data, fold and seed.
-
-    Attributes:
-        name: as people read it.
-        family: name of the sweep over radii that it belongs to, None for a recipe of its own.
-        settings: fields of `TrainConfig`, those common to all recipes included.
-        seeds: of its trainings.
-        models: names of those that it trains.
-    """
+    """A way to train, whatever the model, data, fold and seed."""
 
     name: str
-    family: str | None
-    settings: dict[str, Any]
+    family: str | None  # name of the sweep over radii that it belongs to, None for a recipe of its own
+    settings: dict[str, Any]  # fields of `TrainConfig`, those common to all recipes included
     seeds: tuple[int, ...]
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # names of those that it trains
 
 
 def read_recipes(content: Mapping[str, Any], models: tuple[str, ...]) -> tuple[Recipe, ...]:

@@ -1,4 +1,4 @@
-"""Cells side by side, each in processes of its own, so that whatever ends one leaves the others alone."""
+"""The scheduler: cells side by side, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -33,11 +33,8 @@ PATIENCE = 15.0
 class Runner:
     """Runs cells until each is finished or has failed.
 
-    Args:
-        plans: the evaluations of every cell.
-        workers: cells side by side.
-        threads: of every cell; None shares the cores out among the workers.
-        splits: file of the split that a cell must take, by name of the cell; others split the data themselves.
+    `workers` cells run side by side, each with `threads` (None shares the cores out); `splits` is the file of the split
+    that a cell must take, by its name; others split the data themselves.
     """
 
     def __init__(
@@ -51,13 +48,10 @@ class Runner:
         self._stopping = False
 
     def run(self, cells: Sequence[CellRun], passes: Sequence[float], *, progress: bool = True) -> None:
-        """Run cells, in their order as far as several at a time have one.
+        """Run cells that are not finished, in their order as far as several at a time have one.
 
-        Args:
-            cells: those that are not finished.
-            passes: the cost that each is expected to have, for the time left.
-            progress: show cells done and left, failures and the time left on stderr; a line per cell if it is no
-                terminal.
+        `passes` is the cost that each is expected to have, for the time left. Cells done, failures and the time left
+        are shown on stderr; a line per cell if it is no terminal.
         """
         bar = tqdm(
             total=sum(passes),
@@ -145,16 +139,10 @@ def run_command(
     environment: Mapping[str, str],
     live: set[subprocess.Popen[bytes]],
 ) -> str | None:
-    """Run a command of this package in a process of its own.
+    """Run a command of this package in a process of its own, which stands in `live` meanwhile.
 
-    Args:
-        arguments: of the command line.
-        folder: where what it prints is kept, in `benchmark.log` and `benchmark.err`.
-        environment: of the process.
-        live: where the process stands meanwhile.
-
-    Returns:
-        The last line that it wrote on stderr if it failed, or the signal that killed it; None if it succeeded.
+    What it prints is kept in the folder. Returns the last line that it wrote on stderr if it failed, or the signal that
+    killed it; None if it succeeded.
     """
     with (folder / LOG).open("ab") as log, (folder / ERRORS).open("wb") as errors:
         process = subprocess.Popen(

@@ -1,17 +1,16 @@
-"""From finished cells to one document: every recipe pooled over folds and seeds, compared on the same images."""
+"""Summary of a benchmark: every recipe aggregated over folds and seeds, compared on the same images."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from dpaat.benchmark.contrasts import Contrast, front_contrast
+from dpaat.benchmark.aggregate import Aggregate, Document, Replicate
+from dpaat.benchmark.contrasts import front_contrast
 from dpaat.benchmark.grid import Cell, Grid
 from dpaat.benchmark.outcomes import CellOutcome
-from dpaat.benchmark.pool import Document, Pool, Replicate
 from dpaat.benchmark.recipes import Recipe
-from dpaat.evaluation.statistics import holm
+from dpaat.evaluation.statistics import Contrast, adjust
 
 ALL = "all models"
 """What takes a model's place in the table over all of them."""
@@ -25,10 +24,6 @@ def summarize(grid: Grid, finished: Sequence[Finished]) -> list[Document]:
     recipes, are taken over the models, folds and seeds that both have; their p-values are adjusted by Holm's method
     over all comparisons of one metric in the table. Over several models, their differences count as those of
     trainings do, and every model as much as another.
-
-    Args:
-        grid: the grid.
-        finished: its finished cells with their outcomes.
     """
     tables: dict[tuple[str, str], dict[str, dict[Replicate, Finished]]] = {}
     models: dict[str, set[str]] = {}
@@ -76,14 +71,14 @@ def _replicates(grid: Grid, data: str, model: str) -> int:
 def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Document:
     radii = grid.plans.main.radii
     recipes = [recipe for recipe in grid.recipes if recipe.name in found]
-    main = Pool({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
+    main = Aggregate({name: {r: outcome.main for r, (_, outcome) in found[name].items()} for name in found}, radii)
     draw = None
     if grid.plans.draw is not None:
         drawn = {
             name: {r: outcome.draw for r, (_, outcome) in found[name].items() if outcome.draw is not None}
             for name in found
         }
-        draw = Pool(drawn, grid.plans.draw.radii)
+        draw = Aggregate(drawn, grid.plans.draw.radii)
     methods = {recipe.name: next(iter(found[recipe.name].values()))[0].config.method for recipe in recipes}
     standard = next((name for name, method in methods.items() if method == "standard"), None)
     rows = []
@@ -108,13 +103,13 @@ def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Doc
             }
         rows.append(row)
     _compare_cost(rows, standard)
-    _adjust([row["differences"] for row in rows])
-    _adjust([row["draw"]["differences"] for row in rows if "draw" in row])
-    _adjust([front["differences"] for row in rows for front in row["fronts"].values()])
+    adjust(row["differences"] for row in rows)
+    adjust(row["draw"]["differences"] for row in rows if "draw" in row)
+    adjust(front["differences"] for row in rows for front in row["fronts"].values())
     return {"n": max(main.images(recipe.name) for recipe in recipes), "rows": rows}
 
 
-def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], clean: str) -> dict[str, Document]:
+def _fronts(aggregate: Aggregate, recipe: Recipe, recipes: Sequence[Recipe], clean: str) -> dict[str, Document]:
     """A recipe of its own against the front of every family; `clean`, a recipe, is the end of each at radius 0.
 
     Members that have fewer of the recipe's runs than others are left out: they would confine the comparison to those.
@@ -127,16 +122,16 @@ def _fronts(pool: Pool, recipe: Recipe, recipes: Sequence[Recipe], clean: str) -
             families.setdefault(other.family, []).append(other.name)
     fronts = {}
     for family, members in families.items():
-        ends = [clean] if clean in pool.outcomes and clean not in members else []
-        runs = {member: len(pool.shared(recipe.name, *ends, member)) for member in members}
+        ends = [clean] if clean in aggregate.outcomes and clean not in members else []
+        runs = {member: len(aggregate.shared(recipe.name, *ends, member)) for member in members}
         compared = [*ends, *(member for member in members if runs[member] == max(runs.values()))]
-        replicates = pool.shared(recipe.name, *compared)
+        replicates = aggregate.shared(recipe.name, *compared)
         if not replicates:
             continue
-        baselines = {member: pool.points(member, replicates) for member in compared}
+        baselines = {member: aggregate.points(member, replicates) for member in compared}
         differences: dict[str, Contrast] = {}
         against = {}
-        for name, point in pool.points(recipe.name, replicates).items():
+        for name, point in aggregate.points(recipe.name, replicates).items():
             others = {member: points[name] for member, points in baselines.items()}
             differences[name], against[name] = front_contrast(point, others)
         fronts[family] = {"members": compared, "differences": differences, "against": against}
@@ -149,17 +144,6 @@ def _compare_cost(rows: Sequence[Document], standard: str | None) -> None:
     for row in rows:
         seconds = row["seconds_per_epoch"]
         row["relative_cost"] = seconds / unit if seconds and unit else None
-
-
-def _adjust(families: Sequence[Mapping[str, Any] | None]) -> None:
-    """Add adjusted p-values, one family per metric whatever its radius."""
-    found: dict[str, list[Any]] = {}
-    for differences in families:
-        for name, difference in (differences or {}).items():
-            found.setdefault(name.partition("@")[0], []).append(difference)
-    for same in found.values():
-        for difference, adjusted in zip(same, holm([each["p_value"] for each in same]), strict=True):
-            difference["p_adjusted"] = adjusted
 
 
 def _seconds(cells: Sequence[Finished]) -> float | None:

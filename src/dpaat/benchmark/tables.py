@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group as Lines
@@ -12,8 +11,8 @@ from rich.text import Text
 
 from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.benchmark.outcomes import AREA, METRICS
-from dpaat.evaluation.table import percent, plain_table, titled, with_interval
 from dpaat.radii import format_radius
+from dpaat.tables import Cell, Row, Table, percent, score_cell
 
 COMPARED = {"balanced_accuracy": "clean balanced", "map": "clean mAP", AREA: "area"}
 REST = ("area", "s/epoch", "masking")
@@ -24,60 +23,23 @@ FOOTNOTE = (
 TESTS = "Bound: lower one-sided at 95 %; p: adjusted by Holm over all comparisons of one metric in the table."
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table with its title.
-
-    Attributes:
-        title: one line.
-        headings: of the columns; the first is the row's name.
-        rows: cells as text.
-    """
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def lines(self) -> Lines:
-        """For the terminal."""
-        table = plain_table()
-        for k, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if k else "left")
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        return titled(self.title, table)
-
-    def markdown(self) -> str:
-        """For `docs/`."""
-        rule = ["---", *("---:" for _ in self.headings[1:])]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (self.headings, rule, *self.rows))
-
-
-def sections(document: Document, *, full: bool) -> list[Section]:
+def sections(document: Document, *, full: bool) -> list[Table]:
     """Scores, differences from the reference, fronts and the smaller draw, for every dataset and model.
 
-    Args:
-        document: see `make_document`.
-        full: with all metrics, bounds and intervals; else what a terminal has room for.
+    `full` is with all metrics, bounds and intervals; else what a terminal has room for.
     """
     makers = (_scores, _others, _differences, _fronts, _draw)
-    found = [make(document, table, full) for table in document["tables"] for make in makers]
-    return [section for section in found if section.rows]
+    return [found for table in document["tables"] for make in makers if (found := make(document, table, full)).rows]
 
 
 def benchmark_table(document: Document) -> Lines:
     """All sections for the terminal."""
     answers = (Text(f"warning: {line}") for line in _one_answers(document))
-    return Lines(*(section.lines() for section in sections(document, full=False)), *answers, Text(FOOTNOTE))
+    return Lines(*(table.to_rich() for table in sections(document, full=False)), *answers, Text(FOOTNOTE))
 
 
 def benchmark_markdown(document: Document, name: str) -> str:
-    """All sections for `docs/`, with the command, the data and the devices that they come from.
-
-    Args:
-        document: see `make_document`.
-        name: of the grid.
-    """
+    """All sections for `docs/`, with the command, the data and the devices that they come from."""
     cells = document["cells"]
     failed = [cell for cell in cells if cell["status"] == "failed"]
     done = sum(cell["status"] == "finished" for cell in cells)
@@ -92,8 +54,8 @@ def benchmark_markdown(document: Document, name: str) -> str:
     ]
     if any(front_comparisons(table) for table in document["tables"]):
         parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
-    for section in sections(document, full=True):
-        parts += [f"## {section.title}", section.markdown()]
+    for table in sections(document, full=True):
+        parts += [f"## {table.title}", table.to_markdown()]
     if answers := _one_answers(document):
         parts += ["## Answer one class only", "\n".join(f"- {line}" for line in answers)]
     if evidence := _evidence(document):
@@ -104,67 +66,69 @@ def benchmark_markdown(document: Document, name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _scores(document: Document, table: Document, full: bool) -> Section:
+def _scores(document: Document, table: Document, full: bool) -> Table:
     plan = document["evaluation"]
     radii = [format_radius(eps) for eps in plan["eps"]]
     rows = []
     for row in table["rows"]:
         scores, runs = row["scores"], f"{len(row['cells'])}/{table['replicates']}"
         if full:
-            shown = [_triple(scores, at) for at in ("", *(f"@{at}" for at in radii))]
-            rows.append([row["recipe"], runs, *shown, *_rest(row)])
+            shown: list[Cell | str] = [_triple(scores, at) for at in ("", *(f"@{at}" for at in radii))]
+            shown += _rest(row)
         else:
             under = [percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii]
-            rows.append([row["recipe"], runs, _triple(scores, "").replace(" ", ""), *under])
+            shown = [_triple(scores, "").replace(" ", ""), *under]
+        rows.append(Row(row["recipe"], [runs, *shown]))
     title = f"{_title(table)}: {plan['attacks']}; mAP under {plan['ranked']}"
     if full:
-        return Section(title, ["accuracy / balanced / mAP", "runs", "clean", *radii, *REST], rows)
-    return Section(f"{title}; clean: accuracy/balanced/mAP, attacked: balanced", ["", "runs", "clean", *radii], rows)
+        return Table("accuracy / balanced / mAP", ["runs", "clean", *radii, *REST], rows, title=title)
+    title += "; clean: accuracy/balanced/mAP, attacked: balanced"
+    return Table("", ["runs", "clean", *radii], rows, title=title)
 
 
-def _others(document: Document, table: Document, full: bool) -> Section:
+def _others(document: Document, table: Document, full: bool) -> Table:
     """What the table of scores has no room for on a terminal."""
-    rows = [] if full else [[row["recipe"], *_rest(row)] for row in table["rows"]]
-    return Section(f"{_title(table)}: area, cost, and whether to believe it", ["", *REST], rows)
+    rows = [] if full else [Row(row["recipe"], _rest(row)) for row in table["rows"]]
+    return Table("", REST, rows, title=f"{_title(table)}: area, cost, and whether to believe it")
 
 
-def _rest(row: Document) -> list[str]:
+def _rest(row: Document) -> list[Cell | str]:
     return [_score(row["scores"][AREA]), _seconds(row), _masking(row["masking"])]
 
 
-def _differences(document: Document, table: Document, full: bool) -> Section:
-    reference = document["reference"]
+def _differences(document: Document, table: Document, full: bool) -> Table:
+    minus = f"minus {document['reference']}"
     rows = [
-        [row["recipe"], *(_contrast(row["differences"][name], full) for name in COMPARED)]
+        Row(row["recipe"], [_contrast(row["differences"][name], full) for name in COMPARED])
         for row in table["rows"]
         if row["differences"]
     ]
-    return Section(f"{_title(table)}: minus {reference}", [f"minus {reference}", *COMPARED.values()], rows)
+    return Table(minus, list(COMPARED.values()), rows, title=f"{_title(table)}: {minus}")
 
 
-def _fronts(document: Document, table: Document, full: bool) -> Section:
+def _fronts(document: Document, table: Document, full: bool) -> Table:
     names = [AREA, *(f"map@{format_radius(eps)}" for eps in document["evaluation"]["eps"])] if full else [AREA]
     rows = [
-        [recipe, family, *(_contrast(front["differences"][name], full) for name in names)]
+        Row(recipe, [family, *(_contrast(front["differences"][name], full) for name in names)])
         for recipe, family, front in front_comparisons(table)
     ]
     title = f"{_title(table)}: above the front of a sweep, at the recipe's own clean score"
-    return Section(title, ["minus front", "of", *(name.replace("map@", "mAP ") for name in names)], rows)
+    return Table("minus front", ["of", *(name.replace("map@", "mAP ") for name in names)], rows, title=title)
 
 
-def _draw(document: Document, table: Document, full: bool) -> Section:
+def _draw(document: Document, table: Document, full: bool) -> Table:
     plan = document["draw"]
     if plan is None:
-        return Section("", [], [])
+        return Table("", [], [])
     radii = [format_radius(eps) for eps in plan["eps"]]
     rows = []
     for row in table["rows"]:
         scores = row["draw"]["scores"]
         names = ("balanced_accuracy", *(f"balanced_accuracy@{at}" for at in radii), AREA)
         shown = [_score(scores[name]) if full or name == AREA else percent(scores[name]["value"]) for name in names]
-        rows.append([row["recipe"], f"{row['draw']['n']:,}", *shown])
+        rows.append(Row(row["recipe"], [f"{row['draw']['n']:,}", *shown]))
     title = f"{_title(table)}: balanced accuracy on a draw, {plan['attacks']} as well"
-    return Section(title, ["balanced accuracy" if full else "", "images", "clean", *radii, AREA], rows)
+    return Table("balanced accuracy" if full else "", ["images", "clean", *radii, AREA], rows, title=title)
 
 
 def _title(table: Document) -> str:
@@ -175,13 +139,13 @@ def _triple(scores: Mapping[str, Any], at: str) -> str:
     return " / ".join(percent(scores[name + at]["value"]) for name in METRICS)
 
 
-def _score(score: Mapping[str, Any]) -> str:
-    return with_interval(score["value"], score["interval"])
+def _score(score: Mapping[str, Any]) -> Cell:
+    return score_cell(score["value"], score["interval"])
 
 
-def _contrast(contrast: Mapping[str, Any], full: bool) -> str:
-    text = with_interval(contrast["difference"], contrast["interval"], sign=True)
-    return f"{text} bound {100 * contrast['bound']:+.1f} p {contrast['p_adjusted']:.2g}" if full else text
+def _contrast(contrast: Mapping[str, Any], full: bool) -> Cell:
+    more = f" bound {100 * contrast['bound']:+.1f} p {contrast['p_adjusted']:.2g}" if full else ""
+    return score_cell(contrast["difference"], contrast["interval"], sign=True, more=more)
 
 
 def _seconds(row: Document) -> str:

@@ -10,8 +10,7 @@ from dpaat.evaluation.results import read_evaluation
 from dpaat.evaluation.run import evaluate, evaluate_run
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.suite import Curve, Result, evaluate_model, run_attacks, run_standard
-from dpaat.evaluation.summary import analyses_summary
-from dpaat.evaluation.table import comparison_table, evaluation_table
+from dpaat.evaluation.tables import analyses_summary, comparison_table, evaluation_table
 
 __all__ = [
     "AttackSpec",

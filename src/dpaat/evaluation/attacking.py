@@ -1,9 +1,9 @@
-"""One attack at one radius on one model, batch by batch, so that any batch can be repeated alone."""
+"""Attacks on a model, batch by batch, so that any batch can be repeated alone."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,15 +36,10 @@ class ImageArray(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model says of attacked images.
+    """What a model says of attacked images."""
 
-    Attributes:
-        logits: `(n, K)`, float32, on the CPU.
-        distance: how far each attacked image is from its own clean one, `(n,)`, float64.
-    """
-
-    logits: Tensor
-    distance: np.ndarray
+    logits: Tensor  # `(n, K)`, float32, on the CPU
+    distance: np.ndarray  # of each attacked image from its own clean one, `(n,)`, float64
 
     @property
     def predicted(self) -> np.ndarray:
@@ -111,31 +106,40 @@ class Attacker:
         return len(self.images)
 
     def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
-        """Attack images and let the model judge them.
-
-        Args:
-            spec: the attack; "clean" leaves the images alone.
-            eps: radius in units of a [0, 1] image.
-            positions: which images `(n,)`, all by default.
+        """Attack images, all or those at some positions `(n,)`, and let the model judge them.
 
         Raises:
             UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
         """
         positions = np.arange(len(self)) if positions is None else positions
-        passes = spec.passes(self.num_classes)
+        if not len(positions):
+            return Outputs(torch.zeros(0, self.num_classes), np.zeros(0))
+        work = partial(self._batch, spec, eps)
+        found = self.batches((spec, round(eps, 9)), positions, work, passes=spec.passes(self.num_classes))
+        logits = torch.from_numpy(found["logits"])
+        require_finite(logits)
+        return Outputs(logits, found["distance"])
+
+    def batches(
+        self, key: tuple[object, ...], positions: np.ndarray, work: Callable[[np.ndarray, str], Arrays], *, passes: int
+    ) -> Arrays:
+        """Do a piece of work batch by batch, as far as the journal does not hold it.
+
+        Args:
+            key: what tells the work from others.
+            positions: images `(n,)`, at least one.
+            work: positions of a batch and its key to arrays by name, an entry per image.
+            passes: forward passes per image.
+        """
         parts = []
         with evaluation_mode(self.model), full_precision():
             for first in range(0, len(positions), self.batch_size):
                 batch = positions[first : first + self.batch_size]
-                key = repr((spec, round(eps, 9), zlib.crc32(np.ascontiguousarray(batch).tobytes())))
-                known = self.journal.holds(key)
-                parts.append(self.journal(key, partial(self._batch, spec, eps, batch)))
+                unit = repr((*key, zlib.crc32(np.ascontiguousarray(batch).tobytes())))
+                known = self.journal.holds(unit)
+                parts.append(self.journal(unit, partial(work, batch, unit)))
                 (self.bar.skipped if known else self.bar.done)(passes * len(batch))
-        if not parts:
-            return Outputs(torch.zeros(0, self.num_classes), np.zeros(0))
-        logits = torch.from_numpy(np.concatenate([part["logits"] for part in parts]))
-        require_finite(logits)
-        return Outputs(logits, np.concatenate([part["distance"] for part in parts]))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images `(n, C, H, W)` in [0, 1] and labels `(n,)` on the device."""
@@ -154,7 +158,7 @@ class Attacker:
         """A source of random numbers keyed by the seed and whatever else tells one draw from another."""
         return torch.Generator(self.device).manual_seed(zlib.crc32(repr((self.seed, *parts)).encode()))
 
-    def _batch(self, spec: AttackSpec, eps: float, batch: np.ndarray) -> Arrays:
+    def _batch(self, spec: AttackSpec, eps: float, batch: np.ndarray, unit: str) -> Arrays:
         x, y = self.load(batch)
         x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
         distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
@@ -165,17 +169,9 @@ class Attacker:
         return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
 
     def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
-        """Attack a batch.
+        """Attack a batch: images `(n, C, H, W)` in [0, 1] on the device with labels `(n,)` to adversarial images.
 
-        Args:
-            spec: the attack; "clean" returns the images as they are.
-            eps: radius in units of a [0, 1] image.
-            x: images `(n, C, H, W)` in [0, 1] on the device.
-            y: labels `(n,)`.
-            key: what tells the batch's random start from others: the position of its first image.
-
-        Returns:
-            Adversarial images `(n, C, H, W)`.
+        `key` tells the batch's random start from others: the position of its first image. "clean" returns the images.
         """
         if spec.name == "clean":
             return x

@@ -1,4 +1,4 @@
-"""Whether a model's probabilities can be taken at their word, and one number that mends them: its temperature."""
+"""Calibration: expected calibration error, likelihood, and temperature scaling."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ class Calibration(TypedDict):
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Logarithm of stored probabilities, to be used in place of logits, which differ by a constant per image only.
+    """Logarithm of stored probabilities `(N, K)`, in place of logits, which differ by a constant per image only.
 
-    Args:
-        probabilities: `(N, K)` in [0, 1].
-
-    Returns:
-        `(N, K)`, float64. A probability that was rounded to 0 counts as the smallest normal double, 2e-308.
+    Float64; a probability that was rounded to 0 counts as the smallest normal double, 2e-308.
     """
     exact = np.asarray(probabilities, dtype=np.float64)
     return np.asarray(np.log(np.maximum(exact, np.finfo(np.float64).tiny)))

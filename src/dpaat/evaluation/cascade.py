@@ -1,4 +1,4 @@
-"""Which images have fallen, at what radius, and to what: the worst case over several attacks."""
+"""Worst case over several attacks: which images fall, at what radius, and to which."""
 
 from __future__ import annotations
 
@@ -38,14 +38,7 @@ class Cascade:
         return np.flatnonzero(self.fell > eps)
 
     def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
-        """Take an attack's verdicts in.
-
-        Args:
-            label: of the attack.
-            positions: which images it attacked `(n,)`.
-            predicted: what the model said of them `(n,)`.
-            radius: how far it had to go, one number or `(n,)`.
-        """
+        """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`."""
         reached, answer = np.full(len(self.labels), np.inf), self.labels.copy()
         reached[positions] = np.where(predicted != self.labels[positions], radius, np.inf)
         answer[positions] = predicted
@@ -53,11 +46,9 @@ class Cascade:
         self._notes.append((label, reached, answer))
 
     def at(self, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        """The worst case at a radius.
+        """The worst case at a radius: predicted class of every image `(N,)`, and the attack that it falls to `(N,)`.
 
-        Returns:
-            Predicted class of every image `(N,)`, and the attack that it falls to, the first of those noted that
-            suffices at this radius, "" where it stands `(N,)`.
+        The attack is the first of those noted that suffices at this radius, "" where the image stands.
         """
         predicted, by = self.labels.copy(), np.full(len(self.labels), "", dtype=object)
         for label, reached, answer in self._notes:
@@ -67,15 +58,10 @@ class Cascade:
 
 
 def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> None:
-    """Attack what still stands: attack by attack, each at growing radii.
+    """Attack what still stands: attack by attack, each at growing radii; verdicts are taken further in place.
 
     Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
     stands at the smallest.
-
-    Args:
-        attacker: the model and its images.
-        cascade: verdicts so far, taken further in place.
-        plan: attacks in their order, each with its radii, ascending.
     """
     stages = list(_stages(plan))
     for number, (spec, eps, smallest) in enumerate(stages):

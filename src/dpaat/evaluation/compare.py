@@ -1,52 +1,34 @@
-"""Runs against each other, image by image, with the number of comparisons taken into account."""
+"""Paired comparison of runs, image by image, with p-values adjusted by Holm's method."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Group as Lines
 from rich.text import Text
 
 import dpaat
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.results import (
-    EVALUATION_FILE,
-    PREDICTIONS_FOLDER,
-    PREDICTIONS_SCHEMA,
-    check_results,
-    read_evaluation,
-    require_present,
-)
+from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
 from dpaat.evaluation.schema import COMPARED
-from dpaat.evaluation.statistics import Predictions, holm, paired_difference, pooled_intervals
-from dpaat.evaluation.table import condition, plain_table, titled, with_interval
+from dpaat.evaluation.statistics import Predictions, Score, adjust, paired_difference, pooled_intervals
+from dpaat.evaluation.stored import read_predictions
+from dpaat.evaluation.tables import SCORES, condition
 from dpaat.runs import write_text
 from dpaat.shapes import misfit
+from dpaat.tables import Cell, Kind, Row, Table, score_cell
 
 SCHEMA_VERSION = 1
-METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP"}
+METRICS = {name: heading for name, heading in SCORES.items() if name != "auroc"}
 Replicate = tuple[str | None, int | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """Runs that differ in seed and fold only.
-
-    Attributes:
-        name: what to call it.
-        runs: evaluated folders, by (fold, seed).
-    """
-
-    name: str
-    runs: Mapping[Replicate, Path]
+Recipes = dict[str, dict[Replicate, Path]]
+"""Name to evaluated folders that differ in seed and fold only, by (fold, seed)."""
 
 
 def compare_runs(runs: Sequence[Path]) -> Document:
@@ -56,9 +38,6 @@ def compare_runs(runs: Sequence[Path]) -> Document:
     Intervals and p-values respect that images come in lesions (`dpaat.evaluation.statistics`); p-values are adjusted
     by Holm's method over all comparisons of one metric.
 
-    Args:
-        runs: evaluated folders, those of the reference first.
-
     Returns:
         `reference`; `recipes`, their runs; `conditions`, each with the `scores` of every recipe and the `differences`
         from the reference, recipe minus reference, with `p_value` and `p_adjusted`.
@@ -67,46 +46,45 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         UserError: fewer than two recipes, a run that was not evaluated, or nothing that all were evaluated on.
     """
     documents = {path: _evaluated(path) for path in dict.fromkeys(runs)}
-    reference, *others = recipes = _recipes(documents)
+    recipes = _recipes(documents)
+    reference, *others = recipes
     if not others:
         raise UserError("compare: give runs of at least two recipes; these differ in seed and fold only")
-    for recipe in others:
-        if recipe.runs.keys() != reference.runs.keys():
+    replicates = list(recipes[reference])
+    for name in others:
+        if recipes[name].keys() != recipes[reference].keys():
             raise UserError(
-                f"compare: {recipe.name} and {reference.name} were not run with the same folds and seeds "
-                f"({_replicates(recipe)} against {_replicates(reference)})"
+                f"compare: {name} and {reference} were not run with the same folds and seeds "
+                f"({_replicates(recipes[name])} against {_replicates(recipes[reference])})"
             )
-    replicates = list(reference.runs)
     conditions: list[Document] = []
     for key, entry in _common(documents).items():
         found = {
-            recipe.name: [_predictions(recipe.runs[r], documents[recipe.runs[r]], key) for r in replicates]
-            for recipe in recipes
+            name: [_predictions(runs[each], documents[runs[each]], key) for each in replicates]
+            for name, runs in recipes.items()
         }
-        first = found[reference.name]
-        for recipe in others:
-            if not all(_same_images(a, b) for a, b in zip(first, found[recipe.name], strict=True)):
+        first = found[reference]
+        for name in others:
+            if not all(a.same_images(b) for a, b in zip(first, found[name], strict=True)):
                 raise UserError(
-                    f"compare: {recipe.name} and {reference.name} were not evaluated on the same images of "
+                    f"compare: {name} and {reference} were not evaluated on the same images of "
                     f"{entry['data']}, {entry['split']}; evaluate them with the same --max-samples and --seed"
                 )
         shown = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
         conditions.append(
             {
                 **{name: entry[name] for name in shown},
-                "n": sum(len(each.labels) for each in found[reference.name]),
-                "scores": {name: pooled_intervals(each) for name, each in found.items()},
-                "differences": {
-                    recipe.name: paired_difference(found[recipe.name], found[reference.name]) for recipe in others
-                },
+                "n": sum(len(each.labels) for each in first),
+                "scores": {name: _scores(name, each) for name, each in found.items()},
+                "differences": {name: paired_difference(found[name], first) for name in others},
             }
         )
-    _adjust(conditions)
+    adjust(found for each in conditions for found in each["differences"].values())
     return {
         "schema_version": SCHEMA_VERSION,
         "dpaat_version": dpaat.__version__,
-        "reference": reference.name,
-        "recipes": {recipe.name: [path.resolve().name for path in recipe.runs.values()] for recipe in recipes},
+        "reference": reference,
+        "recipes": {name: [path.resolve().name for path in runs.values()] for name, runs in recipes.items()},
         "fingerprints": sorted({document["data_fingerprint"] for document in documents.values()}),
         "data_warnings": {
             str(path): document["data_warnings"]
@@ -118,11 +96,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
 
 
 def write_comparison(document: Document, out: Path) -> None:
-    """Write a comparison as JSON.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write a comparison as JSON; raises UserError if the file cannot be written."""
     try:
         write_text(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
     except OSError as error:
@@ -131,29 +105,42 @@ def write_comparison(document: Document, out: Path) -> None:
 
 def differences_table(document: Document) -> Lines:
     """Scores of every recipe with intervals, and differences from the reference with adjusted p-values."""
-    reference = document["reference"]
-    tables: list[Lines] = []
+    columns = [text for heading in METRICS.values() for text in (heading, f"- {document['reference']}")]
+    tables = []
     for each in document["conditions"]:
-        table = plain_table()
-        table.add_column("")
-        for heading in METRICS.values():
-            table.add_column(heading, justify="right")
-            table.add_column(f"- {reference}", justify="right")
-        for name, scores in each["scores"].items():
-            cells = []
-            for metric in METRICS:
-                score = scores.get(metric)
-                cells.append("-" if score is None else with_interval(score["value"], score["interval"]))
-                difference = each["differences"].get(name, {}).get(metric)
-                cells.append("" if difference is None else _difference(difference))
-            table.add_row(Text(name), *cells)
-        tables.append(titled(f"{each['data']}, {each['split']}, {each['n']:,} images: {condition(each)}", table))
+        rows = [
+            Row(name, [cell for metric in METRICS for cell in _cells(scores, each["differences"].get(name), metric)])
+            for name, scores in each["scores"].items()
+        ]
+        title = f"{each['data']}, {each['split']}, {each['n']:,} images: {condition(each)}"
+        tables.append(Table("", columns, rows, title=title).to_rich())
     return Lines(*tables, Text("percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"))
 
 
-def _difference(difference: Mapping[str, Any]) -> str:
-    text = with_interval(difference["difference"], difference["interval"], sign=True)
-    return f"{text} p {difference['p_adjusted']:.2g}"
+def difference_cell(found: Mapping[str, Any], p_value: str = "p ") -> Cell:
+    """A difference with its interval and adjusted p-value; in bold where the interval does not hold 0."""
+    low, high = found["interval"]
+    more = f" {p_value}{found['p_adjusted']:.2g}"
+    kind: Kind = "key" if low * high > 0 else ""
+    return score_cell(found["difference"], found["interval"], sign=True, kind=kind, more=more)
+
+
+def _cells(scores: Mapping[str, Any], differences: Mapping[str, Any] | None, metric: str) -> list[Cell]:
+    score, difference = scores.get(metric), (differences or {}).get(metric)
+    return [
+        Cell("-") if score is None else score_cell(score["value"], score["interval"]),
+        Cell("") if difference is None else difference_cell(difference),
+    ]
+
+
+def _scores(name: str, runs: Sequence[Predictions]) -> dict[str, Score]:
+    try:
+        return pooled_intervals(runs)
+    except ValueError as error:
+        raise UserError(
+            f"compare: the runs of {name} cannot be pooled: {error}; seeds that are to be pooled need one split, "
+            "see --splits and --fold of `dpaat train`"
+        ) from None
 
 
 def _evaluated(path: Path) -> Document:
@@ -169,7 +156,7 @@ def _evaluated(path: Path) -> Document:
     return document
 
 
-def _recipes(documents: Mapping[Path, Document]) -> list[Recipe]:
+def _recipes(documents: Mapping[Path, Document]) -> Recipes:
     """Sort runs into recipes, named by the method, or by the first run's folder where that would not be unique."""
     found: dict[tuple[Any, ...], dict[Replicate, Path]] = {}
     for path, document in documents.items():
@@ -186,11 +173,11 @@ def _recipes(documents: Mapping[Path, Document]) -> list[Recipe]:
     ]
     if len(set(names)) < len(names):
         names = [str(next(iter(runs.values()))) for runs in found.values()]
-    return [Recipe(name, runs) for name, runs in zip(names, found.values(), strict=True)]
+    return dict(zip(names, found.values(), strict=True))
 
 
-def _replicates(recipe: Recipe) -> str:
-    return ", ".join(f"fold {fold or '-'} seed {seed}" for fold, seed in recipe.runs)
+def _replicates(runs: Mapping[Replicate, Path]) -> str:
+    return ", ".join(f"fold {fold or '-'} seed {seed}" for fold, seed in runs)
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
@@ -207,40 +194,5 @@ def _common(documents: Mapping[Path, Document]) -> dict[tuple[Any, ...], Entry]:
 
 
 def _predictions(path: Path, document: Document, key: tuple[Any, ...]) -> Predictions:
-    entry = max((e for e in document["results"] if _key(e) == key), key=lambda e: e["n"])
-    part = path / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
-    try:
-        frame = pq.read_table(part, schema=PREDICTIONS_SCHEMA).to_pandas().sort_values("id", kind="stable")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{part}: cannot be read ({error}); evaluate {path} again") from None
-    classes = document["classes"]
-    number = {name: k for k, name in enumerate(classes)}
-    scored = bool(frame["probabilities"].notna().all())
-    known = frame[["label", "predicted"]].isin(classes).all(axis=None) and not frame["id"].duplicated().any()
-    rows = frame["probabilities"] if scored else []
-    if len(frame) != entry["n"] or not known or not all(_is_distribution(row, len(classes)) for row in rows):
-        raise UserError(f"{part}: damaged, it does not hold predictions of {entry['n']} images; evaluate {path} again")
-    return Predictions(
-        ids=frame["id"].to_numpy(dtype=str),
-        labels=frame["label"].map(number).to_numpy(dtype=np.int64),
-        groups=frame["group"].to_numpy(dtype=str),
-        predicted=frame["predicted"].map(number).to_numpy(dtype=np.int64),
-        probabilities=np.stack(frame["probabilities"].to_list()) if scored else None,
-        classes=classes,
-    )
-
-
-def _is_distribution(probabilities: np.ndarray, classes: int) -> bool:
-    return len(probabilities) == classes and bool(np.isfinite(probabilities).all())
-
-
-def _same_images(one: Predictions, other: Predictions) -> bool:
-    return np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
-
-
-def _adjust(conditions: Sequence[Document]) -> None:
-    """Add adjusted p-values, one family per metric."""
-    for metric in METRICS:
-        family = [d[metric] for each in conditions for d in each["differences"].values() if metric in d]
-        for difference, adjusted in zip(family, holm([d["p_value"] for d in family]), strict=True):
-            difference["p_adjusted"] = adjusted
+    entries = [entry for entry in document["results"] if _key(entry) == key]
+    return read_predictions(path, document, max(entries, key=lambda entry: entry["n"]))

@@ -19,15 +19,7 @@ from dpaat.evaluation.specs import CLEAN
 
 @dataclass(frozen=True, eq=False)
 class CorruptedView:
-    """Images as a corruption leaves them, made when indexed.
-
-    Attributes:
-        images: `(N, C, H, W)`, uint8.
-        ids: name of each image `(N,)`.
-        name: the corruption.
-        severity: 1 to 5.
-        seed: of all draws.
-    """
+    """Images `(N, C, H, W)` uint8 as a corruption of some severity leaves them, made when indexed; `ids` are `(N,)`."""
 
     images: ImageArray
     ids: np.ndarray
@@ -49,11 +41,10 @@ def run_corruptions(
     ids: np.ndarray,
     *,
     classes: tuple[str, ...],
-    batch_size: int = 128,
-    device: str | torch.device = "cpu",
     seed: int = 0,
     journal: Journal | None = None,
     progress: bool = True,
+    **options: Any,
 ) -> dict[str, Any]:
     """Measure a model on clean and on corrupted images.
 
@@ -63,11 +54,10 @@ def run_corruptions(
         labels: `(N,)`, int64.
         ids: name of each image `(N,)`; its draws depend on it.
         classes: K class names.
-        batch_size: images per batch.
-        device: where to compute.
-        seed: of the draws.
         journal: where finished batches are kept.
         progress: show a bar with the time left.
+        seed: of the draws.
+        options: of `Attacker`: batch_size, device.
 
     Returns:
         "accuracy" and "balanced_accuracy": for every corruption, the five scores by severity, and under "clean" one;
@@ -83,16 +73,9 @@ def run_corruptions(
         for number, (name, severity) in enumerate(conditions):
             bar.expect(f"{name} {severity or ''}", (len(conditions) - number) * len(labels))
             view = CorruptedView(images, ids, name, severity, seed) if severity else images
+            own = journal.within(f"{name}-{severity}")
             attacker = Attacker(
-                model,
-                view,
-                labels,
-                num_classes=len(classes),
-                batch_size=batch_size,
-                device=device,
-                seed=seed,
-                journal=journal.within(f"{name}-{severity}"),
-                progress=False,
+                model, view, labels, num_classes=len(classes), seed=seed, journal=own, progress=False, **options
             )
             predicted = torch.from_numpy(attacker.outputs(CLEAN).predicted)
             metrics = verdict_metrics(predicted, torch.from_numpy(labels), classes)

@@ -25,12 +25,8 @@ Errors = Mapping[str, Sequence[float]]
 class CorruptionInfo:
     """A corruption that can be named.
 
-    Attributes:
-        name: its key.
-        function: called as `function(image, severity, rng)`, image `(C, H, W)` uint8, severity 1 to 5; returns a
-            uint8 image of the same shape.
-        description: one line.
-        colour_only: whether it has no meaning for grey images.
+    `function(image, severity, rng)` takes an image `(C, H, W)` uint8 and a severity from 1 to 5, and returns a uint8
+    image of the same shape. `colour_only` corruptions have no meaning for grey images.
     """
 
     name: str
@@ -71,11 +67,7 @@ class CorruptionSummary(TypedDict):
 
 
 def find_corruption(name: str) -> CorruptionInfo:
-    """Look a corruption up by name.
-
-    Raises:
-        UserError: no such corruption; names the nearest ones.
-    """
+    """Look a corruption up by name; raises UserError if there is none, naming the nearest."""
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)
     return CORRUPTIONS[name]

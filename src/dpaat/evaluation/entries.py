@@ -18,19 +18,12 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Population:
-    """The images that a result is about.
+    """The images that a result is about."""
 
-    Attributes:
-        data: name of the dataset, such as "ham10000".
-        fingerprint: the dataset's.
-        split: "train", "val", "test" or "all".
-        n: number of images, fewer than the split has after a draw.
-    """
-
-    data: str
-    fingerprint: str
-    split: str
-    n: int
+    data: str  # name of the dataset, such as "ham10000"
+    fingerprint: str  # the dataset's
+    split: str  # "train", "val", "test" or "all"
+    n: int  # number of images, fewer than the split has after a draw
 
 
 @dataclass(frozen=True)
@@ -48,14 +41,7 @@ class Group:
 
 
 def result_entry(result: Result, population: Population, intervals: Entry | None = None, **settings: Any) -> Entry:
-    """Describe a result for `evaluation.json`.
-
-    Args:
-        result: the model under one attack at one radius.
-        population: the images.
-        intervals: of the metrics, see `dpaat.evaluation.statistics.intervals`.
-        settings: what else it depends on: checkpoint, seed, device, batch size.
-    """
+    """Describe a result for `evaluation.json`; `settings` are what else it depends on, such as checkpoint and seed."""
     spec = result.spec
     attacked = spec.name != "clean"
     return {

@@ -30,15 +30,7 @@ class Journal:
         self.folder = folder
 
     def __call__(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
-        """Look a piece up, or compute and keep it.
-
-        Args:
-            key: what tells the piece from the others of this evaluation.
-            compute: makes the piece, arrays by name.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Look a piece up, or compute and keep it; raises UserError if the folder cannot be written."""
         if self.folder is None:
             return compute()
         path = self._path(key)

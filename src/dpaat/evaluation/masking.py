@@ -1,4 +1,4 @@
-"""Can a robustness number be believed? Checks that tell a model that holds from one that hides its gradient."""
+"""Gradient-masking diagnostics: tell a model that is robust from one that hides its gradient."""
 
 from __future__ import annotations
 
@@ -49,20 +49,8 @@ def masking_checks(
 ) -> list[Check]:
     """Look for gradient masking in any `nn.Module` that maps [0, 1] images to logits.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
-        labels: `(N,)`, int64, 0 to K - 1.
-        classes: K class names.
-        eps: reference radius, see `run_masking`.
-        options: norm, steps, queries and max_samples of `run_masking`; batch_size, device, seed, source, journal and
-            progress of `Attacker`.
-
-    Returns:
-        See `run_masking`.
-
-    Raises:
-        UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
+    `options` are norm, steps, queries and max_samples of `run_masking`, and those of `Attacker`; arguments and errors
+    are as for `dpaat.evaluation.evaluate_model`, the result is that of `run_masking`.
     """
     own = {name: options.pop(name) for name in ("norm", "steps", "queries", "max_samples") if name in options}
     attacker = Attacker(model, images, labels, num_classes=len(classes), **options)

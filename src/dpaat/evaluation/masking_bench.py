@@ -1,8 +1,7 @@
-"""What the masking checks measure: attacks, gradients and repeated answers, on chosen images, each seeded alone."""
+"""Measurements for the gradient-masking diagnostics: attacks, gradients and repeated answers, each seeded alone."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,10 @@ from typing_extensions import override
 from dpaat.attacks import apgd, apgd_targeted, fgsm, on_standing, pgd, square, transfer
 from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import check_logits
-from dpaat.attacks.gradient import evaluation_mode, input_gradient
+from dpaat.attacks.gradient import input_gradient
 from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import Start, make_ball
-from dpaat.evaluation.attacking import Attacker, full_precision
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.journal import Arrays
 from dpaat.evaluation.metrics import require_finite
 
@@ -41,17 +40,11 @@ _REACH_PASSES, _GRADIENT_PASSES = 2, 2 * 3 + len(PATH)
 
 @dataclass(frozen=True)
 class BenchAttack:
-    """An attack with its budget.
+    """An attack with its budget, called as `function(model, x, y, eps=, norm=, generator=)`."""
 
-    Attributes:
-        name: for people, and for the journal.
-        function: called as `function(model, x, y, eps=, norm=, generator=)`.
-        passes: most forward passes per image, the verdict included.
-    """
-
-    name: str
+    name: str  # for people, and for the journal
     function: Callable[..., Tensor]
-    passes: int
+    passes: int  # most forward passes per image, the verdict included
 
 
 class Bench:
@@ -64,9 +57,8 @@ class Bench:
         steps: of APGD.
         queries: of Square.
 
-    Attributes:
-        attacks: by role: "search" to choose a radius, "ce", "targeted", "more", "zero", "random", "single", "square",
-            and "transfer" where the attacker has a source.
+    `attacks` are by role: "search" to choose a radius, "ce", "targeted", "more", "zero", "random", "single", "square",
+    and "transfer" where the attacker has a source.
     """
 
     def __init__(self, attacker: Attacker, *, norm: str, eps: float, steps: int, queries: int) -> None:
@@ -77,11 +69,7 @@ class Bench:
         self._left += REPEATS + _REACH_PASSES + _GRADIENT_PASSES
 
     def clean(self, positions: np.ndarray) -> np.ndarray:
-        """Logits of several passes over the same images `(n, REPEATS, K)`.
-
-        Raises:
-            UserError: outputs that are not finite logits `(n, K)`.
-        """
+        """Logits of several passes over the same images `(n, REPEATS, K)`; UserError where they are not finite."""
         attacker = self.attacker
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -159,19 +147,11 @@ class Bench:
         return self._run(attack.name, positions, work, norm, round(eps, 9), passes=attack.passes)["fallen"]
 
     def _run(self, name: str, positions: np.ndarray, work: Work, *key: object, passes: int) -> Arrays:
-        attacker, parts = self.attacker, []
-        attacker.bar.expect(name, max(self._left, passes) * len(positions))
+        self.attacker.bar.expect(name, max(self._left, passes) * len(positions))
         self._left -= passes
-        with evaluation_mode(attacker.model), full_precision():
-            for first in range(0, len(positions), attacker.batch_size):
-                batch = positions[first : first + attacker.batch_size]
-                unit = repr(("masking", name, *key, zlib.crc32(np.ascontiguousarray(batch).tobytes())))
-                known = attacker.journal.holds(unit)
-                parts.append(attacker.journal(unit, partial(self._unit, unit, batch, work)))
-                (attacker.bar.skipped if known else attacker.bar.done)(passes * len(batch))
-        return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+        return self.attacker.batches(("masking", name, *key), positions, partial(self._unit, work), passes=passes)
 
-    def _unit(self, unit: str, batch: np.ndarray, work: Work) -> Arrays:
+    def _unit(self, work: Work, batch: np.ndarray, unit: str) -> Arrays:
         attacker = self.attacker
         generator = attacker.generator(unit)
         # A model that draws takes its numbers from the global generators: these are keyed too, and given back.

@@ -1,4 +1,4 @@
-"""Verdicts on whether attacks fail because gradients are hidden: from what was measured to pass, warn or fail."""
+"""Verdicts of the gradient-masking diagnostics: from what was measured to pass, warn or fail."""
 
 from __future__ import annotations
 
@@ -41,19 +41,12 @@ TARGETED_GAIN = (0.20, 0.30)
 
 @dataclass(frozen=True)
 class Check:
-    """One sign of gradient masking, looked for.
-
-    Attributes:
-        name: what was looked at.
-        verdict: "pass", "warn", "fail"; "skipped" if it could not be done.
-        evidence: one sentence with the numbers, or the reason for skipping.
-        values: the numbers, ready for JSON.
-    """
+    """One sign of gradient masking, looked for."""
 
     name: str
-    verdict: Verdict
-    evidence: str
-    values: dict[str, Any] = field(default_factory=dict)
+    verdict: Verdict  # "skipped" if it could not be done
+    evidence: str  # one sentence with the numbers, or the reason for skipping
+    values: dict[str, Any] = field(default_factory=dict)  # the numbers, ready for JSON
 
 
 def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
@@ -83,9 +76,7 @@ def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
 def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:
     """Fail a model whose answer does not depend on the image; warn of one that is no better than guessing.
 
-    Args:
-        logits: of clean images `(N, K)`.
-        labels: `(N,)`.
+    Takes logits of clean images `(N, K)` and their labels `(N,)`.
     """
     predicted = logits.argmax(1)
     top, commonest = (float(np.bincount(each).max() / len(labels)) for each in (predicted, labels))
@@ -106,11 +97,7 @@ def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:
 
 
 def judge_repeatability(passes: np.ndarray) -> Check:
-    """Fail a model that gives two answers for the same image.
-
-    Args:
-        passes: logits of the same images, pass after pass `(N, P, K)`.
-    """
+    """Fail a model that gives two answers for the same image: logits pass after pass `(N, P, K)`."""
     first = passes[:, :1]
     difference = float(np.abs(passes - first).max() / max(float(np.ptp(first)), np.finfo(np.float32).tiny))
     changed = int((passes.argmax(2) != first.argmax(2)).any(1).sum())
@@ -123,11 +110,7 @@ def judge_repeatability(passes: np.ndarray) -> Check:
 
 
 def judge_gradient(silent: np.ndarray) -> Check:
-    """Fail a model whose cross-entropy has no gradient to follow.
-
-    Args:
-        silent: whether the gradient at the image gives no direction `(n,)`.
-    """
+    """Fail a model whose cross-entropy has no gradient to follow: whether that at each image is silent `(n,)`."""
     share = float(silent.mean())
     evidence = f"the cross-entropy has no gradient at {silent.sum()} of {len(silent)} correctly classified images"
     return Check("gradient", _above(share, FEW, MANY), evidence, {"images": len(silent), "share": share})
@@ -136,9 +119,8 @@ def judge_gradient(silent: np.ndarray) -> Check:
 def judge_start(ratio: np.ndarray, fell: Check) -> Check:
     """Fail a model whose gradient vanishes at the images themselves, so that attacks from there go nowhere.
 
-    Args:
-        ratio: length of the gradient at the image over that at a random point of the ball `(n,)`.
-        fell: PGD from a random start compared with PGD from the image.
+    `ratio` is the length of the gradient at the image over that at a random point of the ball `(n,)`; `fell` compares
+    PGD from a random start with PGD from the image.
     """
     lost = ratio < VANISHING
     share = float(lost.mean())
@@ -176,15 +158,11 @@ def judge_ascent(odds: np.ndarray, standing: np.ndarray, points: Sequence[str], 
 
 
 def judge_large_radius(standing: np.ndarray, labels: np.ndarray, curve: dict[str, float]) -> Check:
-    """Fail attacks that leave more than 1/K at Linf 0.5.
+    """Fail attacks that leave a balanced accuracy of more than 1/K at Linf 0.5, K the classes among the labels.
 
     Within 0.5 every image can be made the same uniform grey, for which a model has one answer: the worst case has a
-    balanced accuracy of at most 1/K whatever the model, so there is no tolerance.
-
-    Args:
-        standing: whether each image withstands the attack at Linf 0.5 `(N,)`.
-        labels: `(N,)`; K counts the classes among them.
-        curve: share that PGD leaves standing, by radius.
+    balanced accuracy of at most 1/K whatever the model, so there is no tolerance. `standing` is whether each image
+    withstands the attack there `(N,)`, `curve` the share that PGD leaves standing, by radius.
     """
     balanced, limit = balanced_share(standing, labels), 1 / len(np.unique(labels))
     steps = ", ".join(f"{share:.1%} at {radius}" for radius, share in curve.items())
@@ -208,14 +186,8 @@ def compare(
     """Fail if an attack that should be no stronger is stronger beyond noise.
 
     Stronger beyond noise means both: the one-sided exact McNemar test on the images that fall to only one of the two
-    gives p < 0.05, and the difference is above `gain`.
-
-    Args:
-        name: of the check.
-        challenger: name, and whether each image falls to it `(n,)`.
-        reference: name, and whether each image falls to it `(n,)`.
-        radius: in words.
-        gain: differences, in shares of the images, from which it warns and fails.
+    gives p < 0.05, and the difference, as a share of the images, is above `gain`, from which it warns and fails.
+    Attacks come with their names and whether each image falls to them `(n,)`; `radius` is in words.
     """
     (one, first), (two, second) = challenger, reference
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())

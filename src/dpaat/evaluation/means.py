@@ -1,4 +1,4 @@
-"""Intervals for the mean of any score that every image has, with the lesion as the unit (`docs/statistics.md`)."""
+"""Intervals for the mean of a score that every image has, with the lesion as the unit (`docs/statistics.md`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TypedDict
 
 import numpy as np
 
+from dpaat.evaluation.proportions import holding, recall_interval
 from dpaat.evaluation.replicates import SMOOTHING
 from dpaat.evaluation.resampling import Clusters, find_clusters, recall_moments
-from dpaat.evaluation.statistics import Score, half_width, holding, proportion_score, recall_interval
+from dpaat.evaluation.statistics import Score, half_width, proportion_score
 
 
 class ClassMean(Score):

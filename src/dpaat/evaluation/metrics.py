@@ -1,4 +1,4 @@
-"""Classification metrics that stay meaningful when two thirds of the images are of one class."""
+"""Classification metrics for unequal classes."""
 
 from __future__ import annotations
 
@@ -38,14 +38,7 @@ class Metrics(TypedDict):
 
 
 def require_finite(outputs: Tensor) -> None:
-    """Check that every image has finite model outputs.
-
-    Args:
-        outputs: logits or probabilities `(N, K)`.
-
-    Raises:
-        UserError: some are NaN or infinite; says for how many images.
-    """
+    """Refuse model outputs `(N, K)` that are NaN or infinite; the UserError says for how many images."""
     bad = int((~outputs.isfinite()).any(dim=1).sum())
     if bad:
         raise UserError(
@@ -55,16 +48,7 @@ def require_finite(outputs: Tensor) -> None:
 
 
 def require_labels(labels: Tensor, n: int, num_classes: int) -> None:
-    """Check that every image has a label, and that it is one of the classes.
-
-    Args:
-        labels: true classes.
-        n: number of images.
-        num_classes: K.
-
-    Raises:
-        UserError: not `(n,)` whole numbers from 0 to K - 1.
-    """
+    """Refuse labels other than `(n,)` whole numbers from 0 to K - 1, by a UserError."""
     if labels.shape != (n,):
         raise UserError(f"{n} images but labels of shape {tuple(labels.shape)}")
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
@@ -145,14 +129,10 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
 
 
 def one_answer(predicted: np.ndarray, labels: np.ndarray) -> str | None:
-    """Say so where a model answers one class whatever the image.
+    """Say so where a model answers one class whatever the image, such as "answers nv for all 2,003 images: ...".
 
-    Args:
-        predicted: names of the classes that it answers on clean images `(N,)`.
-        labels: the true classes `(N,)`, as names or numbers; where all are one class, one answer is no fault.
-
-    Returns:
-        Such as "answers nv for all 2,003 images: the constant answer", or None.
+    Takes names of the classes that it answers on clean images `(N,)` and the true classes `(N,)`, as names or numbers;
+    where all of these are one class, one answer is no fault.
     """
     if len(np.unique(predicted)) != 1 or len(np.unique(labels)) < 2:
         return None
@@ -199,16 +179,15 @@ def curve_area(eps: Sequence[float], values: Sequence[float]) -> float:
     return float(np.trapezoid(values, eps) / eps[-1]) if len(eps) > 1 else float(values[0])
 
 
+def area_weights(eps: Sequence[float]) -> list[float]:
+    """Weights of the points in `curve_area`."""
+    return [curve_area(eps, unit.tolist()) for unit in np.eye(len(eps))]
+
+
 def constant_predictor(labels: Tensor, classes: Sequence[str], majority: str) -> Metrics:
     """Score the predictor that gives one answer whatever the image: the floor that every model must beat.
 
-    Args:
-        labels: true classes `(N,)`, int64.
-        classes: K class names.
-        majority: the answer, the most frequent class of the *training* set.
-
-    Raises:
-        UserError: `majority` is not one of the classes.
+    `majority` is the answer, the most frequent class of the *training* set; raises UserError if it is no class.
     """
     if majority not in classes:
         raise UserError(f"the constant predictor's class {majority!r} is not among the classes {', '.join(classes)}")

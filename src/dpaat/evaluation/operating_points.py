@@ -1,4 +1,4 @@
-"""Sensitivity where a clinic would use the model: at thresholds that fix the specificity, clean and under attack."""
+"""Operating points: sensitivity at thresholds that fix the specificity, clean and under attack."""
 
 from __future__ import annotations
 
@@ -18,21 +18,13 @@ SPECIFICITIES = (0.80, 0.90, 0.95)
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where to say yes to a binary question, as chosen on validation images.
+    """Where to say yes to a binary question, as chosen on validation images."""
 
-    Attributes:
-        task: the question, such as "malignant".
-        positives: the classes whose answer is yes.
-        specificity: wanted on validation, in (0, 1].
-        temperature: by which logits are divided.
-        value: the answer is yes where the score of `task_scores` is larger; log-odds.
-    """
-
-    task: str
-    positives: tuple[str, ...]
-    specificity: float
-    temperature: float
-    value: float
+    task: str  # such as "malignant"
+    positives: tuple[str, ...]  # the classes whose answer is yes
+    specificity: float  # wanted on validation, in (0, 1]
+    temperature: float  # by which logits are divided
+    value: float  # the answer is yes where `task_scores` are larger; log-odds
 
 
 class OperatingPoint(TypedDict):
@@ -64,11 +56,8 @@ def task_scores(
         classes: K class names in the order of the columns.
         temperature: T; with more than two classes it changes the ranking.
 
-    Returns:
-        Scores `(N,)`, float64.
-
-    Raises:
-        ValueError: P has an unknown class, none, or all of them; or the logits are not finite or do not fit.
+    Returns scores `(N,)`, float64; raises ValueError where P has an unknown class, none, or all of them, or where the
+    logits are not finite or do not fit.
     """
     chosen = _members(positives, classes)
     if logits.ndim != 2 or logits.shape[1] != len(classes) or not np.isfinite(logits).all():
@@ -81,15 +70,8 @@ def threshold_at(scores: np.ndarray, positive: np.ndarray, specificity: float) -
     """Smallest threshold t at which at least the wanted share of the negatives has a score of at most t.
 
     With n negatives this is the m-th smallest of their scores, m = ceil(specificity * n). Negatives that tie with it
-    count as negative too, so that the specificity reached may be higher.
-
-    Args:
-        scores: `(N,)`, finite.
-        positive: whether each image is positive `(N,)`, bool.
-        specificity: wanted, in (0, 1].
-
-    Raises:
-        ValueError: no negatives, or a specificity outside (0, 1].
+    count as negative too, so that the specificity reached may be higher. Takes finite scores `(N,)` and whether each
+    image is positive `(N,)`; raises ValueError for no negatives, or a specificity outside (0, 1].
     """
     if not 0 < specificity <= 1:
         raise ValueError(f"specificity must be above 0 and at most 1, not {specificity}")
@@ -111,13 +93,8 @@ def choose_thresholds(
 ) -> list[Threshold]:
     """Choose thresholds on clean validation images; a task without negatives there has none.
 
-    Args:
-        logits: of the validation images, see `task_scores`.
-        labels: `(N,)`, int64, 0 to K - 1.
-        tasks: name to positive classes, see `dpaat.data.table.tasks_of`.
-        classes: K class names in the order of the columns.
-        specificities: wanted, each in (0, 1].
-        temperature: see `dpaat.evaluation.calibration.fit_temperature`.
+    `logits` are as for `task_scores`, `labels` `(N,)` int64, `tasks` maps names to positive classes; for `temperature`
+    see `dpaat.evaluation.calibration.fit_temperature`.
     """
     thresholds = []
     for task, positives in tasks.items():

@@ -1,4 +1,4 @@
-"""What an evaluation is to do."""
+"""The plan of an evaluation: attacks, radii and images."""
 
 from __future__ import annotations
 
@@ -105,11 +105,7 @@ class Plan:
 
 
 def parse_steps(text: str | int | None, attacks: Sequence[str]) -> dict[str, int]:
-    """Read budgets as people write them: "20" for every attack, or "apgd-t=50,square=1000".
-
-    Raises:
-        UserError: not a number, or an unknown attack.
-    """
+    """Read budgets as people write them: "20" for every attack, or "apgd-t=50,square=1000"."""
     if text is None:
         return {}
     budgets: dict[str, int] = {}
@@ -125,16 +121,9 @@ def parse_steps(text: str | int | None, attacks: Sequence[str]) -> dict[str, int
 
 
 def stratified_draw(labels: np.ndarray, n: int, *, seed: int, at_least: int = 1) -> np.ndarray:
-    """Draw n positions, each class in proportion to its size, but at least so many of each while n and it allow.
+    """Draw n positions, each class of `labels` `(N,)` in proportion to its size, but at least so many while it allows.
 
-    Args:
-        labels: `(N,)` class numbers.
-        n: how many; all are returned if N is not larger.
-        seed: of the draw.
-        at_least: wanted of each class.
-
-    Returns:
-        Ascending positions, int64.
+    Returns ascending positions, int64; all of them if N is not larger than n.
     """
     if n >= len(labels):
         return np.arange(len(labels))

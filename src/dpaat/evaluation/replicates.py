@@ -1,4 +1,4 @@
-"""Several runs of one recipe: seeds on the same images, folds on different ones."""
+"""Replicates of a recipe: seeds on the same images, folds on different ones."""
 
 from __future__ import annotations
 
@@ -23,23 +23,14 @@ SMOOTHING = 3 / 4
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one run says about its images.
+    """What one run says about its images."""
 
-    Attributes:
-        ids: image ids, `(N,)` str.
-        labels: true classes, `(N,)` int64, 0 to K - 1.
-        groups: the lesion of every image, `(N,)`.
-        predicted: predicted classes, `(N,)` int64.
-        probabilities: class probabilities, `(N, K)`, or None where only the predicted class is known.
-        classes: K class names.
-    """
-
-    ids: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray | None
-    classes: Sequence[str]
+    ids: np.ndarray  # `(N,)` str
+    labels: np.ndarray  # true classes, `(N,)` int64, 0 to K - 1
+    groups: np.ndarray  # the lesion of every image, `(N,)`
+    predicted: np.ndarray  # classes, `(N,)` int64
+    probabilities: np.ndarray | None  # `(N, K)`, None where only the predicted class is known
+    classes: Sequence[str]  # K names
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
@@ -50,22 +41,19 @@ class Predictions:
         if self.probabilities is not None and self.probabilities.shape != (n, k):
             raise ValueError(f"probabilities have shape {self.probabilities.shape}, not {(n, k)}")
 
+    def same_images(self, other: Predictions) -> bool:
+        """Whether another run has the same images with the same labels, in the same order."""
+        return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
+
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Outcomes on one set of images, of S seeds of one recipe, or differences between two recipes.
+    """Outcomes on one set of images, of S seeds of one recipe, or differences between two recipes."""
 
-    Attributes:
-        images: any of the runs, for what does not depend on the model.
-        blocks: the lesions as they are left out for average precision.
-        correct: 1 or 0 for every seed and image, `(S, N)`, or their differences.
-        precision: see `precision_moments`, `(S, 1 + blocks, K)`; None without probabilities.
-    """
-
-    images: Predictions
-    blocks: Clusters
-    correct: np.ndarray
-    precision: np.ndarray | None
+    images: Predictions  # any of the runs, for what does not depend on the model
+    blocks: Clusters  # the lesions as they are left out for average precision
+    correct: np.ndarray  # 1 or 0 for every seed and image, `(S, N)`, or their differences
+    precision: np.ndarray | None  # see `precision_moments`, `(S, 1 + blocks, K)`; None without probabilities
 
     @property
     def recall_weights(self) -> np.ndarray:
@@ -109,7 +97,7 @@ def merge_seeds(runs: Sequence[Fold]) -> list[Fold]:
     for run in runs:
         for seeds in folds:
             first = seeds[0].images
-            if np.array_equal(run.images.ids, first.ids) and np.array_equal(run.images.labels, first.labels):
+            if run.images.same_images(first):
                 seeds.append(run)
                 break
             if np.isin(run.images.ids, first.ids).any():
@@ -122,14 +110,9 @@ def merge_seeds(runs: Sequence[Fold]) -> list[Fold]:
 
 
 def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
-    """Find the moments of every metric, pooled over folds and averaged over seeds.
+    """Find the moments of every metric, pooled over folds of one recipe, or of differences, and averaged over seeds.
 
-    Args:
-        folds: of one recipe, or differences.
-        paired: the folds hold differences.
-
-    Returns:
-        `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
+    Returns `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
     """
     num_classes = len(folds[0].images.classes)
     labels = np.concatenate([fold.images.labels for fold in folds])
@@ -176,10 +159,8 @@ def _merge(seeds: Sequence[Fold]) -> Fold:
 def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:
     """Add what another training would change, as far as several runs show it.
 
-    Args:
-        moments: with the variance from lesions.
-        values: the metric of every seed, per fold. Seeds show the variance of training by themselves; with one run
-            per fold it is what the folds differ by beyond their lesions.
+    `values` is the metric of every seed, per fold. Seeds show the variance of training by themselves; with one run per
+    fold it is what the folds differ by beyond their lesions.
     """
     dof = sum(len(seeds) - 1 for seeds in values)
     if dof:

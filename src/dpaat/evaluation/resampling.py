@@ -17,15 +17,10 @@ MAX_BLOCKS = 50
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Images in clusters, each within one class; a lesion, or a block of lesions.
+    """Images in clusters, each within one class; a lesion, or a block of lesions."""
 
-    Attributes:
-        index: the cluster of every image, `(N,)` int64 in 0 to C - 1.
-        label: the class of every cluster, `(C,)` int64.
-    """
-
-    index: np.ndarray
-    label: np.ndarray
+    index: np.ndarray  # the cluster of every image, `(N,)` int64 in 0 to C - 1
+    label: np.ndarray  # the class of every cluster, `(C,)` int64
 
     @property
     def size(self) -> np.ndarray:
@@ -39,19 +34,12 @@ class Clusters:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """A metric with its variance, taken apart by where the variance comes from.
-
-    Attributes:
-        value: the metric.
-        center: the metric corrected for bias and drawn away from the ends of its range.
-        variances: independent parts of its sampling variance, `(M,)`.
-        dof: degrees of freedom with which each part is known, `(M,)`.
-    """
+    """A metric with its variance, taken apart by where the variance comes from."""
 
     value: float
-    center: float
-    variances: np.ndarray
-    dof: np.ndarray
+    center: float  # the metric corrected for bias and drawn away from the ends of its range
+    variances: np.ndarray  # independent parts of its sampling variance, `(M,)`
+    dof: np.ndarray  # degrees of freedom with which each part is known, `(M,)`
 
     @property
     def variance(self) -> float:
@@ -64,12 +52,7 @@ class Moments:
 
 
 def find_clusters(labels: np.ndarray, groups: np.ndarray) -> Clusters:
-    """Make a cluster of the images that share both lesion and class.
-
-    Args:
-        labels: `(N,)` int64.
-        groups: the lesion of every image, `(N,)`.
-    """
+    """Make a cluster of the images that share both lesion and class; labels and groups are `(N,)`."""
     span = int(labels.max()) + 1
     _, lesion = np.unique(groups, return_inverse=True)
     keys, index = np.unique(lesion * span + labels, return_inverse=True)

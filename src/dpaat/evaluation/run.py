@@ -14,7 +14,7 @@ from dpaat.attacks import find_attack
 from dpaat.data.table import tasks_of
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.clinic import clinical_analyses
+from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruption_suite import run_corruptions
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.masking import run_masking, summary

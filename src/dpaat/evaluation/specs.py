@@ -1,4 +1,4 @@
-"""An attack with its budget, as plans, results and people name it."""
+"""Attacks with their budgets, as plans, results and people name them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ WORST_OF = "worst-of:"
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """An attack and its budget; the radius comes on top.
+    """An attack and its budget; the radius comes on top."""
 
-    Attributes:
-        name: a key of `dpaat.attacks.ATTACKS`, "clean" for no attack, or see `is_worst_case` for several together.
-        steps: iterations, or queries of an attack that sees no gradients; None for an attack without.
-        norm: "linf" or "l2".
-    """
-
-    name: str
-    steps: int | None = None
+    name: str  # of `ATTACKS`, "clean" for no attack, or see `is_worst_case`
+    steps: int | None = None  # iterations, or queries of an attack without gradients
     norm: str = "linf"
 
     @property

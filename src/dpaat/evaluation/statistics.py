@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from scipy import stats
 from scipy.special import expit, logit
 
+from dpaat.evaluation.proportions import design_effect, holding, recall_interval
 from dpaat.evaluation.replicates import Fold, Predictions, find_folds, find_moments
 from dpaat.evaluation.resampling import Moments
 
 __all__ = [
+    "Contrast",
     "Difference",
     "Intervals",
     "Predictions",
     "Score",
+    "adjust",
+    "contrast",
     "design_effect",
     "holm",
     "intervals",
@@ -24,6 +28,12 @@ __all__ = [
     "pooled_intervals",
     "recall_interval",
 ]
+
+
+ONE_SIDED = 0.9
+"""The lower end of the interval of this level is the lower one-sided bound at 95 %."""
+SIGNIFICANT = 0.05
+"""A p-value below this tells a difference from 0."""
 
 
 class Intervals(TypedDict):
@@ -40,6 +50,15 @@ class Score(TypedDict):
 
     value: float
     interval: list[float]
+
+
+class Contrast(TypedDict):
+    """A difference between recipes on the same images; `bound` is the lower one-sided one at 95 %."""
+
+    difference: float
+    interval: list[float]
+    bound: float
+    p_value: float
 
 
 class Difference(TypedDict):
@@ -133,67 +152,39 @@ def paired_difference(
         ValueError: runs that do not pair up.
     """
     for a, b in zip(first, second, strict=True):
-        if not (np.array_equal(a.ids, b.ids) and np.array_equal(a.labels, b.labels)):
+        if not a.same_images(b):
             raise ValueError("paired runs must have the same images with the same labels, in the same order")
     ours, theirs = find_folds(first), find_folds(second)
     our_scores, their_scores = fold_scores(ours, level), fold_scores(theirs, level)
-    differences = find_moments([a.minus(b) for a, b in zip(ours, theirs, strict=True)], paired=True)
-    found = {}
-    for name, moments in differences.items():
-        half, error = half_width(moments, level), np.sqrt(moments.variance)
-        ends = moments.center + np.array([-half, half])
-        p_value = 2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else 1.0
-        found[name] = Difference(
+    return {
+        name: Difference(
             first=our_scores[name],
             second=their_scores[name],
+            difference=found["difference"],
+            interval=[max(found["interval"][0], -1.0), min(found["interval"][1], 1.0)],
+            p_value=found["p_value"],
+        )
+        for name, found in contrast(ours, theirs, level=level).items()
+    }
+
+
+def contrast(first: Sequence[Fold], second: Sequence[Fold], *, level: float = 0.95) -> dict[str, Contrast]:
+    """Compare outcomes on the same images, sorted into folds already: first minus second, see `paired_difference`."""
+    found = {}
+    pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]
+    for name, moments in find_moments(pairs, paired=True).items():
+        error = np.sqrt(moments.variance)
+        ends = moments.center + np.array([-1, 1]) * half_width(moments, level)
+        p_value = (
+            2 * stats.t.sf(abs(moments.center) / error, degrees_of_freedom(moments)) if error else moments.value == 0
+        )
+        found[name] = Contrast(
             difference=moments.value,
-            interval=holding(moments.value, np.clip(ends, -1, 1)),
+            interval=holding(moments.value, ends),
+            bound=min(moments.value, moments.center - half_width(moments, ONE_SIDED)),
             p_value=float(p_value),
         )
     return found
-
-
-def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Find a Jeffreys interval for a proportion of clustered images.
-
-    The images count as n / deff, with the design effect deff = 1 + (m - 1) rho: m is the size of the lesion that an
-    image is in, averaged over images; rho is the intra-cluster correlation by the analysis of variance, held between
-    0 and 1, and 1 where nothing varies, the cautious assumption.
-
-    Args:
-        correct: right or wrong, `(n,)`, of the images of one class.
-        groups: the lesion of every image, `(n,)`.
-        level: share of the intervals that should cover.
-
-    Raises:
-        ValueError: no images, or shapes that do not fit.
-
-    Source: L. D. Brown, T. T. Cai, A. DasGupta, "Interval estimation for a binomial proportion", Statistical Science
-    16 (2001), section 3; L. Kish, "Survey Sampling" (1965), section 5.4.
-    """
-    if correct.ndim != 1 or correct.shape != groups.shape or not len(correct):
-        raise ValueError(f"correct {correct.shape} and groups {groups.shape} must be of one length, at least 1")
-    n, rate = len(correct), float(np.mean(correct))
-    effective = n / design_effect(correct, groups)
-    tail = (1 - level) / 2
-    a, b = rate * effective + 0.5, (1 - rate) * effective + 0.5
-    low, high = holding(rate, stats.beta.ppf([tail, 1 - tail], a, b))
-    return low, high
-
-
-def design_effect(values: np.ndarray, groups: np.ndarray) -> float:
-    """Find how many clustered images are worth one independent image, see `recall_interval`."""
-    _, lesion = np.unique(groups, return_inverse=True)
-    size = np.bincount(lesion)
-    n, lesions = len(values), len(size)
-    heaviest = float(np.sum(size**2) / n)
-    means = np.bincount(lesion, values) / size
-    within = np.sum((values - means[lesion]) ** 2) / max(n - lesions, 1)
-    between = np.sum(size * (means - np.mean(values)) ** 2) / max(lesions - 1, 1)
-    typical = (n - heaviest) / max(lesions - 1, 1)
-    total = between + (typical - 1) * within
-    correlation = float(np.clip((between - within) / total, 0, 1)) if total > 0 else 1.0
-    return 1 + (heaviest - 1) * correlation
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -209,15 +200,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def fold_scores(folds: Sequence[Fold], level: float) -> dict[str, Score]:
+def adjust(comparisons: Iterable[Mapping[str, Any] | None]) -> None:
+    """Add `p_adjusted` to contrasts by metric: Holm's method, one family a metric whatever its radius ("map@2/255")."""
+    families: dict[str, list[Any]] = {}
+    for contrasts in comparisons:
+        for name, found in (contrasts or {}).items():
+            families.setdefault(name.partition("@")[0], []).append(found)
+    for family in families.values():
+        for found, adjusted in zip(family, holm([each["p_value"] for each in family]), strict=True):
+            found["p_adjusted"] = adjusted
+
+
+def fold_scores(folds: Sequence[Fold], level: float = 0.95) -> dict[str, Score]:
     """Find metrics and intervals of runs that are sorted into folds already, see `pooled_intervals`.
 
     Intervals are made on the logit scale, which keeps them within 0 and 1 and skews them as the metric is skewed.
     """
-    found = {}
-    for name, moments in find_moments(folds, paired=False).items():
-        found[name] = proportion_score(moments, level)
-    return found
+    return {name: proportion_score(moments, level) for name, moments in find_moments(folds, paired=False).items()}
 
 
 def proportion_score(moments: Moments, level: float) -> Score:
@@ -244,8 +243,3 @@ def half_width(moments: Moments, level: float) -> float:
 
 def _within(interval: list[float], bounds: np.ndarray) -> list[float]:
     return [max(interval[0], float(bounds[0])), min(interval[1], float(bounds[1]))]
-
-
-def holding(value: float, ends: np.ndarray) -> list[float]:
-    """Stretch an interval to hold its metric, which corrections of the center may have left outside."""
-    return [float(min(ends[0], value)), float(max(ends[1], value))]

@@ -1,4 +1,4 @@
-"""Who is served worse: recall by age, sex, body site and source, compared within class."""
+"""Subgroup analysis: recall by age, sex, body site and source, compared within class."""
 
 from __future__ import annotations
 
@@ -59,13 +59,8 @@ def subgroups(
         classes: K class names.
         level: of the intervals, in (0, 1).
 
-    Returns:
-        Attribute to subgroup to `n`, `accuracy`, `per_class` (images, recall and its interval adjusted for groups, of
-        the classes present), `excess` and `excess_interval`. Age bands stand in their order, other subgroups in the
-        alphabet's, "unknown" last. With fewer than 10 images only `n` is given.
-
-    Raises:
-        ValueError: lengths that differ.
+    Returns attribute to subgroup to `Subgroup`, with recalls of the classes present, whose intervals are adjusted for
+    groups. Age bands stand in their order, other subgroups in the alphabet's, "unknown" last.
     """
     if not len(frame) == len(correct) == len(labels) == len(groups):
         raise ValueError(

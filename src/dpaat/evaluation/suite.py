@@ -1,4 +1,4 @@
-"""Robustness at fixed radii, the same for every method: single attacks, and the worst case over several."""
+"""The robustness suite: single attacks at fixed radii, and the worst case over several."""
 
 from __future__ import annotations
 
@@ -29,61 +29,35 @@ CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A model under one attack, or the worst case over several, at one radius.
-
-    Attributes:
-        spec: the attack.
-        eps: radius in units of a [0, 1] image, 0 for clean images.
-        predicted: class of every image `(N,)`.
-        metrics: scores; those that rank probabilities are None in the worst case.
-        probabilities: `(N, K)`, float64; None in the worst case, which has verdicts only.
-        fell_to: label of the attack that each image fell to, "" where it stands; in the worst case only.
-    """
+    """A model under one attack, or the worst case over several, at one radius."""
 
     spec: AttackSpec
-    eps: float
-    predicted: np.ndarray
-    metrics: Metrics
-    probabilities: Tensor | None = None
-    fell_to: np.ndarray | None = None
+    eps: float  # in units of a [0, 1] image, 0 for clean images
+    predicted: np.ndarray  # class of every image `(N,)`
+    metrics: Metrics  # those that rank probabilities are None in the worst case
+    probabilities: Tensor | None = None  # `(N, K)`, float64; None in the worst case
+    fell_to: np.ndarray | None = None  # in the worst case: the attack that each fell to, "" where it stands
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The worst case over growing radii, from 0.
+    """The worst case over growing radii, from 0."""
 
-    Attributes:
-        eps: radii, ascending, the first 0.
-        accuracy: robust accuracy at each.
-        balanced_accuracy: robust balanced accuracy at each.
-        area: up to this radius, the largest fixed one, the area under both curves is taken.
-        accuracy_area: normalized area under the robust accuracy, in [0, 1].
-        balanced_accuracy_area: the same under the robust balanced accuracy.
-        fallen_to: for every radius, how many images fell to which attack, in the order of the attacks, those that an
-            earlier one had not felled; "" for those that stand.
-    """
-
-    eps: list[float]
-    accuracy: list[float]
-    balanced_accuracy: list[float]
-    area: float
-    accuracy_area: float
+    eps: list[float]  # radii, ascending, the first 0
+    accuracy: list[float]  # robust accuracy at each
+    balanced_accuracy: list[float]  # the same, balanced
+    area: float  # the largest fixed radius, up to which the areas are taken
+    accuracy_area: float  # normalized area under the robust accuracy, in [0, 1]
     balanced_accuracy_area: float
-    fallen_to: list[dict[str, int]]
+    fallen_to: list[dict[str, int]]  # by radius: images that fell to each attack and not before, "" stand
 
 
 def run_attacks(
     attacker: Attacker, specs: Sequence[AttackSpec], radii: Sequence[float], classes: Sequence[str]
 ) -> Iterator[Result]:
-    """Evaluate on clean images, then under every attack at every radius, on all images.
+    """Evaluate on clean images, then under every attack at every radius, on all images; results come one by one.
 
-    Each result comes as soon as it is done.
-
-    Args:
-        attacker: the model and its images.
-        specs: attacks.
-        radii: in units of a [0, 1] image, ascending; 0 adds nothing to the clean result.
-        classes: K class names.
+    Radii are in units of a [0, 1] image, ascending; 0 adds nothing to the clean result.
     """
     radii = [eps for eps in radii if eps > 0]
     plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii)]
@@ -155,8 +129,7 @@ def run_ensemble(
         radii: in units of a [0, 1] image, ascending.
         classes: K class names.
 
-    Yields:
-        A result per attack of `specs` and radius, clean first, then the worst case over both at every radius.
+    Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius.
     """
     radii = [eps for eps in radii if eps > 0]
     stages = [(spec, radii) for spec in ensemble] if radii else []

@@ -1,4 +1,4 @@
-"""Where a model looks, in numbers: attribution maps, scored against masks, against each other and against chance."""
+"""Interpretability: attribution maps, scored against masks, against each other and against chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointi
 from dpaat.interpret.randomization import Verdict, randomization_check
 from dpaat.interpret.run import ExplainPlan, explain, explain_run
 from dpaat.interpret.similarity import rank_correlation, structural_similarity
-from dpaat.interpret.table import explanation_tables
+from dpaat.interpret.tables import explanation_tables
 
 __all__ = [
     "MAPS",

@@ -1,4 +1,4 @@
-"""Does the input gradient look like the image?"""
+"""Alignment of input gradient and image."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from torch import Tensor
 
 
 def gradient_alignment(gradient: Tensor, x: Tensor) -> np.ndarray:
-    """Absolute cosine between input gradient and image, both freed of their mean in every channel.
+    """Absolute cosine between input gradient and image `(B, C, H, W)`, both freed of their mean in every channel.
 
-    Without that, the cosine would tell how bright the image is. Robust linear classifiers are aligned exactly.
-
-    Args:
-        gradient: of a logit for the image, `(B, C, H, W)`.
-        x: images `(B, C, H, W)`.
-
-    Returns:
-        `(B,)` float64 in [0, 1]; 0 where either is uniform.
+    Without that, the cosine would tell how bright the image is. Robust linear classifiers are aligned exactly. Returns
+    `(B,)` float64 in [0, 1]; 0 where either is uniform.
 
     Source: C. Etmann et al., "On the Connection Between Adversarial Robustness and Saliency Map Interpretability",
     ICML 2019, arXiv 1905.04172, section 2 (there without absolute value and centring).

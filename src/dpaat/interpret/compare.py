@@ -1,4 +1,4 @@
-"""Two explained runs, image by image."""
+"""Paired comparison of two explained runs, image by image."""
 
 from __future__ import annotations
 
@@ -23,14 +23,9 @@ KEYS = ["id", "group", "label", "map", "eps", "score"]
 def compare_explanations(first: Path, second: Path) -> list[dict[str, Any]]:
     """Find the differences of all scores of two runs on the images that both have: first minus second.
 
-    Args:
-        first: run folder.
-        second: another.
-
-    Returns:
-        One entry per set of images, map, radius and score: the fields of `Population`, where `n` counts the images in
-        common; `norm`, `map`, `eps`, `eps_text`, `score`; `mean`, `balanced` and, in `per_class`, each class with
-        `value` and `interval` of the difference.
+    Returns one entry per set of images, map, radius and score: the fields of `Population`, where `n` counts the images
+    in common; `norm`, `map`, `eps`, `eps_text`, `score`; `mean`, `balanced` and, in `per_class`, each class with
+    `value` and `interval` of the difference.
 
     Raises:
         UserError: a run that is not explained, or no images in common.

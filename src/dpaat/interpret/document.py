@@ -22,11 +22,7 @@ FOLDER = "interpretability"
 
 
 def read_interpretability(run: Path) -> Document | None:
-    """Read a run's `interpretability.json`; None if there is none.
-
-    Raises:
-        UserError: not JSON, or of another schema version.
-    """
+    """Read a run's `interpretability.json`, None if there is none; UserError for a damaged one or another version."""
     return read_document(run / INTERPRETABILITY_FILE, SCHEMA_VERSION, remedy="explain")
 
 
@@ -66,17 +62,8 @@ def save_explanation(
     """Write an explanation into the run folder; each file is replaced as a whole or not at all.
 
     An earlier explanation of the same images in the same norm is replaced, and those of another checkpoint, which
-    describe a model that is gone, are removed. Others stay.
-
-    Args:
-        run: the folder.
-        head: top-level fields; its `checkpoint` is that of the results.
-        entry: the results, with the fields of `Population`.
-        scores: see `read_scores`.
-        maps: see `read_maps`.
-
-    Returns:
-        The document, as written.
+    describe a model that is gone, are removed. Others stay. `head` are the top-level fields, `entry` the results with
+    the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`.
 
     Raises:
         UserError: the folder cannot be written, holds an unreadable document, or other weights by now.

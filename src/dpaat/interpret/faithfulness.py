@@ -1,4 +1,4 @@
-"""Do the pixels that a map calls important matter to the model? Take them away, or show only them."""
+"""Faithfulness of attribution maps: deletion and insertion curves."""
 
 from __future__ import annotations
 

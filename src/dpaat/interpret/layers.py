@@ -1,4 +1,4 @@
-"""Where Grad-CAM looks into a network: the deepest layer whose map still shows places."""
+"""Layer selection for Grad-CAM: the deepest layer whose map still shows places."""
 
 from __future__ import annotations
 
@@ -30,23 +30,14 @@ MOST_TOKENS = 16
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a network that gives a map.
+    """A layer of a network that gives a map `(height, width)`."""
 
-    Attributes:
-        name: as `--layer` takes it.
-        path: as `model.get_submodule` takes it.
-        height: of its map.
-        width: of its map.
-        axes: of its output that go down and across the image, or the one that holds both row by row.
-        first: where the map begins on that one axis; class tokens stand before it, or after its end.
-    """
-
-    name: str
-    path: str
+    name: str  # as `--layer` takes it
+    path: str  # as `model.get_submodule` takes it
     height: int
     width: int
-    axes: tuple[int, ...] = (2, 3)
-    first: int = 0
+    axes: tuple[int, ...] = (2, 3)  # of its output down and across the image, or the one of both row by row
+    first: int = 0  # where the map begins on that one axis; class tokens stand before or after
 
     def __str__(self) -> str:
         return f"{self.name} ({self.height} x {self.width})"
@@ -60,16 +51,11 @@ class Layer:
 
 
 def find_layer(model: nn.Module, x: Tensor, name: str | None = None) -> Layer:
-    """Choose the layer for Grad-CAM.
+    """Choose the layer for Grad-CAM, the deepest or one by its name, for images `x` of the size to be explained.
 
     The deepest one with a map of at least 8 x 8 that everything the model says depends on: a branch beside which the
     image reaches the output another way, as inside a residual block, would show a part of the story only. Of a model
     that answers from a class token, the deepest whose map still has a say.
-
-    Args:
-        model: maps images `(B, C, H, W)` to logits.
-        x: an image `(1, C, H, W)` of the size to be explained.
-        name: a layer by its name in place of the deepest.
 
     Raises:
         UserError: no such layer, one without a map or whose map has no say, or a network in which none is large enough.

@@ -25,20 +25,15 @@ Explain = Callable[[nn.Module, Tensor, Tensor, "Layer | None"], Tensor]
 class Attribution:
     """A kind of map that can be named on the command line.
 
-    Attributes:
-        name: its key.
-        function: called as `function(model, x, y, layer)` with images `(B, C, H, W)` in [0, 1] and classes `(B,)`;
-            returns maps `(B, H, W)`, 0 or larger, of arbitrary scale.
-        description: one line.
-        passes: forward passes per image, an input gradient counted as two.
-        needs_layer: whether it looks at a layer inside the network.
+    `function(model, x, y, layer)` takes images `(B, C, H, W)` in [0, 1] and classes `(B,)`; it returns maps
+    `(B, H, W)`, 0 or larger, of arbitrary scale.
     """
 
     name: str
     function: Explain
     description: str
-    passes: int
-    needs_layer: bool = False
+    passes: int  # forward passes per image, an input gradient counted as two
+    needs_layer: bool = False  # whether it looks at a layer inside the network
 
 
 def grad_cam(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None) -> Tensor:
@@ -138,11 +133,7 @@ REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {"centre": centre_map, "edge
 
 
 def find_maps(names: list[str]) -> list[Attribution]:
-    """Look kinds of map up by name, each once.
-
-    Raises:
-        UserError: none, or one that does not exist; names the nearest ones.
-    """
+    """Look kinds of map up by name, each once; raises UserError for none, or one that does not exist."""
     if not names:
         raise UserError(f"maps: name at least one of {', '.join(MAPS)}")
     for name in names:

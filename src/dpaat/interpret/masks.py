@@ -1,4 +1,4 @@
-"""Does a map lie on the lesion? Three scores of maps against masks, and what each is worth by chance.
+"""Localization scores: attribution maps against lesion masks, with chance levels.
 
 Ties are scored by the mean over all ways to break them, so that an empty and a uniform map score exactly their chance
 level, whichever of their pixels a sort would put first.
@@ -36,17 +36,10 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Array:
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Array:
-    """Whether a map's highest pixel lies inside the mask; chance level: the mask's share of the area.
+    """Whether a map's highest pixel lies inside the mask, `(B,)` in [0, 1]; chance: the mask's share of the area.
 
     Where several pixels are highest, the share of them inside. Unlike in the source there is no margin of tolerance,
-    which would need another size for every resolution.
-
-    Args:
-        maps: see `energy_inside`.
-        masks: see `energy_inside`.
-
-    Returns:
-        `(B,)` float64 in [0, 1].
+    which would need another size for every resolution. Arguments as for `energy_inside`.
 
     Source: J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016, arXiv 1608.00507, section
     4.2.
@@ -57,17 +50,10 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Array:
 
 
 def top_area_iou(maps: Tensor, masks: Tensor) -> Array:
-    """Intersection over union of the mask and the map's highest pixels, as many as the mask has.
+    """Intersection over union of the mask and the map's highest pixels, as many as the mask has, `(B,)` in [0, 1].
 
     With k pixels in the mask and I of the top k inside it, IoU = I / (2k - I). Taking equal areas leaves no threshold
-    to choose. Chance level: `iou_chance`.
-
-    Args:
-        maps: see `energy_inside`.
-        masks: see `energy_inside`.
-
-    Returns:
-        `(B,)` float64 in [0, 1].
+    to choose. Chance level: `iou_chance`; arguments as for `energy_inside`.
     """
     values, inside = _flat(maps, masks)
     found = np.empty(len(values))

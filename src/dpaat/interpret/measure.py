@@ -1,9 +1,10 @@
-"""All that an explanation asks of a model, batch by batch."""
+"""Measurements of an explanation, batch by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +36,7 @@ class Measured:
         faithfulness: kind of map, or `RANDOM_ORDER`, to the areas of deletion and insertion `(2, N)`, clean.
         alignment: radius to alignment of input gradient and image `(N,)`.
         alignment_chance: what a random direction would give.
-        perturbation: radius to the difference of adversarial and clean image as `(n, C, H, W)` int8 and its scale
-            `(n,)`, of the images to be kept.
+        perturbation: radius to adversarial less clean image, `(n, C, H, W)` int8 and scale `(n,)`, of those kept.
     """
 
     predicted: dict[float, np.ndarray] = field(default_factory=dict)
@@ -57,18 +57,10 @@ def measure(
     radii: Sequence[float],
     keep: np.ndarray,
 ) -> Measured:
-    """Explain the logit of every image's true class, clean and attacked.
+    """Explain the logit of every image's true class, clean and under an attack at radii above 0.
 
-    Args:
-        attacker: the model and its images.
-        kinds: of maps.
-        layer: for the kinds that need one.
-        spec: the attack.
-        radii: its radii, above 0.
-        keep: positions of the images whose perturbations are wanted.
-
-    Raises:
-        UserError: outputs or gradients that are not finite.
+    `keep` are positions of the images whose perturbations are wanted. Raises UserError for outputs or gradients that
+    are not finite.
     """
     batches = np.split(np.arange(len(attacker)), range(attacker.batch_size, len(attacker), attacker.batch_size))
     with evaluation_mode(attacker.model), full_precision():
@@ -165,23 +157,19 @@ def _quantized(perturbation: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _joined(parts: Sequence[Measured]) -> Measured:
-    first = parts[0]
-
-    def arrays(name: str, axis: int) -> dict:  # type: ignore[type-arg]
-        return {key: np.concatenate([getattr(part, name)[key] for part in parts], axis) for key in getattr(first, name)}
-
+    first = vars(parts[0])
     return Measured(
-        predicted=arrays("predicted", 0),
-        maps={key: torch.cat([part.maps[key] for part in parts]) for key in first.maps},
-        randomized={key: torch.cat([part.randomized[key] for part in parts]) for key in first.randomized},
-        faithfulness=arrays("faithfulness", 1),
-        alignment=arrays("alignment", 0),
-        alignment_chance=first.alignment_chance,
-        perturbation={
-            eps: (
-                np.concatenate([part.perturbation[eps][0] for part in parts]),
-                np.concatenate([part.perturbation[eps][1] for part in parts]),
-            )
-            for eps in first.perturbation
+        **{
+            name: {key: _join([vars(part)[name][key] for part in parts]) for key in values}
+            for name, values in first.items()
+            if name != "alignment_chance"
         },
+        alignment_chance=first["alignment_chance"],
     )
+
+
+def _join(values: Sequence[Any]) -> Any:
+    """Put what batches gave one after the other along the images, the last axis of an array of scores."""
+    if isinstance(values[0], tuple):
+        return tuple(np.concatenate(each) for each in zip(*values, strict=True))
+    return torch.cat([*values]) if isinstance(values[0], Tensor) else np.concatenate(values, axis=-1)

@@ -1,4 +1,4 @@
-"""The sanity check: a map that explains a model has to change when the model forgets all it has learned."""
+"""Parameter randomization: the sanity check of attribution maps."""
 
 from __future__ import annotations
 
@@ -20,30 +20,18 @@ FAIL, WARN = 0.5, 0.25
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the check found about one kind of map.
-
-    Attributes:
-        verdict: "pass", "warn", "fail", or "skipped" with fewer than 2 images.
-        evidence: the numbers behind it, one sentence.
-    """
+    """What the randomization check concluded: "pass", "warn" or "fail", and one sentence with the numbers."""
 
     verdict: str
     evidence: str
 
 
 def randomize(model: nn.Module, x: Tensor, *, seed: int = 0) -> nn.Module:
-    """Copy a model and shuffle the values of every parameter among themselves.
+    """Copy a model and shuffle the values of every parameter among themselves, in the modes of the model.
 
     That keeps the scale of every layer, for any kind of layer, and nothing that was learned beyond it. Running
-    statistics of normalization layers are taken anew, or the shuffled network could answer with constants.
-
-    Args:
-        model: left as it is.
-        x: images `(B, C, H, W)` in [0, 1] for the statistics.
-        seed: of the shuffling.
-
-    Returns:
-        A module in the modes of the model.
+    statistics of normalization layers are taken anew from images `x` `(B, C, H, W)`, or the shuffled network could
+    answer with constants.
     """
     random = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
@@ -62,15 +50,7 @@ def randomize(model: nn.Module, x: Tensor, *, seed: int = 0) -> nn.Module:
 def randomization_check(
     explain: Explain, model: nn.Module, x: Tensor, y: Tensor, *, layer: Layer | None = None, seed: int = 0
 ) -> Verdict:
-    """Compare the maps of a model with those of the same model, randomized.
-
-    Args:
-        explain: the attribution, called as `Attribution.function`.
-        model: maps images to logits `(B, K)`.
-        x: images `(B, C, H, W)` in [0, 1].
-        y: classes `(B,)`.
-        layer: for attributions that need one.
-        seed: of the shuffling.
+    """Compare the maps of a model with those of the same model, randomized; `explain` is as `Attribution.function`.
 
     Source: J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, arXiv 1810.03292, section 3 (there
     parameters are initialized anew, layer by layer).

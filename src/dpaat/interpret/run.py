@@ -111,14 +111,9 @@ def explain_run(
 ) -> Document:
     """Explain a trained run, and keep numbers and maps in its folder.
 
-    Args:
-        run: the run folder.
-        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
-            run's own, as it was split. What the run has learned from is left out of another dataset.
+    Args as for `dpaat.evaluation.evaluate_run`, but for:
         window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
         norm: "linf" or "l2"; None for the run's own.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        progress: show a progress bar with the time left on stderr.
         options: fields of `ExplainPlan`.
 
     Returns:
@@ -134,16 +129,7 @@ def explain_run(
 
 
 def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progress: bool = True) -> Document:
-    """Explain a model, and keep numbers and maps in its folder.
-
-    Args:
-        subject: the model and its data.
-        plan: what to do.
-        device: where to compute.
-        progress: show a progress bar with the time left on stderr.
-
-    Returns:
-        The document, as written to `interpretability.json`.
+    """Explain a model by a plan, and keep numbers and maps in its folder; returns the document as written.
 
     Raises:
         UserError: bad input, or a folder that cannot be written.

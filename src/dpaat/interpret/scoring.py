@@ -1,4 +1,4 @@
-"""From maps to numbers: one row per image and score, then means with intervals."""
+"""Scores of attribution maps: one row per image and score, then means with intervals."""
 
 from __future__ import annotations
 
@@ -23,21 +23,13 @@ from dpaat.radii import format_radius
 
 @dataclass(frozen=True)
 class ScoreInfo:
-    """A score that every image gets.
-
-    Attributes:
-        name: its key.
-        title: for people.
-        chance: what its chance level is.
-        low: least value it can have; the largest is 1.
-        binary: whether it is 0 or 1 but for ties.
-    """
+    """A score that every image gets."""
 
     name: str
-    title: str
-    chance: str
-    low: float = 0.0
-    binary: bool = False
+    title: str  # for people
+    chance: str  # what its chance level is
+    low: float = 0.0  # least value it can have; the largest is 1
+    binary: bool = False  # whether it is 0 or 1 but for ties
 
 
 SCORES: dict[str, ScoreInfo] = {
@@ -59,17 +51,10 @@ SCORES: dict[str, ScoreInfo] = {
 
 
 def image_scores(found: Measured, masks: Tensor | None) -> pd.DataFrame:
-    """Score every map of every image.
+    """Score every map of every image; where a clean map is empty there is nothing that could be stable: no score.
 
-    Args:
-        found: the maps.
-        masks: lesion masks `(N, H, W)` bool; an image whose mask is empty has none, and gets no scores that need one.
-            None where the data have no masks.
-
-    Where a clean map is empty there is nothing that could be stable, and no such score.
-
-    Returns:
-        Columns `position` (of the image), `map`, `eps`, `score`, `value`, `chance` (NaN where there is none).
+    Of lesion masks `(N, H, W)` bool, an empty one counts as none, and gets no scores that need one. Returns columns
+    `position` (of the image), `map`, `eps`, `score`, `value`, `chance` (NaN where there is none).
     """
     tables = [
         pd.DataFrame({"position": rows, "map": kind, "eps": eps, "score": score, "value": value, "chance": chance})
@@ -122,16 +107,9 @@ def summarize(
 ) -> list[dict[str, Any]]:
     """Average the scores of all images, of all classes counted alike, and of each class.
 
-    Args:
-        scores: as `image_scores` gives them.
-        labels: class of every image `(N,)`.
-        groups: lesion of every image `(N,)`.
-        classes: K class names.
-        shares: weights of the classes in the population `(K,)`.
-
-    Returns:
-        Ready for JSON, one entry per map, radius and score: `n` images; `mean`, `balanced` and, in `per_class`, each
-        class with `value`, `interval`, `chance`, and `excess` over it with its own interval.
+    `scores` are those of `image_scores`, with class and lesion of every image `(N,)`; `shares` are weights of the
+    classes in the population `(K,)`. Returns one entry per map, radius and score, ready for JSON: `n` images; `mean`,
+    `balanced` and, in `per_class`, each class with `value`, `interval`, `chance`, and `excess` with its interval.
     """
     entries = []
     for key, rows in scores.groupby(["map", "eps", "score"], sort=False):

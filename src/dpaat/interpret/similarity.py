@@ -1,4 +1,4 @@
-"""How alike two maps of one image are: of the clean image and the adversarial one, of a model and a random one."""
+"""Similarity of attribution maps: rank correlation and SSIM."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ _WINDOW = 11
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> np.ndarray:
-    """Spearman's correlation of two maps over their pixels.
+    """Spearman's correlation of two maps `(B, H, W)` over their pixels, `(B,)` float64 in [-1, 1].
 
-    Args:
-        first: maps `(B, H, W)`.
-        second: as many of the same size.
-
-    Returns:
-        `(B,)` float64 in [-1, 1]. A uniform map is like another uniform one (1) and unlike any other (0).
+    A uniform map is like another uniform one (1) and unlike any other (0).
     """
     return _cosine(*_ranks(first, second))
 
@@ -47,14 +42,9 @@ def specific_correlation(first: Tensor, second: Tensor) -> np.ndarray:
 
 
 def structural_similarity(first: Tensor, second: Tensor) -> np.ndarray:
-    """SSIM of two maps, each divided by its highest value; Gaussian window of 11 pixels, smaller on smaller maps.
+    """SSIM of maps `(B, H, W)`, 0 or larger, each divided by its highest value; `(B,)` float64 in [-1, 1].
 
-    Args:
-        first: maps `(B, H, W)`, 0 or larger.
-        second: as many of the same size.
-
-    Returns:
-        `(B,)` float64 in [-1, 1].
+    Gaussian window of 11 pixels, smaller on smaller maps.
 
     Source: Z. Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
     Transactions on Image Processing 13 (2004).

@@ -1,4 +1,4 @@
-"""One page where people look at runs rather than read logs."""
+"""Reports on runs: one HTML page, or a model card."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -11,11 +11,12 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import dpaat
 from dpaat.evaluation.entries import Entry
-from dpaat.report.blocks import Block, Cell, Facts, Heading, Listing, Section, Table, Text
+from dpaat.report.blocks import Block, Facts, Heading, Listing, Section, Text
 from dpaat.report.comparisons import Comparison, compare
-from dpaat.report.glance import glance_tables
+from dpaat.report.overview import overview_tables
 from dpaat.report.sections import all_sections
 from dpaat.report.view import RunView, unique
+from dpaat.tables import Table, escape_markdown
 
 LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit")
 """Licences by the names that hubs know."""
@@ -36,10 +37,10 @@ def model_card(runs: Sequence[RunView]) -> str:
     sections = {section.anchor: section for section in all_sections(runs, comparisons, images=False)}
     parts = [
         f"---\n{_head(runs, comparisons)}\n---",
-        f"# {_escape(', '.join(run.name for run in runs))}",
+        f"# {escape_markdown(', '.join(run.name for run in runs))}",
         "## Model details",
         _details(runs),
-        *map(_table, glance_tables(comparisons)),
+        *(table.to_markdown() for table in overview_tables(comparisons)),
         "## Intended use and limits",
         *_limits(runs),
         "## Training data",
@@ -50,7 +51,7 @@ def model_card(runs: Sequence[RunView]) -> str:
         "## How to reproduce it",
         *_written(sections["reproduction"]),
         "## Citation",
-        *(_escape(text) for text in unique(runs, "citation")),
+        *(escape_markdown(text) for text in unique(runs, "citation")),
         f"{METHOD}; details that its abstract leaves open are those of dpaat {dpaat.__version__}.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
@@ -108,7 +109,7 @@ def _details(runs: Sequence[RunView]) -> str:
         size = f"{config.image_size} x {config.image_size}"
         radii = f" at radii up to {config.eps}" if config.eps else ""
         lines.append(
-            f"- {_escape(run.name)}: `{config.model}` for images of {size} pixels in [0, 1], "
+            f"- {escape_markdown(run.name)}: `{config.model}` for images of {size} pixels in [0, 1], "
             f"{len(run.info['classes'])} classes, trained with the method `{config.method}`{radii}"
         )
     return "\n".join(lines)
@@ -132,11 +133,11 @@ def _data(runs: Sequence[RunView]) -> list[str]:
         line for run in runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
     )
     lines = [
-        f"- {_escape(data)}, fingerprint `{digest}`, licence: {_escape(licence or 'unknown')}"
+        f"- {escape_markdown(data)}, fingerprint `{digest}`, licence: {escape_markdown(licence or 'unknown')}"
         + ("" if window in ("", "full") else f"; values {window} are black and white")
         for data, digest, licence, window in rows
     ]
-    return ["\n".join([*lines, *(f"- {_escape(line)}" for line in said)])]
+    return ["\n".join([*lines, *(f"- {escape_markdown(line)}" for line in said)])]
 
 
 def _section(section: Section) -> list[str]:
@@ -149,7 +150,7 @@ def _written(section: Section) -> list[str]:
     heading = ""
     for block in section.blocks:
         if isinstance(block, Heading):
-            heading = f"#### {_escape(block.text)}"
+            heading = f"#### {escape_markdown(block.text)}"
         elif text := _block(block):
             parts += [heading, text] if heading else [text]
             heading = ""
@@ -159,39 +160,13 @@ def _written(section: Section) -> list[str]:
 def _block(block: Block) -> str:
     match block:
         case Table():
-            return _table(block)
+            return block.to_markdown()
         case Text():
-            return _escape(block.text)
+            return escape_markdown(block.text)
         case Facts():
-            return "\n".join(f"- {_escape(term)}: {_escape(text)}" for term, text in block.facts)
+            return "\n".join(f"- {escape_markdown(term)}: {escape_markdown(text)}" for term, text in block.facts)
         case Listing():
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", block.text)), default=0))
-            return f"{_escape(block.summary)}\n\n{fence}yaml\n{block.text.rstrip()}\n{fence}"
+            return f"{escape_markdown(block.summary)}\n\n{fence}yaml\n{block.text.rstrip()}\n{fence}"
         case _:
             return ""
-
-
-def _table(table: Table) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    heads = [f"{column.group} {column.text}".strip() for column in table.columns]
-    lines = [line(map(_escape, [table.corner, *heads]))]
-    lines.append(line(["---", *("---" if column.left else "---:" for column in table.columns)]))
-    lines += [line([_escape(row.name), *map(_cell, row.cells)]) for row in table.rows]
-    title, note = _escape(table.folded), _escape(table.note)
-    return "\n\n".join(part for part in (title, "\n".join(lines), note) if part)
-
-
-def _cell(cell: Cell) -> str:
-    text = _escape(cell.text)
-    return " ".join(part for part in (f"**{text}**" if cell.kind == "key" else text, _escape(cell.small)) if part)
-
-
-def _escape(text: str) -> str:
-    """Text as Markdown that shows it as it is, apart from code between backticks."""
-    parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
-    return "".join(
-        part.replace("|", r"\|") if number % 2 else re.sub(r"([\\*_\[\]<>|#$])", r"\\\1", part)
-        for number, part in enumerate(parts)
-    )

@@ -7,28 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from dpaat.evaluation.entries import Entry, Population, groups, population_of
+from dpaat.evaluation.metrics import curve_area
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.report.view import RunView
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All results on the same images.
-
-    Attributes:
-        population: the images.
-        runs: those with results, by name.
-        results: the results of each.
-        constant: the constant predictor's entry.
-    """
+    """All results on the same images."""
 
     population: Population
-    runs: Mapping[str, RunView]
-    results: Mapping[str, Sequence[Entry]]
-    constant: Entry | None
+    runs: Mapping[str, RunView]  # those with results, by name
+    results: Mapping[str, Sequence[Entry]]  # of each run
+    constant: Entry | None  # the constant predictor's entry
 
     @property
     def title(self) -> str:
@@ -87,7 +79,7 @@ class Comparison:
         if radii[0] or any(eps not in found for eps in radii):
             return None
         scores = [found[eps]["metrics"]["balanced_accuracy"] for eps in radii]
-        return float(np.trapezoid(scores, radii) / radii[-1])
+        return curve_area(radii, scores)
 
     def analyses(self, name: str, kind: str) -> list[Entry]:
         """What was concluded from a run's results on these images, such as "masking"."""
@@ -95,6 +87,10 @@ class Comparison:
         assert document is not None
         found = document.get("analyses", {}).get(kind, [])
         return [entry for entry in found if population_of(entry) == self.population]
+
+    def first(self, kind: str) -> dict[str, Entry]:
+        """The first of each run's analyses of a kind, by run, of those that have any."""
+        return {name: found[0] for name in self.runs if (found := self.analyses(name, kind))}
 
 
 def under_attack(attack: str) -> str:

@@ -1,4 +1,4 @@
-"""How figures look, and how a drawing becomes inline SVG: no text that a font of the reader's could not draw."""
+"""Style of all figures, and their way to inline SVG."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import PercentFormatter
 
 from dpaat.radii import format_radius
 
@@ -51,18 +53,13 @@ STYLE = {
 }
 SVG: dict[str, Any] = {"format": "svg", "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
 """Arguments of `savefig`: the same drawing is the same file, whenever it is made."""
+STYLED = rc_context(STYLE)  # type: ignore[arg-type]
+"""Decorates what draws."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure of the page.
-
-    Attributes:
-        svg: the drawing, for the page's body.
-        alt: what it shows, with its numbers, for those who do not see it.
-        caption: what it shows, for those who do.
-        data: the numbers drawn, as CSV.
-    """
+    """A figure of the page: inline SVG, its numbers in words for those who do not see it, caption, numbers as CSV."""
 
     svg: str
     alt: str
@@ -84,17 +81,21 @@ def write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-@contextmanager
-def canvas_of(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
-    """An empty drawing of some inches, in the style of all."""
-    with rc_context(STYLE):  # type: ignore[arg-type]
-        canvas = Canvas(figsize=(width, height), layout="constrained")
-        canvas.patch.set_alpha(0)
-        yield canvas, canvas.subplots()
+def axes_of(height: float) -> Axes:
+    """An empty drawing of some inches; to be filled and finished within `STYLED`."""
+    canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+    canvas.patch.set_alpha(0)
+    return canvas.subplots()
 
 
-def to_svg(canvas: Canvas) -> str:
+def finish(axes: Axes, caption: str, told: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Plot:
+    """Make a figure of a drawing; `told` are its numbers in words, `columns` and `rows` the same for a CSV."""
+    return Plot(to_svg(axes.get_figure(root=True)), f"{caption} {told}", caption, write_csv(columns, rows))
+
+
+def to_svg(canvas: Canvas | None) -> str:
     """The drawing as SVG, for the body of a page."""
+    assert canvas is not None
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts draw the text
@@ -124,9 +125,9 @@ def legend(axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     axes.figure.legend(
         handles,
-        names,
+        [short(name) for name in names],
         loc="outside upper left",
-        ncols=max(1, min(4, 60 // (max(map(len, names)) + 5))),
+        ncols=max(1, min(4, 60 // (max(len(short(name)) for name in names) + 5))),
         borderaxespad=0.2,
         handlelength=1.5,
         columnspacing=1.0,
@@ -141,6 +142,32 @@ def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
         if radius - shown[-1] >= 0.1 * (radii[-1] - radii[0]):
             shown.append(radius)
     axes.set_xticks(shown, [format_radius(radius) for radius in shown])
+
+
+def percent_axis(*axes: Axis) -> None:
+    """Write fractions along axes as percent."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+
+
+def look(number: int) -> dict[str, Any]:
+    """A colour and a marker; no two of the first 49 series share both."""
+    turn, colour = divmod(number, len(COLOURS))
+    return {"color": COLOURS[colour], "marker": MARKERS[(colour + turn) % len(MARKERS)]}
+
+
+def band_look(number: int) -> dict[str, Any]:
+    """How the interval around a line is drawn: pale, with an edge that is still seen where two bands cross."""
+    return {"facecolor": to_rgba(COLOURS[number], 0.09), "edgecolor": to_rgba(COLOURS[number], 0.45), "linewidth": 0.5}
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Write names beside the rows 0, 1, ... of a drawing, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", visible=True)
 
 
 def short(name: str, length: int = 27) -> str:

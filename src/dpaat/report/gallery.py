@@ -24,42 +24,25 @@ EACH = 2
 
 @dataclass(frozen=True, eq=False)
 class Specimen:
-    """A training image and what became of it.
-
-    Attributes:
-        id: of the image.
-        label: its class.
-        robust: whether it is one of those with the largest radii of its class, or with the smallest.
-        eps: its radius after the last epoch.
-        image: `(C, H, W)`, uint8.
-        adversarial: `(C, H, W)`, float, in [0, 1], under the attack of training at the radius.
-        answers: classes predicted, clean and attacked.
-        maps: absolute input gradient of the logit of the true class `(H, W)`, of the clean and of the attacked image.
-        radii: over the epochs.
-    """
+    """A training image and what became of it."""
 
     id: str
     label: str
-    robust: bool
-    eps: float
-    image: np.ndarray
-    adversarial: np.ndarray
-    answers: tuple[str, str]
-    maps: tuple[np.ndarray, np.ndarray]
-    radii: Sequence[float]
+    robust: bool  # whether it is one of those with the largest radii of its class, or with the smallest
+    eps: float  # its radius after the last epoch
+    image: np.ndarray  # `(C, H, W)`, uint8
+    adversarial: np.ndarray  # `(C, H, W)`, float in [0, 1], under the attack of training at the radius
+    answers: tuple[str, str]  # classes predicted, clean and attacked
+    maps: tuple[np.ndarray, np.ndarray]  # absolute input gradient `(H, W)`, clean and attacked
+    radii: Sequence[float]  # over the epochs
 
 
 def choose(radii: pd.DataFrame) -> pd.DataFrame:
     """Choose the images with the largest and the smallest radii of each of the most frequent classes.
 
-    Of equal radii, the lower loss is the more robust.
-
-    Args:
-        radii: columns id, class, eps, loss, one row per training image.
-
-    Returns:
-        Chosen rows with a further column `robust`; classes by their frequency, the most robust first. A class of fewer
-        than twice `EACH` images is not shown from both sides twice.
+    Of equal radii, the lower loss is the more robust. Takes and returns rows with columns id, class, eps, loss; those
+    chosen have a further column `robust`: classes by their frequency, the most robust first. A class of fewer than
+    twice `EACH` images is not shown from both sides twice.
     """
     chosen = []
     for name in radii["class"].value_counts().index[:MAX_CLASSES]:
@@ -74,11 +57,8 @@ def choose(radii: pd.DataFrame) -> pd.DataFrame:
 def specimens(view: RunView) -> tuple[list[Specimen], int]:
     """Attack the chosen images once more, as in training, with the weights of the run's best epoch.
 
-    Returns:
-        The images, and how many chosen ones are not in the data any more.
-
-    Raises:
-        UserError: the run's checkpoint or its data are not there, or not the same as then.
+    Returns the images, and how many chosen ones are not in the data any more. Raises UserError where checkpoint or
+    data are not there, or not the same as then.
     """
     assert view.radii is not None
     run = open_run(view.path)

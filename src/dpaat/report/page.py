@@ -1,25 +1,25 @@
-"""Write everything about one or several runs on one page."""
+"""The HTML page about one or several runs."""
 
 from __future__ import annotations
 
 import base64
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 import dpaat
 from dpaat.errors import UserError, unknown
 from dpaat.report.card import model_card
 from dpaat.report.comparisons import compare
 from dpaat.report.drawing import own_file, own_ids
-from dpaat.report.glance import glance_tables
+from dpaat.report.overview import overview_tables
 from dpaat.report.sections import all_sections
 from dpaat.report.view import RunView, read_run, unique
 from dpaat.runs import write_text
+from dpaat.tables import code_html
 
 FORMATS = ("html", "md")
 
@@ -68,14 +68,14 @@ def render(runs: Sequence[RunView], *, images: bool) -> str:
     environment.filters["svg"] = lambda plot: Markup(own_ids(plot.svg, f"figure{next(numbers)}-"))
     environment.filters["file_uri"] = lambda plot: _uri("image/svg+xml", own_file(plot.svg))
     environment.filters["csv_uri"] = lambda text: _uri("text/csv", text)
-    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    environment.filters["code"] = code_html
     comparisons = compare(runs)
     return environment.get_template("page.html.j2").render(
         runs=runs,
         first=runs[0],
         synthetic=any(run.info.get("synthetic") for run in runs),
         same_data=len({run.info["fingerprint"] for run in runs}) == 1,
-        glance=glance_tables(comparisons),
+        overview=overview_tables(comparisons),
         sections=all_sections(runs, comparisons, images=images),
         licences=unique(runs, "licence"),
         citations=unique(runs, "citation"),

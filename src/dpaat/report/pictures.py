@@ -14,22 +14,14 @@ MAX_SIDE = 96
 
 
 def image_uri(image: np.ndarray) -> str:
-    """Write an image as PNG.
-
-    Args:
-        image: `(C, H, W)`, uint8, one channel or three.
-    """
+    """Write an image `(C, H, W)`, uint8, of one channel or three as PNG."""
     return _uri(_picture(image))
 
 
 def perturbation_uri(delta: np.ndarray) -> tuple[str, float]:
-    """Write a perturbation magnified around grey, such that its largest value just fits.
+    """Write a perturbation `(C, H, W)` in units of a [0, 1] image, magnified around grey until its largest value fits.
 
-    Args:
-        delta: `(C, H, W)`, float, in units of a [0, 1] image.
-
-    Returns:
-        The picture, and by how much it is magnified; a perturbation of 0 is plain grey, magnified by 1.
+    Returns the picture, and by how much it is magnified; a perturbation of 0 is plain grey, magnified by 1.
     """
     largest = float(np.abs(delta).max())  # rounding leaves a radius of 0 about 1e-8
     factor = 0.5 / largest if largest > 1e-6 else 1.0
@@ -39,12 +31,7 @@ def perturbation_uri(delta: np.ndarray) -> tuple[str, float]:
 
 
 def map_uri(values: np.ndarray, image: np.ndarray) -> str:
-    """Write an attribution map as colours over the grey image, bright yellow where it is highest.
-
-    Args:
-        values: `(H, W)`, 0 or larger; an empty map leaves the image dark.
-        image: `(C, H, W)`, uint8.
-    """
+    """Write an attribution map `(H, W)`, 0 or larger, as colours over the image `(C, H, W)` uint8 in grey."""
     top = float(np.quantile(values, 0.995))  # one bright pixel would leave all others dark
     share = np.minimum(values / top, 1.0) if top > 0 else np.zeros_like(values, dtype=float)
     colour = colormaps["inferno"](share)[..., :3]
@@ -54,15 +41,7 @@ def map_uri(values: np.ndarray, image: np.ndarray) -> str:
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draw the border of a mask into a copy of an image.
-
-    Args:
-        image: `(C, H, W)`, uint8.
-        mask: `(H, W)`, bool.
-
-    Returns:
-        `(3, H, W)`, uint8.
-    """
+    """Draw the border of a mask `(H, W)`, bool, into a copy of an image `(C, H, W)`, uint8; returns `(3, H, W)`."""
     padded = np.pad(mask, 1, mode="edge")
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     drawn = np.repeat(image, 3 // len(image), axis=0).copy()

@@ -1,4 +1,4 @@
-"""Read what run folders hold, as far as a report needs it."""
+"""What run folders hold, as far as a report needs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, outdated, read_evaluation
+from dpaat.evaluation.results import outdated, read_evaluation
+from dpaat.evaluation.stored import predictions_part, read_frame
 from dpaat.runs import CONFIG, read_folder, read_json
 
 EXPLANATIONS = "interpretability.json"
@@ -23,61 +24,26 @@ EXPLANATIONS = "interpretability.json"
 
 @dataclass(frozen=True)
 class RunView:
-    """What a run folder holds, as far as the page needs it.
+    """What a run folder holds, as far as the page needs it."""
 
-    Attributes:
-        name: how the page calls it, different for each run.
-        path: the folder.
-        info: `run.json`.
-        config: `config.yaml`, read.
-        config_text: `config.yaml`, as written.
-        evaluation: `evaluation.json`, None before the first evaluation.
-        epochs: `metrics.csv`, None if absent or empty.
-        seconds: `timing.csv`, None if absent or empty.
-        radii: the last epoch of the perturbation log (columns id, class, eps, loss), None for methods without.
-        explanations: `interpretability.json`, None before the first explanation.
-        outdated: what to say of results that are left out, as they are of weights that the run has no more.
-    """
-
-    name: str
+    name: str  # how the page calls it, different for each run
     path: Path
-    info: dict[str, Any]
+    info: dict[str, Any]  # `run.json`
     config: TrainConfig
-    config_text: str
-    evaluation: Document | None
-    epochs: pd.DataFrame | None
-    seconds: pd.DataFrame | None
-    radii: pd.DataFrame | None
-    explanations: Document | None
-    outdated: Sequence[str] = ()
+    config_text: str  # `config.yaml`, as written
+    evaluation: Document | None  # `evaluation.json`, None before the first evaluation
+    epochs: pd.DataFrame | None  # `metrics.csv`, None if absent or empty
+    seconds: pd.DataFrame | None  # `timing.csv`, None if absent or empty
+    radii: pd.DataFrame | None  # last epoch of the perturbation log: id, class, eps, loss; None for methods without
+    explanations: Document | None  # `interpretability.json`, None before the first explanation
+    outdated: Sequence[str] = ()  # what to say of results left out, as they are of weights that the run has no more
 
     def predictions(self, entry: Entry) -> pd.DataFrame | None:
-        """Read the predictions behind a result, None if they are not there.
-
-        Raises:
-            UserError: an unreadable file.
-        """
-        name = entry.get("predictions")
-        part = self.path / PREDICTIONS_FOLDER / Path(name or "?").name
-        if not name or not part.is_file():
-            return None
-        try:
-            frame: pd.DataFrame = pq.read_table(
-                part, columns=["label", "predicted", "probabilities", "group"]
-            ).to_pandas()
-            return frame
-        except (ValueError, OSError) as error:
-            raise UserError(f"{part}: not readable ({str(error).splitlines()[0]})") from None
+        """Read the predictions behind a result, None if they are not there; raises UserError for an unreadable file."""
+        return read_frame(self.path, entry) if predictions_part(self.path, entry).is_file() else None
 
     def radii_over_epochs(self, ids: Sequence[str]) -> pd.DataFrame:
-        """Radii of some training images after every epoch.
-
-        Returns:
-            One row per epoch, in their order; a column per id.
-
-        Raises:
-            UserError: an unreadable file.
-        """
+        """Radii of some training images, a row per epoch and a column per id; UserError for an unreadable file."""
         rows = {}
         for part in _radii_parts(self.path):
             frame = _read_part(part, self.info["classes"]).set_index("id")["eps"]
@@ -86,11 +52,7 @@ class RunView:
 
 
 def read_run(path: Path, name: str) -> RunView:
-    """Read a run folder; unlike for an evaluation, it need not have a checkpoint.
-
-    Raises:
-        UserError: not a run folder, an unreadable file in it, or files that disagree.
-    """
+    """Read a run folder, which need not have a checkpoint; raises UserError for what is unreadable or does not fit."""
     run = read_folder(path)
     evaluation = read_evaluation(path)
     explanations = read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None

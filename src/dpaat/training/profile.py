@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
@@ -19,6 +18,7 @@ from dpaat.methods import Method, find_method
 from dpaat.models import check_name
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
+from dpaat.tables import Row, Table
 from dpaat.training.setup import build, check_splits, make_datamodule, prepare_data
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet
@@ -118,15 +118,14 @@ def spread_sizes(method: Method) -> None:
 def profile_table(found: dict[str, Any]) -> RenderableType:
     """Show what `profile` found."""
     config, memory, epoch = found["config"], found["memory"], found["epoch"]
-    table = Table(title=f"a step of {config['method']} with {config['batch_size']} images on {found['device']}")
-    table.add_column("phase")
-    table.add_column("ms", justify="right")
-    table.add_column("share", justify="right")
-    for phase, seconds in found["batch"]["phases"].items():
-        table.add_row(phase, f"{1000 * seconds:,.1f}", f"{seconds / found['batch']['seconds']:.1%}")
-    table.add_section()
-    table.add_row("step", f"{1000 * found['batch']['seconds']:,.1f}", f"{found['images_per_second']:,.0f} images/s")
-    table.add_row("floor", f"{1000 * found['floor']:,.1f}", f"step = {found['over_floor']:.2f} x floor")
+    batch, step = found["batch"], found["batch"]["seconds"]
+    rows = [
+        Row(phase, [f"{1000 * seconds:,.1f}", f"{seconds / step:.1%}"]) for phase, seconds in batch["phases"].items()
+    ]
+    rows.append(Row("step", [f"{1000 * step:,.1f}", f"{found['images_per_second']:,.0f} images/s"]))
+    rows.append(Row("floor", [f"{1000 * found['floor']:,.1f}", f"step = {found['over_floor']:.2f} x floor"]))
+    title = f"a step of {config['method']} with {config['batch_size']} images on {found['device']}"
+    table = Table("phase", ["ms", "share"], rows, title=title).to_rich()
     fits = f"{memory['fits']:,} images a batch would fit" if memory["fits"] else "not even one image would fit"
     lines = (
         f"memory: network and optimizer {_bytes(memory['model'])}, batch {_bytes(memory['batch'])}; "

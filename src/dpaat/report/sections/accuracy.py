@@ -1,4 +1,4 @@
-"""Is it accurate, and do its probabilities mean what they say?"""
+"""Report section: scores on clean images, and calibration."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dpaat.evaluation.entries import Entry, note_of
+from dpaat.evaluation.entries import note_of
 from dpaat.evaluation.metrics import one_answer
-from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
+from dpaat.evaluation.tables import SCORES, constant_row, score_cells
+from dpaat.report.blocks import Block, Figures, Heading, Section, Text
 from dpaat.report.charts import reliability_plot
 from dpaat.report.comparisons import Comparison
 from dpaat.report.drawing import Plot
 from dpaat.report.view import RunView
+from dpaat.tables import Column, Row, Table, score_cell
 
-SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
 NOTE = (
     "Percent, 95 % intervals in brackets, which respect that images come in lesions. Balanced accuracy is the mean "
     "recall over the classes; mAP the one-vs-rest average precision and AUROC the one-vs-rest area under the ROC "
@@ -47,21 +48,9 @@ def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison])
 def _clean_table(comparison: Comparison, note: str) -> Table:
     rows = []
     if constant := comparison.constant:
-        cells = [score_cell(constant["metrics"][key]) for key in SCORES]
-        rows.append(Row(f"always {constant['predicts']}", cells, quiet=True))
+        rows.append(constant_row(constant, SCORES))
     rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
-    return Table("percent", [Column(heading) for heading in SCORES.values()], rows, note=note)
-
-
-def score_cells(entry: Entry | None, keys: Sequence[str] | dict[str, str]) -> list[Cell]:
-    """Scores of a result with their intervals; the balanced accuracy counts most."""
-    if entry is None:
-        return [Cell("-") for _ in keys]
-    intervals = entry.get("intervals") or {}
-    return [
-        score_cell(entry["metrics"][key], intervals.get(key), kind="key" if key == "balanced_accuracy" else "")
-        for key in keys
-    ]
+    return Table("percent", list(SCORES.values()), rows, note=note)
 
 
 def _calibration(comparison: Comparison) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Which images are fragile: how the radii moved, and the images at either end."""
+"""Report section: how the radii moved, and the images at either end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dpaat.report.blocks import Block, Card, Download, Figures, Gallery, Heading
 from dpaat.report.drawing import Plot, write_csv
 from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
 from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
-from dpaat.report.plots import line_plot, radius_map
-from dpaat.report.sections.people import cut
-from dpaat.report.sections.training import points
+from dpaat.report.plots import radius_map
+from dpaat.report.sections.subgroups import cut
+from dpaat.report.sections.training import over_epochs, points
 from dpaat.report.view import RunView
 
 
@@ -51,21 +51,14 @@ def perturbation_plots(run: RunView) -> list[Plot]:
         name.removeprefix(prefix): points(frame, name) for name in map(str, frame.columns) if name.startswith(prefix)
     } or {"all classes": points(frame, "criterion")}
     criterion = dict(sorted(criterion.items(), key=lambda item: -counts.get(item[0], 0)))
-    found = [
-        (quantiles, f"radius, {unit}", "spread of the radii; that share of the images has one up to the line.", False),
-        (by_class, f"mean radius, {unit}", "mean radius of each class, most frequent class first.", False),
-        (shares, "share of training images", "training images whose radius is at an end of its range.", True),
-        (
-            criterion,
-            "criterion",
-            "the criterion: radii grow where the loss is at most as high, and else shrink.",
-            False,
-        ),
-    ]
+    spread = "spread of the radii; that share of the images has one up to the line."
+    moves = "the criterion: radii grow where the loss is at most as high, and else shrink."
+    ends = "training images whose radius is at an end of its range."
     plots = [
-        line_plot(kept, x_label="epoch", y_label=label, caption=f"{run.name}: {caption}", percent=share)
-        for lines, label, caption, share in found
-        if (kept := {name: each for name, each in lines.items() if each})
+        *over_epochs(run, quantiles, f"radius, {unit}", spread),
+        *over_epochs(run, by_class, f"mean radius, {unit}", "mean radius of each class, most frequent class first."),
+        *over_epochs(run, shares, "share of training images", ends, percent=True),
+        *over_epochs(run, criterion, "criterion", moves),
     ]
     if run.radii is not None and len(run.radii):
         caption = f"{run.name}: radii of the training images after the last epoch{cut(len(names))}."

@@ -1,4 +1,4 @@
-"""How to reproduce it."""
+"""Report section: how to reproduce the runs."""
 
 from __future__ import annotations
 

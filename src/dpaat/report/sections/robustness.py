@@ -1,4 +1,4 @@
-"""Is it robust, and can that be believed?"""
+"""Report section: scores under attack, differences between runs, and corruptions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dpaat.errors import UserError
-from dpaat.evaluation.compare import METRICS, compare_runs
+from dpaat.evaluation.compare import METRICS, compare_runs, difference_cell
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.table import condition, percent
+from dpaat.evaluation.tables import condition, constant_row, score_cells
 from dpaat.radii import format_radius
-from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
+from dpaat.report.blocks import Block, Figures, Heading, Section, Text
 from dpaat.report.charts import Estimate, pareto_plot
 from dpaat.report.comparisons import Comparison, under_attack
 from dpaat.report.drawing import Plot
 from dpaat.report.plots import line_plot
-from dpaat.report.sections.accuracy import score_cells
+from dpaat.tables import Cell, Column, Row, Table, percent, score_cell
 
 SCORES = {"accuracy": "acc.", "balanced_accuracy": "bal.", "map": "mAP"}
 CURVES = {"balanced_accuracy": "balanced accuracy", "map": "mean average precision"}
@@ -44,8 +44,7 @@ def _attack_table(comparison: Comparison, attack: str) -> Table:
     columns = [Column(SCORES[key], group=format_radius(eps)) for eps in radii for key in keys]
     rows = []
     if constant := comparison.constant:
-        cells = [score_cell(constant["metrics"][key]) for key in keys]
-        rows.append(Row(f"always {constant['predicts']}", cells * len(radii), quiet=True))
+        rows.append(constant_row(constant, keys, times=len(radii)))
     for name, entries in found.items():
         rows.append(Row(name, [cell for eps in radii for cell in score_cells(entries.get(eps), keys)]))
     note = "Percent, 95 % intervals in brackets. Every run is attacked at the same radii, in units of a [0, 1] image."
@@ -137,7 +136,7 @@ def _others(comparison: Comparison, attacks: Sequence[str]) -> Table:
             cells = [score_cells(entries.get(eps), ["balanced_accuracy"])[0] for eps in radii]
             if any(eps in entries for eps in radii):
                 rows.append(Row(f"{attack}, {name}" if len(comparison.runs) > 1 else attack, cells))
-    return Table("balanced accuracy", [Column(format_radius(eps)) for eps in radii], rows)
+    return Table("balanced accuracy", [format_radius(eps) for eps in radii], rows)
 
 
 def _differences(comparison: Comparison) -> list[Block]:
@@ -170,28 +169,20 @@ def _table(conditions: Sequence[Entry], names: Mapping[str, str]) -> Table:
         if len(worst) > 1 and each["label"] not in worst:
             continue
         for name, found in each["differences"].items():
-            cells = []
-            for metric in METRICS:
-                if metric not in found:
-                    cells.append(Cell("-"))
-                    continue
-                low, high = found[metric]["interval"]
-                small = f"[{percent(low)}, {percent(high)}] p = {found[metric]['p_adjusted']:.2g}"
-                cells.append(Cell(f"{100 * found[metric]['difference']:+.1f}", small, "key" if low * high > 0 else ""))
+            cells = [difference_cell(found[metric], "p = ") if metric in found else Cell("-") for metric in METRICS]
             rows.append(Row(f"{names[name]}, {condition(each)}", cells))
     note = (
         "Percentage points, 95 % intervals; p by a paired test, adjusted by Holm's method over all comparisons of a "
         "metric. In bold where the interval does not hold 0. Differences are paired: two intervals of the table above "
         "may overlap and the difference still be clear."
     )
-    return Table("percent", [Column(heading) for heading in METRICS.values()], rows, note=note)
+    return Table("percent", list(METRICS.values()), rows, note=note)
 
 
 def _corruptions(comparison: Comparison) -> list[Block]:
-    found = {name: comparison.analyses(name, "corruptions") for name in comparison.runs}
-    if not any(found.values()):
+    entries = comparison.first("corruptions")
+    if not entries:
         return []
-    entries = {name: each[0] for name, each in found.items() if each}
     names = list(dict.fromkeys(c for e in entries.values() for c in e["balanced_accuracy"] if c != "clean"))
     columns = [
         Column(text, group=name if len(entries) > 1 else "")

@@ -1,16 +1,17 @@
-"""What was trained on what, how it went and what it cost."""
+"""Report section: data, settings, cost and course of the training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text
+from dpaat.report.blocks import Block, Figures, Heading, Section, Text
 from dpaat.report.drawing import Plot
-from dpaat.report.plots import line_plot
+from dpaat.report.plots import Points, line_plot
 from dpaat.report.view import RunView
+from dpaat.tables import Column, Row, Table
 
 MAX_OPEN = 20
 """Classes up to which their table begins unfolded."""
@@ -21,7 +22,7 @@ def training_section(runs: Sequence[RunView]) -> Section:
     blocks: list[Block] = [Heading("Runs"), _runs(runs)]
     if rows := differences(runs):
         names = [Column(run.name, left=True, long=True) for run in runs]
-        body = [Row(field, [Cell(value) for value in values]) for field, values in rows]
+        body = [Row(field, values) for field, values in rows]
         blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
     for run in runs:
         lines = [*(run.info.get("warnings") or [])]
@@ -62,18 +63,20 @@ def training_plots(run: RunView) -> list[Plot]:
     scores = {"clean": points(frame, "val/balanced_accuracy")} | {
         f"at {radius}": points(frame, prefix + radius) for radius in radii
     }
-    found = [
-        ({name: each for name, each in lines.items() if each}, label, caption, share)
-        for lines, label, caption, share in (
-            (losses, "loss", "Loss over training; the training loss is the method's own objective.", False),
-            (scores, "balanced accuracy", "Balanced accuracy on the validation split.", True),
-        )
-    ]
+    loss = "Loss over training; the training loss is the method's own objective."
     return [
-        line_plot(lines, x_label="epoch", y_label=label, caption=f"{run.name}: {caption}", percent=share)
-        for lines, label, caption, share in found
-        if lines
+        *over_epochs(run, losses, "loss", loss),
+        *over_epochs(run, scores, "balanced accuracy", "Balanced accuracy on the validation split.", percent=True),
     ]
+
+
+def over_epochs(
+    run: RunView, lines: Mapping[str, Points], label: str, caption: str, *, percent: bool = False
+) -> list[Plot]:
+    """A figure of the lines that there are, none without any."""
+    kept = {name: each for name, each in lines.items() if each}
+    caption = f"{run.name}: {caption}"
+    return [line_plot(kept, x_label="epoch", y_label=label, caption=caption, percent=percent)] if kept else []
 
 
 def points(frame: pd.DataFrame, column: str, *, scale: float = 1.0) -> list[tuple[float, float]]:
@@ -85,23 +88,15 @@ def points(frame: pd.DataFrame, column: str, *, scale: float = 1.0) -> list[tupl
 
 
 def _runs(runs: Sequence[RunView]) -> Table:
-    columns = [
-        Column("method", left=True),
-        Column("network", left=True),
-        Column("pixels"),
-        Column("epochs"),
-        Column("seconds an epoch"),
-        Column("seed"),
-        Column("data", left=True),
-    ]
+    words = [Column(text, left=True) for text in ("method", "network", "data")]
+    columns: list[Column | str] = [*words[:2], "pixels", "epochs", "seconds an epoch", "seed", words[2]]
     rows = []
     for run in runs:
         config, seconds = run.config, run.seconds
         done = 0 if run.epochs is None else len(run.epochs)
         cost = "-" if seconds is None or "seconds" not in seconds else f"{seconds['seconds'].median():.1f}"
         values = [config.method, config.model, f"{config.image_size}", f"{done} of {config.epochs}", cost]
-        cells = [Cell(value) for value in (*values, f"{config.seed}", run.info["fingerprint"])]
-        rows.append(Row(run.name, cells))
+        rows.append(Row(run.name, [*values, f"{config.seed}", run.info["fingerprint"]]))
     devices = {run.info.get("device") for run in runs} - {None}
     where = f" on {devices.pop()}" if len(devices) == 1 else ", on devices that differ"
     note = f"Seconds are those of the median epoch{where}; the data are named by their fingerprint."
@@ -115,10 +110,9 @@ def _images(runs: Sequence[RunView]) -> list[Block]:
         return []
     same = len({run.info["fingerprint"] for run in runs}) == 1
     classes = first.info["classes"]
-    rows = [Row(name, [Cell(f"{splits[split].get(name, 0):,}") for split in splits]) for name in classes]
-    rows.append(Row("all", [Cell(f"{sum(counts.values()):,}") for counts in splits.values()], quiet=True))
-    columns = [Column(split) for split in splits]
-    table = Table("class", columns, rows, folded=f"{len(classes)} classes", open=len(classes) <= MAX_OPEN)
+    rows = [Row(name, [f"{splits[split].get(name, 0):,}" for split in splits]) for name in classes]
+    rows.append(Row("all", [f"{sum(counts.values()):,}" for counts in splits.values()], quiet=True))
+    table = Table("class", list(splits), rows, folded=f"{len(classes)} classes", open=len(classes) <= MAX_OPEN)
     return [Heading("Images per class" + ("" if same else f" ({first.name})")), table]
 
 

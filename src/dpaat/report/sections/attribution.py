@@ -1,20 +1,22 @@
-"""What does it look at: attribution maps in numbers beside their chance levels, and the maps themselves."""
+"""Report section: attribution maps, in numbers beside their chance levels, and the maps themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Entry, note_of
-from dpaat.evaluation.table import percent
-from dpaat.report.blocks import Block, Card, Cell, Column, Figures, Gallery, Heading, Picture, Row, Section, Table, Text
+from dpaat.evaluation.tables import verdict_table
+from dpaat.report.blocks import Block, Card, Figures, Gallery, Heading, Picture, Section, Text
 from dpaat.report.charts import Estimate, whisker_plot
 from dpaat.report.drawing import Plot
 from dpaat.report.pictures import image_uri, map_uri, outlined
 from dpaat.report.view import EXPLANATIONS, RunView
+from dpaat.tables import Cell, Kind, Row, Table, percent, score_cell
 
 FAMILIES = {
     "On the lesion": {"energy": "energy inside", "pointing": "pointing game", "iou": "IoU, top area"},
@@ -29,7 +31,7 @@ MAX_KINDS = 2
 MAX_CARDS = 8
 
 
-def attention_section(runs: Sequence[RunView], *, images: bool) -> Section:
+def attribution_section(runs: Sequence[RunView], *, images: bool) -> Section:
     """Scores of the maps, the sanity check and, with `images`, one image of each class with its maps."""
     blocks: list[Block] = []
     found: dict[str, list[tuple[RunView, Entry]]] = {}
@@ -72,7 +74,7 @@ def _scores(title: str, entries: Sequence[tuple[RunView, Entry]]) -> list[Block]
         note = (
             f"Percent, 95 % intervals; chance level ({chance}). In bold where the interval of the excess leaves it out."
         )
-        blocks.append(Table(family.lower(), [Column(name) for name in scores.values()], rows, note=note))
+        blocks.append(Table(family.lower(), list(scores.values()), rows, note=note))
     if plots := [plot for score, title in PLOTTED.items() if (plot := _excess(entries, score, title))]:
         blocks.append(Figures(plots))
     blocks.append(_sanity(entries))
@@ -121,25 +123,20 @@ def _rows(entries: Sequence[tuple[RunView, Entry]], scores: Mapping[str, str]) -
 def _cell(score: Mapping[str, Any] | None) -> Cell:
     if score is None:
         return Cell("-")
-    low, high = score["interval"]
-    interval = f"[{percent(low)}, {percent(high)}]"
     chance = "" if score.get("chance") is None else f"; chance {percent(score['chance'])}"
     excess = score.get("excess_interval")
-    return Cell(percent(score["value"]), f"{interval}{chance}", "key" if excess and excess[0] * excess[1] > 0 else "")
+    told: Kind = "key" if excess and excess[0] * excess[1] > 0 else ""
+    return score_cell(score["value"], score["interval"], kind=told, more=chance)
 
 
 def _sanity(entries: Sequence[tuple[RunView, Entry]]) -> Table:
-    rows = [
-        Row(
-            f"{run.name}: {each['map']}" if len(entries) > 1 else each["map"],
-            [Cell(each["verdict"], kind=each["verdict"]), Cell(each["evidence"])],
-        )
+    checks = {
+        f"{run.name}: {each['map']}" if len(entries) > 1 else each["map"]: each
         for run, entry in entries
         for each in entry["randomization"]
-    ]
-    columns = [Column("verdict", left=True), Column("evidence", left=True, long=True)]
+    }
     note = "A map that stays as it is when the model's parameters are shuffled does not show what the model learned."
-    return Table("sanity check", columns, rows, note=note)
+    return replace(verdict_table("sanity check", checks), note=note)
 
 
 def _maps(run: RunView, entry: Entry, *, images: bool) -> list[Block]:

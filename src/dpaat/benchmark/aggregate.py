@@ -1,59 +1,20 @@
-"""The outcomes of recipes put together over models, folds and seeds, and what they come to."""
+"""Aggregation of recipes over models, folds and seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from dpaat.benchmark.contrasts import Point, area_weights, combine, contrast, score
-from dpaat.benchmark.outcomes import AREA, METRICS, Outcome
-from dpaat.evaluation.replicates import Fold, merge_seeds
-from dpaat.radii import format_radius
+from dpaat.benchmark.contrasts import Point
+from dpaat.benchmark.outcomes import AREA, Condition, Outcome, conditions
+from dpaat.evaluation.statistics import contrast, fold_scores
 
 Document = dict[str, Any]
 Replicate = tuple[str, str, int]
 """Model, fold and seed."""
 
 
-@dataclass(frozen=True)
-class Condition:
-    """Outcomes of one recipe under one condition.
-
-    Attributes:
-        folds: one per set of images.
-        names: what the metrics of these outcomes are called in the document.
-    """
-
-    folds: list[Fold]
-    names: dict[str, str]
-
-
-def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Condition]:
-    """Take a recipe's runs as clean images, verdicts and ranked outputs per radius, and the area under the curve.
-
-    Metrics are called "accuracy", "balanced_accuracy" and "map" on clean images, "accuracy@2/255" under attack, and
-    "area" for the area under the robust balanced accuracy.
-
-    Args:
-        outcomes: one per fold and seed, in the same order for all recipes.
-        radii: ascending, above 0.
-    """
-    clean = merge_seeds([outcome.clean for outcome in outcomes])
-    found = [Condition(clean, {name: name for name in METRICS})]
-    curve = [clean]
-    for eps in radii:
-        at = f"@{format_radius(eps)}"
-        verdicts = merge_seeds([outcome.verdicts[eps] for outcome in outcomes])
-        ranked = merge_seeds([outcome.ranked[eps] for outcome in outcomes])
-        curve.append(verdicts)
-        found.append(Condition(verdicts, {name: name + at for name in METRICS[:2]}))
-        found.append(Condition(ranked, {"map": "map" + at}))
-    area = combine(list(zip(area_weights([0.0, *radii]), curve, strict=True)))
-    return [*found, Condition(area, {"balanced_accuracy": AREA})]
-
-
-class Pool:
+class Aggregate:
     """The outcomes of all recipes on one kind of images, put together once for every choice of replicates."""
 
     def __init__(self, outcomes: Mapping[str, Mapping[Replicate, Outcome]], radii: Sequence[float]) -> None:
@@ -83,7 +44,7 @@ class Pool:
         return {
             name: found[metric]
             for condition in self.conditions(recipe)
-            if (found := score(condition.folds))
+            if (found := fold_scores(condition.folds))
             for metric, name in condition.names.items()
         }
 

@@ -1,4 +1,4 @@
-"""For whom is it accurate and robust: classes, questions of the clinic, age, sex, site, source."""
+"""Report section: classes, operating points and subgroups."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import pandas as pd
 
 from dpaat.evaluation.entries import Entry
 from dpaat.radii import format_radius
-from dpaat.report.blocks import Block, Cell, Column, Figures, Heading, Row, Section, Table, Text, score_cell
+from dpaat.report.blocks import Block, Figures, Heading, Section, Text
 from dpaat.report.charts import Estimate, matrix_plot, whisker_plot
 from dpaat.report.comparisons import Comparison, under_attack
-from dpaat.report.drawing import MAX_ROWS, Plot, write_csv
+from dpaat.report.drawing import MAX_ROWS, Plot
 from dpaat.report.plots import recall_plot
+from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 MAX_TOLD = 12
 """Confusions told in words."""
 
 
-def people_section(comparisons: Sequence[Comparison]) -> Section:
+def subgroups_section(comparisons: Sequence[Comparison]) -> Section:
     """Recall per class, confusions, operating points and subgroups."""
     blocks: list[Block] = []
     for comparison in comparisons:
@@ -85,7 +86,7 @@ def _confusion(frame: pd.DataFrame, title: str) -> Plot:
         y_label="true class",
         caption=f"{title}, percent of each true class{cut(len(order))}.",
         alt=f"Right: {', '.join(right)}. Most frequent confusions: {', '.join(told) or 'none'}.",
-        data=write_csv(["true class", *table.columns], [(c, *map(int, table.loc[c])) for c in order]),
+        data=(["true class", *table.columns], [(c, *map(int, table.loc[c])) for c in order]),
     )
 
 
@@ -97,7 +98,7 @@ def _conditions(comparison: Comparison, entry: Entry) -> list[str]:
 
 
 def _operating_points(comparison: Comparison) -> list[Block]:
-    found = {name: each[0] for name in comparison.runs if (each := comparison.analyses(name, "operating_points"))}
+    found = comparison.first("operating_points")
     if not found:
         return []
     rows: list[Row] = []

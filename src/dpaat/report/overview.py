@@ -1,17 +1,17 @@
-"""The numbers that matter most, one row per run."""
+"""Overview table: the numbers that matter most, one row per run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dpaat.evaluation.tables import score_cells
 from dpaat.radii import format_radius
-from dpaat.report.blocks import Cell, Column, Row, Table, score_cell
 from dpaat.report.comparisons import Comparison, under_attack
-from dpaat.report.sections.accuracy import score_cells
-from dpaat.report.sections.belief import verdict_cell
+from dpaat.report.sections.masking import verdict_cell
+from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 
-def glance_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+def overview_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     """Balanced accuracy clean and attacked, its area over the radii and the masking checks.
 
     One table of the images that most runs were evaluated on, and further ones for runs that it leaves out.
@@ -37,9 +37,8 @@ def _table(chosen: Comparison) -> Table:
     for name in chosen.runs:
         cells = score_cells(chosen.clean.get(name), ["balanced_accuracy"])
         if chosen.reference is not None:
-            masking = chosen.analyses(name, "masking")
             cells += score_cells(chosen.at_reference(name), ["balanced_accuracy"])
-            cells += [score_cell(chosen.area(name)), verdict_cell(masking[0] if masking else None)]
+            cells += [score_cell(chosen.area(name)), verdict_cell(chosen.first("masking").get(name))]
         rows.append(Row(name, cells))
     note = f"Balanced accuracy in percent with 95 % intervals; {chosen.title}."
     if chosen.reference is not None:

@@ -1,14 +1,17 @@
-"""Can the robustness be believed? What the masking checks found."""
+"""Report section: gradient-masking diagnostics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.masking_verdicts import Verdict
-from dpaat.report.blocks import Block, Cell, Column, Heading, Kind, Row, Section, Table, Text
+from dpaat.evaluation.tables import verdict_table
+from dpaat.report.blocks import Block, Heading, Section, Text
 from dpaat.report.comparisons import Comparison
+from dpaat.tables import Cell, Column, Kind, Row, Table
 
 MEANING = {
     "believable": "no check found a sign that gradients are hidden",
@@ -19,15 +22,14 @@ MEANING = {
 KINDS: dict[str, Kind] = {"believable": "pass", "suspicious": "warn", "masked": "fail", "degenerate": "fail"}
 
 
-def belief_section(comparisons: Sequence[Comparison]) -> Section:
+def masking_section(comparisons: Sequence[Comparison]) -> Section:
     """The verdicts of all checks, runs side by side, and the evidence of each."""
     blocks: list[Block] = []
     for comparison in comparisons:
-        found = {name: each[0] for name in comparison.runs if (each := comparison.analyses(name, "masking"))}
-        if found:
+        if found := comparison.first("masking"):
             blocks += [Heading(f"Masking checks: {comparison.title}"), _verdicts(found)]
             blocks += [_evidence(name, entry, alone=len(found) == 1) for name, entry in found.items()]
-    checked = {name for each in comparisons for name in each.runs if each.analyses(name, "masking")}
+    checked = {name for each in comparisons for name in each.first("masking")}
     attacked = dict.fromkeys(name for each in comparisons if each.attacks for name in each.runs)
     if missing := [name for name in attacked if name not in checked]:
         text = (
@@ -64,9 +66,8 @@ def _verdicts(found: dict[str, Entry]) -> Table:
 
 
 def _evidence(name: str, entry: Entry, *, alone: bool) -> Table:
-    rows = [Row(check["name"], [_cell(check["verdict"]), Cell(check["evidence"])]) for check in entry["checks"]]
-    columns = [Column("verdict", left=True), Column("evidence", left=True, long=True)]
-    return Table("check", columns, rows, folded=f"Evidence: {name}", open=alone)
+    checks = {check["name"]: check for check in entry["checks"]}
+    return replace(verdict_table("check", checks), folded=f"Evidence: {name}", open=alone)
 
 
 def _cell(verdict: str) -> Cell:

@@ -1,4 +1,4 @@
-"""What a clinic asks of a model: thresholds, calibration and subgroups, clean and under attack."""
+"""Clinical analyses: thresholds, calibration and subgroups, clean and under attack."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ def clinical_analyses(
         tasks: binary questions, name to positive classes.
         classes: K class names.
 
-    Returns:
-        "subgroups": for clean images and the worst case at each radius; "calibration" and "operating_points": for
-        clean images and APGD-CE at each radius. Each maps a condition, such as "clean" or "8/255", to its values.
+    Returns "subgroups" for clean images and the worst case at each radius; "calibration" and "operating_points" for
+    clean images and APGD-CE at each radius. Each maps a condition, such as "clean" or "8/255", to its values.
     """
     verdicts = {_condition(r): r for r in results if r.spec.name in ("clean", WORST_CASE)}
     found: dict[str, dict[str, Any]] = {

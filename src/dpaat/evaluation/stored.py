@@ -1,0 +1,74 @@
+"""Predictions behind a result, read back from the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpaat.errors import UserError
+from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.replicates import Predictions
+from dpaat.evaluation.results import PREDICTIONS_FOLDER, PREDICTIONS_SCHEMA
+
+COLUMNS = ("id", "group", "label", "predicted", "probabilities")
+
+
+def predictions_part(run: Path, entry: Entry) -> Path:
+    """The file that holds a result's predictions."""
+    return run / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
+
+
+def read_frame(run: Path, entry: Entry, *, remedy: str = "") -> pd.DataFrame:
+    """Read the predictions behind a result.
+
+    Args:
+        run: the run folder.
+        entry: of its `evaluation.json`.
+        remedy: what to do about a file that cannot be read; by default to evaluate the run again.
+
+    Returns:
+        `COLUMNS`, in the order of the file.
+
+    Raises:
+        UserError: a file that is not there or cannot be read.
+    """
+    part = predictions_part(run, entry)
+    try:
+        table = pq.read_table(part, schema=PREDICTIONS_SCHEMA, columns=[*COLUMNS])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        text = str(error).splitlines()[0]
+        raise UserError(f"{part}: cannot be read ({text}); {remedy or f'evaluate {run} again'}") from None
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def read_predictions(run: Path, document: Document, entry: Entry, *, remedy: str = "") -> Predictions:
+    """Read the predictions behind a result as numbers; images by id in ascending order.
+
+    Raises:
+        UserError: as `read_frame`, or rows that are not those of the result.
+    """
+    classes = document["classes"]
+    frame = read_frame(run, entry, remedy=remedy).sort_values("id", kind="stable")
+    scored = bool(frame["probabilities"].notna().all())
+    rows = frame["probabilities"].to_list() if scored else []
+    known = frame[["label", "predicted"]].isin(classes).all(axis=None) and not frame["id"].duplicated().any()
+    sound = all(len(row) == len(classes) and np.isfinite(row).all() for row in rows)
+    if len(frame) != entry["n"] or not known or not sound:
+        part = predictions_part(run, entry)
+        raise UserError(
+            f"{part}: damaged, it does not hold predictions of {entry['n']} images; {remedy or f'evaluate {run} again'}"
+        )
+    number = {name: k for k, name in enumerate(classes)}
+    return Predictions(
+        ids=frame["id"].to_numpy(dtype=str),
+        labels=frame["label"].map(number).to_numpy(dtype=np.int64),
+        groups=frame["group"].to_numpy(dtype=str),
+        predicted=frame["predicted"].map(number).to_numpy(dtype=np.int64),
+        probabilities=np.stack(rows) if scored else None,
+        classes=classes,
+    )

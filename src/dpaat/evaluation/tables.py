@@ -1,0 +1,185 @@
+"""Results and what was concluded from them, as tables for the terminal; every number comes from `evaluation.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from rich.console import Group as Lines
+from rich.text import Text
+
+from dpaat.evaluation.entries import Document, Entry, Group, groups
+from dpaat.evaluation.specs import is_worst_case
+from dpaat.radii import format_radius
+from dpaat.tables import Cell, Column, Row, Table, percent, score_cell
+
+MAX_CLASSES = 20
+SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
+WITH_INTERVAL = ("balanced_accuracy", "map")
+
+
+def condition(entry: Entry) -> str:
+    """What was done to the images: "clean", or attack and radius such as "PGD-20 8/255"."""
+    return "clean" if entry["attack"] == "clean" else f"{entry['label']} {entry['eps_text']}"
+
+
+def score_cells(
+    entry: Entry | None, keys: Collection[str], *, with_interval: Collection[str] = tuple(SCORES)
+) -> list[Cell]:
+    """Scores of a result with their intervals; the balanced accuracy counts most."""
+    if entry is None:
+        return [Cell("-") for _ in keys]
+    intervals = entry.get("intervals") or {}
+    return [
+        score_cell(
+            entry["metrics"][key],
+            intervals.get(key) if key in with_interval else None,
+            kind="key" if key == "balanced_accuracy" else "",
+        )
+        for key in keys
+    ]
+
+
+def constant_row(constant: Entry, keys: Collection[str], *, times: int = 1, name: str = "always") -> Row:
+    """The constant predictor's scores, so many times."""
+    cells = [score_cell(constant["metrics"][key]) for key in keys]
+    return Row(f"{name} {constant['predicts']}", cells * times, quiet=True)
+
+
+def evaluation_table(document: Document) -> Lines:
+    """Scores, then recall per class, for each set of images that the run was evaluated on."""
+    lines: list[Lines | Text] = []
+    for group in groups(document):
+        answers = [Text(f"warning: the model {e['one_answer']}\n") for e in group.results if e.get("one_answer")]
+        lines += [_scores(group).to_rich(), *answers, _recall(group).to_rich()]
+    return Lines(*lines)
+
+
+def comparison_table(runs: Mapping[str, Document]) -> Lines:
+    """Runs side by side: accuracy, balanced accuracy and mAP for every condition that any of them has.
+
+    Args:
+        runs: name to document, in the order wanted.
+    """
+    by_population: dict[str, dict[str, Group]] = {}
+    for name, document in runs.items():
+        for group in groups(document):
+            by_population.setdefault(repr(group.population), {})[name] = group
+    return Lines(*(_comparison(found).to_rich() for found in by_population.values()))
+
+
+def analyses_summary(document: Document) -> Lines:
+    """The security curve, calibration, operating points, masking checks and corruptions, those that are there."""
+    kinds = {
+        "curve": _curve,
+        "calibration": _calibration,
+        "operating_points": _operating_points,
+        "masking": _masking,
+        "corruptions": _corruptions,
+    }
+    found = document.get("analyses", {})
+    return Lines(*(show(entry).to_rich() for name, show in kinds.items() for entry in found.get(name, [])))
+
+
+def verdict_table(corner: str, entries: Mapping[str, Entry], title: str = "", *, whole: bool = False) -> Table:
+    """Checks by name with their verdicts and the evidence."""
+    rows = [Row(name, [Cell(e["verdict"], kind=e["verdict"]), e["evidence"]]) for name, e in entries.items()]
+    columns = [Column("verdict", left=True), Column("evidence", left=True, long=True)]
+    return Table(corner, columns, rows, title=title, whole=whole)
+
+
+def _scores(group: Group) -> Table:
+    rows = [Row(condition(entry), score_cells(entry, SCORES, with_interval=WITH_INTERVAL)) for entry in group.results]
+    if constant := group.constant:
+        rows.insert(0, constant_row(constant, SCORES, name="constant:"))
+    return Table("", list(SCORES.values()), rows, title=f"{group.title} (percent, 95 % intervals)")
+
+
+def _recall(group: Group) -> Table:
+    support: dict[str, int] = group.results[0]["metrics"]["support"]
+    first: dict[str, float | None] = group.results[0]["metrics"]["per_class_recall"]
+    present = [name for name in support if support[name]]
+    absent = len(support) - len(present)
+    shown = present
+    title = "recall per class (percent)"
+    if len(present) > MAX_CLASSES:
+        shown = sorted(present, key=lambda name: first[name] or 0.0)[:MAX_CLASSES]
+        title = f"recall per class (percent), the {MAX_CLASSES} lowest of {len(present)}"
+    worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
+    entries = worst if len(worst) > 1 else group.results
+    rows = [
+        Row(name, [str(support[name]), *(percent(entry["metrics"]["per_class_recall"][name]) for entry in entries)])
+        for name in shown
+    ]
+    title += f"; {absent} absent" if absent else ""
+    return Table("class", ["images", *map(condition, entries)], rows, title=title)
+
+
+def _comparison(found: Mapping[str, Group]) -> Table:
+    conditions = list(dict.fromkeys(condition(entry) for group in found.values() for entry in group.results))
+    any_group = next(iter(found.values()))
+    title = f"{any_group.title}: accuracy, balanced accuracy, mAP (percent)"
+    rows = []
+    if constant := any_group.constant:
+        rows.append(Row("constant", [_triple(constant)] * len(conditions), quiet=True))
+        title += f"; constant = always {constant['predicts']}"
+    for name, group in found.items():
+        cells = {condition(entry): _triple(entry) for entry in group.results}
+        rows.append(Row(name, [cells.get(heading, "-") for heading in conditions]))
+    return Table("", conditions, rows, title=title)
+
+
+def _triple(entry: Entry) -> str:
+    return " ".join(percent(entry["metrics"][key]) for key in ("accuracy", "balanced_accuracy", "map"))
+
+
+def _about(entry: Entry) -> str:
+    return f"{entry['data']}, {entry['split']}, {entry['n']:,} images"
+
+
+def _curve(entry: Entry) -> Table:
+    points = zip(entry["eps"], entry["accuracy"], entry["balanced_accuracy"], strict=True)
+    rows = [Row(format_radius(eps), [percent(accuracy), percent(balanced)]) for eps, accuracy, balanced in points]
+    areas = [percent(entry[name]) for name in ("accuracy_area", "balanced_accuracy_area")]
+    rows.append(Row(f"area to {format_radius(entry['area'])}", areas))
+    title = f"worst case over growing radii, {_about(entry)} (percent)"
+    return Table("radius", ["accuracy", "balanced"], rows, title=title)
+
+
+def _calibration(entry: Entry) -> Table:
+    conditions = entry["conditions"]
+    rows = [Row(_named(name), [percent(e["ece"]), percent(e["ece_scaled"])]) for name, e in conditions.items()]
+    temperature = next(iter(conditions.values()))["temperature"]
+    title = f"calibration (percent); temperature {temperature:.2f} from clean validation images"
+    return Table("", ["calibration error", "with temperature"], rows, title=title)
+
+
+def _operating_points(entry: Entry) -> Table:
+    rows = []
+    for number, first in enumerate(entry["conditions"]["clean"]):
+        for name, points in entry["conditions"].items():
+            point, clean = points[number], name == "clean"
+            scores = [score_cell(point[key], point[f"{key}_interval"]) for key in ("sensitivity", "specificity")]
+            wanted = percent(first["specificity_wanted"]) if clean else ""
+            rows.append(Row(first["task"] if clean else "", [wanted, _named(name), *scores]))
+    title = "sensitivity at thresholds that give the wanted specificity on clean validation images (percent)"
+    return Table("", ["wanted", Column("images", left=True), "sensitivity", "specificity"], rows, title=title)
+
+
+def _masking(entry: Entry) -> Table:
+    checks = {check["name"]: check for check in entry["checks"]}
+    return verdict_table("check", checks, f"gradient masking: {entry['summary']}")
+
+
+def _corruptions(entry: Entry) -> Table:
+    scores = entry["balanced_accuracy"]
+    rows = [Row(name, [percent(score) for score in found]) for name, found in scores.items() if name != "clean"]
+    found = entry["balanced_error"]
+    title = (
+        f"balanced accuracy by severity, {_about(entry)} (percent): clean {percent(1 - found['clean_error'])}, mean "
+        f"{percent(1 - found['mean_corruption_error'])}"
+    )
+    return Table("corruption", [str(severity) for severity in range(1, 6)], rows, title=title)
+
+
+def _named(condition: str) -> str:
+    return condition if condition == "clean" else f"APGD-CE {condition}"
