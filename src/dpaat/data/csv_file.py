@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +53,17 @@ def load(argument: str, spec: str) -> ImageTable:
                 f"{path}: {rows_of(frame, empty)}: {column} is empty or missing ({frame[column][empty].iloc[0]!r}); "
                 "fill it in, or remove the row"
             )
-    several = frame["label"].str.contains(r"[|;]")
+    labels = set(frame["label"])
+    several = frame["label"].map(
+        lambda text: bool(re.search(r"[|;]|^\[.*\]$", text)) or ("," in text and {*re.split(", ?", text)} <= labels)
+    )
     if several.any():
         raise UserError(
             f"{path}: {rows_of(frame, several)}: label {frame['label'][several].iloc[0]!r} looks like several labels; "
             "multi-label is out of scope, give one label per image"
         )
     files = _files(path, frame["path"])
-    masks = _masks(path, frame)
+    masks = _masks(path, frame, files)
     classes = class_order(frame["label"])
     alone = frame[group].map(is_missing) if group in frame else pd.Series(True, frame.index)
     kept, problems = metadata(frame, {name: name for name in METADATA})
@@ -133,7 +138,11 @@ def _warnings(frame: pd.DataFrame, group: str) -> list[str]:
     found = []
     if group in frame and (pair := twins(frame[group])):
         found.append(f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups")
-    like = [str(name) for name in frame if str(name).lower() in SPLIT_LIKE]
+    like = [
+        str(name)
+        for name in frame
+        if str(name).lower() in SPLIT_LIKE or (frame[name].map(split_name).notna().all() and frame[name].nunique() > 1)
+    ]
     if like and "split" not in frame:
         found.append(f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'")
     return found
@@ -148,13 +157,15 @@ def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
         )
 
 
-def _masks(path: Path, frame: pd.DataFrame) -> tuple[ImageFile | None, ...] | None:
+def _masks(path: Path, frame: pd.DataFrame, images: Sequence[ImageFile]) -> tuple[ImageFile | None, ...] | None:
     if "mask" not in frame or (frame["mask"] == "").all():
         return None
     files = [None if is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"]]
     absent = [file for file in files if file is not None and not is_file(file.path)]
     if absent:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
+    if same := [mask for mask, image in zip(files, images, strict=True) if mask == image]:
+        raise UserError(f"{path}: {len(same)} masks are the image itself, the first is {same[0]}; leave the cell empty")
     return tuple(files)
 
 
