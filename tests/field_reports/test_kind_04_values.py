@@ -156,6 +156,14 @@ def test_a_float_mask_and_one_with_the_noise_of_jpeg():
     assert abs(lossy.mean() / (disc > 0).mean() - 1) < 0.02
 
 
+# found in our audit: of a lossy WebP, 30 % of the right half counted as inside
+def test_noise_of_webp_is_outside_and_its_small_values_inside():
+    lossy = encode(Image.fromarray(half(255, size=(24, 24))).convert("RGB"), "WEBP", quality=40)
+    exact = encode(Image.fromarray(half(1)).convert("RGB"), "WEBP", lossless=True)
+    assert (decode_mask(lossy, size=24, fit="crop") == (half(1, size=(24, 24)) > 0)).mean() > 0.95
+    assert (decode_mask(exact, size=16, fit="crop") == half(1)).all()
+
+
 def test_a_mask_of_another_aspect_is_refused_where_it_would_be_used(tmp_path):
     data = prepared(BROKEN["a mask of another aspect"][0](tmp_path))
     with pytest.raises(UserError, match="another aspect"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,7 @@ def load(argument: str, spec: str) -> ImageTable:
             "multi-label is out of scope, give one label per image"
         )
     files = _files(path, frame["path"])
-    masks = _masks(path, frame, files)
+    masks = _masks(path, frame)
     classes = class_order(frame["label"])
     alone = frame[group].map(is_missing) if group in frame else pd.Series(True, frame.index)
     kept, problems = metadata(frame, {name: name for name in METADATA})
@@ -157,15 +156,13 @@ def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
         )
 
 
-def _masks(path: Path, frame: pd.DataFrame, images: Sequence[ImageFile]) -> tuple[ImageFile | None, ...] | None:
+def _masks(path: Path, frame: pd.DataFrame) -> tuple[ImageFile | None, ...] | None:
     if "mask" not in frame or (frame["mask"] == "").all():
         return None
     files = [None if is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"]]
     absent = [file for file in files if file is not None and not is_file(file.path)]
     if absent:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
-    if same := [mask for mask, image in zip(files, images, strict=True) if mask == image]:
-        raise UserError(f"{path}: {len(same)} masks are the image itself, the first is {same[0]}; leave the cell empty")
     return tuple(files)
 
 

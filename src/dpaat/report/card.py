@@ -14,7 +14,7 @@ from dpaat.report.blocks import Block, Cell, Facts, Heading, Listing, Section, T
 from dpaat.report.comparisons import Comparison, compare
 from dpaat.report.glance import glance_tables
 from dpaat.report.sections import all_sections
-from dpaat.report.view import RunView, unique
+from dpaat.report.view import RunView, unique, window_text
 
 LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit")
 """Licences by the names that hubs know."""
@@ -132,8 +132,7 @@ def _data(runs: Sequence[RunView]) -> list[str]:
         line for run in runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
     )
     lines = [
-        f"- {_escape(data)}, fingerprint `{digest}`, licence: {_escape(licence or 'unknown')}"
-        + ("" if window in ("", "full") else f"; values {window} are black and white")
+        f"- {_escape(data)}, fingerprint `{digest}`, licence: {_escape(licence or 'unknown')}" + window_text(window)
         for data, digest, licence, window in rows
     ]
     return ["\n".join([*lines, *(f"- {_escape(line)}" for line in said)])]

@@ -111,8 +111,8 @@ def train(
         check_splits(config, prepared)
         if resuming and prepared.fingerprint != info.get("fingerprint"):
             raise UserError(
-                f"{config.data}: not the images, classes and groups that {out} was begun with, or the data have "
-                "changed since; train anew into another --out"
+                f"{config.data}: not the images that {out} was begun with, in the same classes and groups, or the "
+                "data have changed since; train anew into another --out"
             )
         if resuming and own_splits is not None and read_splits(own_splits)["id"].tolist() != prepared.ids.tolist():
             raise UserError(

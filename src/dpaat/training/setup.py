@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 
 from dpaat.config import TrainConfig
@@ -85,14 +84,13 @@ def learned_before(config: TrainConfig, data: PreparedData) -> list[str]:
     if not config.weights:
         return []
     source = open_weights(Path(config.weights))
-    held_out = data.split != "train"
     if source.folder is not None:
         before = split_before(data, read_splits(source.folder / SPLITS))
-        count = int((held_out & np.isin(before, ("train", "val"))).sum())
+        count = int(((data.split != "train") & (before == "train") | (data.split == "test") & (before == "val")).sum())
     else:
         same = source.record.get("fingerprint") == data.fingerprint
         other = source.record.get("split") != {"seed": config.seed, "fold": config.fold}
-        count = int(held_out.sum()) if same and (other or config.splits) else 0
+        count = len(data.split) - len(data.rows("train")) if same and (other or config.splits) else 0
     if not count:
         return []
     exact = "" if source.folder is not None else "up to "
