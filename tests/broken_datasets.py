@@ -130,6 +130,7 @@ SOUND: dict[str, Make] = {
     "class folders": class_folders("a", "b"),
     "Training and Testing": class_folders("Training/a", "Training/b", "Testing/a", "Testing/b", count=8),
     "patients in folders of their own": class_folders("a/p1", "a/p2", "a/p3", "b/p1", "b/p4"),
+    "a column of folds": table(columns={"fold": lambda n: n % 5, "set": lambda n: ""}),
     "names with commas and hyphens": labels("normal, benign", "L1-2", "L12"),
     "train and val": class_folders("train/a", "train/b", "val/a", "val/b", count=8),
     "a table with everything": table(

@@ -13,6 +13,7 @@ from dpaat.cli import main
 from dpaat.data import prepare
 from dpaat.data.images import decode_image, decode_mask
 from dpaat.errors import UserError
+from dpaat.evaluation import evaluate_run
 from dpaat.runs import open_run
 from training_makers import TINY
 
@@ -251,6 +252,13 @@ def test_an_evaluation_of_weights_takes_a_window_and_one_of_a_run_its_own(deep, 
     assert parse_window("-1000,400") == ("range", (-1000, 400))
     assert main(["train", "--data=nowhere", "--window", "-1000,400", f"--out={deep / 'no'}"]) == 2
     assert "nowhere" in capsys.readouterr().err  # not the window
+
+
+# found in our audit: the command took a window, the function did not
+def test_an_evaluation_from_python_takes_a_window_too(deep):
+    options = {"attacks": ["fgsm"], "eps": [1 / 255], "device": "cpu", "progress": False}
+    document = evaluate_run(deep / "run", data=f"csv:{deep / 'd' / 'list.csv'}", window="0,2047", **options)
+    assert document["window"] == "0,2047"
 
 
 def test_a_run_from_before_windows_is_read_as_it_was_trained(deep, tmp_path):

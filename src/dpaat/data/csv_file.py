@@ -140,7 +140,8 @@ def _warnings(frame: pd.DataFrame, group: str) -> list[str]:
     like = [
         str(name)
         for name in frame
-        if str(name).lower() in SPLIT_LIKE or (frame[name].map(split_name).notna().all() and frame[name].nunique() > 1)
+        if (str(name).lower() in SPLIT_LIKE and not frame[name].str.fullmatch(r"\d*").all())  # numbers are of folds
+        or (frame[name].map(split_name).notna().all() and frame[name].nunique() > 1)
     ]
     if like and "split" not in frame:
         found.append(f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'")
