@@ -87,6 +87,15 @@ BROKEN: dict[str, tuple[Make, tuple[str, ...]]] = {
         ("chest", "split"),
     ),
     "doubled folder alone": (class_folders("chest/a", "chest/b"), ("folder:", "chest")),
+    "splits in one folder": (
+        class_folders("my data/train/a", "my data/train/b", "my data/test/a"),
+        ("give folder:", "my data"),
+    ),
+    "doubled folder of classes": (class_folders("a", "b", "all/a", "all/b"), ("all holds", "a, b")),
+    "patients whose folders hold the classes": (
+        class_folders("p1/a", "p1/b", "p2/a", "p2/b", "p3/a"),
+        ("p1, p2, p3", "are those the classes?"),
+    ),
     "one split in two folders": (
         class_folders("train/a", "train/b", "Training/a", "Training/b", "test/a", "test/b"),
         ("train", "Training"),
@@ -102,7 +111,14 @@ BROKEN: dict[str, tuple[Make, tuple[str, ...]]] = {
         table(columns={"path": lambda n: f"img/{n:04d}.jpg" if n else "./img/0003.jpg"}),
         ("img/0003.jpg", "twice"),
     ),
+    "a split under another name": (
+        table(columns={"cohort": lambda n: ("Training", "Testing")[n % 2]}),
+        ("column 'cohort' is not used", "'split'"),
+    ),
     # 5. labels
+    "hyphens and blanks": (labels("non-tumour", "non tumour", "tumour"), ("'non tumour'", "'non-tumour'")),
+    "labels with commas": (labels("x", "y", "x, y"), ("several labels", "'x, y'")),
+    "lists as labels": (labels("[0]", "[1]", "[0, 1]"), ("several labels", "'[0]'")),
     "labels in upper and lower case": (labels("benign", "malignant", "Benign"), ("'Benign'", "'benign'")),
     "1 and 1.0": (labels("0", "1", "1.0"), ("'1'", "'1.0'")),
     "labels that are missing": (labels("x", "y", "nan"), ("4, 7", "label")),
@@ -113,6 +129,9 @@ BROKEN: dict[str, tuple[Make, tuple[str, ...]]] = {
 SOUND: dict[str, Make] = {
     "class folders": class_folders("a", "b"),
     "Training and Testing": class_folders("Training/a", "Training/b", "Testing/a", "Testing/b", count=8),
+    "patients in folders of their own": class_folders("a/p1", "a/p2", "a/p3", "b/p1", "b/p4"),
+    "a column of folds": table(columns={"fold": lambda n: n % 5, "set": lambda n: ""}),
+    "names with commas and hyphens": labels("normal, benign", "L1-2", "L12"),
     "train and val": class_folders("train/a", "train/b", "val/a", "val/b", count=8),
     "a table with everything": table(
         columns={

@@ -125,7 +125,24 @@ BROKEN: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "floats from -1 to 1": (made(floats(-1, 1), suffix="tif"), ("give --window=-1,1",)),
     "a bright spot in 12 bits": (
         made(integers(4095), odd={3: Image.fromarray(np.eye(16, dtype=np.uint16) * 65535)}),
-        ("half of the images below 4095",),
+        ("99 % of half of the images below 3", "percentile:0.5,99.5"),
+    ),
+    "a bright spot in every image of 12 bits": (
+        made(
+            lambda n: Image.fromarray(
+                np.maximum(scene(n, 0, 4095), 65535 * (np.arange(256).reshape(16, 16) == 7)).astype(np.uint16)
+            )
+        ),
+        ("99 % of half of the images below 3", "percentile:0.5,99.5"),
+    ),
+    "signed values stored as unsigned ones": (made(integers(34000, 32768)), ("give --window=32768,34000",)),
+    "0 and 1 in 8-bit files": (
+        made(lambda n: Image.fromarray(scene(n, 0, 1).round().astype(np.uint8))),
+        ("the whole set is dark: values lie in 0 to 1", "--window bits:1"),
+    ),
+    "hardly any contrast in 8-bit files": (
+        made(lambda n: Image.fromarray(scene(n, 120, 130).round().astype(np.uint8))),
+        ("the whole set has little contrast: values lie in 120 to 130", "--window=120,130"),
     ),
     "12 bits in 16-bit colour": (
         made(lambda n: png_16(np.repeat(scene(n, 0, 4095)[..., None], 3, axis=2))),
@@ -147,6 +164,7 @@ BROKEN: dict[str, tuple[Maker, tuple[str, ...]]] = {
     ),
     "several frames": (made(odd={5: _several_frames(5)}), ("only the first is read: 1: 05.png",)),
     "an empty mask": (with_mask(Image.new("L", (16, 16))), ("00.png: it is empty",)),
+    "masks of 1 and 2": (with_mask(Image.fromarray(half(1) + np.uint8(1))), ("each covers its whole image",)),
     "a mask of another aspect": (with_mask(Image.fromarray(half(255, size=(16, 24)))), ("which is another aspect",)),
     "a patient on two sides": (
         made(columns=columns(split=THIRDS, group=[f"p{number}" for number in range(7)])),

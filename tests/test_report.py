@@ -165,6 +165,9 @@ def test_conclusions_of_the_suite_are_shown(tmp_path: Path) -> None:
         curve={"eps": [0, 4 / 255, 0.5], "balanced_accuracy": [0.6, 0.3, 0.0]},
     )
     page = read_page([run], tmp_path / "report.html")
+    few = make_run(tmp_path / "few")
+    add_analyses(few, subgroups={"conditions": {"clean": {"sex": {"male": {"n": 3}}}}})
+    assert "sex: male" in read_page([few], tmp_path / "few.html").text  # nothing to draw
     for words in (
         "melanoma, specificity 90%",
         "73.1",

@@ -179,9 +179,13 @@ def load(
     outputs = None if weight is None else int(weight.shape[0])
     fits = all(n in state and state[n].shape == own[n].shape for n in head)
     if new_head is False and not fits:
+        if outputs is None:
+            raise UserError(
+                f"{source.path}: holds no head ({head[0]} is missing), so it cannot classify; train it first"
+            )
         raise UserError(
-            f"{source.path}: its head has {'no' if outputs is None else outputs} outputs, but there are {num_classes} "
-            "classes; name its outputs, in their order, with --classes"
+            f"{source.path}: its head has {outputs} outputs, but there are {num_classes} classes; name its outputs, in "
+            "their order, with --classes"
         )
     if new_head or not fits:
         state |= {n: own[n] for n in head}

@@ -117,7 +117,7 @@ def build_model(
     if source is not None:
         found = find(source, network, config, weights_key, channels)
         record = source.record
-        other_classes = not keep_head and classes is not None and record.get("classes", list(classes)) != list(classes)
+        other_classes = not keep_head and classes is not None and (source.classes or tuple(classes)) != tuple(classes)
         loaded = load(
             source,
             found,

@@ -14,6 +14,7 @@ from dpaat.errors import UserError
 
 Numbers = str | float | Sequence[float] | None
 UNIT = (0.0, 1.0)
+_HINT = "; did you mean --input-range 0-255?"
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,16 @@ def parse_normalization(mean: Numbers, std: Numbers, input_range: str | None) ->
         raise UserError("mean and std belong together: give both; 0 and 1 for values that are not normalized")
     if deviations is not None and min(deviations) <= 0:
         raise UserError(f"std: {std} must be above 0")
-    if means is not None:
-        _check_mean(means, bounds or UNIT, "mean")
+    if means is not None and deviations is not None:
+        low, high = bounds or UNIT
+        _check_mean(means, (low, high), "mean")
+        if max(deviations) > high - low:
+            raise UserError(f"std: {std} is more than the input range {low:g}-{high:g}" + _HINT * (bounds is None))
+        if high - low > 2 and max(deviations) < 1 and max(means) <= 1:
+            raise UserError(
+                f"mean: {mean} and std {std} look like those of values in 0-1, but count in the input range "
+                f"{low:g}-{high:g}; give them in its unit"
+            )
     return Stated(means, deviations, bounds)
 
 
@@ -149,7 +158,7 @@ def _range(text: str) -> tuple[float, float]:
 def _check_mean(mean: Sequence[float], bounds: tuple[float, float], name: str) -> None:
     low, high = bounds
     if not all(low <= value <= high for value in mean):
-        hint = "; did you mean --input-range 0-255?" if bounds == UNIT and max(mean) > 1 else ""
+        hint = _HINT if bounds == UNIT and max(mean) > 1 else ""
         raise UserError(
             f"{name} {', '.join(f'{v:g}' for v in mean)} lies outside of the input range {low:g}-{high:g}{hint}"
         )

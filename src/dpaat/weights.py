@@ -47,6 +47,7 @@ class WeightsFile:
         sets: dicts of tensors by their place in the file, such as "state_dict"; "" is its top level.
         record: what this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere.
         architecture: the network's name, where the file tells.
+        classes: names of the outputs in their order, where the file tells.
         folder: the run folder that the file stands in, if any.
     """
 
@@ -54,6 +55,7 @@ class WeightsFile:
     sets: dict[str, dict[str, Tensor]]
     record: dict[str, Any]
     architecture: str | None
+    classes: tuple[str, ...] | None = None
     folder: Path | None = None
 
     @property
@@ -90,7 +92,9 @@ def open_weights(path: Path) -> WeightsFile:
     if where is not None or record.get("stem") not in (None, "original", "small"):
         raise UserError(f"{path}: damaged, its record of the training has no usable {where or 'stem'!r}")
     told = record.get("model") or content.get("arch")
-    return WeightsFile(path, _sets(content, path), record, told if isinstance(told, str) else None, folder)
+    architecture = told if isinstance(told, str) else None
+    classes = tuple(record["classes"]) if record else _told_classes(content)
+    return WeightsFile(path, _sets(content, path), record, architecture, classes, folder)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -142,6 +146,21 @@ def _sets(content: dict[Any, Any], path: Path) -> dict[str, dict[str, Tensor]]:
     if not found:
         raise UserError(f"{path}: holds no state dict of tensors")
     return found
+
+
+def _told_classes(content: dict[Any, Any]) -> tuple[str, ...] | None:
+    """Class names in the order of the outputs, under the names that other programs keep them by."""
+    for key in ("class_to_idx", "label2id"):
+        if isinstance(found := content.get(key), dict) and found:
+            content = content | {"idx_to_class": {number: name for name, number in found.items()}}
+    for key in ("idx_to_class", "id2label"):
+        if isinstance(found := content.get(key), dict) and {*map(str, found)} == {*map(str, range(len(found)))}:
+            content = content | {"classes": [found[key] for key in sorted(found, key=int)]}
+    for key in ("classes", "class_names"):
+        found = content.get(key)
+        if isinstance(found, list | tuple) and len(found) > 1 and all(isinstance(name, str) for name in found):
+            return tuple(found)
+    return None
 
 
 def _refuse_compressed(path: Path) -> None:

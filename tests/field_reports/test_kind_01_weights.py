@@ -192,6 +192,8 @@ def test_values_in_0_255_by_all_three_ways(tiny_images, tmp_path, capfd):
         ({"mean": "0.5"}, "mean and std belong together"),
         ({"std": "0.5"}, "mean and std belong together"),
         ({"mean": "123.675,116.28,103.53", "std": "58,57,57"}, "did you mean --input-range 0-255"),
+        ({"mean": "0.5", "std": "58"}, "std: 58 is more than the input range 0-1; did you mean --input-range 0-255"),
+        ({"mean": "0.485", "std": "0.229", "input_range": "0-255"}, "look like those of values in 0-1"),
         ({"input_range": "255"}, "input_range: '255' is not a range"),
         ({"input_range": "255-0"}, "input_range: '255-0' is not a range"),
         ({"input_range": "nan-1"}, "input_range"),
@@ -475,6 +477,32 @@ def test_classes_of_foreign_weights_are_named(tiny_images, tmp_path, capfd):
     one, two = (each["results"][0]["metrics"] for each in (document, other))
     assert one["accuracy"] == two["accuracy"]
     assert one["per_class_recall"] == two["per_class_recall"]
+
+
+# found in our audit: what a file says of the order of its outputs was not looked at
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"class_to_idx": {"c0": 2, "c1": 0, "c2": 1}},
+        {"idx_to_class": {0: "c1", 1: "c2", 2: "c0"}},
+        {"id2label": {"0": "c1", "1": "c2", "2": "c0"}},
+        {"classes": ["c1", "c2", "c0"]},
+    ],
+)
+def test_a_file_that_tells_its_classes(tiny_images, tmp_path, capfd, told):
+    path = saved(tmp_path / "w.pth", {"state_dict": network().state_dict(), **told})
+    document = evaluated(tiny_images, path, tmp_path / "out")
+    assert document["classes"] == ["c1", "c2", "c0"]
+    assert "classes c1, c2, c0 as the file says" in capfd.readouterr().out
+    assert built(path, keep_head=False, classes=("c0", "c1", "c2")).facts["weights"]["head"] == "new"
+    given = arguments(tiny_images, path, tmp_path / "out", "--classes=c0,c1,c2")
+    fails(capfd, "evaluate", *given, names=("in this order",))
+
+
+def test_weights_without_a_head_are_called_that(tiny_images, tmp_path, capfd):
+    state = {name: value for name, value in network().state_dict().items() if not name.startswith("fc.")}
+    path = saved(tmp_path / "w.pth", state)
+    fails(capfd, "evaluate", *arguments(tiny_images, path, tmp_path / "out"), names=("holds no head", "train it"))
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,10 @@ def test_an_image_listed_twice_under_two_names(tmp_path, other):
 def test_images_of_ham10000_that_are_not_listed(tmp_path):
     spec = with_file(ham_beside("other"), "d/HAM10000_images_part_1/ISIC_9999999.jpg")(tmp_path)
     assert any("1 images are not in HAM10000_metadata.csv" in note for note in load_table(spec).notes)
+
+
+# found in our audit
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    make = class_folders("a", "b")(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "gone", target_is_directory=True)
+    assert "left out, being in no class folder: c" in load_table(make).warnings

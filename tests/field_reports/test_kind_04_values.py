@@ -13,6 +13,7 @@ from dpaat.cli import main
 from dpaat.data import prepare
 from dpaat.data.images import decode_image, decode_mask
 from dpaat.errors import UserError
+from dpaat.evaluation import evaluate_run
 from dpaat.runs import open_run
 from training_makers import TINY
 
@@ -156,6 +157,14 @@ def test_a_float_mask_and_one_with_the_noise_of_jpeg():
     assert abs(lossy.mean() / (disc > 0).mean() - 1) < 0.02
 
 
+# found in our audit: of a lossy WebP, 30 % of the right half counted as inside
+def test_noise_of_webp_is_outside_and_its_small_values_inside():
+    lossy = encode(Image.fromarray(half(255, size=(24, 24))).convert("RGB"), "WEBP", quality=40)
+    exact = encode(Image.fromarray(half(1)).convert("RGB"), "WEBP", lossless=True)
+    assert (decode_mask(lossy, size=24, fit="crop") == (half(1, size=(24, 24)) > 0)).mean() > 0.95
+    assert (decode_mask(exact, size=16, fit="crop") == half(1)).all()
+
+
 def test_a_mask_of_another_aspect_is_refused_where_it_would_be_used(tmp_path):
     data = prepared(BROKEN["a mask of another aspect"][0](tmp_path))
     with pytest.raises(UserError, match="another aspect"):
@@ -243,6 +252,13 @@ def test_an_evaluation_of_weights_takes_a_window_and_one_of_a_run_its_own(deep, 
     assert parse_window("-1000,400") == ("range", (-1000, 400))
     assert main(["train", "--data=nowhere", "--window", "-1000,400", f"--out={deep / 'no'}"]) == 2
     assert "nowhere" in capsys.readouterr().err  # not the window
+
+
+# found in our audit: the command took a window, the function did not
+def test_an_evaluation_from_python_takes_a_window_too(deep):
+    options = {"attacks": ["fgsm"], "eps": [1 / 255], "device": "cpu", "progress": False}
+    document = evaluate_run(deep / "run", data=f"csv:{deep / 'd' / 'list.csv'}", window="0,2047", **options)
+    assert document["window"] == "0,2047"
 
 
 def test_a_run_from_before_windows_is_read_as_it_was_trained(deep, tmp_path):

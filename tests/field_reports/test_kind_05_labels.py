@@ -24,6 +24,8 @@ TWINS = [
     ("Benign", "benign"),
     ("lung opacity", "lung  opacity"),
     ("lung opacity", "lung_opacity"),
+    ("lung opacity", "lung-opacity"),
+    ("non-tumour", "non\u2010tumour"),
     ("lung opacity", "lung\u00a0opacity"),
     ("mel", "m\u200bel"),
     ("na\u0308vus", "n\u00e4vus"),
@@ -55,7 +57,18 @@ def test_labels_that_differ_in_blanks_at_their_ends_are_one_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pair", [("1", "11"), ("1", "-1"), ("1.0", "1.5"), ("T1", "T1a"), ("none", "mild"), ("+", "-")]
+    "pair",
+    [
+        ("1", "11"),
+        ("1", "-1"),
+        ("T1-2", "T12"),
+        ("HER2+", "HER2-"),
+        ("a, c", "a"),
+        ("1.0", "1.5"),
+        ("T1", "T1a"),
+        ("none", "mild"),
+        ("+", "-"),
+    ],
 )
 def test_labels_that_do_differ(tmp_path, pair):
     assert set(load_table(labels(*pair)(tmp_path)).classes) == set(pair)

@@ -210,7 +210,8 @@ def test_a_table_without_groups_says_so(tmp_path, tiny_images, tiny_run):
     "name",
     ["patient", "patient_id", "PatientID", "Patient ID", "patientId", "patient_no", "anon_patient_id", "subject",
      "SubjectID", "case", "case_id", "lesion", "lesion_id", "StudyInstanceUID", "study_id", "slide", "slide_name",
-     "mrn", "MRN", "PID", "patients"],
+     "mrn", "MRN", "PID", "patients", "pat_id", "SeriesInstanceUID", "wsi", "donor", "AccessionNumber", "video_id",
+     "medical_record_number", "animal", "sample_id", "TCGA_barcode"],
 )  # fmt: skip
 def test_a_column_that_looks_like_a_group_is_asked_about(name, tmp_path):
     spec = write_set(tmp_path, columns=columns(**{name: PATIENTS}))
@@ -224,7 +225,21 @@ def test_a_column_that_looks_like_a_group_is_asked_about(name, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["patient_age", "PatientSex", "StudyDate", "lesion_type", "slide_stain", "phase", "suitcase", "lowercase", "sex"],
+    [
+        "patient_age",
+        "PatientSex",
+        "StudyDate",
+        "lesion_type",
+        "slide_stain",
+        "phase",
+        "suitcase",
+        "lowercase",
+        "sex",
+        "SeriesDescription",
+        "sample_type",
+        "pattern",
+        "recorded",
+    ],
 )
 def test_other_columns_are_not(name):
     assert not _names_a_group(name)

@@ -10,13 +10,16 @@ import pytest
 from PIL import Image
 
 from data_makers import array_table
+from dpaat.cli import main
 from dpaat.data import PreparedData
 from dpaat.data.cache import digest_pixels
 from dpaat.data.seen import SEEN, known_images, leave_out
+from dpaat.data.splits import read_splits
 from dpaat.evaluation import evaluate_run
 from dpaat.interpret import explain_run
 from dpaat.report import write_report
 from dpaat.training import train
+from dpaat.training.setup import learned_before, prepare_data
 from seen_makers import QUICK, as_csv, evaluated
 from training_makers import fails, make_images, tiny_config
 
@@ -201,3 +204,36 @@ def test_a_grey_image_is_known_again_as_rgb():
     grey = np.random.default_rng(0).integers(0, 255, (1, 8, 8), dtype=np.uint8)
     assert digest_pixels(grey) == digest_pixels(np.repeat(grey, 3, axis=0))
     assert digest_pixels(grey) != digest_pixels(np.concatenate([grey, grey, 255 - grey]))
+
+
+# found in our audit: beside other images, weights without their run folder scored training images as test
+def test_weights_without_their_run_folder_say_that_images_may_have_been_seen(run, images, tmp_path, capfd):
+    alone = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    add_images(images, 1)
+    given = ["evaluate", "--model=test_resnet", f"--weights={alone}", "--eps=0", "--device=cpu"]
+    for number, spec in enumerate((f"folder:{images}", f"folder:{images.parent / 'new'}")):
+        out = tmp_path / f"{number}"
+        assert main([*given, f"--data={spec}", f"--out={out}"]) == 0
+        assert "do not say which images they were trained on" in capfd.readouterr().out
+        (entry,) = json.loads((out / "evaluation.json").read_text())["results"]
+        assert entry["left_out"]["by"] == "nothing"
+
+
+# found in our audit: a run that begins with the weights of another split
+@pytest.mark.parametrize("copied", [False, True])
+def test_weights_that_have_learned_from_test_images(run, tiny_images, tmp_path, copied):
+    own = read_splits(run / "splits.csv")["split"].tolist()
+    weights = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "w.ckpt") if copied else run
+    for seed, warned in ((0, False), (1, True)):
+        config = tiny_config(tiny_images, seed=seed, weights=str(weights))
+        data = prepare_data(config, progress=False)
+        found = learned_before(config, data)
+        assert bool(found) is warned
+        if not warned:
+            assert data.split.tolist() == own
+        elif not copied:
+            pairs = list(zip(data.split.tolist(), own, strict=True))
+            count = sum((now != "train" and was == "train") or (now, was) == ("test", "val") for now, was in pairs)
+            assert f"has learned from {count} images" in found[0]
+    written = train(tiny_config(tiny_images, seed=1, epochs=1, method="standard", weights=str(weights)), tmp_path / "r")
+    assert found[0] in json.loads((written / "run.json").read_text())["data_warnings"]

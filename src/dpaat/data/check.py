@@ -79,7 +79,8 @@ def check(
         problems.append(str(error))
     else:
         rows = [row for row in range(len(table)) if row not in bad]
-        bad |= _unfit(table, rows, image_size, window_range(resolved), problems)
+        plain = resolved == FULL and {*kinds} == {EIGHT}
+        bad |= _unfit(table, rows, image_size, window_range(resolved), problems, plain=plain)
     problems += stack_lines(name for name, found in zip(table.ids.tolist(), looks, strict=True) if found[2] > 1)
     masks = _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
     found: list[tuple[str, str, str]] = []
@@ -153,7 +154,13 @@ def _exists(spec: str) -> bool:
 
 
 def _unfit(
-    table: ImageTable, rows: list[int], image_size: int, window: tuple[float, float] | None, problems: list[str]
+    table: ImageTable,
+    rows: list[int],
+    image_size: int,
+    window: tuple[float, float] | None,
+    problems: list[str],
+    *,
+    plain: bool,
 ) -> dict[int, str]:
     """Decode images; return what is wrong with those that cannot be, and note as problems those that show nothing."""
 
@@ -167,12 +174,12 @@ def _unfit(
     sound = {row: found for row, found in zip(rows, looks, strict=True) if not isinstance(found, str)}
     if sound:
         brightest, ranges = np.array(list(sound.values())).T
-        problems += brightness_lines(table.ids[list(sound)], brightest, ranges)
+        problems += brightness_lines(table.ids[list(sound)], brightest, ranges, plain=plain)
     return {row: found for row, found in zip(rows, looks, strict=True) if isinstance(found, str)}
 
 
 def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
-    """Masks that cannot be read, are empty, or do not fit their image."""
+    """Masks that cannot be read, are empty, or do not fit their image; and masks that all cover it entirely."""
     read_mask = table.read_mask
     if read_mask is None:
         return []
@@ -184,14 +191,18 @@ def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
             require_same_aspect(mask, table.read(row))
             if is_empty_mask(mask):
                 return "it is empty (all zero)"
-            lost = not decode_mask(mask, size=image_size, fit="crop").any()
-            return f"nothing of it is left in the central square at {image_size} pixels" if lost else ""
+            inside = decode_mask(mask, size=image_size, fit="crop")
+            full.append(bool(inside.all()))
+            return "" if inside.any() else f"nothing of it is left in the central square at {image_size} pixels"
         except KeyError:
             return ""
         except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them stumble over
             return " ".join(str(error).split()) or type(error).__name__
 
+    full: list[bool] = []
     looks = list(in_threads(look, len(rows), "looking at masks", progress=True))
+    if full and all(full):
+        return ["each covers its whole image; a mask is 0 outside of the lesion"]
     return [f"mask of {table.describe(rows[n])}: {reason}" for n, reason in enumerate(looks) if reason]
 
 

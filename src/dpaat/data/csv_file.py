@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,10 @@ def load(argument: str, spec: str) -> ImageTable:
                 f"{path}: {rows_of(frame, empty)}: {column} is empty or missing ({frame[column][empty].iloc[0]!r}); "
                 "fill it in, or remove the row"
             )
-    several = frame["label"].str.contains(r"[|;]")
+    labels = set(frame["label"])
+    several = frame["label"].map(
+        lambda text: bool(re.search(r"[|;]|^\[.*\]$", text)) or ("," in text and {*re.split(", ?", text)} <= labels)
+    )
     if several.any():
         raise UserError(
             f"{path}: {rows_of(frame, several)}: label {frame['label'][several].iloc[0]!r} looks like several labels; "
@@ -135,7 +139,12 @@ def _warnings(frame: pd.DataFrame, group: str) -> list[str]:
     found = []
     if group in frame and (pair := twins(frame[group])):
         found.append(f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups")
-    like = [str(name) for name in frame if str(name).lower() in SPLIT_LIKE]
+    like = [
+        str(name)
+        for name in frame
+        if (str(name).lower() in SPLIT_LIKE and not frame[name].str.fullmatch(r"\d*").all())  # numbers are of folds
+        or (frame[name].map(split_name).notna().all() and frame[name].nunique() > 1)
+    ]
     if like and "split" not in frame:
         found.append(f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'")
     return found

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from dpaat.data import PreparedData
+from dpaat.data.images import EIGHT
 from dpaat.data.splits import leaks
 from dpaat.data.table import ImageTable
-from dpaat.data.values import fitting_window
+from dpaat.data.values import FULL, fitting_window
 from dpaat.errors import listed
 
-FLAT, DARK, DIM = 2, 16, 64
-"""Grey levels of 255: the range of an image without content, the maximum of one that is near black, and of a set that
-uses less than a quarter of the range."""
+FLAT, DARK, DIM, FAINT = 2, 16, 64, 32
+"""Grey levels of 255: the range of an image without content, the maximum of one that is near black, the maximum of a
+set that uses less than a quarter of the range, and the range of the images in a set without contrast."""
 
 
 def warnings_of(data: PreparedData, *, trained: bool = True) -> list[str]:
@@ -26,7 +27,9 @@ def warnings_of(data: PreparedData, *, trained: bool = True) -> list[str]:
         *data.table.warnings,
         *leak_lines(leaks(data.table, data.split, data.digests) if trained else [], split),
         *contrary_lines(identical(data.table, data.digests)[1]),
-        *brightness_lines(data.ids, np.array(brightest), np.array(ranges)),
+        *brightness_lines(
+            data.ids, np.array(brightest), np.array(ranges), plain=data.window == FULL and data.kinds == (EIGHT,)
+        ),
         *stack_lines(data.stacks),
     ]
 
@@ -66,23 +69,30 @@ def contrary_lines(contrary: list[list[str]]) -> list[str]:
     return [f"identical images of different classes: {len(contrary)}: {' = '.join(contrary[0])}"] if contrary else []
 
 
-def brightness_lines(ids: np.ndarray, brightest: np.ndarray, ranges: np.ndarray) -> list[str]:
-    """Report images without content, from the two numbers of `levels` of each, and a set that is dark as a whole."""
+def brightness_lines(ids: np.ndarray, brightest: np.ndarray, ranges: np.ndarray, *, plain: bool) -> list[str]:
+    """Report images without content, and a set that is dark or pale as a whole.
+
+    Args:
+        ids: of the images.
+        brightest: the first number of `levels` of each.
+        ranges: the second one.
+        plain: whether the grey levels are the values in the files.
+    """
+    low, top = int((brightest - ranges).min()), int(brightest.max())
+    if ranges.max() > 0 and (top < DIM or ranges.max() < FAINT):
+        what = "is dark" if top < DIM else "has little contrast"
+        option = fitting_window(low, top, whole=True) if plain else "another --window, such as percentile:0.5,99.5"
+        return [
+            f"the whole set {what}: values lie in {low} to {top} of 255; if the files use no more of their range, give "
+            f"{option}"
+        ]
     constant = ranges <= FLAT
-    dim = brightest.max() < DIM and not constant.all()
-    dark = (brightest <= DARK) & ~constant & ~dim
-    found = [
+    dark = (brightest <= DARK) & ~constant
+    return [
         f"{what} images: {mask.sum()} of {len(ids)}: {listed(ids[mask].tolist())}"
         for what, mask in (("constant", constant), ("near-black", dark))
         if mask.any()
     ]
-    if dim:
-        top = int(brightest.max())
-        found.append(
-            f"the whole set is dark: values lie in 0 to {top} of 255; if the files use no more of their range, "
-            f"give {fitting_window(0, top, whole=True)}"
-        )
-    return found
 
 
 def stack_lines(names: Iterable[str]) -> list[str]:

@@ -65,7 +65,8 @@ def load(argument: str, spec: str) -> ImageTable:
     frame = pd.DataFrame(rows, columns=["id", "label", "split"]).astype({"label": np.int64})
     frame["group"] = frame["id"]
     beside = [path for folder in {root, *(place.parent for _, place in places)} for path in _beside(folder)]
-    loose = sorted(path for path in beside if path.is_dir() or is_image_name(path.name))
+    # A link that leads nowhere may have been a class.
+    loose = sorted(path for path in beside if not path.is_file() or is_image_name(path.name))
     texts = sorted(path.relative_to(root).as_posix() for path in beside if path not in loose)
     reader = FileReader(tuple(files))
     return ImageTable(
@@ -140,14 +141,22 @@ def _refuse_other_layouts(tops: Sequence[Path], spec: str) -> None:
     masks = [top.name for top in tops if MASKS.fullmatch(top.name.lower())]
     if masks and any(re.fullmatch("ima?ge?s?", top.name.lower()) for top in tops):
         raise UserError(f"{spec}: {listed(masks)} is no class, but looks like masks of the images; {ELSEWHERE}")
-    _refuse_splits_in(tops, spec)
     inner = tops[0]
     while len(deeper := _sub_folders(inner)) == 1 and not _beside(inner, images=True):
         inner = deeper[0]
     if len(tops) == 1 and deeper and not _beside(inner, images=True):
+        what = "splits" if any(map(_is_split, deeper)) else "the classes"
         raise UserError(
-            f"{spec}: only one folder, {tops[0].name}, and its folders look like the classes; give folder:{inner}"
+            f"{spec}: only one folder, {tops[0].name}, and its folders look like {what}; give folder:{inner}"
         )
+    _refuse_splits_in(tops, spec)
+    names = {top.name for top in tops}
+    for top in tops:
+        if len(again := names & {sub.name for sub in _sub_folders(top)}) > 1:
+            raise UserError(
+                f"{spec}: {top.name} holds folders called as the classes beside it ({listed(sorted(again))}); move one "
+                "of the two copies away"
+            )
 
 
 def _split_like(name: str) -> str | None:
@@ -190,9 +199,10 @@ def _unlike(root: Path, places: Sequence[tuple[str, Path]]) -> list[str]:
         if names != every
     ]
     inner = [{sub.name for sub in _sub_folders(place)} for _, place in places]
-    if len(places) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+    few = set().union(*inner)
+    if all(inner) and len(few) > 1 and (len(few) < len(places) or (len(places) > 1 and all(few == x for x in inner))):
         names = listed(place.relative_to(root).as_posix() for _, place in places)
-        found.append(f"{names} hold the same folders ({listed(sorted(inner[0]))}): are those the classes?")
+        found.append(f"{names} hold the same folders ({listed(sorted(few))}): are those the classes?")
     return found
 
 

@@ -20,7 +20,10 @@ AGE = re.compile(
     r"([0-9]{1,5}(?:[.,][0-9]{1,9})?) ?(?:(y)(?:ears?|rs?|o)?|(m)(?:o|onths?)?|(w)(?:eeks?)?|(d)(?:ays?)?)?"
 )
 OLDEST = 130.0
-GROUPS = "patient|subject|case|lesion|study|slide|person|participant|individual|exam|specimen|mrn|pid|ptid"
+GROUPS = (
+    "patient|pat|subject|case|lesion|study|series|slide|wsi|person|participant|individual|volunteer|donor|animal|mouse|"
+    "exam|encounter|accession|record|specimen|biopsy|sample|barcode|nodule|polyp|video|mrn|pid|ptid"
+)
 NUMBERS = "id|ids|uid|uuid|no|nr|num|number|code|key|name|hash|index"
 """Words in the names of columns that say which images belong together, and what may follow them."""
 

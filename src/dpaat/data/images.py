@@ -63,9 +63,9 @@ def decode_image(
 def decode_mask(encoded: bytes | np.ndarray, *, size: int, fit: str) -> np.ndarray:
     """Decode a mask with the geometry of `decode_image`, by nearest neighbour.
 
-    Inside is what is not zero in the file: of any channel, however small the value. In a JPEG, whose compression leaves
-    grey noise, it is what exceeds half of the largest value. Transparent parts are outside. Where the colours do not
-    tell inside from outside, the numbers of a palette or the transparency do.
+    Inside is what is not zero in the file: of any channel, however small the value. In JPEG, AVIF and lossy WebP, which
+    leave grey noise, it is what exceeds half of the largest value. Transparent parts are outside. Where the colours do
+    not tell inside from outside, the numbers of a palette or the transparency do.
 
     Returns:
         (size, size) bool, True inside.
@@ -156,7 +156,8 @@ def _open(encoded: bytes | np.ndarray, draft: int | None = None) -> Image.Image:
     if unsigned and image.mode == "I" and image.getextrema()[0] < 0:  # type: ignore[operator]
         raise ValueError("32-bit pixels above 2^31 are not supported; save as 16-bit or float")
     image = ImageOps.exif_transpose(image)
-    image.format, image.info["kind"] = form, kind
+    lossy = form in ("JPEG", "MPO", "AVIF") or (form == "WEBP" and b"VP8L" not in encoded[:64])
+    image.info["kind"], image.info["lossy"] = kind, lossy
     return image
 
 
@@ -214,7 +215,7 @@ def _inside(image: Image.Image) -> np.ndarray:
         raise ValueError("16-bit colours, of which small values would be lost; save the mask as grey or 8-bit")
     if _is_wide(image):
         return np.asarray(np.nan_to_num(np.asarray(image)) != 0)
-    if image.format in ("JPEG", "MPO"):
+    if image.info.get("lossy"):
         grey = np.asarray(image.convert("L"))
         return np.asarray(grey > grey.max() // 2)
     pixels = np.asarray(image.convert("RGB").convert("RGBA") if image.mode == "CMYK" else image.convert("RGBA"))

@@ -21,7 +21,8 @@ SPLIT_NAMES = {
 }
 # What pandas, Excel and R write where there is nothing; "none" may be a class ("no finding"), Python's None is not.
 MISSING = {
-    "", "nan", "-nan", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "null", "<null>", "#null!", "nat", "?",
+    "", "nan", "-nan", "na", "n/a", "n.a.", ".", "--", "missing",
+    "<na>", "#n/a", "#na", "#n/a n/a", "null", "<null>", "#null!", "nat", "?",
     "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "#value!", "#ref!", "#name?", "#div/0!",
 }  # fmt: skip
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:[.,][0-9]{0,40})?|[.,][0-9]{1,40})(?:e[+-]?[0-9]{1,3})?", re.IGNORECASE)
@@ -54,7 +55,7 @@ def order_notes(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def twins(names: Iterable[str]) -> tuple[str, str] | None:
-    """Find two names that differ in case, blanks, underscores, Unicode form or the form of a number only."""
+    """Find two names that differ in case, blanks, hyphens between letters, Unicode form or form of a number only."""
     known: dict[object, str] = {}
     for name in names:
         other = known.setdefault(_plain(name), name)
@@ -75,4 +76,5 @@ def _number(text: str) -> Decimal | None:
 def _plain(name: str) -> object:
     text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").strip()
     number = _number(text)
-    return re.sub(r"[\s_]", "", text).casefold() if number is None else number
+    text = re.sub(r"[\s_]", "", text)
+    return re.sub(r"(?<=[^\W\d])[-\u2010-\u2015](?=[^\W\d])", "", text).casefold() if number is None else number

@@ -23,7 +23,8 @@ class LeftOut:
     Attributes:
         learned: images that the run was trained or validated on.
         related: further ones in a group with those, identical with them, or in a group of the same name as theirs.
-        by: "content", or "id" where the run's images are not known any more: then other names hide the same images.
+        by: "content"; "id" where the run's images are not known any more: then other names hide the same images;
+            "nothing" for weights without their run folder.
         own: whether the dataset holds exactly the run's images, whose splits then stay.
     """
 
@@ -43,6 +44,11 @@ class LeftOut:
         said = f"{' and '.join(parts)} are left out" if parts else ""
         if self.by == "content":
             return said
+        if self.by == "nothing":
+            return (
+                "the weights do not say which images they were trained on; scores on any of those are too high, and "
+                "the run folder in place of the weights would leave them out"
+            )
         unchecked = (
             "images that the model was trained or validated on could be found by their ids only, as the run keeps no "
             "digests of them and they are not where they were"
@@ -63,17 +69,10 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
     Returns:
         The dataset, its split `SEEN` where an image is left out; and the counts.
     """
-    keys = (
-        {"pixels": list(data.pixels), "digest": list(data.digests)} if "pixels" in known else {"id": data.ids.tolist()}
-    )
-    learned_from = known[known["split"] != "test"]
-    ordered = pd.concat([known[known["split"] == "test"], learned_from])  # of an image on two sides, the latter counts
-    found = np.full(len(data.split), "", dtype="<U5")
-    for name, values in keys.items():
-        split_of = dict(zip(ordered[name], ordered["split"], strict=True))
-        there = np.array([split_of.get(value, "") for value in values], dtype="<U5")
-        found = np.where(found == "", there, found)
+    keys = _keys(data, known)
+    found = split_before(data, known)
     learned = np.isin(found, ("train", "val"))
+    learned_from = known[known["split"] != "test"]
     groups, _ = connected(data.table, data.pixels)
     tied = np.isin(groups, groups[learned])
     if "group_name" in known:
@@ -86,6 +85,24 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
     by = "content" if "pixels" in known else "id"
     left_out = LeftOut(0 if same else int(learned.sum()), int(related.sum()), by, same)
     return dataclasses.replace(data, split=split), left_out
+
+
+def split_before(data: PreparedData, known: pd.DataFrame) -> np.ndarray:
+    """The split that each image had in a run, "" for images that it does not know; arguments as of `leave_out`."""
+    # Of an image on two sides, the one that is learned from counts.
+    ordered = known.sort_values("split", key=lambda split: split != "test", kind="stable")
+    found = np.full(len(data.split), "", dtype="<U5")
+    for name, values in _keys(data, known).items():
+        split_of = dict(zip(ordered[name], ordered["split"], strict=True))
+        there = np.array([split_of.get(value, "") for value in values], dtype="<U5")
+        found = np.where(found == "", there, found)
+    return found
+
+
+def _keys(data: PreparedData, known: pd.DataFrame) -> dict[str, Sequence[str]]:
+    if "pixels" not in known:
+        return {"id": data.ids.tolist()}
+    return {"pixels": data.pixels, "digest": data.digests}
 
 
 def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:

@@ -31,6 +31,7 @@ def evaluate_run(
     run: Path,
     *,
     data: str | None = None,
+    window: str | None = None,
     source: Path | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -42,6 +43,7 @@ def evaluate_run(
         run: the run folder.
         data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
             run's own, as it was split. What the run has learned from is left out of another dataset.
+        window: how the values of those data are read, see `dpaat.data.prepare`; None as the run's own were.
         source: run folder of the model on which transfer attacks make their images.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
@@ -55,7 +57,7 @@ def evaluate_run(
     """
     plan = Plan(**options)
     target = resolve_device(device)
-    subject = subject_of_run(run, data=data, device=target, progress=progress)
+    subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
     other = None if source is None else source_of(subject, source, target)
     return evaluate(subject, plan, source=other, device=target, progress=progress)
 

@@ -299,7 +299,7 @@ def _prepare_for(
     if source.folder is not None:
         return _unseen(prepared, open_run(source.folder))
     if prepared.fingerprint != record.get("fingerprint"):
-        return prepared, None
+        return prepared, LeftOut(0, 0, "nothing") if record else None
     if record.get("split") is None:
         raise UserError(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
@@ -311,13 +311,14 @@ def _outputs(
     source: WeightsFile, classes: str | Sequence[str] | None, data: PreparedData
 ) -> tuple[tuple[str, ...], str]:
     """Names of the model's outputs in their order, and where they come from."""
-    recorded = source.record.get("classes")
+    recorded = source.classes
     if classes is None:
-        return (tuple(recorded), "classes as trained") if recorded else (data.classes, "classes in the data's order")
+        said = "classes as trained" if source.record else f"classes {', '.join(recorded or ())} as the file says"
+        return (recorded, said) if recorded else (data.classes, "classes in the data's order")
     names = tuple(name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes))
     if len(set(names)) < max(len(names), 2) or not all(names):
         raise UserError(f"classes: {','.join(names)} must be two or more different names, with commas")
-    if recorded and (len(names) != len(recorded) or (names != tuple(recorded) and sorted(names) == sorted(recorded))):
+    if recorded and (len(names) != len(recorded) or (names != recorded and sorted(names) == sorted(recorded))):
         raise UserError(f"classes: {source.path} was trained on {','.join(recorded)}, as the file says, in this order")
     return names, f"classes {', '.join(names)} as given"
 

@@ -15,7 +15,7 @@ from dpaat.report.blocks import Block, Facts, Heading, Listing, Section, Text
 from dpaat.report.comparisons import Comparison, compare
 from dpaat.report.overview import overview_tables
 from dpaat.report.sections import all_sections
-from dpaat.report.view import RunView, unique
+from dpaat.report.view import RunView, unique, window_text
 from dpaat.tables import Table, escape_markdown
 
 LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit")
@@ -134,7 +134,7 @@ def _data(runs: Sequence[RunView]) -> list[str]:
     )
     lines = [
         f"- {escape_markdown(data)}, fingerprint `{digest}`, licence: {escape_markdown(licence or 'unknown')}"
-        + ("" if window in ("", "full") else f"; values {window} are black and white")
+        + window_text(window)
         for data, digest, licence, window in rows
     ]
     return ["\n".join([*lines, *(f"- {escape_markdown(line)}" for line in said)])]

@@ -106,3 +106,8 @@ def _read_part(part: Path, classes: Sequence[str]) -> pd.DataFrame:
     if not sound or not np.isfinite(frame["eps"]).all() or not set(frame["class"]) <= set(classes):
         raise UserError(f"{part}: damaged, its radii or classes are not those of the run")
     return frame
+
+
+def window_text(window: str | None) -> str:
+    """What to say after the name of data that were read through a window of values; nothing for the whole range."""
+    return "" if window in (None, "", "full") else f"; values {window} are black and white"

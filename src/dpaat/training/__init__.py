@@ -37,7 +37,7 @@ from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
 from dpaat.training.messages import closing, headline, say, stopped, too_little_memory, went_wrong
 from dpaat.training.module import TrainingModule
-from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
+from dpaat.training.setup import adaptation, build, check_splits, learned_before, make_datamodule, prepare_data
 from dpaat.training.trainer import attacked_radius, check_options, make_trainer, quiet
 
 
@@ -111,8 +111,8 @@ def train(
         check_splits(config, prepared)
         if resuming and prepared.fingerprint != info.get("fingerprint"):
             raise UserError(
-                f"{config.data}: not the images that {out} was begun with, or the data have changed since; train anew "
-                "into another --out"
+                f"{config.data}: not the images that {out} was begun with, in the same classes and groups, or the "
+                "data have changed since; train anew into another --out"
             )
         if resuming and own_splits is not None and read_splits(own_splits)["id"].tolist() != prepared.ids.tolist():
             raise UserError(
@@ -268,7 +268,7 @@ def _describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str
         "window": data.window,
         "pixels": list(data.kinds),
         "notes": list(table.notes),
-        "data_warnings": warnings_of(data),
+        "data_warnings": [*warnings_of(data), *learned_before(config, data)],
         "synthetic": table.synthetic,
         "licence": table.licence,
         "citation": table.citation,

@@ -13,7 +13,7 @@ import torch
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import DataModule
-from dpaat.data.seen import recognized
+from dpaat.data.seen import recognized, split_before
 from dpaat.data.splits import read_splits, refusals
 from dpaat.errors import UserError
 from dpaat.methods import MethodContext, build_method, find_method
@@ -23,7 +23,9 @@ from dpaat.methods.registry import MethodInfo
 from dpaat.methods.teacher import SelfTeacher
 from dpaat.models import Stem, build_model
 from dpaat.radii import check_radius
+from dpaat.runs import SPLITS
 from dpaat.training.module import TrainingModule
+from dpaat.weights import open_weights
 
 CLEAN_FIRST = {"amat": ("warmup", 1), "taet": ("first_stage", 0)}
 """The option of a method that is the share of the epochs that learn from clean images only, and their least number."""
@@ -75,6 +77,27 @@ def check_splits(config: TrainConfig, data: PreparedData) -> None:
     """
     if found := refusals(data.table, data.split):
         raise UserError(f"{config.data}: {found[0]}")
+
+
+def learned_before(config: TrainConfig, data: PreparedData) -> list[str]:
+    """Say which images of the other splits the weights that a run begins with have learned from, as far as is known."""
+    if not config.weights:
+        return []
+    source = open_weights(Path(config.weights))
+    if source.folder is not None:
+        before = split_before(data, read_splits(source.folder / SPLITS))
+        count = int(((data.split != "train") & (before == "train") | (data.split == "test") & (before == "val")).sum())
+    else:
+        same = source.record.get("fingerprint") == data.fingerprint
+        other = source.record.get("split") != {"seed": config.seed, "fold": config.fold}
+        count = len(data.split) - len(data.rows("train")) if same and (other or config.splits) else 0
+    if not count:
+        return []
+    exact = "" if source.folder is not None else "up to "
+    return [
+        f"{source.path} has learned from {exact}{count:,} images of the val and test splits: scores on them are too "
+        "high; take the seed, fold or --splits that those weights were trained with"
+    ]
 
 
 def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:

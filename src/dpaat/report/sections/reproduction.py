@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dpaat.models import describe_weights
 from dpaat.report.blocks import Block, Facts, Heading, Listing, Section
-from dpaat.report.view import RunView
+from dpaat.report.view import RunView, window_text
 
 
 def reproduction_section(runs: Sequence[RunView]) -> Section:
@@ -16,7 +16,7 @@ def reproduction_section(runs: Sequence[RunView]) -> Section:
         info, evaluation = run.info, run.evaluation or {}
         facts = [("command", f"`{info['command']}`")] if "command" in info else []
         facts += [
-            ("data", f"{run.config.data}, fingerprint `{info['fingerprint']}`"),
+            ("data", f"{run.config.data}, fingerprint `{info['fingerprint']}`{window_text(info.get('window'))}"),
             ("seed", f"{run.config.seed}"),
             ("trained with", _versions(info)),
         ]

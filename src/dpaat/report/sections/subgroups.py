@@ -129,9 +129,9 @@ def _subgroups(comparison: Comparison) -> list[Block]:
         for entry in comparison.analyses(name, "subgroups"):
             conditions = {each: entry["conditions"][each] for each in _conditions(comparison, entry)}
             if any(conditions.values()):
-                plots.append(_excess(name, conditions))
+                plots += _excess(name, conditions)
                 tables.append(_subgroup_table(name, conditions))
-    if not plots:
+    if not tables:
         return []
     text = Text(
         "Groups differ in their mix of diagnoses. The excess is by how much a group is classified better than its "
@@ -139,10 +139,10 @@ def _subgroups(comparison: Comparison) -> list[Block]:
         "left out.",
         "note",
     )
-    return [Heading("Age, sex, body site and source"), text, Figures(plots), *tables]
+    return [Heading("Age, sex, body site and source"), text, *([Figures(plots)] if plots else []), *tables]
 
 
-def _excess(name: str, conditions: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> Plot:
+def _excess(name: str, conditions: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> list[Plot]:
     groups = {
         condition: {
             f"{attribute}: {value}": Estimate(each["excess"], each["excess_interval"])
@@ -154,7 +154,7 @@ def _excess(name: str, conditions: Mapping[str, Mapping[str, Mapping[str, Entry]
     }
     shown = {_worst(condition): each for condition, each in groups.items() if each}
     caption = f"{name}: who is served better or worse than their diagnoses explain, clean and attacked."
-    return whisker_plot(shown, x_label="excess accuracy, percentage points", caption=caption)
+    return [whisker_plot(shown, x_label="excess accuracy, percentage points", caption=caption)] if shown else []
 
 
 def _subgroup_table(name: str, conditions: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> Table:
