@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException  # 
 from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
-from dpaat.consistency import check_start, seal
+from dpaat.consistency import check_end, check_start, seal, seal_end
 from dpaat.data import PreparedData
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import known_images
@@ -91,6 +91,7 @@ def train(
         if begun:
             before = read_config(out / CONFIG)
             check_start(out, before, info)
+            check_end(out, info)
             config = dataclasses.replace(before, **{name: getattr(config, name) for name in PLACE})
             config = config if data is None else dataclasses.replace(config, data=data)
         config = complete(config)
@@ -122,7 +123,9 @@ def train(
         trainer = make_trainer(config, out, prepared, stop_after=stop_after, console=console)
         stem = Run(out, config, info).stem if resuming else None
         module = build(config, prepared, from_checkpoint=resuming, stem=stem)
-        checkpoint = newest_whole(out, module, lambda line: say(console, f"warning: {line}")) if resuming else None
+        checkpoint = (
+            newest_whole(out, module, info, lambda line: say(console, f"warning: {line}")) if resuming else None
+        )
         if first_process and not begun:
             _make_place(out)
             held.enter_context(_alone(out))
@@ -132,6 +135,7 @@ def train(
             if first_process:
                 info = _make_folder(out, config, info, prepared)
         elif first_process:
+            info.pop("files", None)  # from here on it writes them anew
             write_json(out / INFO, info | {"status": "running"})
             if data is not None:
                 write_config(out / CONFIG, config)
@@ -187,12 +191,12 @@ def _fit(
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
         if trainer.is_global_zero:
-            write_json(out / INFO, info | {"status": "stopped", "epochs_done": _epochs_done(out)})
+            _pause(out, info, status="stopped")
         raise Interrupted(stopped(stop, out), 128 + stop.signum) from None
     except TrainingError as fault:
         text = went_wrong(fault, out, module.config, data)
         if trainer.is_global_zero:
-            write_json(out / INFO, info | {"status": "failed", "error": text, "epochs_done": _epochs_done(out)})
+            _pause(out, info, status="failed", error=text)
         raise UserError(text) from None
     except SystemExit:  # Lightning's answer to an interruption
         if trainer.interrupted:
@@ -235,6 +239,7 @@ def _finish(
         "device": provenance(str(trainer.strategy.root_device))["device"],
         "warnings": [*warned, *([found] if found else [])],
         "one_answer": _one_answer(out / BEST),
+        **seal_end(out),
     }
     write_json(out / INFO, info)
     return info
@@ -246,6 +251,10 @@ def _one_answer(checkpoint: Path) -> str | None:
         return None
     content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return content.get("one_answer")
+
+
+def _pause(out: Path, info: dict[str, Any], **why: str) -> None:
+    write_json(out / INFO, info | why | {"epochs_done": _epochs_done(out), **seal_end(out)})
 
 
 def _epochs_done(out: Path) -> int:

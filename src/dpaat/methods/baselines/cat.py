@@ -13,6 +13,7 @@ from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.base import LearnLoss, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, register_method
+from dpaat.radii import check_radius
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class CAT(RadiiMethod):
         super().__init__(context)
         if not options.increment > 0:
             raise ValueError(f"increment must be above 0, not {options.increment}")
+        check_radius(options.increment, context.norm, name="increment")
         if not 0 <= options.smoothing * context.eps <= 1:
             raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {context.eps:.4g}")
         self.options = options

@@ -15,6 +15,7 @@ from dpaat.methods.base import MethodContext, StepOutput, mixed_loss
 from dpaat.methods.boundary import score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.radii import check_radius
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class IAAT(RadiiMethod):
         super().__init__(context)
         if not options.gamma > 0:
             raise ValueError(f"gamma must be above 0, not {options.gamma}")
+        check_radius(options.gamma, context.norm, name="gamma")
         if not 0 < options.beta <= 1:
             raise ValueError(f"beta must lie in (0, 1], not {options.beta}")
         if not 0 <= options.warmup <= 1:

@@ -16,6 +16,7 @@ from dpaat.methods.baselines.trades import check_weights
 from dpaat.methods.boundary import bisect, score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.radii import check_radius
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class MMA(RadiiMethod):
         check_share(context, options.beta)
         if not options.least > 0:
             raise ValueError(f"least must be above 0, not {options.least}")
+        check_radius(options.least, context.norm, name="least")
         self.options = options
         self.perturbation = SampleRadii(len(context.labels))
 
