@@ -34,9 +34,13 @@ def seal_end(folder: Path) -> dict[str, Any]:
 
 
 def is_sealed(folder: Path, name: str, info: Mapping[str, Any]) -> bool:
-    """Whether a file is as the training left it; True where `run.json` does not say."""
-    digest = (info.get("files") or {}).get(name)
+    """Whether a file is as the training left it; True where `run.json` does not say, or the training is at work."""
+    digest = _sealed(info).get(name)
     return digest is None or file_digest(folder / name) == digest
+
+
+def _sealed(info: Mapping[str, Any]) -> dict[str, str]:
+    return {} if info.get("status") == "running" else info.get("files") or {}
 
 
 def check_end(folder: Path, info: Mapping[str, Any]) -> None:
@@ -45,7 +49,7 @@ def check_end(folder: Path, info: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the first file that is another one, or is missing among others.
     """
-    for name in info.get("files") or {}:
+    for name in _sealed(info):
         path = folder / name
         fallback = name.startswith("checkpoints/") and name != BEST
         if path.is_file() and not fallback and not is_sealed(folder, name, info):

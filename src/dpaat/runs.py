@@ -157,7 +157,7 @@ class Run:
         from dpaat.data.values import FULL
 
         config = self.config
-        try:
+        with moved(self.path):
             data = prepare(
                 config.data,
                 image_size=config.image_size,
@@ -167,8 +167,6 @@ class Run:
                 window=self.info.get("window") or FULL,
                 progress=progress,
             )
-        except UserError as error:
-            raise UserError(f"{error} (if the data of {self.path} were moved: give --data)") from None
         if data.fingerprint != self.info["fingerprint"]:
             in_order = prepare(
                 config.data, image_size=config.image_size, fit=config.fit, window=data.window, progress=False
@@ -182,6 +180,15 @@ class Run:
                 f"which {self.path} was trained; the data have changed since"
             )
         return data
+
+
+@contextmanager
+def moved(run: Path) -> Iterator[None]:
+    """Add to errors of the data of a run what to do if they were moved."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} (if the data of {run} were moved: give --data)") from None
 
 
 def open_run(path: str | Path) -> Run:

@@ -190,7 +190,9 @@ def test_labels_between_classes():
             AdaptivePerturbation(SAMPLES, 8 / 255, labels=torch.tensor(labels), num_classes=2)
 
 
-@pytest.mark.parametrize("losses", [1.0, [1.0, 2.0], torch.tensor([1, 2]), torch.tensor([True, False]), torch.ones(2) * 1j])
+@pytest.mark.parametrize(
+    "losses", [1.0, [1.0, 2.0], torch.tensor([1, 2]), torch.tensor([True, False]), torch.ones(2) * 1j]
+)
 def test_losses_that_are_no_tensor_of_numbers(losses):
     with pytest.raises(TypeError, match="losses must be floating tensors"):
         make().update(torch.tensor([0, 1]), losses, LOSSES)

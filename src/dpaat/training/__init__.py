@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shlex
 import time
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,20 @@ from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
 from dpaat.provenance import provenance
-from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, read_config, read_json, write_config, write_json
+from dpaat.runs import (
+    BEST,
+    CONFIG,
+    INFO,
+    LAST,
+    PREVIOUS,
+    SPLITS,
+    Run,
+    moved,
+    read_config,
+    read_json,
+    write_config,
+    write_json,
+)
 from dpaat.training.callbacks import overfitted
 from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
@@ -101,14 +114,15 @@ def train(
             raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
         own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
-        prepared = prepare_data(
-            config,
-            own_splits=own_splits,
-            own_window=(info.get("window") or FULL) if resuming else None,
-            classes=info.get("classes"),
-            cache_dir=cache_dir,
-            progress=console is not None,
-        )
+        with moved(out) if resuming and data is None else nullcontext():
+            prepared = prepare_data(
+                config,
+                own_splits=own_splits,
+                own_window=(info.get("window") or FULL) if resuming else None,
+                classes=info.get("classes"),
+                cache_dir=cache_dir,
+                progress=console is not None,
+            )
         check_splits(config, prepared)
         if resuming and prepared.fingerprint != info.get("fingerprint"):
             raise UserError(
@@ -135,7 +149,6 @@ def train(
             if first_process:
                 info = _make_folder(out, config, info, prepared)
         elif first_process:
-            info.pop("files", None)  # from here on it writes them anew
             write_json(out / INFO, info | {"status": "running"})
             if data is not None:
                 write_config(out / CONFIG, config)
