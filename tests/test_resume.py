@@ -47,7 +47,8 @@ def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny_images, tmp_path, m
     shutil.copytree(broken, tmp_path / "before")
     train(config, broken, resume=True)
     shutil.copytree(tmp_path / "before" / "checkpoints", broken / "checkpoints", dirs_exist_ok=True)
-    shutil.copy(tmp_path / "before" / "run.json", broken / "run.json")
+    info = json.loads((tmp_path / "before" / "run.json").read_text())
+    (broken / "run.json").write_text(json.dumps(info | {"status": "running"}))
     train(config, broken, resume=True)
     assert_same_run(broken, whole)
 

@@ -17,6 +17,7 @@ from dpaat.errors import UserError
 
 CONFIG, SPLITS = "config.yaml", "splits.csv"
 LOG = "metrics.csv"
+BEST = "checkpoints/best.ckpt"
 MOVABLE = (*PLACE, "workers", "data")
 """Fields that may change after a run was begun: where it is computed, and where its data are, told by a fingerprint."""
 
@@ -24,6 +25,39 @@ MOVABLE = (*PLACE, "workers", "data")
 def seal(config: TrainConfig, splits: Path) -> dict[str, Any]:
     """What `run.json` keeps at the start, to notice later changes: the configuration, and a digest of the splits."""
     return {"config": json.loads(json.dumps(dataclasses.asdict(config))), "splits_digest": file_digest(splits)}
+
+
+def seal_end(folder: Path) -> dict[str, Any]:
+    """What `run.json` keeps of a training that has ended or paused: a digest of each file that it wrote."""
+    paths = [folder / LOG, *folder.glob("checkpoints/*.ckpt"), *folder.glob("perturbation.parquet/*.parquet")]
+    return {"files": {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(paths) if p.is_file()}}
+
+
+def is_sealed(folder: Path, name: str, info: Mapping[str, Any]) -> bool:
+    """Whether a file is as the training left it; True where `run.json` does not say, or the training is at work."""
+    digest = _sealed(info).get(name)
+    return digest is None or file_digest(folder / name) == digest
+
+
+def _sealed(info: Mapping[str, Any]) -> dict[str, str]:
+    return {} if info.get("status") == "running" else info.get("files") or {}
+
+
+def check_end(folder: Path, info: Mapping[str, Any]) -> None:
+    """Compare what a training left with what `run.json` says of it; checkpoints to go on from are looked at later.
+
+    Raises:
+        UserError: names the first file that is another one, or is missing among others.
+    """
+    for name in _sealed(info):
+        path = folder / name
+        fallback = name.startswith("checkpoints/") and name != BEST
+        if path.is_file() and not fallback and not is_sealed(folder, name, info):
+            raise UserError(
+                f"{path}: damaged, or not what this training wrote; put a copy back, or train anew into another --out"
+            )
+        if not path.exists() and path.parent.is_dir() and not name.startswith("checkpoints/"):
+            raise UserError(f"{path}: is missing; put a copy back, or train anew into another --out")
 
 
 def file_digest(path: Path) -> str:
@@ -44,10 +78,12 @@ def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> N
         before, after = (_comparable(name, value) for value in (begun.get(name, defaults[name]), now[name]))
         if name not in MOVABLE and before != after:
             raise UserError(
-                f"{folder / CONFIG}: says {name} {now[name]!r}, but the run was begun with {begun.get(name)!r}; put "
-                "that back, or train anew into another --out"
+                f"{folder / CONFIG}: says {name} {now[name]!r}, but the run was begun with {begun.get(name)!r}, as "
+                "run.json says; put that back, or train anew into another --out"
             )
     splits = folder / SPLITS
+    if info.get("splits_digest") and not splits.is_file():
+        raise UserError(f"{splits}: is missing; put a copy back, or train anew into another --out")
     if splits.is_file() and not _same_splits(splits, info):
         raise UserError(f"{splits}: was changed after the run was begun; put it back, or train anew into another --out")
 

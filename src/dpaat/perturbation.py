@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from dpaat.radii import check_radius
 from dpaat.sample_state import SampleState, gather_rows
 
 Statistic = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -126,8 +127,7 @@ class AdaptivePerturbation(SampleState):
         eps_init = eps_min if eps_init is None else eps_init
         _require(num_samples >= 1, "num_samples must be at least 1", num_samples)
         _require(eps_max > 0, "eps_max must be positive", eps_max)
-        too_large = norm == "linf" and eps_max > 1
-        _require(not too_large, f"eps_max must be at most 1 (did you mean {eps_max:g}/255?)", eps_max)
+        check_radius(float(eps_max), norm, name="eps_max")
         _require(0 <= eps_min <= eps_max, "eps_min must lie in [0, eps_max]", eps_min)
         _require(eps_min <= eps_init <= eps_max, "eps_init must lie in [eps_min, eps_max]", eps_init)
         _require(statistic in STATISTICS, f"statistic must be one of {', '.join(STATISTICS)}", statistic)
@@ -137,6 +137,7 @@ class AdaptivePerturbation(SampleState):
         if labels is not None:
             labels = torch.as_tensor(labels)
             _require(labels.shape == (num_samples,), f"labels must have shape ({num_samples},)", tuple(labels.shape))
+            _require(bool((labels == labels.long()).all()), "labels must be integers", labels.dtype)
             valid = bool(labels.min() >= 0) and bool(labels.max() < num_classes)
             _require(valid, "labels must lie in [0, num_classes)", f"{int(labels.min())} to {int(labels.max())}")
             labels = labels.to(torch.int32)
@@ -168,6 +169,7 @@ class AdaptivePerturbation(SampleState):
         _require(clean_loss is not None or self._rule is not solved, "clean_loss must be the clean losses (B,)", None)
         columns = [adv_loss] if clean_loss is None else [adv_loss, clean_loss]
         if not gathered:
+            self._check(index, *columns)  # before others are told: padding would hide it
             index, *columns = gather_rows(index, *columns, device=self.eps.device)
         index, adv_loss, *clean = self._rows(index, *columns)
         tracked = clean[0] if clean else adv_loss
@@ -201,15 +203,19 @@ class AdaptivePerturbation(SampleState):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what `get_extra_state` gave."""
-        self._until_renewal = int(state["until_renewal"])
+        self._until_renewal = min(int(state["until_renewal"]), self.renew_every)
 
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        eps = state_dict.get(f"{prefix}eps")
+        eps, labels = state_dict.get(f"{prefix}eps"), state_dict.get(f"{prefix}labels")
         if isinstance(eps, Tensor):
-            of = f"the state of {len(eps)} samples with sizes of {float(eps.min()):.4g} to {float(eps.max()):.4g}"
+            of = f"the state of {eps.numel()} samples"
+            of += f" with sizes of {eps.min():.4g} to {eps.max():.4g}" if eps.numel() else ""
             fits = eps.shape == self.eps.shape and bool(((eps >= 0) & (eps <= self.eps_max * (1 + 1e-6))).all())
             _require(fits, f"state_dict must be of {len(self.eps)} samples with sizes up to {self.eps_max:.4g}", of)
+        if labels is not None and self.labels is not None:
+            same = torch.equal(labels.to(self.labels), self.labels)
+            _require(same, "state_dict must be of the samples with these labels", "of others")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -22,8 +22,11 @@ def check_radius(
         most: the upper end, in parts of the image's range.
 
     Raises:
-        BadValueError: negative, NaN, infinite, or beyond 1 (Linf) or sqrt(C * H * W), the diameter of the box (L2).
+        BadValueError: an unknown norm, or a radius that is negative, NaN, infinite, or beyond 1 (Linf) or the diameter
+            sqrt(C * H * W) of the box (L2).
     """
+    if norm not in ("linf", "l2"):
+        raise BadValueError(f"norm must be linf or l2, not {norm!r}")
     text = text or f"{value:g}"
     if not math.isfinite(value) or value < 0:
         raise BadValueError(f"{name}: {text} must be a finite number, 0 or larger")

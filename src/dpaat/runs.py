@@ -16,9 +16,10 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dpaat.config import TrainConfig
+from dpaat.consistency import BEST as BEST
 from dpaat.consistency import CONFIG as CONFIG
 from dpaat.consistency import SPLITS as SPLITS
-from dpaat.consistency import check_checkpoint, check_log, check_start, file_digest
+from dpaat.consistency import check_checkpoint, check_end, check_log, check_start, file_digest
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
 from dpaat.shapes import Maybe, load_json, load_yaml, misfit
@@ -59,8 +60,9 @@ INFO_SHAPE = {
     ),
     "warnings": Maybe([str], absent=True),
     "one_answer": Maybe(str, absent=True),
+    "files": Maybe({str: str}, absent=True),
 }
-BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
+LAST, PREVIOUS = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Run:
         from dpaat.data.values import FULL
 
         config = self.config
-        try:
+        with moved(self.path):
             data = prepare(
                 config.data,
                 image_size=config.image_size,
@@ -165,8 +167,6 @@ class Run:
                 window=self.info.get("window") or FULL,
                 progress=progress,
             )
-        except UserError as error:
-            raise UserError(f"{error} (if the data of {self.path} were moved: give --data)") from None
         if data.fingerprint != self.info["fingerprint"]:
             in_order = prepare(
                 config.data, image_size=config.image_size, fit=config.fit, window=data.window, progress=False
@@ -180,6 +180,15 @@ class Run:
                 f"which {self.path} was trained; the data have changed since"
             )
         return data
+
+
+@contextmanager
+def moved(run: Path) -> Iterator[None]:
+    """Add to errors of the data of a run what to do if they were moved."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} (if the data of {run} were moved: give --data)") from None
 
 
 def open_run(path: str | Path) -> Run:
@@ -211,6 +220,7 @@ def read_folder(path: Path) -> Run:
     run = Run(path, read_config(path / CONFIG), read_info(path / INFO))
     check_start(path, run.config, run.info)
     check_log(path, run.info)
+    check_end(path, run.info)
     check_results(path)
     return run
 

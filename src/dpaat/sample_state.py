@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,16 +41,24 @@ class SampleState(nn.Module):
         self.register_buffer("criterion", torch.full((groups,), torch.nan))
 
     def _rows(self, index: Tensor, *columns: Tensor) -> list[Tensor]:
-        """Check a mini-batch; returns its index in ascending order, and for every sample the values of its first row.
+        """The index of a mini-batch in ascending order, and for every sample the values of its first row."""
+        self._check(index, *columns)
+        index, first = first_of_equals(index.to(self.eps.device).long())
+        return [index, *(values.detach().to(self.eps)[first] for values in columns)]
+
+    def _check(self, index: Tensor, *columns: Tensor) -> None:
+        """Refuse a mini-batch that is none.
 
         Raises:
-            TypeError: `index` is no tensor of integers.
+            TypeError: `index` is no tensor of integers, a column none of floating values.
             ValueError: columns of another length than the index, or an index beyond N.
         """
         kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
         if not isinstance(index, Tensor) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
             raise TypeError(f"index must be a tensor of sample numbers (integers), not {kind}")
         for values in columns:
+            if not isinstance(values, Tensor) or not values.is_floating_point():
+                raise TypeError(f"losses must be floating tensors (B,), not {getattr(values, 'dtype', type(values))}")
             if index.ndim != 1 or values.shape != index.shape:
                 raise ValueError(
                     f"index and losses must have one shape (B,), not {tuple(index.shape)} and {tuple(values.shape)}"
@@ -58,8 +67,13 @@ class SampleState(nn.Module):
             raise ValueError(
                 f"index must lie in 0 to {len(self.eps) - 1}, not {int(index.min())} to {int(index.max())}"
             )
-        index, first = first_of_equals(index.to(self.eps.device).long())
-        return [index, *(values.detach().to(self.eps)[first] for values in columns)]
+
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, buffer in self.named_buffers(recurse=False):
+            if isinstance(found := state_dict.get(prefix + name), Tensor):
+                state_dict[prefix + name] = found.to(buffer.dtype)  # also where `assign` takes it as it is
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampleState:

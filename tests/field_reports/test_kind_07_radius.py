@@ -222,6 +222,27 @@ def test_models_that_return_no_logits(name, wrap):
         call(name, Answers(wrap), y=torch.zeros(4, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("steps", [torch.full((4,), 2.0), torch.tensor([0.01, 0.01, torch.nan, 0.01])])
+def test_step_sizes_per_image(steps):  # found in our audit
+    with pytest.raises(ValueError, match="step_size: "):
+        pgd(network(), X, Y, eps=0.1, step_size=steps)
+
+
+@pytest.mark.parametrize("name", ["pgd", "fgsm", "apgd-ce", "ddn"])
+def test_models_without_a_gradient(name):  # found in our audit
+    with pytest.raises(ValueError, match="no gradient"):
+        call(name, Answers(lambda z: z.detach()))
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        call(name)
+
+
+@pytest.mark.parametrize("name", ["cat.increment", "iaat.gamma", "mma.least"])
+def test_options_in_pixel_units(name, tiny_images, tmp_path, capfd):  # found in our audit
+    method, option = name.split(".")
+    arguments = tiny_arguments(tiny_images, method=method, **{f"options.{option}": 8})
+    fails(capfd, *arguments, f"--out={tmp_path / 'run'}", names=(option, "did you mean 8/255"))
+
+
 def test_a_function_is_no_model():
     with pytest.raises(ValueError, match="Module"):
         pgd(lambda x: x.flatten(1), X, Y, eps=0.1)

@@ -40,6 +40,8 @@ def change_weights(run: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["state_dict"]["model.network.fc.bias"] += 1
     torch.save(content, path)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "running"}))
 
 
 def explained(run: Path) -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from dpaat.cli import main
 from dpaat.data import prepare
+from dpaat.errors import UserError
 from dpaat.evaluation import evaluate_run, read_evaluation
+from dpaat.interpret import explain_run
+from dpaat.interpret.document import read_interpretability, read_maps, read_scores
 from dpaat.report import write_report
 from dpaat.runs import read_folder
 from dpaat.training import train
@@ -98,6 +101,11 @@ def entry(document: dict) -> dict:
         lambda d: entry(d)["metrics"]["support"].update(c0=9),
         lambda d: entry(d).update(n=99),
         lambda d: entry(d).update(checkpoint="0" * 16),
+        lambda d: entry(d).update(eps=4 / 255),
+        lambda d: entry(d).update(eps_text="4/255"),
+        lambda d: entry(d).update(attack="pgd"),
+        lambda d: entry(d).update(norm="l2"),
+        lambda d: entry(d).update(split="val"),
     ],
 )
 def test_results_that_disagree_with_their_predictions(run, change, capfd):
@@ -112,6 +120,7 @@ def test_results_that_disagree_with_their_predictions(run, change, capfd):
         lambda frame: frame.assign(label=frame["label"].to_numpy()[::-1]),
         lambda frame: frame.head(5),
         lambda frame: frame.assign(label="c7"),
+        lambda frame: frame.assign(eps=4 / 255),
         lambda frame: frame.assign(probabilities=frame["probabilities"].map(lambda row: row[::-1])),
     ],
 )
@@ -238,6 +247,72 @@ def test_a_checkpoint_with_a_bit_that_fell_over(run, capfd):
     content[len(content) // 2] ^= 64
     path.write_bytes(content)
     fails(capfd, "evaluate", run, "--device=cpu", "--attack=fgsm", names=("best.ckpt", "damaged"))
+
+
+# --- files that another training wrote; all found in our audit
+
+
+@pytest.fixture(scope="module")
+def other(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `begun`, but for its learning rate."""
+    config = tiny_config(tiny_images, epochs=3, lr=0.01)
+    return train(config, tmp_path_factory.mktemp("kind13") / "other", stop_after=2)
+
+
+FILES = ["metrics.csv", "checkpoints/best.ckpt", "perturbation.parquet/epoch-0001.parquet"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_run(stopped, other, name, capfd):
+    shutil.copy(other / name, stopped / name)
+    is_refused(stopped, capfd, name, "not what this training wrote")
+    fails(capfd, "train", "--resume", f"--out={stopped}", names=(name,))
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "splits.csv", "perturbation.parquet/epoch-0000.parquet"])
+def test_a_file_that_is_gone(stopped, name, capfd):
+    (stopped / name).unlink()
+    is_refused(stopped, capfd, name, "is missing")
+    fails(capfd, "train", "--resume", f"--out={stopped}", names=(name, "is missing"))
+
+
+def test_a_training_does_not_go_on_from_the_checkpoint_of_another_run(stopped, other, capfd):
+    shutil.copy(other / "checkpoints" / "last.ckpt", stopped / "checkpoints")
+    read_folder(stopped)
+    fails(capfd, "train", "--resume", f"--out={stopped}", names=("last.ckpt", "not what this run saved"))
+    (stopped / "checkpoints" / "last.ckpt").unlink()
+    assert main(["train", "--resume", f"--out={stopped}"]) == 0
+    read_folder(stopped)
+
+
+def test_what_a_killed_training_left_is_not_held_against_it(stopped):
+    """While it runs, `run.json` says nothing of its files."""
+    info = json.loads((stopped / "run.json").read_text())
+    (stopped / "run.json").write_text(json.dumps(info | {"status": "running"}))
+    (stopped / "perturbation.parquet" / "epoch-0001.parquet").unlink()
+    read_folder(stopped)
+
+
+@pytest.mark.parametrize("kind", ["maps", "scores"])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: bytes(len(b))])
+def test_maps_and_their_scores(explained, tmp_path, kind, damage):
+    run = shutil.copytree(explained, tmp_path / "run")
+    (entry,) = read_interpretability(run)["explanations"]
+    path = run / "interpretability" / entry["files"][kind]
+    path.write_bytes(damage(path.read_bytes()))
+    read = read_maps if kind == "maps" else read_scores
+    with pytest.raises(UserError, match=rf"{path.name}: is not what .* was written with; explain the run again"):
+        read(run, entry)
+    del entry["digests"]  # as versions before wrote it
+    with pytest.raises(UserError, match=rf"{path.name}: cannot be read .*; explain the run again"):
+        read(run, entry)
+
+
+@pytest.fixture(scope="module")
+def explained(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("kind13") / "explained")
+    explain_run(run, maps=["input-gradient"], max_samples=4, steps=1, device="cpu")
+    return run
 
 
 # --- old runs

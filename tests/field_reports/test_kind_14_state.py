@@ -167,8 +167,66 @@ def test_a_state_of_a_larger_radius_is_not_loaded_inside_a_model():
 # "Why epsilon can be larger than 1?" (MadryLab/mnist_challenge#13); kind 7 has the attacks.
 @pytest.mark.parametrize(("eps_max", "meant"), [(8, "8/255"), (8.0, "8/255"), (2.5, "2.5/255"), (1.001, "1.001/255")])
 def test_a_radius_beyond_the_image_range_is_a_slip(eps_max, meant):
-    with pytest.raises(ValueError, match=f"eps_max must be at most 1 .did you mean {meant}"):
+    with pytest.raises(ValueError, match=f"eps_max: .*did you mean {meant}"):
         make(eps_max=eps_max)
+
+
+# A norm that is not known must not switch the check off; found in our audit, as are those below.
+@pytest.mark.parametrize("norm", ["L2", "Linf", "inf", "l1"])
+def test_an_unknown_norm(norm):
+    with pytest.raises(ValueError, match="norm must be linf or l2"):
+        make(eps_max=8, norm=norm)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_endless_radius(norm):
+    with pytest.raises(ValueError, match="finite"):
+        make(eps_max=torch.inf, norm=norm)
+
+
+def test_labels_between_classes():
+    for labels in ([0.0, 0.5, 1, 1, 0, 0], [0, 1, torch.nan, 1, 0, 0]):
+        with pytest.raises(ValueError, match="labels must be integers"):
+            AdaptivePerturbation(SAMPLES, 8 / 255, labels=torch.tensor(labels), num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "losses", [1.0, [1.0, 2.0], torch.tensor([1, 2]), torch.tensor([True, False]), torch.ones(2) * 1j]
+)
+def test_losses_that_are_no_tensor_of_numbers(losses):
+    with pytest.raises(TypeError, match="losses must be floating tensors"):
+        make().update(torch.tensor([0, 1]), losses, LOSSES)
+
+
+@pytest.mark.parametrize("eps", [torch.tensor(0.01), torch.zeros(0), torch.zeros(SAMPLES, 1)])
+def test_a_state_of_another_shape_is_not_loaded(eps):
+    with pytest.raises(ValueError, match="must be of 6 samples"):
+        make().load_state_dict(damaged(eps=eps))
+
+
+def test_a_state_of_other_samples_is_not_loaded():
+    """Of as many, but of other classes: another fold, or another order."""
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    one, other = (AdaptivePerturbation(SAMPLES, 8 / 255, labels=y, num_classes=2) for y in (labels, 1 - labels))
+    with pytest.raises(ValueError, match="these labels"):
+        one.load_state_dict(other.state_dict())
+    state = one.state_dict()
+    one.load_state_dict(state | {"labels": state["labels"].to(torch.int16)})  # as versions before kept them
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_state_that_is_assigned_stays_in_float32(dtype):
+    state = make()
+    state.load_state_dict(damaged(eps=torch.full((SAMPLES,), 4 / 255, dtype=dtype)), assign=True)
+    assert state.eps.dtype == torch.float32
+    state.update(torch.tensor([0, 1]), LOSSES, LOSSES)
+
+
+def test_the_threshold_is_renewed_in_time_whatever_a_state_says():
+    state = make()
+    state.set_extra_state({"until_renewal": 10**9})
+    state.update(torch.arange(SAMPLES), torch.ones(SAMPLES), torch.ones(SAMPLES))
+    assert state.criterion.isfinite().all()
 
 
 def test_a_radius_that_is_none_or_no_number():

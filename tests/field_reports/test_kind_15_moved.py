@@ -27,7 +27,7 @@ def move(images: Path) -> Path:
 def test_training_goes_on_where_the_images_are_now(images, tiny_run, tmp_path, capfd):
     run = train(tiny_config(images), tmp_path / "run", stop_after=1)
     moved = move(images)
-    fails(capfd, "train", "--resume", f"--out={run}", names=("no such folder", str(images)))
+    fails(capfd, "train", "--resume", f"--out={run}", names=("no such folder", str(images), "give --data"))
     assert main(["train", "--resume", f"--out={run}", f"--data=folder:{moved}"]) == 0
     assert_same_run(run, tiny_run)
     assert open_run(run).config.data == f"folder:{moved}"

@@ -28,8 +28,8 @@ OWN_LOSSES = ("ce", "dlr", cross_entropy, dlr, margin)
 """Losses for one class per image; whoever brings another one knows what labels and outputs it takes."""
 ROUNDING = 1e-6
 """How far beyond 0 or 1 a pixel may lie: what is left where normalization was undone in float32."""
-LONGEST_STEP = 1.25
-"""Of the radius: FGSM from a random start."""
+MOST = {"eps": 1.0, "step_size": 1.25}
+"""Largest values, in parts of the image's range; a step of 1.25 is that of FGSM from a random start."""
 
 _unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
 
@@ -151,7 +151,7 @@ def _check_numbers(values: Mapping[str, Any], *, unbounded: bool) -> None:
     x, norm = values["x"], values.get("norm", "l2")
     if norm not in NORMS:
         raise BadValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
-    for name, most in (("eps", 1.0), ("step_size", LONGEST_STEP)):
+    for name, most in MOST.items():
         value = values.get(name)
         if isinstance(value, Tensor):
             per_sample(value, x)
@@ -173,11 +173,12 @@ def _check_numbers(values: Mapping[str, Any], *, unbounded: bool) -> None:
 
 def _check_values(values: Mapping[str, Any], y: Tensor | None, *, unbounded: bool) -> int | None:
     """Look at images, labels and radii together, so that the device is waited for once; returns the highest label."""
-    x, eps = values["x"], values["eps"]
+    x = values["x"]
     if not x.numel():
         return None
-    parts = {"images": x, "labels": y, "eps": eps.to(x.device) if isinstance(eps, Tensor) else None}
-    parts = {name: part for name, part in parts.items() if part is not None}
+    parts = {"images": x} | ({} if y is None else {"labels": y})
+    radii = {name: values.get(name) for name in MOST}
+    parts |= {name: radius.to(x.device) for name, radius in radii.items() if isinstance(radius, Tensor)}
     ends = torch.stack([end.float() for part in parts.values() for end in torch.aminmax(part.detach())]).tolist()
     found = dict(zip(parts, zip(ends[::2], ends[1::2], strict=True), strict=True))
     low, high = found["images"]
@@ -190,9 +191,9 @@ def _check_values(values: Mapping[str, Any], y: Tensor | None, *, unbounded: boo
             else "did you divide by 255?"
         )
         raise BadValueError(f"images must lie in [0, 1]; these go from {low:g} to {high:g}; {hint}")
-    for end in found.get("eps", ()):
+    for name, end in [(radius, end) for radius in MOST for end in found.get(radius, ())]:
         if not (unbounded and end == math.inf):
-            check_radius(end, values.get("norm", "l2"), pixels=x[0].numel())
+            check_radius(end, values.get("norm", "l2"), pixels=x[0].numel(), name=name, most=MOST[name])
     if y is None:
         return None
     low, high = found["labels"]
@@ -209,7 +210,13 @@ def _first_answer(model: object, highest: int | None) -> Iterator[None]:
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], answer: object) -> None:
         hook.remove()
-        classes = check_logits(answer, len(inputs[0])).shape[1]
+        logits = check_logits(answer, len(inputs[0]))
+        if inputs[0].requires_grad and not logits.requires_grad:
+            raise BadValueError(
+                "the model's answer has no gradient with respect to the images; attack outside torch.inference_mode, "
+                "and let the model neither detach nor leave autograd"
+            )
+        classes = logits.shape[1]
         if highest is not None and highest >= classes:
             raise BadValueError(
                 f"labels go up to {highest}, but the model tells {classes} classes apart, 0 to {classes - 1}"

@@ -19,6 +19,7 @@ from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_me
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
+from dpaat.radii import format_radius
 from dpaat.runs import BEST, remove_leftovers, replacing, write_text
 from dpaat.shapes import load_json
 
@@ -26,6 +27,8 @@ SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FOLDER = "predictions.parquet"
 
+OF_ENTRY = ("data", "fingerprint", "split", "attack", "norm", "steps", "eps")
+"""Columns of predictions that say what all their rows are of, as the entry of the result does."""
 PREDICTIONS_SCHEMA = pa.schema(
     {
         "data": pa.string(),
@@ -67,17 +70,20 @@ def check_results(run: Path) -> None:
     for entry in document["results"]:
         part = run / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
         classes = document.get("classes") or list(entry["metrics"]["support"])
-        if part.is_file() and not _agrees(entry, _metrics_of(part, classes)):
+        if part.is_file() and not _agrees(entry, _metrics_of(part, classes, entry)):
             raise UserError(
                 f"{run / EVALUATION_FILE}: disagrees with {PREDICTIONS_FOLDER}/{part.name} ({entry['label']}, eps "
                 f"{entry['eps_text']}); move both away and evaluate again"
             )
 
 
-def _metrics_of(part: Path, classes: Sequence[str]) -> Metrics | None:
-    """Metrics of a file of predictions; None where they are not of these classes."""
+def _metrics_of(part: Path, classes: Sequence[str], entry: Entry) -> Metrics | None:
+    """Metrics of a file of predictions; None where they are of other classes, images or attacks than the entry says."""
     try:
-        frame = pq.read_table(part, columns=["label", "predicted", "probabilities"]).to_pandas()
+        table = pq.read_table(part, columns=["label", "predicted", "probabilities", *OF_ENTRY])
+        if any(table[name].unique().to_pylist() != [entry.get(name)] for name in OF_ENTRY):
+            return None
+        frame = table.select(["label", "predicted", "probabilities"]).to_pandas()
         labels, predicted = (
             torch.tensor([classes.index(name) for name in frame[column]]) for column in ("label", "predicted")
         )
@@ -97,6 +103,8 @@ def _metrics_of(part: Path, classes: Sequence[str]) -> Metrics | None:
 def _agrees(entry: Entry, found: Metrics | None) -> bool:
     """Whether metrics are the same; other versions may rank ties otherwise, which moves no score by 0.5 points."""
     written = entry["metrics"]
+    if entry["eps_text"] != format_radius(entry["eps"]):
+        return False
     if found is None or written["support"] != found["support"] or entry["n"] != sum(found["support"].values()):
         return False
     pairs = [(written["per_class_recall"][name], recall, 1e-6) for name, recall in found["per_class_recall"].items()]

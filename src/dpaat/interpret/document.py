@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
 from dpaat.evaluation.results import read_document, require_present
@@ -32,11 +35,11 @@ def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is not there or damaged.
     """
-    path = run / FOLDER / entry["files"]["maps"]
+    path = _file_of(run, entry, "maps")
     try:
         with np.load(path, allow_pickle=False) as content:
             return dict(content)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
 
 
@@ -49,11 +52,19 @@ def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
     Raises:
         UserError: the file is not there or damaged.
     """
-    path = run / FOLDER / entry["files"]["scores"]
+    path = _file_of(run, entry, "scores")
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
+
+
+def _file_of(run: Path, entry: Entry, kind: str) -> Path:
+    path: Path = run / FOLDER / entry["files"][kind]
+    digest = entry.get("digests", {}).get(kind)  # not in entries of before
+    if digest and path.is_file() and file_digest(path) != digest:
+        raise UserError(f"{path}: is not what {INTERPRETABILITY_FILE} was written with; explain the run again")
+    return path
 
 
 def save_explanation(
@@ -90,6 +101,7 @@ def _merge_into(
             scores.to_parquet(temporary, index=False)
         with replacing(folder / entry["files"]["maps"]) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **maps)
+        entry["digests"] = {kind: file_digest(folder / name) for kind, name in entry["files"].items()}
         write_text(run / INTERPRETABILITY_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         wanted = {name for each in document["explanations"] for name in each["files"].values()}
         for each in earlier:

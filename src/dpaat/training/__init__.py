@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shlex
 import time
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException  # 
 from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
-from dpaat.consistency import check_start, seal
+from dpaat.consistency import check_end, check_start, seal, seal_end
 from dpaat.data import PreparedData
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import known_images
@@ -31,7 +31,20 @@ from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
 from dpaat.provenance import provenance
-from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, read_config, read_json, write_config, write_json
+from dpaat.runs import (
+    BEST,
+    CONFIG,
+    INFO,
+    LAST,
+    PREVIOUS,
+    SPLITS,
+    Run,
+    moved,
+    read_config,
+    read_json,
+    write_config,
+    write_json,
+)
 from dpaat.training.callbacks import overfitted
 from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
@@ -91,6 +104,7 @@ def train(
         if begun:
             before = read_config(out / CONFIG)
             check_start(out, before, info)
+            check_end(out, info)
             config = dataclasses.replace(before, **{name: getattr(config, name) for name in PLACE})
             config = config if data is None else dataclasses.replace(config, data=data)
         config = complete(config)
@@ -100,14 +114,15 @@ def train(
             raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
         own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
-        prepared = prepare_data(
-            config,
-            own_splits=own_splits,
-            own_window=(info.get("window") or FULL) if resuming else None,
-            classes=info.get("classes"),
-            cache_dir=cache_dir,
-            progress=console is not None,
-        )
+        with moved(out) if resuming and data is None else nullcontext():
+            prepared = prepare_data(
+                config,
+                own_splits=own_splits,
+                own_window=(info.get("window") or FULL) if resuming else None,
+                classes=info.get("classes"),
+                cache_dir=cache_dir,
+                progress=console is not None,
+            )
         check_splits(config, prepared)
         if resuming and prepared.fingerprint != info.get("fingerprint"):
             raise UserError(
@@ -122,7 +137,9 @@ def train(
         trainer = make_trainer(config, out, prepared, stop_after=stop_after, console=console)
         stem = Run(out, config, info).stem if resuming else None
         module = build(config, prepared, from_checkpoint=resuming, stem=stem)
-        checkpoint = newest_whole(out, module, lambda line: say(console, f"warning: {line}")) if resuming else None
+        checkpoint = (
+            newest_whole(out, module, info, lambda line: say(console, f"warning: {line}")) if resuming else None
+        )
         if first_process and not begun:
             _make_place(out)
             held.enter_context(_alone(out))
@@ -187,12 +204,12 @@ def _fit(
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
         if trainer.is_global_zero:
-            write_json(out / INFO, info | {"status": "stopped", "epochs_done": _epochs_done(out)})
+            _pause(out, info, status="stopped")
         raise Interrupted(stopped(stop, out), 128 + stop.signum) from None
     except TrainingError as fault:
         text = went_wrong(fault, out, module.config, data)
         if trainer.is_global_zero:
-            write_json(out / INFO, info | {"status": "failed", "error": text, "epochs_done": _epochs_done(out)})
+            _pause(out, info, status="failed", error=text)
         raise UserError(text) from None
     except SystemExit:  # Lightning's answer to an interruption
         if trainer.interrupted:
@@ -235,6 +252,7 @@ def _finish(
         "device": provenance(str(trainer.strategy.root_device))["device"],
         "warnings": [*warned, *([found] if found else [])],
         "one_answer": _one_answer(out / BEST),
+        **seal_end(out),
     }
     write_json(out / INFO, info)
     return info
@@ -246,6 +264,10 @@ def _one_answer(checkpoint: Path) -> str | None:
         return None
     content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return content.get("one_answer")
+
+
+def _pause(out: Path, info: dict[str, Any], **why: str) -> None:
+    write_json(out / INFO, info | why | {"epochs_done": _epochs_done(out), **seal_end(out)})
 
 
 def _epochs_done(out: Path) -> int:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
+from dpaat.consistency import is_sealed
 from dpaat.errors import UserError, out_of_memory
 from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS, replacing
 from dpaat.weights import read_weights
@@ -159,25 +160,30 @@ def own_signals() -> Iterator[None]:
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
-def newest_whole(out: Path, module: L.LightningModule, report: Callable[[str], None]) -> Path | None:
+def newest_whole(
+    out: Path, module: L.LightningModule, info: Mapping[str, Any], report: Callable[[str], None]
+) -> Path | None:
     """Find the checkpoint to go on from, and report each that is skipped for its damage.
 
     Args:
         out: the run folder.
         module: what the checkpoint must fit.
+        info: what `run.json` says.
         report: takes one line for each damaged checkpoint.
 
     Returns:
         Its path, or None where no checkpoint has been written yet.
 
     Raises:
-        UserError: there are checkpoints, and none is whole.
+        UserError: there are checkpoints, and none is whole; or one of another run stands in the place of the newest.
     """
     present = [out / name for name in (LAST, PREVIOUS, BEST) if (out / name).is_file()]
     problems: list[str] = []
     for path in present:
         problem = _problem(path, module)
         if problem is None:
+            if not is_sealed(out, path.relative_to(out).as_posix(), info):
+                raise UserError(f"{path}: not what this run saved; put a copy back, or remove it to go on from another")
             for skipped in problems:
                 report(f"{skipped}; skipped, going on from {path.name}")
             return path

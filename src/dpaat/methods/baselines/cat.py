@@ -13,6 +13,7 @@ from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.base import LearnLoss, MethodContext, StepOutput, mixed_loss
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, register_method
+from dpaat.radii import check_radius
 from dpaat.ranges import Options, ranged
 
 
@@ -25,7 +26,7 @@ class CATOptions(Options):
         smoothing: label noise per unit of the radius, c in the paper, at least 0; times eps at most 1.
     """
 
-    increment: float = ranged(0.005, "(0, 1]")
+    increment: float = ranged(0.005, "(0, inf)")
     smoothing: float = ranged(10.0, "[0, inf)")
 
 
@@ -51,6 +52,7 @@ class CAT(RadiiMethod):
 
     def __init__(self, context: MethodContext, options: CATOptions) -> None:
         super().__init__(context)
+        check_radius(options.increment, context.norm, name="increment")
         if not 0 <= options.smoothing * context.eps <= 1:
             raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {context.eps:.4g}")
         self.options = options

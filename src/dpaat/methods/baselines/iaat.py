@@ -15,6 +15,7 @@ from dpaat.methods.base import MethodContext, StepOutput, mixed_loss
 from dpaat.methods.boundary import score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.radii import check_radius
 from dpaat.ranges import Options, ranged
 
 
@@ -29,7 +30,7 @@ class IAATOptions(Options):
             [0, 1]; the authors take 10 epochs.
     """
 
-    gamma: float = ranged(1.9 / 255, "(0, 1]")
+    gamma: float = ranged(1.9 / 255, "(0, inf)")
     beta: float = ranged(0.1, "(0, 1]")
     warmup: float = ranged(0.05, "[0, 1]")
 
@@ -54,6 +55,7 @@ class IAAT(RadiiMethod):
 
     def __init__(self, context: MethodContext, options: IAATOptions) -> None:
         super().__init__(context)
+        check_radius(options.gamma, context.norm, name="gamma")
         self.options = options
         self.perturbation = SampleRadii(len(context.labels))
         self.begin_epoch(0)

@@ -16,6 +16,7 @@ from dpaat.methods.baselines.trades import refuse_clean_weight
 from dpaat.methods.boundary import bisect, score
 from dpaat.methods.radii_state import RadiiMethod, SampleRadii
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.radii import check_radius
 from dpaat.ranges import Options, ranged
 
 
@@ -55,6 +56,7 @@ class MMA(RadiiMethod):
     def __init__(self, context: MethodContext, options: MMAOptions) -> None:
         super().__init__(context)
         refuse_clean_weight(context)
+        check_radius(options.least, context.norm, name="least")
         self.options = options
         self.perturbation = SampleRadii(len(context.labels))
 
