@@ -15,7 +15,8 @@ from dpaat.report.comparisons import Comparison, compare
 from dpaat.report.overview import overview_tables
 from dpaat.report.sections import all_sections
 from dpaat.report.view import RunView, unique
-from dpaat.tables import Table, escape_markdown
+from dpaat.tables import Table
+from dpaat.tables import escape_markdown as _escape
 
 LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit")
 """Licences by the names that hubs know."""
@@ -36,7 +37,7 @@ def model_card(runs: Sequence[RunView]) -> str:
     sections = {section.anchor: section for section in all_sections(runs, comparisons, images=False)}
     parts = [
         "---\n" + yaml.safe_dump(_head(runs, comparisons), sort_keys=False, allow_unicode=True) + "---",
-        f"# {escape_markdown(', '.join(run.name for run in runs))}",
+        f"# {_escape(', '.join(run.name for run in runs))}",
         "## Model details",
         _details(runs),
         *(table.to_markdown() for table in overview_tables(comparisons)),
@@ -50,7 +51,7 @@ def model_card(runs: Sequence[RunView]) -> str:
         "## How to reproduce it",
         *_written(sections["reproduction"]),
         "## Citation",
-        *(escape_markdown(text) for text in unique(runs, "citation")),
+        *(_escape(text) for text in unique(runs, "citation")),
         f"{METHOD}; details that its abstract leaves open are those of dpaat {dpaat.__version__}.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
@@ -109,7 +110,7 @@ def _details(runs: Sequence[RunView]) -> str:
         size = f"{config.image_size} x {config.image_size}"
         radii = f" at radii up to {config.eps}" if config.eps else ""
         lines.append(
-            f"- {escape_markdown(run.name)}: `{config.model}` for images of {size} pixels in [0, 1], "
+            f"- {_escape(run.name)}: `{config.model}` for images of {size} pixels in [0, 1], "
             f"{len(run.info['classes'])} classes, trained with the method `{config.method}`{radii}"
         )
     return "\n".join(lines)
@@ -133,11 +134,11 @@ def _data(runs: Sequence[RunView]) -> list[str]:
         line for run in runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
     )
     lines = [
-        f"- {escape_markdown(data)}, fingerprint `{digest}`, licence: {escape_markdown(licence or 'unknown')}"
+        f"- {_escape(data)}, fingerprint `{digest}`, licence: {_escape(licence or 'unknown')}"
         + ("" if window in ("", "full") else f"; values {window} are black and white")
         for data, digest, licence, window in rows
     ]
-    return ["\n".join([*lines, *(f"- {escape_markdown(line)}" for line in said)])]
+    return ["\n".join([*lines, *(f"- {_escape(line)}" for line in said)])]
 
 
 def _section(section: Section) -> list[str]:
@@ -150,7 +151,7 @@ def _written(section: Section) -> list[str]:
     heading = ""
     for block in section.blocks:
         if isinstance(block, Heading):
-            heading = f"#### {escape_markdown(block.text)}"
+            heading = f"#### {_escape(block.text)}"
         elif text := _block(block):
             parts += [heading, text] if heading else [text]
             heading = ""
@@ -162,11 +163,11 @@ def _block(block: Block) -> str:
         case Table():
             return block.to_markdown()
         case Text():
-            return escape_markdown(block.text)
+            return _escape(block.text)
         case Facts():
-            return "\n".join(f"- {escape_markdown(term)}: {escape_markdown(text)}" for term, text in block.facts)
+            return "\n".join(f"- {_escape(term)}: {_escape(text)}" for term, text in block.facts)
         case Listing():
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", block.text)), default=0))
-            return f"{escape_markdown(block.summary)}\n\n{fence}yaml\n{block.text.rstrip()}\n{fence}"
+            return f"{_escape(block.summary)}\n\n{fence}yaml\n{block.text.rstrip()}\n{fence}"
         case _:
             return ""
