@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from dpaat.methods.teacher import SelfTeacher
+from dpaat.runs import open_run
 from dpaat.training import train
 from method_makers import Network, batch, close, context
 from training_makers import assert_equal, assert_same_run, checkpoint, fails, metrics, tiny_arguments, tiny_config
@@ -165,3 +167,17 @@ def test_the_command_line_says_so_in_one_line(tiny_images, tmp_path, capfd):
 def test_standard_training_has_neither_attacks_nor_a_teacher():
     config = complete(TrainConfig(method="standard", adv_start=0.5, self_teacher=0.5))
     assert (config.adv_start, config.self_teacher) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_run_with_a_teacher_is_evaluated_with_its_own_weights(tiny_images, tmp_path, ema_decay):
+    run = train(
+        tiny_config(tiny_images, method="dpaat", epochs=2, val_eps="0", ema_decay=ema_decay, select="last"),
+        tmp_path / "run",
+    )
+    state = checkpoint(run, "best")["state_dict"]
+    prefix = "ema.module." if ema_decay else "model."
+    loaded = open_run(run).load_model().state_dict()
+    assert all(torch.equal(value, state[f"{prefix}{name}"]) for name, value in loaded.items())
+    assert not all(torch.equal(value, state[f"method.teacher.network.{name}"]) for name, value in loaded.items())
+    assert main(["evaluate", str(run), "--eps=2/255", "--steps=1", "--device=cpu"]) == 0

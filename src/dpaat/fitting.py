@@ -22,6 +22,7 @@ _STATISTICS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|network|net)\.)+")
 _INNER_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
 _TRACKED = "num_batches_tracked"
+TEACHER = "method.teacher."
 
 Tensors = dict[str, Tensor]
 
@@ -259,6 +260,8 @@ def _misfits(found: Found, needed: Tensors, firsts: tuple[str, ...], channels: i
 def _chosen(source: WeightsFile, complete: list[Found], own: Tensors, key: str | None) -> Found:
     """The set that is meant; copies of one another are one."""
     kept: list[Found] = []
+    if key is None:  # a run's self-teacher is no result of the run
+        complete = [each for each in complete if not (each.own and each.prefix.startswith(TEACHER))] or complete
     for each in complete:
         if key is not None or not any(_same(each.inner, other.inner, own) for other in kept):
             kept.append(each)
