@@ -50,8 +50,8 @@ class CellOutcome:
 
     Attributes:
         facts: ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
-            `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer`
-            where the model gives but one.
+            `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, `one_answer`
+            where the model gives but one, and `data_warnings` where there are any.
         main: on the images of the main plan.
         draw: on the smaller draw, attacked by both plans; None without one.
     """
@@ -89,6 +89,8 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
     clean = main.clean
     if answer := one_answer(np.array(clean.classes)[clean.predicted], clean.labels):
         facts["one_answer"] = answer
+    if found := document.get("data_warnings"):
+        facts["data_warnings"] = found
     return CellOutcome(facts, main.outcome, None if draw is None else draw.outcome)
 
 
