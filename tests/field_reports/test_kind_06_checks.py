@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from benchmark_makers import here, write_grid
+from benchmark_makers import run as run_grid
 from broken_values import columns, encode, grey, write_set
 from data_makers import array_table, write_csv
+from dpaat.benchmark import runner
 from dpaat.cli import main
 from dpaat.data import load_table, prepare
 from dpaat.data.check import check
@@ -280,3 +284,14 @@ def test_images_of_two_classes_at_once_are_told_in_training_too(tmp_path):
 def test_images_without_content_are_told_in_training_too(tmp_path):
     spec = write_set(tmp_path, odd={5: Image.new("L", (16, 16), 90)})
     assert warnings_of(prepared(spec)) == ["constant images: 1 of 24: 05.png"]
+
+
+# found in our audit: tables of a benchmark said nothing of what its runs were warned of
+def test_a_benchmark_repeats_it(tiny_images, tmp_path, monkeypatch):
+    images = shutil.copytree(tiny_images, tmp_path / "images")
+    Image.new("RGB", (16, 16)).save(next(images.rglob("*.png")))
+    monkeypatch.setattr(runner, "run_command", here)
+    grid = write_grid(tmp_path / "grid.yaml", recipes={"standard": {"method": "standard"}})
+    assert run_grid(grid, tmp_path / "out", images) == 0
+    text = (tmp_path / "out" / "benchmark.md").read_text()
+    assert text.count("constant images: 1 of 54") == 1

@@ -43,8 +43,8 @@ class CellOutcome:
     """A finished cell: on the images of the main plan, and on the smaller draw, attacked by both plans.
 
     `facts` is ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
-    `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, and `one_answer` where
-    the model gives but one.
+    `torch_version`, `fingerprint` of the data, `scores`, what the checks for `masking` found, `one_answer` where
+    the model gives but one, and `data_warnings` where there are any.
     """
 
     facts: dict[str, Any]
@@ -76,6 +76,8 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
     clean = main.clean.images
     if answer := one_answer(np.array(clean.classes)[clean.predicted], clean.labels):
         facts["one_answer"] = answer
+    if found := document.get("data_warnings"):
+        facts["data_warnings"] = found
     return CellOutcome(facts, main, draw)
 
 

@@ -34,7 +34,7 @@ def sections(document: Document, *, full: bool) -> list[Table]:
 
 def benchmark_table(document: Document) -> Lines:
     """All sections for the terminal."""
-    answers = (Text(f"warning: {line}") for line in _one_answers(document))
+    answers = (Text(f"warning: {line}") for line in [*_data_warnings(document), *_one_answers(document)])
     return Lines(*(table.to_rich() for table in sections(document, full=False)), *answers, Text(FOOTNOTE))
 
 
@@ -56,6 +56,8 @@ def benchmark_markdown(document: Document, name: str) -> str:
         parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
     for table in sections(document, full=True):
         parts += [f"## {table.title}", table.to_markdown()]
+    if found := _data_warnings(document):
+        parts += ["## Doubts about the data", "\n".join(f"- {line}" for line in found)]
     if answers := _one_answers(document):
         parts += ["## Answer one class only", "\n".join(f"- {line}" for line in answers)]
     if evidence := _evidence(document):
@@ -161,6 +163,11 @@ def _masking(entries: Sequence[Mapping[str, Any]]) -> str:
     if len(counts) < 2:
         return next(iter(counts), "-")
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def _data_warnings(document: Document) -> list[str]:
+    """What is suspicious in the data of the cells, each line once."""
+    return list(dict.fromkeys(line for cell in document["cells"] for line in cell.get("data_warnings", ())))
 
 
 def _one_answers(document: Document) -> list[str]:
