@@ -17,7 +17,6 @@ from dpaat.errors import UserError
 
 CONFIG, SPLITS = "config.yaml", "splits.csv"
 LOG = "metrics.csv"
-BEST = "checkpoints/best.ckpt"
 MOVABLE = (*PLACE, "workers", "data")
 """Fields that may change after a run was begun: where it is computed, and where its data are, told by a fingerprint."""
 
@@ -44,19 +43,20 @@ def _sealed(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_end(folder: Path, info: Mapping[str, Any]) -> None:
-    """Compare what a training left with what `run.json` says of it; checkpoints to go on from are looked at later.
+    """Compare what a training left with what `run.json` says of it; checkpoints are looked at where they are loaded.
 
     Raises:
         UserError: names the first file that is another one, or is missing among others.
     """
     for name in _sealed(info):
         path = folder / name
-        fallback = name.startswith("checkpoints/") and name != BEST
-        if path.is_file() and not fallback and not is_sealed(folder, name, info):
+        if name.startswith("checkpoints/"):
+            continue
+        if path.is_file() and not is_sealed(folder, name, info):
             raise UserError(
                 f"{path}: damaged, or not what this training wrote; put a copy back, or train anew into another --out"
             )
-        if not path.exists() and path.parent.is_dir() and not name.startswith("checkpoints/"):
+        if not path.exists() and path.parent.is_dir():
             raise UserError(f"{path}: is missing; put a copy back, or train anew into another --out")
 
 

@@ -16,7 +16,6 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dpaat.config import TrainConfig
-from dpaat.consistency import BEST as BEST
 from dpaat.consistency import CONFIG as CONFIG
 from dpaat.consistency import SPLITS as SPLITS
 from dpaat.consistency import check_checkpoint, check_end, check_log, check_start, file_digest
@@ -62,7 +61,7 @@ INFO_SHAPE = {
     "one_answer": Maybe(str, absent=True),
     "files": Maybe({str: str}, absent=True),
 }
-LAST, PREVIOUS = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
+BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
 
 @dataclass(frozen=True)
@@ -129,20 +128,23 @@ class Run:
             A module in eval mode that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
 
         Raises:
-            UserError: the checkpoint cannot be read or is not of this run's model.
+            UserError: the checkpoint cannot be read, or is of another run or model.
         """
         import torch
 
         from dpaat.models import build_model
         from dpaat.weights import open_weights
 
+        weights = open_weights(self.checkpoint)
+        if any(weights.record.get(name, value) != value for name, value in self.record.items()):
+            raise UserError(f"{self.checkpoint}: is of another run; put a copy back, or train anew into another --out")
         model = build_model(
             self.config.model,
             num_classes=len(self.info["classes"]),
             channels=self.info["channels"],
             image_size=self.config.image_size,
             stem=self.stem,
-            weights=open_weights(self.checkpoint),
+            weights=weights,
             keep_head=True,
         )
         return model.to(device=torch.device(device)).eval()

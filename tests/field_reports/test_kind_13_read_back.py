@@ -254,12 +254,12 @@ def test_a_checkpoint_with_a_bit_that_fell_over(run, capfd):
 
 @pytest.fixture(scope="module")
 def other(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `begun`, but for its learning rate."""
-    config = tiny_config(tiny_images, epochs=3, lr=0.01)
+    """As `begun`, but for its seed."""
+    config = tiny_config(tiny_images, epochs=3, seed=1)
     return train(config, tmp_path_factory.mktemp("kind13") / "other", stop_after=2)
 
 
-FILES = ["metrics.csv", "checkpoints/best.ckpt", "perturbation.parquet/epoch-0001.parquet"]
+FILES = ["metrics.csv", "perturbation.parquet/epoch-0001.parquet"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -274,6 +274,12 @@ def test_a_file_that_is_gone(stopped, name, capfd):
     (stopped / name).unlink()
     is_refused(stopped, capfd, name, "is missing")
     fails(capfd, "train", "--resume", f"--out={stopped}", names=(name, "is missing"))
+
+
+def test_the_kept_checkpoint_of_another_run(stopped, other, capfd):
+    shutil.copy(other / "checkpoints" / "best.ckpt", stopped / "checkpoints")
+    for command in (["evaluate", stopped, "--device=cpu"], ["export", stopped]):
+        fails(capfd, *command, names=("best.ckpt", "is of another run"))
 
 
 def test_a_training_does_not_go_on_from_the_checkpoint_of_another_run(stopped, other, capfd):
