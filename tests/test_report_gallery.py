@@ -8,6 +8,7 @@ import pytest
 from dpaat.report.gallery import choose, specimens
 from dpaat.report.pictures import MAX_SIDE, image_uri, map_uri, outlined, perturbation_uri
 from dpaat.report.view import read_run
+from dpaat.runs import read_json, write_json
 from report_makers import read_page
 
 
@@ -21,6 +22,8 @@ def change_radii(run: Path, change) -> pd.DataFrame:
     part = max((run / "perturbation.parquet").glob("*.parquet"))
     frame = change(pd.read_parquet(part))
     frame.to_parquet(part, index=False)
+    info = read_json(run / "run.json")
+    write_json(run / "run.json", {name: value for name, value in info.items() if name != "files"})
     return frame
 
 
