@@ -74,10 +74,8 @@ class DPAAT(Method):
     From `adv_start` on, an image is attacked in some of the epochs, inside the ball of its own size. Its clean loss is
     known from the clean view or the first pass of the attack, its adversarial loss from the pass that learns, so moving
     the size costs nothing. The objective is (1 - w) * loss(x_adv) + w * loss(x) in the mean over the epochs, with w the
-    `clean_weight`; with a self-teacher, the adversarial view learns its answer to the clean one as well.
-
-    In a control (`radius`), sizes move as ever, by losses of an attack of their own, and the objective is taken at
-    other ones.
+    `clean_weight`; with a self-teacher, the adversarial view learns its answer to the clean one as well. In a control
+    (`radius`), sizes move as ever, by losses of an attack of their own; the objective is taken at other ones.
     """
 
     perturbation: AdaptivePerturbation
@@ -166,10 +164,8 @@ class DPAAT(Method):
     @override
     def after_step(self, output: StepOutput) -> None:
         rows = self.is_adversarial(output.index).nonzero()[:, 0]
-        adv_loss, tracked = output.rows["adv_loss"][rows], output.rows.get("tracked_loss")
-        self.perturbation.update(
-            output.index[rows], adv_loss, None if tracked is None else tracked[rows], gathered=True
-        )
+        losses = {"clean_loss": output.rows["tracked_loss"][rows]} if "tracked_loss" in output.rows else {}
+        self.perturbation.update(output.index[rows], output.rows["adv_loss"][rows], **losses, gathered=True)
 
 
 def adversarial_share(clean_weight: float, options: Mapping[str, Any]) -> float:
