@@ -81,8 +81,9 @@ def test_one_that_is_not_there_is_one_line(capsys):
 def test_a_configuration_file_names_no_code(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     (tmp_path / "config.yaml").write_text("plugin: json\n")
-    assert main(["train", f"--config={tmp_path / 'config.yaml'}", f"--out={tmp_path / 'run'}"]) == 2
-    assert "plugin: give it on the command line, not in a configuration file" in capsys.readouterr().err
+    for typed in ([], ["--plugin=yaml"], ["--plugin", "yaml"]):  # the file has the last word of the parser
+        assert main(["train", *typed, f"--config={tmp_path / 'config.yaml'}", f"--out={tmp_path / 'run'}"]) == 2
+        assert "plugin: give it on the command line, not in a configuration file" in capsys.readouterr().err
 
 
 def test_entry_points_that_cannot_be_imported_are_named(monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -90,7 +91,9 @@ def _run(argv: list[str]) -> int:
     given = arguments[command]
     if plugin := (given.check if command == "data" else given).plugin:
         # A file that somebody passes on must not name code to run.
-        if plugin != os.environ.get(VARIABLE) and not any(text.startswith("--plugin") for text in hyphenated):
+        typed = {after for before, after in pairwise(hyphenated) if before == "--plugin"}
+        typed |= {text.partition("=")[2] for text in hyphenated if text.startswith("--plugin=")}
+        if plugin not in typed | {os.environ.get(VARIABLE)}:
             raise UserError("plugin: give it on the command line, not in a configuration file")
         load_plugins(plugin)
     try:
