@@ -161,6 +161,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     """
     from dpaat.data.values import parse_window
     from dpaat.methods import complete_options, find_method
+    from dpaat.methods.base import first_attack
     from dpaat.methods.old_names import present_names
     from dpaat.normalization import parse_normalization
 
@@ -198,7 +199,7 @@ def complete(config: TrainConfig) -> TrainConfig:
         _check(name, 0 <= getattr(config, name) <= 1, getattr(config, name), "between 0 and 1")
     assert config.adv_start is not None
     _check("adv_start", 0 <= config.adv_start < 1, config.adv_start, "at least 0 and below 1")
-    if config.self_teacher and not min(round(config.adv_start * config.epochs), config.epochs - 1):
+    if config.self_teacher and first_attack(config.adv_start, config.epochs) < 1:
         if not {"adv_start", "self_teacher"} <= own.keys():
             raise UserError(
                 "self_teacher: the network cannot teach before it has learned; give an --adv-start such as 0.5 and at "

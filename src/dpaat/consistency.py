@@ -17,7 +17,7 @@ from dpaat.errors import UserError
 
 CONFIG, SPLITS = "config.yaml", "splits.csv"
 LOG = "metrics.csv"
-MOVABLE = (*PLACE, "workers", "data")
+MOVABLE = (*PLACE, "data")
 """Fields that may change after a run was begun: where it is computed, and where its data are, told by a fingerprint."""
 
 

@@ -39,7 +39,7 @@ class MethodContext:
     @property
     def first_attack(self) -> int:
         """The first epoch with attacks, from 0; the last one always has them."""
-        return min(round(self.adv_start * self.epochs), self.epochs - 1)
+        return first_attack(self.adv_start, self.epochs)
 
     def with_teacher(self, loss: Tensor, logits: Tensor, x: Tensor) -> Tensor:
         """Mix the self-teacher's loss, if there is one, into a loss on adversarial views `(B,)`.
@@ -95,6 +95,11 @@ class Method(nn.Module, ABC):
 
     def after_step(self, output: StepOutput) -> None:
         """Let the method's state see a step; with several processes, the step of all of them together."""
+
+
+def first_attack(adv_start: float, epochs: int) -> int:
+    """The first epoch with attacks, from 0, of a run whose share `adv_start` of the epochs learns from clean images."""
+    return min(round(adv_start * epochs), epochs - 1)
 
 
 class Standard(Method):

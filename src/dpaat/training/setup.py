@@ -16,7 +16,7 @@ from dpaat.data.loading import DataModule
 from dpaat.data.seen import recognized, split_before
 from dpaat.data.splits import read_splits, refusals
 from dpaat.errors import UserError
-from dpaat.methods import MethodContext, build_method, find_method
+from dpaat.methods import MethodContext, base, build_method, find_method
 from dpaat.methods.dpaat import MIN_RAMP
 from dpaat.methods.imbalance import learning_loss
 from dpaat.methods.registry import MethodInfo
@@ -164,7 +164,7 @@ def first_attack(config: TrainConfig, method: MethodInfo) -> int:
         config: a completed configuration.
         method: its method.
     """
-    first = min(round(float(config.adv_start or 0.0) * config.epochs), config.epochs - 1)
+    first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
     if method.name in CLEAN_FIRST:
         option, least = CLEAN_FIRST[method.name]
         first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
