@@ -16,7 +16,7 @@ import yaml
 from dpaat.benchmark.datasets import data_name
 from dpaat.benchmark.grid import Cell
 from dpaat.benchmark.plans import Plans, digest
-from dpaat.config import OWN_DEFAULTS, TrainConfig
+from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import EVALUATION_FILE
@@ -26,8 +26,6 @@ from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, writ
 from dpaat.shapes import load_yaml
 
 RECORD = "cell.json"
-MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
-"""Fields that say where a run is computed, not what."""
 
 
 class CellRun:
@@ -147,4 +145,4 @@ def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
         full |= {name: getattr(info, name) for name in OWN_DEFAULTS if full[name] is None}
     full["data"] = data_name(full["data"])
     full["weights"] = full["weights"] and Path(full["weights"]).name
-    return {name: value for name, value in full.items() if name not in MACHINE}
+    return {name: value for name, value in full.items() if name not in PLACE}

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dpaat.config import OWN_DEFAULTS, TrainConfig
+from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out, recognized
@@ -335,7 +335,7 @@ def _head(data: PreparedData, classes: tuple[str, ...], *, device: str, **fields
 
 def _recipe(run: Run) -> str:
     """8 hex digits that runs share which differ in seed, fold and machine only."""
-    own = ("data", "seed", "fold", "splits", "accelerator", "devices", "num_nodes", "strategy", "workers")
+    own = ("data", "seed", "fold", "splits", *PLACE)
     default = dataclasses.asdict(TrainConfig())
     method = find_method(run.config.method)
     default |= {name: getattr(method, name) for name in OWN_DEFAULTS}
