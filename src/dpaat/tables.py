@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from jinja2 import Environment
 from markupsafe import Markup, escape
 from rich import box
 from rich.console import Group as Lines
@@ -16,6 +17,38 @@ from rich.text import Text
 
 Kind = Literal["", "key", "pass", "warn", "fail", "skipped"]
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skipped": "dim"}
+HTML = """\
+{% macro names() %}{{ varargs | select | join(" ") }}{% endmacro %}
+{% if table.folded %}
+<details{{ " open" if table.open }}><summary>{{ table.folded }}</summary>
+{% endif %}
+<div class="scroll"><table>
+<thead>
+{% if heads | selectattr("group") | first %}
+<tr><td></td>
+{%- for name, columns in groups %}<th colspan="{{ columns }}" class="group start" scope="colgroup">{{ name }}</th>
+{%- endfor %}</tr>
+{% endif %}
+<tr><th scope="col">{{ table.corner }}</th>
+{%- for c in heads %}<th scope="col" class="{{ names(c.left and "text", starts[loop.index0]) }}">{{ c.text }}</th>
+{%- endfor %}</tr>
+</thead>
+<tbody>
+{% for row, cells in table.body %}
+<tr{% if row.quiet %} class="floor"{% endif %}><th scope="row" title="{{ row.name }}">{{ row.name }}</th>
+{% for each in cells %}
+{% set k, c = loop.index0, heads[loop.index0] %}
+<td class="{{ names(c.left and "text", c.long and "long", starts[k], each.kind == "key" and "key") }}">
+{%- if each.kind in colours %}<span class="{{ each.kind }}">{{ each.text }}</span>{% else %}{{ each.text }}{% endif %}
+{%- if each.small %}<small>{{ each.small }}</small>{% endif %}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody></table></div>
+{% if table.note %}
+<p class="note">{{ note }}</p>
+{% endif %}
+{{- "</details>\n" | safe if table.folded }}"""
 
 
 @dataclass(frozen=True)
@@ -29,21 +62,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """Head of a column; neighbours of one `group` share a heading above theirs.
-
-    Attributes:
-        text: the heading.
-        group: the heading shared; "" for none.
-        left: words rather than numbers.
-        long: words enough to be broken into lines.
-        whole: never broken into lines on a terminal.
-    """
+    """Head of a column."""
 
     text: str
-    group: str = ""
-    left: bool = False
-    long: bool = False
-    whole: bool = False
+    group: str = ""  # heading shared with the neighbours of the same group
+    left: bool = False  # words rather than numbers
+    long: bool = False  # words enough to be broken into lines
+    whole: bool = False  # never broken into lines on a terminal
 
 
 @dataclass(frozen=True)
@@ -57,27 +82,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        corner: heading of the row names.
-        columns: those after the row names; a text stands for a column of numbers.
-        rows: as many cells each as there are columns; a text stands for a plain cell.
-        title: a line above it, on a terminal.
-        note: below it, in small print, on a page.
-        folded: the line to click on where a page folds the table away at first; "" for a table in plain sight.
-        open: whether a folded table begins unfolded.
-        whole: row names are never broken into lines on a terminal.
-    """
-
-    corner: str
-    columns: Sequence[Column | str]
-    rows: Sequence[Row]
-    title: str = ""
-    note: str = ""
-    folded: str = ""
-    open: bool = False
-    whole: bool = False
+    corner: str  # heading of the row names
+    columns: Sequence[Column | str]  # a text stands for a column of numbers
+    rows: Sequence[Row]  # as many cells each as there are columns; a text stands for a plain cell
+    title: str = ""  # above it, on a terminal
+    note: str = ""  # below it, in small print, on a page
+    folded: str = ""  # the line to click on where a page folds the table away
+    open: bool = False  # whether a folded table begins unfolded
+    whole: bool = False  # row names are never broken into lines on a terminal
 
     @property
     def heads(self) -> list[Column]:
@@ -92,13 +106,9 @@ class Table:
     def to_rich(self) -> Lines:
         """For a terminal: the title, the table, an empty line."""
         table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in (Column(self.corner, left=True, whole=self.whole), *self.heads):
-            table.add_column(
-                Text(column.text),
-                justify="left" if column.left else "right",
-                no_wrap=column.whole,
-                overflow="fold",
-            )
+        for head in (Column(self.corner, left=True, whole=self.whole), *self.heads):
+            justify: Literal["left", "right"] = "left" if head.left else "right"
+            table.add_column(Text(head.text), justify=justify, no_wrap=head.whole, overflow="fold")
         for row, cells in self.body:
             shown = (Text(f"{each.text} {each.small}".strip(), style=COLOURS.get(each.kind, "")) for each in cells)
             table.add_row(Text(row.name), *shown, style="dim" if row.quiet else None)
@@ -111,42 +121,19 @@ class Table:
         lines = [[escape_markdown(text) for text in (self.corner, *heads)]]
         lines.append(["---", *("---" if column.left else "---:" for column in self.heads)])
         for row, cells in self.body:
-            texts = [escape_markdown(each.text) for each in cells]
-            bold = [f"**{text}**" if each.kind == "key" else text for text, each in zip(texts, cells, strict=True)]
-            shown = (f"{text} {each.small}".strip() for text, each in zip(bold, cells, strict=True))
-            lines.append([escape_markdown(row.name), *shown])
+            texts = ((escape_markdown(each.text), each) for each in cells)
+            bold = (f"**{text}** {e.small}" if e.kind == "key" else f"{text} {e.small}" for text, e in texts)
+            lines.append([escape_markdown(row.name), *(text.strip() for text in bold)])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join(part for part in (escape_markdown(self.folded), table, escape_markdown(self.note)) if part)
 
     def to_html(self) -> Markup:
         """For the body of a page, escaped."""
         heads, groups = self.heads, [(name, len([*each])) for name, each in groupby(self.heads, lambda c: c.group)]
-        starts = [bool(name) and not k for name, width in groups for k in range(width)]
-        above = _html(
-            '<th colspan="{}" class="group start" scope="colgroup">{}</th>', ((n, name) for name, n in groups)
-        )
-        over = Markup("<tr><td></td>{}</tr>\n").format(above) if any(name for name, _ in groups) else ""
-        named = [(_classes(text=c.left, start=s), c.text) for c, s in zip(heads, starts, strict=True)]
-        rows = []
-        for row, cells in self.body:
-            at = zip(heads, starts, cells, strict=True)
-            shown = [(_classes(text=c.left, long=c.long, start=s, key=e.kind == "key"), _content(e)) for c, s, e in at]
-            floor = Markup(' class="floor"') if row.quiet else ""
-            rows.append((floor, row.name, row.name, _html('<td class="{}">{}</td>\n', shown)))
-        table = Markup(
-            '<div class="scroll"><table>\n<thead>\n{}<tr><th scope="col">{}</th>{}</tr>\n</thead>\n<tbody>\n{}</tbody>'
-            "</table></div>\n"
-        ).format(
-            over,
-            self.corner,
-            _html('<th scope="col" class="{}">{}</th>', named),
-            _html('<tr{}><th scope="row" title="{}">{}</th>\n{}</tr>\n', rows),
-        )
-        note = Markup('<p class="note">{}</p>\n').format(code_html(self.note)) if self.note else ""
-        if not self.folded:
-            return table + note
-        begin = Markup("<details{}><summary>{}</summary>\n").format(Markup(" open" if self.open else ""), self.folded)
-        return begin + table + note + Markup("</details>\n")
+        starts = ["start" if name and not k else "" for name, columns in groups for k in range(columns)]
+        environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+        told = {"groups": groups, "starts": starts, "note": code_html(self.note), "colours": COLOURS}
+        return Markup(environment.from_string(HTML).render(table=self, heads=heads, **told))
 
 
 def percent(fraction: float | None) -> str:
@@ -176,16 +163,3 @@ def escape_markdown(text: str) -> str:
         part.replace("|", r"\|") if number % 2 else re.sub(r"([\\*_\[\]<>|#$])", r"\\\1", part)
         for number, part in enumerate(parts)
     )
-
-
-def _html(form: str, items: Iterable[Sequence[object]]) -> Markup:
-    return Markup("").join(Markup(form).format(*each) for each in items)
-
-
-def _classes(**names: bool) -> str:
-    return " ".join(name for name, wanted in names.items() if wanted)
-
-
-def _content(cell: Cell) -> Markup:
-    text = Markup('<span class="{}">{}</span>').format(cell.kind, cell.text) if cell.kind in COLOURS else cell.text
-    return Markup("{}{}").format(text, Markup("<small>{}</small>").format(cell.small) if cell.small else "")
