@@ -18,7 +18,7 @@ from dpaat.benchmark.outcomes import AREA
 from dpaat.evaluation.fronts import upper_hull
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.radii import format_radius
-from dpaat.report.charts import Estimate, draw_pareto
+from dpaat.report.figures import Estimate, draw_pareto
 from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE, SVG, look
 
 PANEL = (4.2, 3.4)

@@ -1,12 +1,17 @@
-"""Building blocks of a page: sections of text, tables, figures and pictures."""
+"""Building blocks of a page, and the registry of sections that are made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Literal
 
+from dpaat.plugins import load_entry_points
 from dpaat.report.drawing import Plot
+from dpaat.report.view import Report
 from dpaat.tables import Table
 
 
@@ -19,10 +24,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; words between backticks are code. Kinds: "" plain, "note" small print, "info", "warn" a banner."""
+    """A paragraph; words between backticks are code. Kinds: "" plain, "note" small print, "warn" a banner."""
 
     text: str
-    kind: Literal["", "note", "info", "warn"] = ""
+    kind: Literal["", "note", "warn"] = ""
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,44 @@ class Download:
 
 
 Block = Heading | Text | Table | Figures | Facts | Listing | Gallery | Download
+Maker = Callable[[Report], Sequence[Block]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """The answer to one question of the reader's; `anchor` is its id on the page."""
+    """A section of the report; `anchor` is its id on the page."""
 
     anchor: str
     title: str
-    blocks: Sequence[Block]
+    order: float
+    make: Maker
+
+
+SECTIONS: dict[str, Section] = {}
+
+
+def register_section(anchor: str, title: str, *, order: float) -> Callable[[Maker], Maker]:
+    """Make a section known: a decorator of the function that makes its blocks; sections stand by ascending `order`."""
+
+    def register(make: Maker) -> Maker:
+        if anchor in SECTIONS and SECTIONS[anchor].make is not make:
+            raise ValueError(f"a section called {anchor!r} is registered already")
+        SECTIONS[anchor] = Section(anchor, title, order, make)
+        return make
+
+    return register
+
+
+@functools.cache
+def import_sections() -> None:
+    """Import the modules of `dpaat.report.sections`, so that they register themselves, and those of plug-ins."""
+    package = import_module("dpaat.report.sections")
+    for module in iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{module.name}")
+    load_entry_points("dpaat.sections")
+
+
+def make_sections(report: Report) -> dict[Section, Sequence[Block]]:
+    """Make all sections in their order."""
+    import_sections()
+    return {each: each.make(report) for each in sorted(SECTIONS.values(), key=lambda each: each.order)}

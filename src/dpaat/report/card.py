@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -11,56 +11,62 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import dpaat
 from dpaat.evaluation.entries import Entry
-from dpaat.report.blocks import Block, Facts, Heading, Listing, Section, Text
-from dpaat.report.comparisons import Comparison, compare
-from dpaat.report.overview import overview_tables
-from dpaat.report.sections import all_sections
-from dpaat.report.view import RunView, unique, window_text
+from dpaat.report.blocks import Block, Facts, Heading, Listing, Text, make_sections
+from dpaat.report.sections.masking import overview_tables
+from dpaat.report.view import Comparison, Report, window_text
 from dpaat.tables import Table, escape_markdown
 
 LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit")
 """Licences by the names that hubs know."""
-METRICS = ("accuracy", "balanced_accuracy", "map", "auroc")
-EVALUATION = ("accuracy", "robustness", "belief", "people", "attention")
+METRICS = {"accuracy": "", "balanced_accuracy": "", "map": "mean average precision", "auroc": "AUROC"}
+APART = ("training", "fragility", "reproduction")
+"""Sections that have a place of their own on the card, or none; all others stand under "Evaluation"."""
 METHOD = (
     "S. Li, X. Ma, S. Jiang, L. Meng, “Dynamic Perturbation-Adaptive Adversarial Training on Medical Image "
     "Classification”, arXiv 2403.06798 (2024)"
 )
+LIMITS = (
+    "Robustness was measured at the radii below and against the attacks named; it says nothing about other changes "
+    "of an image, other cameras, clinics or groups of patients than those that the tables name."
+)
 
 
-def model_card(runs: Sequence[RunView]) -> str:
+def model_card(report: Report) -> str:
     """Write a model card about one run or several.
 
     Figures and pictures are left to the HTML page; the tables are the same.
     """
-    comparisons = compare(runs)
-    sections = {section.anchor: section for section in all_sections(runs, comparisons, images=False)}
+    sections = {section.anchor: (section.title, blocks) for section, blocks in make_sections(report).items()}
+    evaluation = [(title, blocks) for anchor, (title, blocks) in sections.items() if anchor not in APART]
+    synthetic = any(run.info.get("synthetic") for run in report.runs)
     parts = [
-        f"---\n{_head(runs, comparisons)}\n---",
-        f"# {escape_markdown(', '.join(run.name for run in runs))}",
+        f"---\n{_head(report)}\n---",
+        f"# {escape_markdown(', '.join(run.name for run in report.runs))}",
         "## Model details",
-        _details(runs),
-        *(table.to_markdown() for table in overview_tables(comparisons)),
+        _details(report),
+        *(table.to_markdown() for table in overview_tables(report.comparisons)),
         "## Intended use and limits",
-        *_limits(runs),
+        "For research. Not a medical device, and not for use in diagnosis or treatment.",
+        "Trained on synthetic images: no number here says anything about patients." if synthetic else "",
+        LIMITS,
         "## Training data",
-        *_data(runs),
-        *_written(sections["training"]),
+        _data(report),
+        *_written(sections["training"][1]),
         "## Evaluation",
-        *(part for anchor in EVALUATION for part in _section(sections[anchor])),
+        *(part for title, blocks in evaluation for part in (f"### {title}", *_written(blocks))),
         "## How to reproduce it",
-        *_written(sections["reproduction"]),
+        *_written(sections["reproduction"][1]),
         "## Citation",
-        *(escape_markdown(text) for text in unique(runs, "citation")),
+        *(escape_markdown(text) for text in report.unique("citation")),
         f"{METHOD}; details that its abstract leaves open are those of dpaat {dpaat.__version__}.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def _head(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> str:
-    licences = unique(runs, "licence")
+def _head(report: Report) -> str:
+    licences = report.unique("licence")
     name = re.sub(r"[^a-z0-9.]+", "-", licences[0].lower()) if len(licences) == 1 else ""
-    methods = list(dict.fromkeys(run.config.method for run in runs))
+    methods = dict.fromkeys(run.config.method for run in report.runs)
     head = ModelCardData(
         license=name if name in LICENCES else "other",
         license_name=None if name in LICENCES else ", ".join(licences) or None,
@@ -69,92 +75,71 @@ def _head(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> str:
         tags=["image-classification", "adversarial-robustness", "adversarial-training", "medical-imaging", *methods],
         metrics=["accuracy"],
     )
-    head["model-index"] = [{"name": run.name, "results": _results(run.name, comparisons)} for run in runs]
+    # One call a comparison: results of one split on different images would be merged into one.
+    head["model-index"] = [
+        {"name": run.name, "results": [each for about in report.comparisons for each in _results(run.name, about)]}
+        for run in report.runs
+    ]
     return head.to_yaml()
 
 
-def _results(name: str, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    found = []
-    for comparison in comparisons:
-        about = comparison.population
-        results = [
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=about.data,
-                dataset_name=comparison.title,
-                dataset_split=about.split,
-                metric_type=key,
-                metric_name=_metric(key, entry),
-                metric_value=round(float(entry["metrics"][key]), 4),
-            )
-            for entry in comparison.results.get(name, ())
-            if entry["attack"] == "clean" or entry["label"] in comparison.attacks[:1]
-            for key in METRICS
-            if entry["metrics"].get(key) is not None
-        ]
-        # One call a comparison: results of one split on different images would be merged into one.
-        found += eval_results_to_model_index(name, results)[0]["results"]
+def _results(name: str, comparison: Comparison) -> list[dict[str, Any]]:
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=comparison.population.data,
+            dataset_name=comparison.title,
+            dataset_split=comparison.population.split,
+            metric_type=key,
+            metric_name=_metric(key, entry),
+            metric_value=round(float(entry["metrics"][key]), 4),
+        )
+        for entry in comparison.results.get(name, ())
+        if entry["attack"] == "clean" or entry["label"] in comparison.attacks[:1]
+        for key in METRICS
+        if entry["metrics"].get(key) is not None
+    ]
+    found: list[dict[str, Any]] = eval_results_to_model_index(name, results)[0]["results"]
     return found
 
 
 def _metric(key: str, entry: Entry) -> str:
-    words = {"map": "mean average precision", "auroc": "AUROC"}.get(key, key.replace("_", " "))
+    words = METRICS[key] or key.replace("_", " ")
     return words if entry["attack"] == "clean" else f"{words}, {entry['label']} {entry['eps_text']}"
 
 
-def _details(runs: Sequence[RunView]) -> str:
-    lines = []
-    for run in runs:
-        config = run.config
-        size = f"{config.image_size} x {config.image_size}"
-        radii = f" at radii up to {config.eps}" if config.eps else ""
-        lines.append(
-            f"- {escape_markdown(run.name)}: `{config.model}` for images of {size} pixels in [0, 1], "
-            f"{len(run.info['classes'])} classes, trained with the method `{config.method}`{radii}"
-        )
-    return "\n".join(lines)
-
-
-def _limits(runs: Sequence[RunView]) -> list[str]:
-    parts = ["For research. Not a medical device, and not for use in diagnosis or treatment."]
-    if any(run.info.get("synthetic") for run in runs):
-        parts.append("Trained on synthetic images: no number here says anything about patients.")
-    parts.append(
-        "Robustness was measured at the radii below and against the attacks named; it says nothing about other changes "
-        "of an image, other cameras, clinics or groups of patients than those that the tables name."
+def _details(report: Report) -> str:
+    return "\n".join(
+        f"- {escape_markdown(run.name)}: `{run.config.model}` for images of {run.config.image_size} x "
+        f"{run.config.image_size} pixels in [0, 1], {len(run.info['classes'])} classes, trained with the method "
+        f"`{run.config.method}`" + (f" at radii up to {run.config.eps}" if run.config.eps else "")
+        for run in report.runs
     )
-    return parts
 
 
-def _data(runs: Sequence[RunView]) -> list[str]:
+def _data(report: Report) -> str:
     names = ("data", "fingerprint", "licence", "window")
-    rows = list(dict.fromkeys(tuple(str(run.info.get(name) or "") for name in names) for run in runs))
-    said = dict.fromkeys(
-        line for run in runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
-    )
+    rows = dict.fromkeys(tuple(str(run.info.get(name) or "") for name in names) for run in report.runs)
     lines = [
         f"- {escape_markdown(data)}, fingerprint `{digest}`, licence: {escape_markdown(licence or 'unknown')}"
         + window_text(window)
         for data, digest, licence, window in rows
     ]
-    return ["\n".join([*lines, *(f"- {escape_markdown(line)}" for line in said)])]
+    said = dict.fromkeys(
+        line for run in report.runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
+    )
+    return "\n".join([*lines, *(f"- {escape_markdown(line)}" for line in said)])
 
 
-def _section(section: Section) -> list[str]:
-    return [f"### {section.title}", *_written(section)]
-
-
-def _written(section: Section) -> list[str]:
+def _written(blocks: Sequence[Block]) -> Iterator[str]:
     """Blocks as Markdown; a heading is left out where nothing that can be written follows it."""
-    parts: list[str] = []
     heading = ""
-    for block in section.blocks:
+    for block in blocks:
         if isinstance(block, Heading):
             heading = f"#### {escape_markdown(block.text)}"
         elif text := _block(block):
-            parts += [heading, text] if heading else [text]
+            yield from (heading, text)
             heading = ""
-    return parts
 
 
 def _block(block: Block) -> str:

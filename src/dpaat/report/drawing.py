@@ -29,27 +29,11 @@ WIDTH = 4.6
 """Inches; on a phone a figure is shown at about this size, elsewhere larger."""
 
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "dpaat",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#eceef1",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "text.color": INK,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
+    **{"svg.fonttype": "none", "svg.hashsalt": "dpaat", "text.parse_math": False, "text.color": INK, "font.size": 9},
+    **{"axes.edgecolor": RULE, "axes.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": "#eceef1"},
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in (("color", MUTED), ("major.size", 0))},
+    **{"legend.frameon": False, "legend.labelcolor": INK, "lines.linewidth": 1.6, "lines.markersize": 4.5},
 }
 SVG: dict[str, Any] = {"format": "svg", "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
 """Arguments of `savefig`: the same drawing is the same file, whenever it is made."""
@@ -59,12 +43,12 @@ STYLED = rc_context(STYLE)  # type: ignore[arg-type]
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page: inline SVG, its numbers in words for those who do not see it, caption, numbers as CSV."""
+    """A figure of the page."""
 
-    svg: str
-    alt: str
+    svg: str  # for the body of a page
+    alt: str  # its numbers in words, for those who do not see it
     caption: str
-    data: str
+    data: str  # its numbers as CSV
 
     @property
     def file(self) -> str:
@@ -75,9 +59,8 @@ class Plot:
 def write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Write a table as CSV; numbers in six digits."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+    lines = [[f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows]
+    csv.writer(buffer, lineterminator="\n").writerows([columns, *lines])
     return buffer.getvalue()
 
 
@@ -100,46 +83,27 @@ def to_svg(canvas: Canvas | None) -> str:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts draw the text
         canvas.savefig(buffer, **SVG)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = buffer.getvalue().partition("<svg")[2]
     text = re.sub(r"(?<=\.\d\d)\d+", "", text)  # a hundredth of a point is enough, and a third of the size
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     # Without a width and a height of its own the drawing takes those of its place on the page.
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
-
-
-def own_ids(svg: str, prefix: str) -> str:
-    """Put a prefix before every id in a drawing, so that several can stand on one page."""
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    return re.sub(r'(href="#|url\(#)', rf"\1{prefix}", svg)
-
-
-def own_file(svg: str) -> str:
-    """A drawing as a file of its own."""
-    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif"'
-    return svg.replace("<svg ", f"<svg {spaces} ", 1)
+    return re.sub(r'^[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text)
 
 
 def legend(axes: Axes) -> None:
     """Put the legend above the axes, in as many columns as fit the whole drawing."""
     handles, names = axes.get_legend_handles_labels()
-    axes.figure.legend(
-        handles,
-        [short(name) for name in names],
-        loc="outside upper left",
-        ncols=max(1, min(4, 60 // (max(len(short(name)) for name in names) + 5))),
-        borderaxespad=0.2,
-        handlelength=1.5,
-        columnspacing=1.0,
-    )
+    names = [short(name) for name in names]
+    columns = max(1, min(4, 60 // (max(map(len, names)) + 5)))
+    place: dict[str, Any] = {"loc": "outside upper left", "borderaxespad": 0.2}
+    axes.figure.legend(handles, names, ncols=columns, handlelength=1.5, columnspacing=1.0, **place)
 
 
 def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
     """Write radii below the axes, leaving out those that would run into each other."""
     shown = [radii[0]]
     for radius in radii[1:]:
-        # A tenth of the axis is about what a label needs.
-        if radius - shown[-1] >= 0.1 * (radii[-1] - radii[0]):
+        if radius - shown[-1] >= 0.1 * (radii[-1] - radii[0]):  # about what a label needs
             shown.append(radius)
     axes.set_xticks(shown, [format_radius(radius) for radius in shown])
 

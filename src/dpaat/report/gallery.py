@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
-from dpaat.data import PreparedData
 from dpaat.evaluation.subject import RowView
 from dpaat.report.view import RunView
-from dpaat.runs import Run, open_run
+from dpaat.runs import open_run
 
 MAX_CLASSES = 10
 EACH = 2
@@ -60,25 +58,18 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     Returns the images, and how many chosen ones are not in the data any more. Raises UserError where checkpoint or
     data are not there, or not the same as then.
     """
+    from dpaat.interpret.maps import input_gradient_map
+
     assert view.radii is not None
     run = open_run(view.path)
-    model = run.load_model()
-    data = run.prepare(progress=False)
+    model, data = run.load_model(), run.prepare(progress=False)
     chosen = choose(view.radii)
     row_of = {name: row for row, name in enumerate(data.ids.tolist())}
     known = chosen[chosen["id"].isin(row_of)].reset_index(drop=True)
     if known.empty:
         return [], len(chosen)
-    rows = np.array([row_of[name] for name in known["id"]])
-    return _attack(run, model, data, rows, known, view), len(chosen) - len(known)
-
-
-def _attack(
-    run: Run, model: nn.Module, data: PreparedData, rows: np.ndarray, known: pd.DataFrame, view: RunView
-) -> list[Specimen]:
-    from dpaat.interpret.maps import input_gradient_map
-
     config, classes = run.config, run.info["classes"]
+    rows = np.array([row_of[name] for name in known["id"]])
     images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
     y = torch.tensor([classes.index(name) for name in known["class"]])
@@ -88,7 +79,7 @@ def _attack(
         answers = [[classes[k] for k in model(each).argmax(dim=1).tolist()] for each in (x, x_adv)]
         maps = [input_gradient_map(model, each, y).numpy() for each in (x, x_adv)]
     over_epochs = view.radii_over_epochs(known["id"].tolist())
-    return [
+    found = [
         Specimen(
             id=str(row.id),
             label=str(row["class"]),
@@ -102,3 +93,4 @@ def _attack(
         )
         for k, (_, row) in enumerate(known.iterrows())
     ]
+    return found, len(chosen) - len(known)

@@ -1,27 +1,30 @@
-"""The HTML page about one or several runs."""
+"""Reports on runs: one HTML page, or a model card."""
 
 from __future__ import annotations
 
 import base64
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 import dpaat
 from dpaat.errors import UserError, unknown
+from dpaat.report.blocks import make_sections
 from dpaat.report.card import model_card
-from dpaat.report.comparisons import compare
-from dpaat.report.drawing import own_file, own_ids
-from dpaat.report.overview import overview_tables
-from dpaat.report.sections import all_sections
-from dpaat.report.view import RunView, read_run, unique
+from dpaat.report.drawing import Plot
+from dpaat.report.sections.masking import overview_tables
+from dpaat.report.view import Report, compare, read_run
 from dpaat.runs import write_text
 from dpaat.tables import code_html
 
 FORMATS = ("html", "md")
+FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif" '
+"""How a drawing begins in a file of its own."""
 
 
 def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", images: bool = True) -> Path:
@@ -47,7 +50,8 @@ def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", image
     if not runs:
         raise UserError("give at least one run folder to report on")
     views = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
-    text = model_card(views) if format == "md" else render(views, images=images)
+    report = Report(views, compare(views), images=images and format == "html")
+    text = model_card(report) if format == "md" else render(report)
     try:
         write_text(out, text)
     except OSError as error:
@@ -55,30 +59,29 @@ def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", image
     return out
 
 
-def render(runs: Sequence[RunView], *, images: bool) -> str:
+def render(report: Report) -> str:
     """Fill the template; everything but our own drawings is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dpaat.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    numbers = itertools.count(1)
-    environment.filters["svg"] = lambda plot: Markup(own_ids(plot.svg, f"figure{next(numbers)}-"))
-    environment.filters["file_uri"] = lambda plot: _uri("image/svg+xml", own_file(plot.svg))
+    loader, numbers = jinja2.PackageLoader("dpaat.report"), itertools.count(1)
+    rules: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, **rules)
+
+    def svg(plot: Plot) -> Markup:
+        """A drawing with ids of its own, so that several can stand on one page."""
+        return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\1figure{next(numbers)}-", plot.svg))
+
+    environment.filters["svg"] = svg
+    environment.filters["file_uri"] = lambda plot: _uri("image/svg+xml", plot.svg.replace("<svg ", FILE, 1))
     environment.filters["csv_uri"] = lambda text: _uri("text/csv", text)
     environment.filters["code"] = code_html
-    comparisons = compare(runs)
     return environment.get_template("page.html.j2").render(
-        runs=runs,
-        first=runs[0],
-        synthetic=any(run.info.get("synthetic") for run in runs),
-        same_data=len({run.info["fingerprint"] for run in runs}) == 1,
-        overview=overview_tables(comparisons),
-        sections=all_sections(runs, comparisons, images=images),
-        licences=unique(runs, "licence"),
-        citations=unique(runs, "citation"),
+        runs=report.runs,
+        first=report.runs[0],
+        synthetic=any(run.info.get("synthetic") for run in report.runs),
+        same_data=len(report.unique("fingerprint")) == 1,
+        overview=overview_tables(report.comparisons),
+        sections=make_sections(report),
+        licences=report.unique("licence"),
+        citations=report.unique("citation"),
         version=dpaat.__version__,
     )
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import pandas as pd
 
 from dpaat.evaluation.entries import note_of
 from dpaat.evaluation.metrics import one_answer
-from dpaat.evaluation.tables import SCORES, constant_row, score_cells
-from dpaat.report.blocks import Block, Figures, Heading, Section, Text
-from dpaat.report.charts import reliability_plot
-from dpaat.report.comparisons import Comparison
+from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.tables import SCORES, condition, constant_row, score_cells
+from dpaat.report import drawing as draw
+from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
 from dpaat.report.drawing import Plot
-from dpaat.report.view import RunView
+from dpaat.report.figures import DASHED
+from dpaat.report.view import Comparison, Report
 from dpaat.tables import Column, Row, Table, score_cell
 
 NOTE = (
@@ -23,17 +21,25 @@ NOTE = (
     "curve, each averaged over the classes. The first row is the constant that answers the most frequent class of the "
     "training set whatever the image. Each row is one training run; another seed would give another number."
 )
+CALIBRATION = (
+    "Expected calibration error in percent: how far confidence and share of right answers lie apart, clean and "
+    "under APGD-CE; as the model is, and with the temperature that fits the clean validation images best."
+)
+BINS = 10
 
 
-def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison]) -> Section:
+@register_section("accuracy", "Is it accurate", order=20)
+def accuracy(report: Report) -> list[Block]:
     """Scores on clean images with intervals, and calibration."""
-    blocks: list[Block] = [Text(f"Left out: {text}.", "warn") for run in runs for text in run.outdated]
-    if missing := [run.name for run in runs if run.evaluation is None]:
+    blocks: list[Block] = [Text(f"Left out: {text}.", "warn") for run in report.runs for text in run.outdated]
+    if missing := [run.name for run in report.runs if run.evaluation is None]:
         text = f"Not evaluated yet: {', '.join(missing)}. `dpaat evaluate RUN` measures a run; then write this again."
         blocks.append(Text(text, "warn"))
-    for comparison in comparisons:
-        note = NOTE if comparison is comparisons[0] else ""
-        blocks += [Heading(f"Clean images: {comparison.title}"), _clean_table(comparison, note)]
+    for number, comparison in enumerate(report.comparisons):
+        rows = [constant_row(comparison.constant, SCORES)] if comparison.constant else []
+        rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
+        table = Table("percent", list(SCORES.values()), rows, note="" if number else NOTE)
+        blocks += [Heading(f"Clean images: {comparison.title}"), table]
         for name, entry in comparison.clean.items():
             frame = comparison.runs[name].predictions(entry)
             if frame is not None and (answer := one_answer(frame["predicted"].to_numpy(), frame["label"].to_numpy())):
@@ -42,57 +48,54 @@ def accuracy_section(runs: Sequence[RunView], comparisons: Sequence[Comparison])
             notes = dict.fromkeys(note for entry in results if (note := note_of(entry)))
             blocks += [Text(f"{name}: {note}.", "warn") for note in notes]
         blocks += _calibration(comparison)
-    return Section("accuracy", "Is it accurate", blocks)
-
-
-def _clean_table(comparison: Comparison, note: str) -> Table:
-    rows = []
-    if constant := comparison.constant:
-        rows.append(constant_row(constant, SCORES))
-    rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
-    return Table("percent", list(SCORES.values()), rows, note=note)
+    return blocks
 
 
 def _calibration(comparison: Comparison) -> list[Block]:
-    found = {name: comparison.analyses(name, "calibration") for name in comparison.runs}
+    found = [
+        (name, each["conditions"]) for name in comparison.runs for each in comparison.analyses(name, "calibration")
+    ]
     plots = [plot for name in comparison.runs if (plot := _reliability(comparison, name))]
-    blocks: list[Block] = []
-    if any(found.values()) or plots:
-        blocks.append(Heading("Can its probabilities be taken at their word"))
-    if any(found.values()):
-        conditions = list(dict.fromkeys(c for entries in found.values() for e in entries for c in e["conditions"]))
-        columns = [Column(text, group=condition) for condition in conditions for text in ("as it is", "scaled")]
-        rows = []
-        for name, entries in found.items():
-            for entry in entries:
-                at = [entry["conditions"].get(condition, {}) for condition in conditions]
-                rows.append(Row(name, [score_cell(each.get(key)) for each in at for key in ("ece", "ece_scaled")]))
-        note = (
-            "Expected calibration error in percent: how far confidence and share of right answers lie apart, clean and "
-            "under APGD-CE; as the model is, and with the temperature that fits the clean validation images best."
-        )
-        blocks.append(Table("percent", columns, rows, note=note))
+    blocks: list[Block] = [Heading("Can its probabilities be taken at their word")] if found or plots else []
+    if found:
+        names = list(dict.fromkeys(name for _, conditions in found for name in conditions))
+        columns = [Column(text, group=name) for name in names for text in ("as it is", "scaled")]
+        rows = [
+            Row(run, [score_cell(at.get(name, {}).get(key)) for name in names for key in ("ece", "ece_scaled")])
+            for run, at in found
+        ]
+        blocks.append(Table("percent", columns, rows, note=CALIBRATION))
     return [*blocks, Figures(plots)] if plots else blocks
 
 
+@draw.STYLED
 def _reliability(comparison: Comparison, name: str) -> Plot | None:
-    entries = {"clean": comparison.clean.get(name), "attacked": comparison.at_reference(name, "apgd-ce")}
-    if entries["attacked"] is None and comparison.attacks:
-        entries["attacked"] = comparison.at_reference(name)
-    conditions = {}
-    for condition, entry in entries.items():
-        if entry is None or (frame := comparison.runs[name].predictions(entry)) is None:
-            continue
-        if len(frame) and frame["probabilities"].notna().all():
-            heading = condition if condition == "clean" else f"{entry['label']} {entry['eps_text']}"
-            conditions[heading] = _confidence(frame)
-    if not conditions:
+    """The share of right answers against the confidence in them, in bins of equal width."""
+    attacked = comparison.at_reference(name, "apgd-ce") or comparison.at_reference(name)
+    entries = [entry for entry in (comparison.clean.get(name), attacked) if entry]
+    frames = [(condition(entry), comparison.runs[name].predictions(entry)) for entry in entries]
+    shown = [(text, f) for text, f in frames if f is not None and len(f) and f["probabilities"].notna().all()]
+    if not shown:
         return None
+    axes = draw.axes_of(3.2)
+    axes.plot([0, 1], [0, 1], color=draw.MUTED, label="to be trusted", **DASHED)
+    rows, told = [], []
+    for k, (text, frame) in enumerate(shown):
+        confidence = np.array([np.max(each) for each in frame["probabilities"]])
+        right, groups = (frame["label"] == frame["predicted"]).to_numpy(), frame["group"].to_numpy(dtype=str)
+        place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        bins = [place == each for each in np.unique(place)]
+        x, y = ([float(values[here].mean()) for here in bins] for values in (confidence, right))
+        lower, upper = zip(*(recall_interval(right[here], groups[here]) for here in bins), strict=True)
+        axes.plot(x, y, label=draw.short(text), **draw.look(k))
+        axes.fill_between(x, lower, upper, **draw.band_look(k))
+        images = [int(here.sum()) for here in bins]
+        rows += [(text, *row) for row in zip(x, y, lower, upper, images, strict=True)]
+        at = zip(x, y, images, strict=True)
+        told.append(f"{text}: " + ", ".join(f"{share:.0%} right at {mean:.0%} ({n})" for mean, share, n in at))
+    draw.percent_axis(axes.xaxis, axes.yaxis)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="confidence in the answer", ylabel="right answers")
+    draw.legend(axes)
     caption = f"{name}: right answers against confidence; below the broken line it is too sure of itself."
-    return reliability_plot(conditions, caption=caption)
-
-
-def _confidence(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    confidence = np.array([np.max(each) for each in frame["probabilities"]])
-    right = (frame["label"] == frame["predicted"]).to_numpy()
-    return confidence, right, frame["group"].to_numpy(dtype=str)
+    columns = ["condition", "mean confidence", "share right", "lower", "upper", "images"]
+    return draw.finish(axes, caption, f"{'; '.join(told)}.", columns, rows)

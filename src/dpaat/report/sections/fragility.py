@@ -2,68 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from dpaat.errors import UserError
-from dpaat.report.blocks import Block, Card, Download, Figures, Gallery, Heading, Picture, Section, Text
+from dpaat.report import drawing as draw
+from dpaat.report.blocks import Block, Card, Download, Figures, Gallery, Heading, Picture, Text, register_section
 from dpaat.report.drawing import Plot, write_csv
 from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
 from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
-from dpaat.report.plots import radius_map
 from dpaat.report.sections.subgroups import cut
-from dpaat.report.sections.training import over_epochs, points
-from dpaat.report.view import RunView
+from dpaat.report.sections.training import over_epochs
+from dpaat.report.view import Report, RunView
+
+CRITERION = "criterion/"
 
 
-def fragility_section(runs: Sequence[RunView], *, images: bool) -> Section:
-    """The radii over training and, with `images`, a gallery of each run whose method moves them."""
+@register_section("fragility", "Which images are fragile", order=70)
+def fragility(report: Report) -> list[Block]:
+    """The radii over training, and a gallery of each run whose method moves them."""
     blocks: list[Block] = []
-    for run in runs:
-        if plots := perturbation_plots(run):
-            blocks += [Heading(f"How the radii moved: {run.name}"), Figures(plots)]
-            blocks += _gallery(run, images=images)
-    if blocks:
-        text = (
-            "Every training image has a radius of its own, which grows while the network copes with the image under "
-            "attack and shrinks while it does not."
-        )
-        blocks.insert(0, Text(text))
-    else:
-        blocks.append(Text("No run here gives every training image a radius of its own.", "note"))
-    return Section("fragility", "Which images are fragile", blocks)
+    for run in report.runs:
+        if plots := _radii(run):
+            blocks += [
+                Heading(f"How the radii moved: {run.name}"),
+                Figures(plots),
+                *_gallery(run, images=report.images),
+            ]
+    if not blocks:
+        return [Text("No run here gives every training image a radius of its own.", "note")]
+    text = (
+        "Every training image has a radius of its own, which grows while the network copes with the image under "
+        "attack and shrinks while it does not."
+    )
+    return [Text(text), *blocks]
 
 
-def perturbation_plots(run: RunView) -> list[Plot]:
+def _radii(run: RunView) -> list[Plot]:
     """How the radii moved; nothing for a method that does not move them."""
     if run.epochs is None or "eps/mean" not in run.epochs:
         return []
-    frame = run.epochs
+    columns = [*map(str, run.epochs.columns)]
     counts: Mapping[str, int] = run.info["train_counts"]
-    names = sorted((n for n in counts if f"eps/mean/{n}" in frame), key=lambda n: -counts[n])
+    names = sorted((n for n in counts if f"eps/mean/{n}" in columns), key=lambda n: -counts[n])
     unit, scale = ("255ths", 255) if run.config.norm == "linf" else (run.config.norm.upper(), 1)
-    by_class = {name: points(frame, f"eps/mean/{name}", scale=scale) for name in names}
-    shares = {"at 0": points(frame, "eps/share_zero"), "at the maximum": points(frame, "eps/share_max")}
-    quantiles = {f"{q} %": points(frame, f"eps/q{q}", scale=scale) for q in (90, 50, 10)}
-    prefix = "criterion/"
-    criterion = {
-        name.removeprefix(prefix): points(frame, name) for name in map(str, frame.columns) if name.startswith(prefix)
-    } or {"all classes": points(frame, "criterion")}
+    criterion = {name.removeprefix(CRITERION): name for name in columns if name.startswith(CRITERION)}
     criterion = dict(sorted(criterion.items(), key=lambda item: -counts.get(item[0], 0)))
+    quantiles, by_class = {f"{q} %": f"eps/q{q}" for q in (90, 50, 10)}, {name: f"eps/mean/{name}" for name in names}
+    shares = {"at 0": "eps/share_zero", "at the maximum": "eps/share_max"}
     spread = "spread of the radii; that share of the images has one up to the line."
-    moves = "the criterion: radii grow where the loss is at most as high, and else shrink."
+    means = "mean radius of each class, most frequent class first."
     ends = "training images whose radius is at an end of its range."
+    moves = "the criterion: radii grow where the loss is at most as high, and else shrink."
     plots = [
-        *over_epochs(run, quantiles, f"radius, {unit}", spread),
-        *over_epochs(run, by_class, f"mean radius, {unit}", "mean radius of each class, most frequent class first."),
+        *over_epochs(run, quantiles, f"radius, {unit}", spread, scale=scale),
+        *over_epochs(run, by_class, f"mean radius, {unit}", means, scale=scale),
         *over_epochs(run, shares, "share of training images", ends, percent=True),
-        *over_epochs(run, criterion, "criterion", moves),
+        *over_epochs(run, criterion or {"all classes": "criterion"}, "criterion", moves),
     ]
     if run.radii is not None and len(run.radii):
         caption = f"{run.name}: radii of the training images after the last epoch{cut(len(names))}."
-        plots.append(radius_map(run.radii, eps_max=run.config.radius, caption=caption))
+        plots.append(_radius_map(run.radii, run.config.radius, caption))
     return plots
+
+
+@draw.STYLED
+def _radius_map(frame: pd.DataFrame, eps_max: float, caption: str) -> Plot:
+    """How the radii of each class are distributed: a row per class, darker where more of its images are."""
+    names = frame["class"].value_counts().index[: draw.MAX_ROWS].tolist()
+    edges = np.linspace(0, eps_max, 17)
+    radii = [frame.loc[frame["class"] == name, "eps"].clip(0, eps_max).to_numpy() for name in names]
+    shares = np.array([np.histogram(each, edges)[0] / len(each) for each in radii])
+    axes = draw.axes_of(0.9 + 0.27 * len(names))
+    rows = np.arange(len(names) + 1) - 0.5
+    mesh = axes.pcolormesh(edges, rows, shares, cmap="Blues", vmin=0, edgecolors="white", linewidth=0.5)
+    draw.name_rows(axes, names)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    draw.radius_ticks(axes, [0.0, *(eps_max * k / 4 for k in (1, 2, 3)), eps_max])
+    axes.set_xlabel("radius")
+    bar = axes.figure.colorbar(mesh, ax=axes, aspect=14, ticks=MaxNLocator(4), label="share of the class")
+    draw.percent_axis(bar.ax.yaxis)
+    bar.outline.set_visible(False)
+    quantiles = frame.groupby("class")["eps"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
+    told = "; ".join(f"{name} {', '.join(f'{255 * q:.1f}' for q in quantiles.loc[name])}" for name in names)
+    data = [
+        (name, *edges[k : k + 2].tolist(), share)
+        for name, found in zip(names, shares.tolist(), strict=True)
+        for k, share in enumerate(found)
+    ]
+    told = f"10th, 50th and 90th percentile in 255ths: {told}."
+    return draw.finish(axes, caption, told, ["class", "eps from", "eps to", "share"], data)
 
 
 def _gallery(run: RunView, *, images: bool) -> list[Block]:
@@ -77,20 +109,21 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
         return [Text(f"No gallery: {error}.", "note")]
     if not found:
         return [Text("No gallery: none of the images chosen is in the data any more.", "note")]
-    labels = list(dict.fromkeys(each.label for each in found))
-    blocks: list[Block] = [Heading(f"The most and the least robust images: {run.name}"), Text(_about(run))]
-    licence = run.info.get("licence")
+    most = f" (the {MAX_CLASSES} most frequent)" if len(run.info["train_counts"]) > MAX_CLASSES else ""
+    about = (
+        f"Up to {EACH} training images with the largest and with the smallest radii of each class{most}: the image, "
+        "its perturbation by the attack of training at that radius, magnified, the adversarial image, and the absolute "
+        "gradient of the true class's logit on both. Below them the radius over the epochs, from 0 to "
+        f"{_radius(run, run.config.radius)}. The weights are those of the best epoch; radii are the last."
+    )
     gone = f" {missing} images chosen are not in the data any more." if missing else ""
-    blocks.append(Text(f"Images: {run.info['data']}, {licence or 'licence unknown'}.{gone}", "note"))
-    for label in labels:
+    licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.{gone}"
+    blocks: list[Block] = [Heading(f"The most and the least robust images: {run.name}"), Text(about)]
+    blocks.append(Text(licence, "note"))
+    for label in dict.fromkeys(each.label for each in found):
         for robust, words in ((True, "most robust"), (False, "least robust")):
-            cards = [
-                _card(each, run.config.radius, run.config.norm)
-                for each in found
-                if each.label == label and each.robust == robust
-            ]
-            if cards:
-                blocks.append(Gallery(f"{label}, {words}", cards))
+            cards = [_card(run, each) for each in found if (each.label, each.robust) == (label, robust)]
+            blocks += [Gallery(f"{label}, {words}", cards)] if cards else []
     rows = [
         (each.id, each.label, "most" if each.robust else "least", epoch + 1, eps)
         for each in found
@@ -100,23 +133,12 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
     return [*blocks, Download(f"{run.name}-gallery.csv", "radii of these images over the epochs (CSV)", data)]
 
 
-def _about(run: RunView) -> str:
-    most = f" (the {MAX_CLASSES} most frequent)" if len(run.info["train_counts"]) > MAX_CLASSES else ""
-    return (
-        f"Up to {EACH} training images with the largest and with the smallest radii of each class{most}: the image, "
-        "its perturbation by the attack of training at that radius, magnified, the adversarial image, and the absolute "
-        "gradient of the true class's logit on both. Below them the radius over the epochs, from 0 to "
-        f"{_radius(run.config.radius, run.config.norm)}. The weights are those of the best epoch; radii are the last."
-    )
+def _radius(run: RunView, eps: float) -> str:
+    return f"{255 * eps:.3g}/255" if run.config.norm == "linf" else f"{eps:.3g}"
 
 
-def _radius(eps: float, norm: str) -> str:
-    return f"{255 * eps:.3g}/255" if norm == "linf" else f"{eps:.3g}"
-
-
-def _card(each: Specimen, eps_max: float, norm: str) -> Card:
-    radius = _radius(each.eps, norm)
-    clean, attacked = each.answers
+def _card(run: RunView, each: Specimen) -> Card:
+    radius, (clean, attacked) = _radius(run, each.eps), each.answers
     adversarial = np.clip(255 * each.adversarial, 0, 255).round().astype(np.uint8)
     perturbation, factor = perturbation_uri(each.adversarial - each.image / 255.0)
     about = f"{each.id}, {each.label}"
@@ -129,7 +151,6 @@ def _card(each: Specimen, eps_max: float, norm: str) -> Card:
         Picture(map_uri(each.maps[1], adversarial), "map, adv.", f"{about}: input gradient on the adversarial image"),
     ]
     last = max(len(each.radii) - 1, 1)
-    curve = [(epoch / last, eps / eps_max) for epoch, eps in enumerate(each.radii) if np.isfinite(eps)]
-    alt = "radius over the epochs: " + ", ".join(_radius(eps, norm) for eps in each.radii)
-    text = f"radius {radius}; taken for {clean}, attacked for {attacked}"
-    return Card(each.id, text, pictures, curve, alt)
+    curve = [(epoch / last, eps / run.config.radius) for epoch, eps in enumerate(each.radii) if np.isfinite(eps)]
+    alt = "radius over the epochs: " + ", ".join(_radius(run, eps) for eps in each.radii)
+    return Card(each.id, f"radius {radius}; taken for {clean}, attacked for {attacked}", pictures, curve, alt)

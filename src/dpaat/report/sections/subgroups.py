@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.tables import condition
 from dpaat.radii import format_radius
-from dpaat.report.blocks import Block, Figures, Heading, Section, Text
-from dpaat.report.charts import Estimate, matrix_plot, whisker_plot
-from dpaat.report.comparisons import Comparison, under_attack
+from dpaat.report import drawing as draw
+from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
 from dpaat.report.drawing import MAX_ROWS, Plot
-from dpaat.report.plots import recall_plot
+from dpaat.report.figures import Estimate, whisker_plot
+from dpaat.report.view import Comparison, Report, under_attack
 from dpaat.tables import Cell, Column, Row, Table, score_cell
 
-MAX_TOLD = 12
-"""Confusions told in words."""
+MAX_WRITTEN = 12
+"""Classes whose shares still fit into the cells of a confusion matrix; and confusions told in words."""
+OPERATING_POINTS = (
+    "A question with two answers, asked with the threshold that gives the specificity named on clean validation "
+    "images. Under attack the threshold stays where it is."
+)
+EXCESS = (
+    "Groups differ in their mix of diagnoses. The excess is by how much a group is classified better than its "
+    "mix of classes would have it, in percentage points with 95 % intervals; groups of fewer than 10 images are "
+    "left out."
+)
 
 
-def subgroups_section(comparisons: Sequence[Comparison]) -> Section:
+@register_section("people", "For whom", order=50)
+def subgroups(report: Report) -> list[Block]:
     """Recall per class, confusions, operating points and subgroups."""
     blocks: list[Block] = []
-    for comparison in comparisons:
-        per_class = [plot for name in comparison.runs if (plot := _recall(comparison, name))]
+    for comparison in report.comparisons:
+        recalls = [plot for name in comparison.runs if (plot := _recall(comparison, name))]
         confusions = [plot for name in comparison.runs for plot in _confusions(comparison, name)]
-        if per_class or confusions:
-            blocks += [Heading(f"Classes: {comparison.title}"), Figures([*per_class, *confusions])]
-        if per_class and not confusions:
+        if recalls or confusions:
+            blocks += [Heading(f"Classes: {comparison.title}"), Figures([*recalls, *confusions])]
+        if recalls and not confusions:
             blocks.append(Text("No confusion matrices: the runs have no predictions.parquet any more.", "note"))
-        blocks += _operating_points(comparison)
-        blocks += _subgroups(comparison)
-    if not blocks:
-        blocks.append(Text("Nothing has been evaluated that could tell.", "note"))
-    return Section("people", "For whom", blocks)
-
-
-def _recall(comparison: Comparison, name: str) -> Plot | None:
-    entry, attacked = comparison.clean.get(name), comparison.at_reference(name)
-    if entry is None or attacked is None:
-        return None
-    clean = entry["metrics"]
-    present = sorted((c for c, n in clean["support"].items() if n), key=lambda c: -clean["support"][c])
-    return recall_plot(
-        {c: clean["per_class_recall"][c] for c in present},
-        {c: attacked["metrics"]["per_class_recall"][c] for c in present},
-        condition=f"{attacked['label']} {attacked['eps_text']}",
-        caption=f"{name}: recall per class, clean and attacked{cut(len(present))}.",
-    )
+        blocks += [*_operating_points(comparison), *_subgroups(comparison)]
+    return blocks or [Text("Nothing has been evaluated that could tell.", "note")]
 
 
 def cut(classes: int) -> str:
@@ -55,71 +50,99 @@ def cut(classes: int) -> str:
     return f", the {MAX_ROWS} most frequent of {classes} classes" if classes > MAX_ROWS else ""
 
 
+@draw.STYLED
+def _recall(comparison: Comparison, name: str) -> Plot | None:
+    """Recall per class, clean and at the reference radius, as two ends of a bar."""
+    entry, attacked = comparison.clean.get(name), comparison.at_reference(name)
+    if entry is None or attacked is None:
+        return None
+    support, before = entry["metrics"]["support"], entry["metrics"]["per_class_recall"]
+    after = attacked["metrics"]["per_class_recall"]
+    present = sorted((c for c, n in support.items() if n), key=lambda c: -support[c])
+    names = present[:MAX_ROWS]
+    rows = np.arange(len(names))
+    axes = draw.axes_of(0.9 + 0.27 * len(names))
+    ends = [[recalls[c] for c in names] for recalls in (before, after)]
+    axes.hlines(rows, ends[1], ends[0], color=draw.RULE, linewidth=5, zorder=1)
+    axes.scatter(ends[0], rows, s=34, color=draw.COLOURS[0], label="clean", zorder=3)
+    axes.scatter(ends[1], rows, s=34, color=draw.COLOURS[1], marker="s", label=condition(attacked), zorder=2)
+    draw.name_rows(axes, names)
+    axes.set(xlim=(-0.03, 1.03), xlabel="recall")
+    draw.percent_axis(axes.xaxis)
+    draw.legend(axes)
+    told = "; ".join(f"{c} {before[c]:.0%} clean, {after[c]:.0%} attacked" for c in names)
+    caption = f"{name}: recall per class, clean and attacked{cut(len(present))}."
+    data = [(c, before[c], after[c]) for c in present]
+    return draw.finish(axes, caption, f"{told}.", ["class", "clean", condition(attacked)], data)
+
+
 def _confusions(comparison: Comparison, name: str) -> list[Plot]:
-    run, plots = comparison.runs[name], []
+    plots = []
     for entry in (comparison.clean.get(name), comparison.at_reference(name)):
-        frame = None if entry is None else run.predictions(entry)
-        if entry is None or frame is None or frame.empty:
-            continue
-        clean = entry["attack"] == "clean"
-        what = "on clean images" if clean else f"{under_attack(entry['label'])}, {entry['eps_text']}"
-        plots.append(_confusion(frame, f"{name}: answers {what}"))
+        frame = None if entry is None else comparison.runs[name].predictions(entry)
+        if entry and frame is not None and len(frame):
+            clean = entry["attack"] == "clean"
+            what = "on clean images" if clean else f"{under_attack(entry['label'])}, {entry['eps_text']}"
+            plots.append(_confusion(frame, f"{name}: answers {what}"))
     return plots
 
 
+@draw.STYLED
 def _confusion(frame: pd.DataFrame, title: str) -> Plot:
+    """The shares of each true class that are answered, darker where larger, in percent where the numbers fit."""
     counts = pd.crosstab(frame["label"], frame["predicted"])
     order = frame["label"].value_counts(sort=True).index.tolist()
     answered = [c for c in frame["predicted"].value_counts().index if c not in order]
-    rows, columns = order[:MAX_ROWS], [*order, *answered][:MAX_ROWS]
-    table = counts.reindex(index=order, columns=[*order, *answered], fill_value=0)
-    shares = table.div(table.sum(axis=1), axis=0)
-    wrong = [(float(shares.loc[a, b]), str(a), str(b)) for a in table.index for b in table.columns if a != b]
-    worst = sorted(wrong, reverse=True)[:MAX_TOLD]
-    told = [f"{true} taken for {given} {share:.0%}" for share, true, given in worst if share]
-    right = [f"{c} {shares.loc[c, c]:.0%}" for c in rows]
-    return matrix_plot(
-        shares.loc[rows, columns].to_numpy(dtype=float),
-        rows=[str(c) for c in rows],
-        columns=[str(c) for c in columns],
-        x_label="answered",
-        y_label="true class",
-        caption=f"{title}, percent of each true class{cut(len(order))}.",
-        alt=f"Right: {', '.join(right)}. Most frequent confusions: {', '.join(told) or 'none'}.",
-        data=(["true class", *table.columns], [(c, *map(int, table.loc[c])) for c in order]),
-    )
+    counts = counts.reindex(index=order, columns=[*order, *answered], fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0)
+    wrong = [(float(shares.loc[a, b]), str(a), str(b)) for a in counts.index for b in counts.columns if a != b]
+    told = [f"{a} taken for {b} {share:.0%}" for share, a, b in sorted(wrong, reverse=True)[:MAX_WRITTEN] if share]
+
+    shown = shares.iloc[:MAX_ROWS, :MAX_ROWS]
+    rows, columns = [*map(str, shown.index)], [*map(str, shown.columns)]
+    axes = draw.axes_of(0.95 + (0.34 if len(rows) < 9 else 0.26) * len(rows))
+    axes.imshow(shown.to_numpy(dtype=float), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    draw.name_rows(axes, rows)
+    axes.set_xticks(np.arange(len(columns)), [draw.short(name, 12) for name in columns])
+    if max(map(len, columns)) * len(columns) > 48:
+        axes.tick_params(axis="x", labelrotation=90)
+    axes.tick_params(axis="x", labelcolor=draw.INK)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="answered", ylabel="true class")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for (row, column), share in np.ndenumerate(shown.to_numpy()) if len(columns) <= MAX_WRITTEN else ():
+        colour = "white" if share > 0.55 else draw.INK
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    right = ", ".join(f"{c} {shares.loc[c, c]:.0%}" for c in shown.index)
+    alt = f"Right: {right}. Most frequent confusions: {', '.join(told) or 'none'}."
+    caption = f"{title}, percent of each true class{cut(len(order))}."
+    return draw.finish(axes, caption, alt, ["true class", *counts.columns], [*counts.itertuples()])
 
 
-def _conditions(comparison: Comparison, entry: Entry) -> list[str]:
+def _conditions(comparison: Comparison, entry: Entry) -> dict[str, Entry]:
     """Clean, and the reference radius where the entry has it, else its last condition."""
     reference = "" if comparison.reference is None else format_radius(comparison.reference)
     names = list(entry["conditions"])
-    return list(dict.fromkeys([names[0], reference if reference in names else names[-1]]))
+    chosen = (names[0], reference if reference in names else names[-1])
+    return {name: entry["conditions"][name] for name in chosen}
 
 
 def _operating_points(comparison: Comparison) -> list[Block]:
-    found = comparison.first("operating_points")
-    if not found:
-        return []
     rows: list[Row] = []
     columns: list[Column] = []
+    found = comparison.first("operating_points")
     for name, entry in found.items():
         conditions = _conditions(comparison, entry)
-        headings = ["clean" if condition == "clean" else f"APGD-CE {condition}" for condition in conditions]
-        columns = [Column(text, group=each) for each in headings for text in ("sensitivity", "specificity")]
-        for number, first in enumerate(entry["conditions"][conditions[0]]):
-            cells: list[Cell] = []
-            for condition in conditions:
-                point = entry["conditions"][condition][number]
-                for key in ("sensitivity", "specificity"):
-                    cells.append(score_cell(point[key], point[f"{key}_interval"], kind="key" if cells == [] else ""))
+        groups = [each if each == "clean" else f"APGD-CE {each}" for each in conditions]
+        columns = [Column(text, group=each) for each in groups for text in ("sensitivity", "specificity")]
+        for points in zip(*conditions.values(), strict=True):
+            keyed = [(point, key) for point in points for key in ("sensitivity", "specificity")]
+            first, *others = [(point[key], point[f"{key}_interval"]) for point, key in keyed]
+            cells = [score_cell(*first, kind="key"), *(score_cell(*each) for each in others)]
             prefix = f"{name}: " if len(found) > 1 else ""
-            rows.append(Row(f"{prefix}{first['task']}, specificity {first['specificity_wanted']:.0%}", cells))
-    note = (
-        "A question with two answers, asked with the threshold that gives the specificity named on clean validation "
-        "images. Under attack the threshold stays where it is."
-    )
-    return [Heading("At the thresholds of a clinic"), Table("percent", columns, rows, note=note)]
+            rows.append(Row(f"{prefix}{points[0]['task']}, specificity {points[0]['specificity_wanted']:.0%}", cells))
+    table = Table("percent", columns, rows, note=OPERATING_POINTS)
+    return [Heading("At the thresholds of a clinic"), table] if found else []
 
 
 def _subgroups(comparison: Comparison) -> list[Block]:
@@ -127,50 +150,37 @@ def _subgroups(comparison: Comparison) -> list[Block]:
     tables: list[Table] = []
     for name in comparison.runs:
         for entry in comparison.analyses(name, "subgroups"):
-            conditions = {each: entry["conditions"][each] for each in _conditions(comparison, entry)}
+            conditions = _conditions(comparison, entry)
             if any(conditions.values()):
-                plots += _excess(name, conditions)
-                tables.append(_subgroup_table(name, conditions))
-    if not tables:
-        return []
-    text = Text(
-        "Groups differ in their mix of diagnoses. The excess is by how much a group is classified better than its "
-        "mix of classes would have it, in percentage points with 95 % intervals; groups of fewer than 10 images are "
-        "left out.",
-        "note",
-    )
-    return [Heading("Age, sex, body site and source"), text, *([Figures(plots)] if plots else []), *tables]
+                named = {k if k == "clean" else f"worst case {k}": each for k, each in conditions.items()}
+                plots += _excess(name, named)
+                tables.append(_subgroup_table(name, named))
+    shown: list[Block] = [Text(EXCESS, "note"), *([Figures(plots)] if plots else []), *tables]
+    return [Heading("Age, sex, body site and source"), *shown] if tables else []
 
 
-def _excess(name: str, conditions: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> list[Plot]:
+def _excess(name: str, conditions: Mapping[str, Entry]) -> list[Plot]:
     groups = {
-        condition: {
+        heading: {
             f"{attribute}: {value}": Estimate(each["excess"], each["excess_interval"])
             for attribute, values in found.items()
             for value, each in values.items()
             if "excess" in each
         }
-        for condition, found in conditions.items()
+        for heading, found in conditions.items()
     }
-    shown = {_worst(condition): each for condition, each in groups.items() if each}
+    shown = {heading: each for heading, each in groups.items() if each}
     caption = f"{name}: who is served better or worse than their diagnoses explain, clean and attacked."
     return [whisker_plot(shown, x_label="excess accuracy, percentage points", caption=caption)] if shown else []
 
 
-def _subgroup_table(name: str, conditions: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> Table:
-    first = next(iter(conditions.values()))
+def _subgroup_table(name: str, conditions: Mapping[str, Entry]) -> Table:
     rows = []
-    for attribute, values in first.items():
+    for attribute, values in next(iter(conditions.values())).items():
         for value, each in values.items():
             cells = [Cell(f"{each['n']:,}")]
-            for found in conditions.values():
-                here = found.get(attribute, {}).get(value, {})
+            for here in (found.get(attribute, {}).get(value, {}) for found in conditions.values()):
                 cells += [score_cell(here.get("accuracy")), score_cell(here.get("excess"), here.get("excess_interval"))]
             rows.append(Row(f"{attribute}: {value}", cells))
-    columns = [Column("images")]
-    columns += [Column(text, group=_worst(each)) for each in conditions for text in ("accuracy", "excess")]
-    return Table("percent", columns, rows, folded=f"{name}: the numbers")
-
-
-def _worst(condition: str) -> str:
-    return condition if condition == "clean" else f"worst case {condition}"
+    columns = [Column(text, group=each) for each in conditions for text in ("accuracy", "excess")]
+    return Table("percent", [Column("images"), *columns], rows, folded=f"{name}: the numbers")

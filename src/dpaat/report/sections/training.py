@@ -1,90 +1,98 @@
-"""Report section: data, settings, cost and course of the training."""
+"""Report sections: data, settings, cost and course of the training; how to reproduce the runs."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
-from dpaat.report.blocks import Block, Figures, Heading, Section, Text
+from dpaat.models import describe_weights
+from dpaat.report.blocks import Block, Facts, Figures, Heading, Listing, Text, register_section
 from dpaat.report.drawing import Plot
-from dpaat.report.plots import Points, line_plot
-from dpaat.report.view import RunView
+from dpaat.report.figures import Points, line_plot
+from dpaat.report.view import Report, RunView, window_text
+from dpaat.runs import CONFIG
 from dpaat.tables import Column, Row, Table
 
 MAX_OPEN = 20
 """Classes up to which their table begins unfolded."""
+ROBUST = "val/robust_balanced_accuracy@"
 
 
-def training_section(runs: Sequence[RunView]) -> Section:
+@register_section("training", "What was trained on what", order=10)
+def training(report: Report) -> list[Block]:
     """The runs, how they differ, the images, cost, losses and validation scores."""
+    runs = report.runs
     blocks: list[Block] = [Heading("Runs"), _runs(runs)]
-    if rows := differences(runs):
+    configs = [dataclasses.asdict(run.config) for run in runs]
+    differing = [field for field in configs[0] if any(each[field] != configs[0][field] for each in configs)]
+    if differing:
         names = [Column(run.name, left=True, long=True) for run in runs]
-        body = [Row(field, values) for field, values in rows]
+        body = [Row(field, [_value(config[field]) for config in configs]) for field in differing]
         blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
     for run in runs:
-        lines = [*(run.info.get("warnings") or [])]
-        if answer := run.info.get("one_answer"):
-            lines.append(f"on validation, the kept model {answer}")
+        answer = run.info.get("one_answer")
+        lines = [*(run.info.get("warnings") or []), *([f"on validation, the kept model {answer}"] if answer else [])]
         blocks += [Text(f"{run.name}: {line}.", "warn") for line in lines]
     blocks += _images(runs)
     blocks += [Text(f"{run.name}: {line}.", "warn") for run in runs for line in run.info.get("data_warnings") or []]
-    blocks += [
-        Text(f"{text}.", "note") for text in dict.fromkeys(n for run in runs for n in run.info.get("notes") or [])
-    ]
+    blocks += [Text(f"{line}.", "note") for line in report.lines("notes")]
     if missing := [run.name for run in runs if run.epochs is None]:
         blocks.append(Text(f"No epoch has been logged yet: {', '.join(missing)}.", "note"))
     for run in runs:
-        if plots := training_plots(run):
+        if plots := _course(run):
             blocks += [Heading(f"How training went: {run.name}"), Figures(plots)]
-    return Section("training", "What was trained on what", blocks)
+    return blocks
 
 
-def differences(runs: Sequence[RunView]) -> list[tuple[str, list[str]]]:
-    """Fields of the configurations that are not the same for all runs, with their values."""
-    configs = [dataclasses.asdict(run.config) for run in runs]
-    return [
-        (field, [_value(config[field]) for config in configs])
-        for field in configs[0]
-        if any(config[field] != configs[0][field] for config in configs)
-    ]
-
-
-def training_plots(run: RunView) -> list[Plot]:
-    """Losses and validation scores over the epochs."""
-    frame = run.epochs
-    if frame is None:
-        return []
-    losses = {"training": points(frame, "train/loss"), "validation, clean": points(frame, "val/loss")}
-    prefix = "val/robust_balanced_accuracy@"
-    radii = [name.removeprefix(prefix) for name in map(str, frame.columns) if name.startswith(prefix)]
-    scores = {"clean": points(frame, "val/balanced_accuracy")} | {
-        f"at {radius}": points(frame, prefix + radius) for radius in radii
-    }
-    loss = "Loss over training; the training loss is the method's own objective."
-    return [
-        *over_epochs(run, losses, "loss", loss),
-        *over_epochs(run, scores, "balanced accuracy", "Balanced accuracy on the validation split.", percent=True),
-    ]
+@register_section("reproduction", "How to reproduce it", order=80)
+def reproduction(report: Report) -> list[Block]:
+    """Commands, versions, seeds and the configuration of every run."""
+    blocks: list[Block] = []
+    for run in report.runs:
+        info, evaluation = run.info, run.evaluation or {}
+        facts = [("command", f"`{info['command']}`")] if "command" in info else []
+        facts += [
+            ("data", f"{run.config.data}, fingerprint `{info['fingerprint']}`{window_text(info.get('window'))}"),
+            ("seed", f"{run.config.seed}"),
+            ("trained with", _versions(info)),
+        ]
+        if line := describe_weights(info.get("network") or {}):
+            facts.append(("began from", line))
+        if evaluation:
+            device, seed = evaluation.get("device", "unknown device"), evaluation.get("seed", "unknown")
+            facts.append(("evaluated with", f"{_versions(evaluation)}, on {device}, seed {seed}"))
+            facts.append(("checkpoint", f"`{evaluation.get('checkpoint', 'unknown')}`"))
+        summary = "config.yaml, to repeat the run: `dpaat train --config config.yaml --out NEW`"
+        text = (run.path / CONFIG).read_text(encoding="utf-8")
+        blocks += [Heading(run.name), Facts(facts), Listing(summary, text)]
+    return blocks
 
 
 def over_epochs(
-    run: RunView, lines: Mapping[str, Points], label: str, caption: str, *, percent: bool = False
+    run: RunView, columns: Mapping[str, str], label: str, caption: str, *, percent: bool = False, scale: float = 1.0
 ) -> list[Plot]:
-    """A figure of the lines that there are, none without any."""
-    kept = {name: each for name, each in lines.items() if each}
+    """A figure of those columns of `metrics.csv` that there are, by the names of their lines; none without any."""
+    assert run.epochs is not None
+    lines: dict[str, Points] = {}
+    for name, column in columns.items():
+        known = run.epochs.reindex(columns=["epoch", column]).dropna()
+        if len(known):
+            lines[name] = [(epoch + 1, scale * value) for epoch, value in known.itertuples(index=False)]
     caption = f"{run.name}: {caption}"
-    return [line_plot(kept, x_label="epoch", y_label=label, caption=caption, percent=percent)] if kept else []
+    return [line_plot(lines, x_label="epoch", y_label=label, caption=caption, percent=percent)] if lines else []
 
 
-def points(frame: pd.DataFrame, column: str, *, scale: float = 1.0) -> list[tuple[float, float]]:
-    """A column of `metrics.csv` over the epochs, counted from 1; empty if it is not there."""
-    if column not in frame:
+def _course(run: RunView) -> list[Plot]:
+    if run.epochs is None:
         return []
-    known = frame[["epoch", column]].dropna()
-    return [(epoch + 1, scale * value) for epoch, value in known.itertuples(index=False)]
+    losses = {"training": "train/loss", "validation, clean": "val/loss"}
+    robust = [name for name in map(str, run.epochs.columns) if name.startswith(ROBUST)]
+    scores = {"clean": "val/balanced_accuracy"} | {f"at {name.removeprefix(ROBUST)}": name for name in robust}
+    loss, score = "Loss over training; the training loss is the method's own objective.", "Balanced accuracy on the"
+    return [
+        *over_epochs(run, losses, "loss", loss),
+        *over_epochs(run, scores, "balanced accuracy", f"{score} validation split.", percent=True),
+    ]
 
 
 def _runs(runs: Sequence[RunView]) -> Table:
@@ -105,14 +113,13 @@ def _runs(runs: Sequence[RunView]) -> Table:
 
 def _images(runs: Sequence[RunView]) -> list[Block]:
     first = runs[0]
-    splits = first.info.get("split_counts")
+    splits, classes = first.info.get("split_counts"), first.info["classes"]
     if not splits:
         return []
-    same = len({run.info["fingerprint"] for run in runs}) == 1
-    classes = first.info["classes"]
-    rows = [Row(name, [f"{splits[split].get(name, 0):,}" for split in splits]) for name in classes]
+    rows = [Row(name, [f"{counts.get(name, 0):,}" for counts in splits.values()]) for name in classes]
     rows.append(Row("all", [f"{sum(counts.values()):,}" for counts in splits.values()], quiet=True))
     table = Table("class", list(splits), rows, folded=f"{len(classes)} classes", open=len(classes) <= MAX_OPEN)
+    same = len({run.info["fingerprint"] for run in runs}) == 1
     return [Heading("Images per class" + ("" if same else f" ({first.name})")), table]
 
 
@@ -120,3 +127,7 @@ def _value(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={item}" for name, item in value.items()) or "-"
     return "-" if value is None else str(value)
+
+
+def _versions(info: Mapping[str, object]) -> str:
+    return f"dpaat {info.get('dpaat_version', 'unknown')}, torch {info.get('torch_version', 'unknown')}"

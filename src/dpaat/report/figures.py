@@ -1,0 +1,176 @@
+"""Figures that several sections and the benchmark share: curves, intervals and Pareto fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.ticker import MaxNLocator
+
+from dpaat.evaluation.fronts import pareto_front
+from dpaat.radii import format_radius
+from dpaat.report import drawing as draw
+from dpaat.report.drawing import Plot
+
+DASHED: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (4, 3))}
+Points = Sequence[tuple[float, float]]
+Intervals = Mapping[float, Sequence[float]]
+"""x to [lower, upper]."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, None where there is none."""
+
+    value: float
+    interval: Sequence[float] | None = None
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """Value, lower and upper end; empty texts where there is no interval."""
+        return (self.value, *(self.interval or ("", "")))
+
+
+@draw.STYLED
+def line_plot(
+    lines: Mapping[str, Points],
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    level: tuple[str, float] | None = None,
+    bands: Mapping[str, Intervals] | None = None,
+    radii: bool = False,
+    even: bool = False,
+    percent: bool = True,
+) -> Plot:
+    """Draw one line per name.
+
+    Args:
+        lines: name to points (x, y); lines beyond the seventh are drawn thin and grey, without a name.
+        x_label: of the x axis.
+        y_label: of the y axis.
+        caption: below the figure.
+        level: a name and a height to draw across, such as the constant predictor's.
+        bands: name to intervals, drawn as a band around the line.
+        radii: x is a radius of a [0, 1] image; else an epoch.
+        even: draw the x values at even distances, as radii that double want it.
+        percent: y is a fraction, and written as percent; else a plain number.
+    """
+    bands = bands or {}
+    ticks = sorted({x for points in lines.values() for x, _ in points})
+    place = {x: float(k) for k, x in enumerate(ticks)} if even else {x: x for x in ticks}
+    axes = draw.axes_of(2.9)
+    for k, (name, points) in enumerate(lines.items()):
+        x, y = [place[x] for x, _ in points], [y for _, y in points]
+        if k >= draw.MAX_LINES:
+            axes.plot(x, y, color="#b3b9c1", linewidth=0.7, zorder=1)
+            continue
+        axes.plot(x, y, label=draw.short(name), markevery=max(1, len(x) // 12), **draw.look(k))
+        if band := bands.get(name):
+            low, high = zip(*band.values(), strict=True)
+            axes.fill_between([place[x] for x in band], low, high, **draw.band_look(k))
+    if level is not None:
+        axes.axhline(level[1], color=draw.MUTED, label=draw.short(level[0]), **DASHED)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if percent:
+        axes.set_ylim(-0.02, 1.02)
+        draw.percent_axis(axes.yaxis)
+    if even:
+        axes.set_xticks(list(place.values()), [format_radius(x) for x in ticks], fontsize=7.5)
+    elif radii:
+        draw.radius_ticks(axes, ticks)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    draw.legend(axes)
+
+    def write(name: str, x: float, y: float) -> str:
+        value = f"{100 * y:.1f} %" if percent else f"{y:.3g}"
+        return f"{value}{_around(bands.get(name, {}).get(x))} at {format_radius(x) if radii else f'epoch {x:.0f}'}"
+
+    told = {name: points if radii or len(points) < 2 else (points[0], points[-1]) for name, points in lines.items()}
+    parts = [f"{n}: {', '.join(write(n, *at) for at in points)}" for n, points in told.items()][: draw.MAX_LINES]
+    rest = f" and {len(lines) - draw.MAX_LINES} more lines" if len(lines) > draw.MAX_LINES else ""
+    rows = [(name, x, y, *bands.get(name, {}).get(x, ("", ""))) for name in lines for x, y in lines[name]]
+    rows += [(level[0], "", level[1], "", "")] if level else []
+    columns = ["line", "eps" if radii else "epoch", y_label, "lower", "upper"]
+    return draw.finish(axes, caption, f"{'; '.join(parts)}{rest}.", columns, rows)
+
+
+@draw.STYLED
+def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, caption: str) -> Plot:
+    """Draw fractions with intervals, by condition and row name, as dots with whiskers in percentage points around 0."""
+    names = list(dict.fromkeys(name for found in groups.values() for name in found))
+    step = 0.5 / max(len(groups), 2)
+    axes = draw.axes_of(0.9 + (0.2 + 0.1 * len(groups)) * len(names))
+    axes.axvline(0, color=draw.MUTED, linewidth=1)
+    for k, (condition, found) in enumerate(list(groups.items())[: draw.MAX_LINES]):
+        at = [names.index(name) + step * (k - (len(groups) - 1) / 2) for name in found]
+        values, reach = [100 * each.value for each in found.values()], 100 * _reach([*found.values()])
+        style: dict[str, Any] = {**draw.look(k), "markersize": 5, "linewidth": 1.3}
+        axes.errorbar(values, at, xerr=reach, linestyle="none", label=draw.short(condition), **style)
+    draw.name_rows(axes, names)
+    axes.set_xlabel(x_label)
+    draw.legend(axes)
+    told = [
+        f"{condition}: " + ", ".join(f"{n} {100 * e.value:+.1f}{_around(e.interval)}" for n, e in found.items())
+        for condition, found in groups.items()
+    ]
+    rows = [(n, condition, *each.row) for condition, found in groups.items() for n, each in found.items()]
+    return draw.finish(axes, caption, f"{'; '.join(told)}.", ["name", "condition", x_label, "lower", "upper"], rows)
+
+
+@draw.STYLED
+def pareto_plot(points: Mapping[str, tuple[Estimate, Estimate]], *, x_label: str, y_label: str, caption: str) -> Plot:
+    """Draw two scores of every run against each other, and the front of those that no other beats in both."""
+    values = {name: (x.value, y.value) for name, (x, y) in points.items()}
+    axes = draw.axes_of(3.2)
+    front = [values[name] for name in pareto_front(values)]
+    draw_pareto(axes, {name: [point] for name, point in points.items()}, [(draw.MUTED, front)])
+    axes.grid(visible=True, axis="both")
+    axes.margins(x=0.1)
+    axes.set(ylim=(0, 1.25 * max(y for _, y in values.values()) or 1), xlabel=x_label, ylabel=y_label)
+    draw.legend(axes)
+    told = "; ".join(f"{name}: {100 * x:.1f} % and {100 * y:.1f} %" for name, (x, y) in values.items())
+    rows = [(name, *x.row, y.value) for name, (x, y) in points.items()]
+    return draw.finish(axes, caption, f"{told}.", ["run", x_label, "lower", "upper", y_label], rows)
+
+
+def draw_pareto(
+    axes: Axes,
+    series: Mapping[str, Sequence[tuple[Estimate, Estimate]]],
+    fronts: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    looks: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Draw one score against another, fractions with intervals as bars; a line joins the points of a series.
+
+    Args:
+        axes: to draw in.
+        series: name to points.
+        fronts: colour and corners of each, drawn as broken lines.
+        looks: name to colour and marker; by default in the order of the series.
+    """
+    for k, (name, points) in enumerate(series.items()):
+        style = draw.look(k) if looks is None else looks[name]
+        xs, ys = zip(*points, strict=True)
+        style = {**style, "linewidth": 1.2, "elinewidth": 0.7, "ecolor": to_rgba(style["color"], 0.45), "capsize": 0}
+        style |= {f"{axis}err": reach for axis, each in (("x", xs), ("y", ys)) if (reach := _reach(each)).any()}
+        axes.errorbar([x.value for x in xs], [y.value for y in ys], label=name, markersize=5.5, **style)
+    for colour, corners in fronts:
+        axes.plot(*zip(*corners, strict=True), color=colour, zorder=1, **DASHED | {"linewidth": 0.9})
+    draw.percent_axis(axes.xaxis, axes.yaxis)
+
+
+def _reach(estimates: Sequence[Estimate]) -> np.ndarray:
+    """How far intervals reach below and above their values, `(2, N)`."""
+    ends = np.array([each.interval or (each.value, each.value) for each in estimates])
+    values = np.array([[each.value] for each in estimates])
+    return np.asarray(np.abs(ends - values).T)
+
+
+def _around(interval: Sequence[float] | None) -> str:
+    return f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
