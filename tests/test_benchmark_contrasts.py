@@ -294,7 +294,7 @@ def test_no_model_counts_more_than_another(tmp_path):
 def test_a_run_in_two_tables_is_doubted_once():
     doubt = {"cell": "standard-small-f1-s0", "verdict": "masked", "summary": "masked", "evidence": {"steps": "why"}}
     tables = [{"rows": [{"masking": [doubt]}]}, {"rows": [{"masking": [doubt]}]}]
-    assert _evidence({"tables": tables}) == ["- standard-small-f1-s0: masked; steps: why"]
+    assert _evidence({"tables": tables}) == ["standard-small-f1-s0: masked; steps: why"]
 
 
 def test_one_model_has_no_table_over_all(tmp_path):

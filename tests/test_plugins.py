@@ -1,4 +1,4 @@
-"""Plug-ins: a method, an attack and a dataset from a file outside the package."""
+"""Plug-ins: a method, an attack, a dataset and a section of the report from a file outside the package."""
 
 import json
 import re
@@ -14,11 +14,13 @@ from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from dpaat.plugins import VARIABLE, load_entry_points, load_plugins
+from dpaat.report.blocks import SECTIONS, import_sections, register_section
 from training_makers import tiny_arguments
 
 OWN_METHOD = Path(__file__).parents[1] / "docs" / "howto" / "own-method.md"
 OWN_ATTACK = Path(__file__).parents[1] / "docs" / "howto" / "own-attack.md"
 OWN_DATASET = Path(__file__).parents[1] / "docs" / "howto" / "own-dataset.md"
+OWN_SECTION = Path(__file__).parents[1] / "docs" / "howto" / "own-section.md"
 
 
 def code_of(page: Path) -> str:
@@ -30,14 +32,16 @@ def code_of(page: Path) -> str:
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """A module made of the how-tos, which is forgotten after the test."""
-    (tmp_path / "my_plugin.py").write_text("\n".join(map(code_of, (OWN_METHOD, OWN_ATTACK, OWN_DATASET))))
+    (tmp_path / "my_plugin.py").write_text("\n".join(map(code_of, (OWN_METHOD, OWN_ATTACK, OWN_DATASET, OWN_SECTION))))
     monkeypatch.syspath_prepend(str(tmp_path))
     import_loaders()
-    before = [dict(registry) for registry in (METHODS, ATTACKS, DATASETS)]
+    import_sections()
+    registries = (METHODS, ATTACKS, DATASETS, SECTIONS)
+    before = [dict(registry) for registry in registries]
     monkeypatch.setenv(VARIABLE, "")
     yield "my_plugin"
     sys.modules.pop("my_plugin", None)
-    for registry, entries in zip((METHODS, ATTACKS, DATASETS), before, strict=True):
+    for registry, entries in zip(registries, before, strict=True):
         registry.clear()
         registry.update(entries)
 
@@ -54,6 +58,13 @@ def test_everywhere_by_name(plugin, tiny_images, tmp_path, capsys):
     assert main(["evaluate", str(run), f"--plugin={plugin}", "--attack=my-noise", "--eps=2/255", "--device=cpu"]) == 0
     attacks = {entry["attack"] for entry in json.loads((run / "evaluation.json").read_text())["results"]}
     assert attacks == {"clean", "my-noise"}
+    for form in ("html", "md"):
+        page = tmp_path / f"report.{form}"
+        assert main(["report", str(run), f"--plugin={plugin}", f"--format={form}", f"--out={page}"]) == 0
+        text = page.read_text()
+        places = [text.index(title) for title in ("Is it accurate", "Does it agree beyond chance", "Is it robust")]
+        assert places == sorted(places)
+        assert "Clean images of my-pairs, test split" in text
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         yaml.safe_dump(
@@ -69,6 +80,12 @@ def test_everywhere_by_name(plugin, tiny_images, tmp_path, capsys):
     capsys.readouterr()
     assert main(["benchmark", str(grid), f"--plugin={plugin}", "--dry-run", f"--out={tmp_path / 'b'}"]) == 0
     assert "mine-test_resnet" in capsys.readouterr().out
+
+
+def test_sections_of_one_address_are_refused():
+    import_sections()
+    with pytest.raises(ValueError, match="a section called 'accuracy' is registered already"):
+        register_section("accuracy", "Mine", order=1)(lambda report: [])
 
 
 def test_one_that_is_not_there_is_one_line(capsys):

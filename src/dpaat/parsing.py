@@ -44,7 +44,7 @@ class Parser(ArgumentParser):
                 "--plugin",
                 type=str | None,
                 default=os.environ.get(VARIABLE),
-                help="modules with methods, attacks or datasets of your own, comma-separated",
+                help="modules with methods, attacks, datasets or report sections of your own, comma-separated",
             )
         # `--window -1000,400` has a value, not a further option.
         self._negative_number_matcher = re.compile(r"-[\d.]+(,-?[\d.]+)?$")

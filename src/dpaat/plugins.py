@@ -1,4 +1,4 @@
-"""Plug-ins: modules outside the package that register methods, attacks and datasets of their own."""
+"""Plug-ins: modules outside the package that register methods, attacks, datasets and sections of the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIABLE = "DPAAT_PLUGIN"
 
 
 def load_entry_points(group: str) -> None:
-    """Import what installed packages offer in a group: `dpaat.methods`, `dpaat.attacks` or `dpaat.datasets`.
+    """Import what installed packages offer in a group: `dpaat.methods`, `.attacks`, `.datasets` or `.sections`.
 
     Raises:
         UserError: one of them cannot be imported.

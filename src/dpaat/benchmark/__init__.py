@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from dpaat.benchmark.cost import Size, cell_passes, size_of
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
 from dpaat.benchmark.figures import write_forest, write_pareto
-from dpaat.benchmark.grid import Cell, Grid, read_grid
+from dpaat.benchmark.grid import Grid, read_grid
 from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.runner import Runner
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
@@ -25,8 +26,11 @@ from dpaat.precision import emulation
 from dpaat.runs import write_json, write_text
 from dpaat.tables import Row, Table
 
+__all__ = ["benchmark", "list_cells", "read_grid"]
+
 SPLIT_SEED = 0
 """All seeds share the splits that this one makes, so that they can be pooled image by image."""
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def benchmark(
@@ -56,64 +60,43 @@ def benchmark(
     Raises:
         UserError: something is wrong with the data or the known cells, found before anything runs.
     """
-    out = _folder(grid, out)
-    runs = [CellRun(cell, out) for cell in grid.cells]
-    elsewhere = _known(known, runs, grid)
-    chosen = [run for run in choose(runs, only) if run.cell.name not in elsewhere]
+    out, runs, elsewhere, chosen = _cells(grid, out, only, known)
+    chosen = [run for run in chosen if run.cell.name not in elsewhere]
     for run in chosen:
         run.check()
     left = [] if summary_only else [run for run in chosen if not run.finished(grid.plans)]
     if left:
-        sizes = sizes_of(grid, [run.cell for run in left])
-        runner = Runner(
-            grid.plans,
-            workers=grid.workers,
-            threads=grid.threads,
-            splits=shared_splits([run.cell for run in left], out),
-        )
-        passes = [cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in left]
+        passes = _passes(grid, left)
+        runner = Runner(grid.plans, workers=grid.workers, threads=grid.threads, splits=_shared_splits(left, out))
         for precision in sorted({run.cell.config.precision for run in left if run.cell.config.accelerator == "cpu"}):
             if slow := emulation(precision, "cpu"):
-                console.print(f"warning: {slow}", markup=False, highlight=False, soft_wrap=True)
+                console.print(f"warning: {slow}", **PLAIN)
         runner.run(left, passes, progress=progress)
-    finished = [run for run in runs if run.finished(grid.plans)]
-    outcomes = {**elsewhere, **{run.cell.name: read_outcome(run, grid.plans) for run in finished}}
-    for run in finished:
-        write_outcome(out / FOLDER, run.cell, grid.plans, outcomes[run.cell.name])
-    if outcomes:
+    own = {run: read_outcome(run, grid.plans) for run in runs if run.finished(grid.plans)}
+    for run, outcome in own.items():
+        write_outcome(out / FOLDER, run.cell, grid.plans, outcome)
+    if outcomes := elsewhere | {run.cell.name: outcome for run, outcome in own.items()}:
         check_data(outcomes, runs)
         _write(grid, runs, outcomes, out, console)
     elif summary_only:
         raise UserError(f"--summary-only: no cell is finished in {out}, and none is known")
     failed = [run for run in chosen if run.state(grid.plans) == "failed"]
     for run in failed:
-        console.print(f"failed: {run.cell.name}: {run.record['error']}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"failed: {run.cell.name}: {run.record['error']}", **PLAIN)
     return len(failed)
 
 
 def list_cells(
-    grid: Grid,
-    *,
-    out: Path | None = None,
-    only: str = "*",
-    known: Path | None = None,
-    console: Console,
+    grid: Grid, *, out: Path | None = None, only: str = "*", known: Path | None = None, console: Console
 ) -> None:
     """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
-    cells = [CellRun(cell, _folder(grid, out)) for cell in grid.cells]
-    elsewhere = _known(known, cells, grid)
-    runs = choose(cells, only)
-    sizes = sizes_of(grid, [run.cell for run in runs])
-    costs = {run: cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in runs}
+    _, _, elsewhere, runs = _cells(grid, out, only, known)
+    costs = dict(zip(runs, _passes(grid, runs), strict=True))
     pace = {}
-    for run in runs:
-        if run.cell.name in elsewhere:
-            spent = elsewhere[run.cell.name].facts["seconds"]
-        elif run.finished(grid.plans):
-            spent = run.record["seconds"]
-        else:
-            continue
-        pace[run.cell.data, run.cell.model] = sum(spent.values()) / costs[run]
+    for run, passes in costs.items():
+        if run.cell.name in elsewhere or run.finished(grid.plans):
+            facts = elsewhere[run.cell.name].facts if run.cell.name in elsewhere else run.record
+            pace[run.cell.data, run.cell.model] = sum(facts["seconds"].values()) / passes
     rows = []
     for run, passes in costs.items():
         seconds = pace.get((run.cell.data, run.cell.model))
@@ -128,83 +111,59 @@ def list_cells(
     )
 
 
-def choose(runs: Sequence[CellRun], only: str) -> list[CellRun]:
-    """The cells whose names match a pattern; raises UserError if none does."""
+def _cells(
+    grid: Grid, out: Path | None, only: str, known: Path | None
+) -> tuple[Path, list[CellRun], dict[str, CellOutcome], list[CellRun]]:
+    """The benchmark's folder, all cells, outcomes from elsewhere of those not finished here, and the cells chosen."""
+    out = out or Path("runs") / grid.name
+    runs = [CellRun(cell, out) for cell in grid.cells]
+    found = {} if known is None else read_outcomes(known, runs, grid.plans)
+    if known is not None and not found:
+        raise UserError(f"{known}: holds the outcome of no cell of this grid, such as {runs[0].cell.name}.npz")
+    check_data(found, runs)
     chosen = [run for run in runs if fnmatchcase(run.cell.name, only)]
     if not chosen:
         raise UserError(f"--only {only}: matches none of the {len(runs)} cells, such as {runs[0].cell.name}")
-    return chosen
+    own = {run.cell.name for run in runs if run.finished(grid.plans)} if found else set()
+    return out, runs, {name: each for name, each in found.items() if name not in own}, chosen
 
 
-def sizes_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, Size]:
-    """Look into the datasets, which also tells early whether they are there and whole."""
-    sizes = {}
-    for spec in dict.fromkeys(cell.config.data for cell in cells):
+def _passes(grid: Grid, runs: Sequence[CellRun]) -> list[float]:
+    """Expected cost of cells; looks into the datasets, which also tells early whether they are there and whole."""
+    sizes: dict[str, Size] = {}
+    for spec in dict.fromkeys(run.cell.config.data for run in runs):
         try:
             sizes[spec] = size_of(spec)
         except UserError as error:
             hint = f"; say with --data {public_spec(spec)} where it is" if spec in grid.content["data"] else ""
             raise UserError(f"{error}{hint}") from None
-    return sizes
+    return [cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in runs]
 
 
-def shared_splits(cells: Sequence[Cell], out: Path) -> dict[str, Path]:
+def _shared_splits(runs: Sequence[CellRun], out: Path) -> dict[str, Path]:
     """Write the splits of cells whose own seed would make others; returns name of the cell to file."""
     found = {}
-    for cell in cells:
-        if cell.seed == SPLIT_SEED:
-            continue
+    for cell in (run.cell for run in runs if run.cell.seed != SPLIT_SEED):
         fold = "" if cell.fold is None else "-" + cell.fold.replace("/", "of").replace(" ", "")
         path = out / "splits" / f"{cell.data}{fold}.csv"
         if not path.is_file():
-            config = cell.config
-            prepared = prepare(
-                config.data,
-                image_size=config.image_size,
-                fit=config.fit,
-                seed=SPLIT_SEED,
-                fold=cell.fold,
-                window=config.window,
-            )
+            fields = {name: getattr(cell.config, name) for name in ("image_size", "fit", "window")}
+            prepared = prepare(cell.config.data, seed=SPLIT_SEED, fold=cell.fold, **fields)
             path.parent.mkdir(parents=True, exist_ok=True)
             export_splits(path, prepared.ids, prepared.split)
         found[cell.name] = path
     return found
 
 
-def _known(folder: Path | None, runs: Sequence[CellRun], grid: Grid) -> dict[str, CellOutcome]:
-    """Read what was computed elsewhere, without the cells that are finished here."""
-    if folder is None:
-        return {}
-    found = read_outcomes(folder, runs, grid.plans)
-    if not found:
-        raise UserError(f"{folder}: holds the outcome of no cell of this grid, such as {runs[0].cell.name}.npz")
-    check_data(found, runs)
-    own = {run.cell.name for run in runs if run.finished(grid.plans)}
-    return {name: outcome for name, outcome in found.items() if name not in own}
-
-
-def _folder(grid: Grid, out: Path | None) -> Path:
-    return Path("runs") / grid.name if out is None else out
-
-
 def _write(
-    grid: Grid,
-    runs: Sequence[CellRun],
-    outcomes: Mapping[str, CellOutcome],
-    out: Path,
-    console: Console,
+    grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome], out: Path, console: Console
 ) -> None:
     document = make_document(grid, runs, outcomes)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "benchmark.json", document)
     write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
-    names = ["benchmark.json", "benchmark.md", "pareto.svg"]
     write_pareto(document, out / "pareto.svg")
-    if write_forest(document, out / "forest.svg"):
-        names.append("forest.svg")
+    names = ["benchmark.json", "benchmark.md", "pareto.svg"]
+    names += ["forest.svg"] if write_forest(document, out / "forest.svg") else []
     console.print(benchmark_table(document))
     console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)
-
-
-__all__ = ["benchmark", "list_cells", "read_grid"]

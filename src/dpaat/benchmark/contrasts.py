@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
+
+import numpy as np
 
 from dpaat.evaluation.fronts import upper_hull
 from dpaat.evaluation.replicates import Fold, find_moments
@@ -22,7 +26,8 @@ class Point:
     @property
     def place(self) -> tuple[float, float]:
         """The values of both."""
-        return _value(self.x, self.metric), _value(self.y, self.metric)
+        x, y = (find_moments(folds, paired=True)[self.metric].value for folds in (self.x, self.y))
+        return x, y
 
 
 def combine(parts: Sequence[tuple[float, Sequence[Fold]]]) -> list[Fold]:
@@ -32,22 +37,25 @@ def combine(parts: Sequence[tuple[float, Sequence[Fold]]]) -> list[Fold]:
     jackknife over lesions takes in that the parts are correlated.
     """
     weights = [weight for weight, _ in parts]
+
+    def total(arrays: Sequence[Any]) -> Any:
+        whole = all(each is not None for each in arrays)
+        return reduce(np.add, map(operator.mul, weights, arrays)) if whole else None
+
     return [
-        reduce(_add, (_scaled(weight, fold) for weight, fold in zip(weights, folds, strict=True)))
+        replace(folds[0], **{name: total([getattr(fold, name) for fold in folds]) for name in ("correct", "precision")})
         for folds in zip(*(folds for _, folds in parts), strict=True)
     ]
 
 
 def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[Contrast, list[str]]:
-    """Compare a recipe with the upper concave hull of others, at the recipe's own abscissa.
+    """Compare a recipe with the upper concave hull of others, at the recipe's own abscissa: challenger minus hull.
 
     The hull is what others attain if they may choose by lot between two of their models, image by image: for balanced
-    accuracy and its area exactly, for mAP it is only the straight line. It is never below the points that no other
-    beats in both metrics, nor below the lines between them. With a and b the neighbours of the challenger c on the hull
-    and x the abscissa, the hull's height at `x_c` is `(1 - t) y_a + t y_b`, where `t = (x_c - x_a) / (x_b - x_a)`.
-    Since x_c, x_a and x_b are estimates too, the variance is that of the difference to first order,
-    `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)` with the slope s of the line, taken image by image; which
-    points are neighbours is taken as known where the recipe is above the line.
+    accuracy and its area exactly, for mAP it is only the straight line. With a and b the neighbours of the challenger c
+    on the hull and `t = (x_c - x_a) / (x_b - x_a)`, its height at `x_c` is `(1 - t) y_a + t y_b`. Since `x_c`, `x_a`
+    and `x_b` are estimates too, the variance is that of the difference to first order, with the slope s of the line,
+    `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)`, image by image.
 
     The hull is nowhere above one of its lines, drawn on; so to be above one is enough. To be below counts only if, at
     either end of the line, the recipe is told from that point in x, or stands below the next line, drawn on, as well:
@@ -57,15 +65,14 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     Beyond its ends the front goes on at the height of its last point: on the left another point is better in both
     metrics, on the right this favours the front. But that a recipe stands outside at all may be chance. So the interval
     there also holds that against the last line, drawn on, and the bound and the p-value are the worse of the two. Where
-    the front is one point, that is the line to the rightmost of the points below it, which may be missing from the
-    front by chance.
+    the front is one point, that is the line to the rightmost of the points below it.
 
     Args:
         challenger: the recipe.
         baselines: name to point of the others, at least one.
 
     Returns:
-        Challenger minus hull, and the names of the one or two points compared with.
+        The contrast, and the names of the one or two points compared with.
     """
     metric = challenger.metric
     places = {name: point.place for name, point in baselines.items()}
@@ -97,10 +104,7 @@ def _line_contrast(challenger: Point, a: Point, b: Point) -> Contrast:
 
 
 def _hold_beside_bends(found: Contrast, challenger: Point, hull: Sequence[Point], left: int) -> Contrast:
-    """The difference from a line that a recipe is below, told from 0 only where no bend beside it matters.
-
-    `found` is the difference from the line from `hull[left - 1]` to `hull[left]`, the neighbours of the recipe.
-    """
+    """The difference from the line from `hull[left - 1]` to `hull[left]`, told from 0 only where no bend matters."""
     (low, high), p_value = found["interval"], found["p_value"]
     highest = contrast(challenger.y, hull[-1].y)[challenger.metric]["interval"][1]
     for bend, line in ((left - 1, hull[left - 2 : left]), (left, hull[left : left + 2])):
@@ -122,19 +126,3 @@ def _hold_both(first: Contrast, second: Contrast) -> Contrast:
         bound=min(first["bound"], second["bound"]),
         p_value=max(first["p_value"], second["p_value"]) if agree else 1.0,
     )
-
-
-def _value(folds: Sequence[Fold], metric: str) -> float:
-    return find_moments(folds, paired=True)[metric].value
-
-
-def _scaled(weight: float, fold: Fold) -> Fold:
-    precision = None if fold.precision is None else weight * fold.precision
-    return Fold(fold.images, fold.blocks, weight * fold.correct, precision)
-
-
-def _add(first: Fold, second: Fold) -> Fold:
-    precision = None
-    if first.precision is not None and second.precision is not None:
-        precision = first.precision + second.precision
-    return Fold(first.images, first.blocks, first.correct + second.correct, precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dpaat.benchmark.plans import Plans
 from dpaat.config import TrainConfig
@@ -14,8 +14,7 @@ from dpaat.methods import find_method
 from dpaat.methods.registry import VIEW
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """How large a dataset is: images in all splits, and classes."""
 
     images: int
@@ -34,25 +33,22 @@ def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
     The evaluation is an upper bound, since costly attacks are made on what stands; masking checks and corruptions
     are left out.
     """
-    folds = parse_fold(config.fold)[1] if config.fold else DEFAULT_FOLDS
-    test = size.images / folds
+    test = size.images / (parse_fold(config.fold)[1] if config.fold else DEFAULT_FOLDS)
     val = (size.images - test) / VAL_FOLDS
-    train = size.images - test - val
-    per_epoch = train * step_passes(config) + val * (1 + 2 * config.val_steps * len(config.val_radii))
-    sizes = {"train": train, "val": val, "test": test, "all": size.images}
-    evaluation = sum(
+    sizes = {"train": size.images - test - val, "val": val, "test": test, "all": size.images}
+    per_epoch = sizes["train"] * step_passes(config) + val * (1 + 2 * config.val_steps * len(config.val_radii))
+    plan_costs = (
         min(plan.max_samples or size.images, sizes[plan.split]) * attack_passes(plan, size.classes)
         for plan in (plans.main, plans.draw)
         if plan is not None
     )
-    return config.epochs * per_epoch + evaluation
+    return config.epochs * per_epoch + sum(plan_costs)
 
 
 def step_passes(config: TrainConfig) -> float:
     """Forward passes per training image and epoch, by the cost that the method states, in the mean over the run."""
-    info = find_method(config.method)
-    weight = config.clean_weight or 0.0
-    cost = info.step_cost(weight, config.options, config.adv_start or 0.0, config.self_teacher or 0.0)
+    weight, start, teacher = (each or 0.0 for each in (config.clean_weight, config.adv_start, config.self_teacher))
+    cost = find_method(config.method).step_cost(weight, config.options, start, teacher)
     return cost.passes(config.steps) + (VIEW * cost.views if config.awp else 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from dpaat.benchmark.outcomes import AREA
 from dpaat.evaluation.fronts import upper_hull
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.radii import format_radius
-from dpaat.report.figures import Estimate, draw_pareto
 from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE, SVG, look
+from dpaat.report.figures import Estimate, draw_pareto
 
 PANEL = (4.2, 3.4)
 """Inches, of the Pareto plot."""
@@ -29,8 +29,7 @@ FOREST_PANEL, LINE = 1.45, 0.2
 """Inches: width of a panel of the forest plot, height of a row."""
 REACH = 1.6
 """A panel ends at this multiple of its largest difference; against a steep front an interval can be endless."""
-Row = tuple[str, Mapping[str, Mapping[str, Any]] | None]
-"""A label, and contrasts by metric; without these it is the title of the rows below."""
+TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9, "color": INK}
 
 
 @dataclass(frozen=True)
@@ -42,45 +41,40 @@ class Plane:
     x_label: str
     y_label: str
 
-
-def planes(radii: Sequence[float]) -> list[Plane]:
-    """The planes that a benchmark's rows are drawn in.
-
-    Args:
-        radii: of the evaluation, ascending, above 0; mAP is shown at the middle one, or the lower of two.
-    """
-    middle = format_radius(radii[(len(radii) - 1) // 2])
-    return [
-        Plane("balanced_accuracy", AREA, "clean balanced accuracy", "area under the robust\nbalanced accuracy"),
-        Plane("map", f"map@{middle}", "clean mAP", f"mAP at {middle}"),
-    ]
+    def place(self, row: Document) -> tuple[float, float]:
+        """Where a row of a table stands."""
+        return row["scores"][self.x]["value"], row["scores"][self.y]["value"]
 
 
 def write_pareto(document: Document, out: Path) -> None:
     """Draw clean balanced accuracy against the area under the robust one, and mAP against mAP under attack.
 
-    A row of panels per data and model. Recipes of a family are joined by a line, in the order of their radii, and
-    labelled by them; the dashed line is the front that others are compared with. Bars are 95 % intervals.
+    A row of panels per data and model; mAP is that at the middle radius, or the lower of two. Recipes of a family are
+    joined by a line, in the order of their radii, and labelled by them; the dashed line is the front that others are
+    compared with. Bars are 95 % intervals.
 
     Args:
         document: see `make_document`.
         out: SVG file to write.
     """
-    tables, shown = document["tables"], planes(document["evaluation"]["eps"])
-    names = dict.fromkeys(row["family"] or row["recipe"] for table in tables for row in table["rows"])
-    looks = {name: look(k) for k, name in enumerate(names)}
-    columns = len(shown)
-    size = (PANEL[0] * columns, PANEL[1] * len(tables) + 0.22 * -(-len(names) // (2 * columns)))
+    tables, radii = document["tables"], document["evaluation"]["eps"]
+    middle = format_radius(radii[(len(radii) - 1) // 2])
+    area = "area under the robust\nbalanced accuracy"
+    planes = [
+        Plane("balanced_accuracy", AREA, "clean balanced accuracy", area),
+        Plane("map", f"map@{middle}", "clean mAP", f"mAP at {middle}"),
+    ]
+    looks = {name: look(k) for k, name in enumerate(dict.fromkeys(_series(row) for t in tables for row in t["rows"]))}
+    size = (PANEL[0] * len(planes), PANEL[1] * len(tables) + 0.22 * -(-len(looks) // (2 * len(planes))))
     with rc_context(STYLE | {"axes.grid.axis": "both"}):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
-        grid = figure.subplots(len(tables), columns, squeeze=False)
-        places = [(table, plane) for table in tables for plane in shown]
-        panels = [(axes, *place) for axes, place in zip(grid.flat, places, strict=True)]
+        grid = figure.subplots(len(tables), len(planes), squeeze=False)
+        panels = [(grid[k, n], table, plane) for k, table in enumerate(tables) for n, plane in enumerate(planes)]
         handles: dict[str, Any] = {}
         for axes, table, plane in panels:
             pareto_panel(axes, table, plane, looks)
             handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * columns)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(planes))
         figure.draw_without_rendering()
         for axes, table, plane in panels:
             _label(axes, table, plane)
@@ -92,37 +86,31 @@ def pareto_panel(axes: Axes, table: Document, plane: Plane, looks: Mapping[str, 
     series: dict[str, list[tuple[Estimate, Estimate]]] = {}
     for row in table["rows"]:
         x, y = (Estimate(**row["scores"][key]) for key in (plane.x, plane.y))
-        series.setdefault(row["family"] or row["recipe"], []).append((x, y))
-    places = {row["recipe"]: _place(row, plane) for row in table["rows"]}
-    members = {family: front["members"] for _, family, front in front_comparisons(table)}
+        series.setdefault(_series(row), []).append((x, y))
+    places = {row["recipe"]: plane.place(row) for row in table["rows"]}
     fronts = []
-    for family, recipes in members.items():
+    for family, recipes in {family: front["members"] for _, family, front in front_comparisons(table)}.items():
         hull = upper_hull({each: places[each] for each in recipes})
         fronts.append((looks[family]["color"], [places[each] for each in hull]))
     draw_pareto(axes, series, fronts, looks)
-    axes.set_title(table_title(table), loc="left", fontsize=9, color=INK)
-    axes.set_xlabel(plane.x_label)
-    axes.set_ylabel(plane.y_label)
+    axes.set_title(table_title(table), **TITLE)
+    axes.set(xlabel=plane.x_label, ylabel=plane.y_label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6))
 
 
-def _place(row: Document, plane: Plane) -> tuple[float, float]:
-    return row["scores"][plane.x]["value"], row["scores"][plane.y]["value"]
+def _series(row: Document) -> str:
+    return str(row["family"] or row["recipe"])
 
 
 def _label(axes: Axes, table: Document, plane: Plane) -> None:
     """Write the radius beside every point of a family, where it touches neither a point nor another label."""
-    places = [_place(row, plane) for row in table["rows"]]
+    places = [plane.place(row) for row in table["rows"]]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(places)]
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
     for row, place in zip(table["rows"], places, strict=True):
-        if row["family"] is None:
-            continue
-        text = row["recipe"].removeprefix(f"{row['family']}-")
-        for offset in PLACES:
-            label = axes.annotate(
-                text, place, xytext=offset, textcoords="offset points", ha="center", fontsize=7, color=MUTED
-            )
+        for offset in PLACES if row["family"] else ():
+            label = axes.annotate(row["recipe"].removeprefix(f"{row['family']}-"), place, xytext=offset, **style)
             box = label.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 taken.append(box)
@@ -143,50 +131,39 @@ def write_forest(document: Document, out: Path) -> bool:
     Returns:
         Whether there is any such comparison; else there is no file.
     """
-    rows = _rows(document["tables"])
+    rows: list[tuple[str, Mapping[str, Any]]] = []  # label and contrasts by metric; none in a title of the rows below
+    for table in document["tables"]:
+        if found := front_comparisons(table):
+            rows.append((table_title(table), {}))
+            rows += [(f"{recipe} vs {family}", front["differences"]) for recipe, family, front in found]
     if not rows:
         out.unlink(missing_ok=True)
         return False
-    metrics = next(list(contrasts) for _, contrasts in rows if contrasts)
+    metrics = list(rows[1][1])
     size = (2.3 + FOREST_PANEL * len(metrics), 0.9 + LINE * len(rows))
     with rc_context(STYLE | {"axes.grid.axis": "x"}):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
-            _forest_panel(axes, rows, metric)
-            axes.set_title(metric.replace("map@", "mAP at "), loc="left", fontsize=9, color=INK)
+            contrasts = {place: found[metric] for place, (_, found) in enumerate(rows) if found}
+            _forest_panel(axes, contrasts)
+            axes.set_title(metric.replace("map@", "mAP at "), **TITLE)
         panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         for tick, (_, found) in zip(panels[0].get_yticklabels(), rows, strict=True):
             tick.set_color(MUTED if found else INK)
-        figure.supxlabel(
-            "points above the front at the recipe's own clean score, 95 % interval; "
-            f"filled: p < {SIGNIFICANT} after Holm",
-            fontsize=8,
-            color=MUTED,
-        )
+        text = f"points above the front at the recipe's own clean score, 95 % interval; filled: p < {SIGNIFICANT} after"
+        figure.supxlabel(f"{text} Holm", fontsize=8, color=MUTED)
         figure.savefig(out, **SVG)
     return True
 
 
-def _rows(tables: Sequence[Document]) -> list[Row]:
-    rows: list[Row] = []
-    for table in tables:
-        found = front_comparisons(table)
-        if found:
-            rows.append((table_title(table), None))
-        rows += [(f"{recipe} vs {family}", front["differences"]) for recipe, family, front in found]
-    return rows
-
-
-def _forest_panel(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+def _forest_panel(axes: Axes, contrasts: Mapping[int, Mapping[str, Any]]) -> None:
     axes.axvline(0, color=MUTED, linewidth=1)
-    found = [(place, contrasts[metric]) for place, (_, contrasts) in enumerate(rows) if contrasts]
-    for place, contrast in found:
-        value, ends = 100 * contrast["difference"], [100 * end for end in contrast["interval"]]
-        axes.plot(ends, [place, place], color=COLOURS[0], linewidth=1.2)
-        filled = contrast["p_adjusted"] < SIGNIFICANT
-        axes.plot(value, place, "o", color=COLOURS[0], markerfacecolor=COLOURS[0] if filled else "white")
-    reach = REACH * max(abs(100 * contrast["difference"]) for _, contrast in found) or 1.0
+    for place, contrast in contrasts.items():
+        axes.plot([100 * end for end in contrast["interval"]], [place, place], color=COLOURS[0], linewidth=1.2)
+        fill = COLOURS[0] if contrast["p_adjusted"] < SIGNIFICANT else "white"
+        axes.plot(100 * contrast["difference"], place, "o", color=COLOURS[0], markerfacecolor=fill)
+    reach = REACH * max(abs(100 * contrast["difference"]) for contrast in contrasts.values()) or 1.0
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group as Lines
@@ -41,7 +41,6 @@ def benchmark_table(document: Document) -> Lines:
 def benchmark_markdown(document: Document, name: str) -> str:
     """All sections for `docs/`, with the command, the data and the devices that they come from."""
     cells = document["cells"]
-    failed = [cell for cell in cells if cell["status"] == "failed"]
     done = sum(cell["status"] == "finished" for cell in cells)
     fingerprints = ", ".join(f"{data} `{digest}`" for data, digest in document["fingerprints"].items())
     parts = [
@@ -56,14 +55,14 @@ def benchmark_markdown(document: Document, name: str) -> str:
         parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
     for table in sections(document, full=True):
         parts += [f"## {table.title}", table.to_markdown()]
-    if found := _data_warnings(document):
-        parts += ["## Doubts about the data", "\n".join(f"- {line}" for line in found)]
-    if answers := _one_answers(document):
-        parts += ["## Answer one class only", "\n".join(f"- {line}" for line in answers)]
-    if evidence := _evidence(document):
-        parts += ["## Not to be believed without further evidence", "\n".join(evidence)]
-    if failed:
-        parts += ["## Failed", "\n".join(f"- {cell['name']}: {cell['error']}" for cell in failed)]
+    lists = {
+        "Doubts about the data": _data_warnings(document),
+        "Answer one class only": _one_answers(document),
+        "Not to be believed without further evidence": _evidence(document),
+        "Failed": [f"{cell['name']}: {cell['error']}" for cell in cells if cell["status"] == "failed"],
+    }
+    for title, lines in lists.items():
+        parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
     parts.append(f"One row alone: `{document['command']} --only 'RECIPE-*'`.")
     return "\n\n".join(parts) + "\n"
 
@@ -73,14 +72,14 @@ def _scores(document: Document, table: Document, full: bool) -> Table:
     radii = [format_radius(eps) for eps in plan["eps"]]
     rows = []
     for row in table["rows"]:
-        scores, runs = row["scores"], f"{len(row['cells'])}/{table['replicates']}"
-        if full:
-            shown: list[Cell | str] = [_triple(scores, at) for at in ("", *(f"@{at}" for at in radii))]
-            shown += _rest(row)
-        else:
-            under = [percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii]
-            shown = [_triple(scores, "").replace(" ", ""), *under]
-        rows.append(Row(row["recipe"], [runs, *shown]))
+        scores = row["scores"]
+        triples = [
+            " / ".join(percent(scores[name + at]["value"]) for name in METRICS)
+            for at in ("", *(f"@{r}" for r in radii))
+        ]
+        under = [percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii]
+        shown = [*triples, *_rest(row)] if full else [triples[0].replace(" ", ""), *under]
+        rows.append(Row(row["recipe"], [f"{len(row['cells'])}/{table['replicates']}", *shown]))
     title = f"{_title(table)}: {plan['attacks']}; mAP under {plan['ranked']}"
     if full:
         return Table("accuracy / balanced / mAP", ["runs", "clean", *radii, *REST], rows, title=title)
@@ -95,7 +94,11 @@ def _others(document: Document, table: Document, full: bool) -> Table:
 
 
 def _rest(row: Document) -> list[Cell | str]:
-    return [_score(row["scores"][AREA]), _seconds(row), _masking(row["masking"])]
+    seconds, cost = row["seconds_per_epoch"], row["relative_cost"]
+    spent = "-" if seconds is None else f"{seconds:.3g}" + ("" if cost is None else f" ({cost:.1f}x)")
+    verdicts = Counter(entry["verdict"] for entry in row["masking"])
+    masking = ", ".join(f"{n} {verdict}" if len(verdicts) > 1 else verdict for verdict, n in verdicts.items())
+    return [score_cell(**row["scores"][AREA]), spent, masking or "-"]
 
 
 def _differences(document: Document, table: Document, full: bool) -> Table:
@@ -127,7 +130,7 @@ def _draw(document: Document, table: Document, full: bool) -> Table:
     for row in table["rows"]:
         scores = row["draw"]["scores"]
         names = ("balanced_accuracy", *(f"balanced_accuracy@{at}" for at in radii), AREA)
-        shown = [_score(scores[name]) if full or name == AREA else percent(scores[name]["value"]) for name in names]
+        shown = [score_cell(scores[n]["value"], scores[n]["interval"] if full or n == AREA else None) for n in names]
         rows.append(Row(row["recipe"], [f"{row['draw']['n']:,}", *shown]))
     title = f"{_title(table)}: balanced accuracy on a draw, {plan['attacks']} as well"
     return Table("balanced accuracy" if full else "", ["images", "clean", *radii, AREA], rows, title=title)
@@ -137,32 +140,9 @@ def _title(table: Document) -> str:
     return f"{table_title(table)}, {table['n']:,} images"
 
 
-def _triple(scores: Mapping[str, Any], at: str) -> str:
-    return " / ".join(percent(scores[name + at]["value"]) for name in METRICS)
-
-
-def _score(score: Mapping[str, Any]) -> Cell:
-    return score_cell(score["value"], score["interval"])
-
-
 def _contrast(contrast: Mapping[str, Any], full: bool) -> Cell:
     more = f" bound {100 * contrast['bound']:+.1f} p {contrast['p_adjusted']:.2g}" if full else ""
     return score_cell(contrast["difference"], contrast["interval"], sign=True, more=more)
-
-
-def _seconds(row: Document) -> str:
-    if row["seconds_per_epoch"] is None:
-        return "-"
-    ratio = "" if row["relative_cost"] is None else f" ({row['relative_cost']:.1f}x)"
-    return f"{row['seconds_per_epoch']:.3g}{ratio}"
-
-
-def _masking(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The verdicts on all runs of a recipe, counted where they differ."""
-    counts = Counter(entry["verdict"] for entry in entries)
-    if len(counts) < 2:
-        return next(iter(counts), "-")
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def _data_warnings(document: Document) -> list[str]:
@@ -177,12 +157,10 @@ def _one_answers(document: Document) -> list[str]:
 
 def _evidence(document: Document) -> list[str]:
     """Why runs are not to be believed; a run that stands in two tables is named once."""
-    found = (
-        f"- {entry['cell']}: {entry['summary']}"
-        + "".join(f"; {name}: {why}" for name, why in entry["evidence"].items())
-        for table in document["tables"]
-        for row in table["rows"]
-        for entry in row["masking"]
+    found = (entry for table in document["tables"] for row in table["rows"] for entry in row["masking"])
+    lines = (
+        "; ".join([f"{entry['cell']}: {entry['summary']}", *(f"{n}: {why}" for n, why in entry["evidence"].items())])
+        for entry in found
         if entry["verdict"] != "believable"
     )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(lines))
