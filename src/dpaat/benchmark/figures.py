@@ -47,15 +47,11 @@ class Plane:
 
 
 def write_pareto(document: Document, out: Path) -> None:
-    """Draw clean balanced accuracy against the area under the robust one, and mAP against mAP under attack.
+    """Draw clean balanced accuracy against the area under the robust one, and mAP against mAP under attack, as SVG.
 
     A row of panels per data and model; mAP is that at the middle radius, or the lower of two. Recipes of a family are
     joined by a line, in the order of their radii, and labelled by them; the dashed line is the front that others are
     compared with. Bars are 95 % intervals.
-
-    Args:
-        document: see `make_document`.
-        out: SVG file to write.
     """
     tables, radii = document["tables"], document["evaluation"]["eps"]
     middle = format_radius(radii[(len(radii) - 1) // 2])
@@ -122,14 +118,7 @@ def write_forest(document: Document, out: Path) -> bool:
     """Draw every comparison with a front, a panel per metric: the difference with its 95 % interval.
 
     A mark is filled where the difference is beyond chance after Holm's adjustment. Intervals that are too wide for a
-    panel leave it.
-
-    Args:
-        document: see `make_document`.
-        out: SVG file to write.
-
-    Returns:
-        Whether there is any such comparison; else there is no file.
+    panel leave it. Returns whether there is any such comparison; else there is no file.
     """
     rows: list[tuple[str, Mapping[str, Any]]] = []  # label and contrasts by metric; none in a title of the rows below
     for table in document["tables"]:
@@ -145,13 +134,13 @@ def write_forest(document: Document, out: Path) -> bool:
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
-            contrasts = {place: found[metric] for place, (_, found) in enumerate(rows) if found}
+            contrasts = {place: each[metric] for place, (_, each) in enumerate(rows) if each}
             _forest_panel(axes, contrasts)
             axes.set_title(metric.replace("map@", "mAP at "), **TITLE)
         panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
-        for tick, (_, found) in zip(panels[0].get_yticklabels(), rows, strict=True):
-            tick.set_color(MUTED if found else INK)
+        for tick, (_, differences) in zip(panels[0].get_yticklabels(), rows, strict=True):
+            tick.set_color(MUTED if differences else INK)
         text = f"points above the front at the recipe's own clean score, 95 % interval; filled: p < {SIGNIFICANT} after"
         figure.supxlabel(f"{text} Holm", fontsize=8, color=MUTED)
         figure.savefig(out, **SVG)

@@ -28,6 +28,7 @@ LOG, ERRORS = "benchmark.log", "benchmark.err"
 EVALUATION_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 PATIENCE = 15.0
 """Seconds that interrupted cells have to end by themselves before they are told to."""
+BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
 
 
 class Runner:
@@ -37,10 +38,8 @@ class Runner:
     that a cell must take, by its name; others split the data themselves.
     """
 
-    def __init__(
-        self, plans: Plans, *, workers: int, threads: int | None, splits: Mapping[str, Path] | None = None
-    ) -> None:
-        self.plans, self.workers, self.splits = plans, workers, splits or {}
+    def __init__(self, plans: Plans, *, workers: int, threads: int | None, splits: Mapping[str, Path]) -> None:
+        self.plans, self.workers, self.splits = plans, workers, splits
         per_cell = threads or max(1, count_cores() // workers)
         # Progress bars that nobody sees would fill the logs.
         self.environment = os.environ | {"OMP_NUM_THREADS": str(per_cell), "TQDM_MININTERVAL": "60"}
@@ -53,26 +52,20 @@ class Runner:
         `passes` is the cost that each is expected to have, for the time left. Cells done, failures and the time left
         are shown on stderr; a line per cell if it is no terminal.
         """
-        bar = tqdm(
-            total=sum(passes),
-            disable=None if progress else True,  # None: hidden where stderr is no terminal
-            leave=False,
-            dynamic_ncols=True,
-            smoothing=0,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
-        )
+        hidden = None if progress else True  # None: hidden where stderr is no terminal
+        bar = tqdm(total=sum(passes), disable=hidden, leave=False, dynamic_ncols=True, smoothing=0, bar_format=BAR)
         with bar, _told_to_end(), ThreadPoolExecutor(self.workers) as pool:
             left = {pool.submit(self._cell, cell): cost for cell, cost in zip(cells, passes, strict=True)}
-            failed, total = 0, len(left)
+            failed = 0
             try:
                 while left:
-                    bar.set_description_str(_state(total, len(left), failed))
+                    bar.set_description_str(_state(len(cells), len(left), failed))
                     done, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                     for future in done:
                         failed += not future.result()
                         bar.update(left.pop(future))
                         if progress and bar.disable:
-                            state = _state(total, len(left), failed)
+                            state = _state(len(cells), len(left), failed)
                             print(f"{time.strftime('%H:%M:%S')} {state}", file=sys.stderr, flush=True)
             except BaseException:
                 self._stop(left)
@@ -89,10 +82,11 @@ class Runner:
             if self._stopping or cell.finished(self.plans):
                 return True
             cell.begin(self.splits.get(cell.cell.name))
-            error = self._train(cell)
+            error = None if cell.trained else self._train(cell)
+            device = EVALUATION_DEVICES.get(cell.cell.config.accelerator, "auto")
             for plan in self.plans.all:
                 if error is None and not cell.evaluated(plan):
-                    error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, _device(cell)))
+                    error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, device))
                     if error is None:
                         cell.note_evaluated(plan)
             if not self._stopping:
@@ -100,8 +94,6 @@ class Runner:
             return error is None
 
     def _train(self, cell: CellRun) -> str | None:
-        if cell.trained:
-            return None
         cell.note(evaluated=[])
         arguments = ["train", "--resume", "--out", str(cell.folder)]
         error = self._step(cell, "train", arguments)
@@ -133,25 +125,16 @@ class Runner:
 
 
 def run_command(
-    arguments: Sequence[str],
-    folder: Path,
-    *,
-    environment: Mapping[str, str],
-    live: set[subprocess.Popen[bytes]],
+    arguments: Sequence[str], folder: Path, *, environment: Mapping[str, str], live: set[subprocess.Popen[bytes]]
 ) -> str | None:
     """Run a command of this package in a process of its own, which stands in `live` meanwhile.
 
     What it prints is kept in the folder. Returns the last line that it wrote on stderr if it failed, or the signal that
     killed it; None if it succeeded.
     """
+    command = [sys.executable, "-m", "dpaat", *arguments]
     with (folder / LOG).open("ab") as log, (folder / ERRORS).open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dpaat", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=errors,
-            env=environment,
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, env=environment)
         live.add(process)
         try:
             code = process.wait()
@@ -173,10 +156,6 @@ def count_cores() -> int:
 
 def _state(total: int, left: int, failed: int) -> str:
     return f"{total - left} of {total} cells done, {failed} failed"
-
-
-def _device(cell: CellRun) -> str:
-    return EVALUATION_DEVICES.get(cell.cell.config.accelerator, "auto")
 
 
 @contextmanager

@@ -48,18 +48,11 @@ def line_plot(
     even: bool = False,
     percent: bool = True,
 ) -> Plot:
-    """Draw one line per name.
+    """Draw one line per name, from points (x, y); those beyond the seventh are thin and grey, without a name.
 
-    Args:
-        lines: name to points (x, y); lines beyond the seventh are drawn thin and grey, without a name.
-        x_label: of the x axis.
-        y_label: of the y axis.
-        caption: below the figure.
-        level: a name and a height to draw across, such as the constant predictor's.
-        bands: name to intervals, drawn as a band around the line.
-        radii: x is a radius of a [0, 1] image; else an epoch.
-        even: draw the x values at even distances, as radii that double want it.
-        percent: y is a fraction, and written as percent; else a plain number.
+    `level` is a name and a height to draw across, such as the constant predictor's; `bands` are intervals around lines,
+    by x. x is a radius of a [0, 1] image with `radii`, else an epoch; `even` draws its values at even distances, as
+    radii that double want it. y is a fraction, written as percent, or with `percent=False` a plain number.
     """
     bands = bands or {}
     ticks = sorted({x for points in lines.values() for x, _ in points})
@@ -148,11 +141,7 @@ def draw_pareto(
 ) -> None:
     """Draw one score against another, fractions with intervals as bars; a line joins the points of a series.
 
-    Args:
-        axes: to draw in.
-        series: name to points.
-        fronts: colour and corners of each, drawn as broken lines.
-        looks: name to colour and marker; by default in the order of the series.
+    `fronts` are colour and corners of broken lines; `looks` name to colour and marker, else in the order of the series.
     """
     for k, (name, points) in enumerate(series.items()):
         style = draw.look(k) if looks is None else looks[name]
