@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import iter_modules
 
 from dpaat.errors import UserError, first_line
 
@@ -23,6 +24,13 @@ def load_entry_points(group: str) -> None:
             entry.load()
         except Exception as error:
             raise UserError(f"plug-in {entry.name} ({entry.value}): cannot be imported ({first_line(error)})") from None
+
+
+def import_all(package: str, group: str) -> None:
+    """Import the modules of a package, so that what they define registers itself, and the plug-ins of a group."""
+    for module in iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+    load_entry_points(group)
 
 
 def load_plugins(names: str) -> None:

@@ -38,8 +38,10 @@ class Runner:
     that a cell must take, by its name; others split the data themselves.
     """
 
-    def __init__(self, plans: Plans, *, workers: int, threads: int | None, splits: Mapping[str, Path]) -> None:
-        self.plans, self.workers, self.splits = plans, workers, splits
+    def __init__(
+        self, plans: Plans, *, workers: int, threads: int | None, splits: Mapping[str, Path] | None = None
+    ) -> None:
+        self.plans, self.workers, self.splits = plans, workers, splits or {}
         per_cell = threads or max(1, count_cores() // workers)
         # Progress bars that nobody sees would fill the logs.
         self.environment = os.environ | {"OMP_NUM_THREADS": str(per_cell), "TQDM_MININTERVAL": "60"}

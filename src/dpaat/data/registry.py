@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 
 from dpaat.data.table import ImageTable
 from dpaat.errors import unknown
-from dpaat.plugins import load_entry_points
+from dpaat.plugins import import_all
 
 Loader = Callable[[str, str], ImageTable]
 
@@ -50,10 +48,7 @@ def register_dataset(name: str, syntax: str, description: str) -> Callable[[Load
 @functools.cache
 def import_loaders() -> None:
     """Import the modules of `dpaat.data`, so that their loaders register themselves, and those of plug-ins."""
-    package = import_module("dpaat.data")
-    for module in iter_modules(package.__path__):
-        import_module(f"dpaat.data.{module.name}")
-    load_entry_points("dpaat.datasets")
+    import_all("dpaat.data", "dpaat.datasets")
 
 
 def find_dataset(name: str) -> DatasetInfo:

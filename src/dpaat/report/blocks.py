@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Literal
 
-from dpaat.plugins import load_entry_points
+from dpaat.plugins import import_all
 from dpaat.report.drawing import Plot
 from dpaat.report.view import Report
 from dpaat.tables import Table
@@ -110,9 +108,8 @@ def register_section(anchor: str, title: str, *, order: float) -> Callable[[Make
     """Make a section known: a decorator of the function that makes its blocks; sections stand by ascending `order`."""
 
     def register(make: Maker) -> Maker:
-        if anchor in SECTIONS and SECTIONS[anchor].make is not make:
+        if SECTIONS.setdefault(anchor, Section(anchor, title, order, make)).make is not make:
             raise ValueError(f"a section called {anchor!r} is registered already")
-        SECTIONS[anchor] = Section(anchor, title, order, make)
         return make
 
     return register
@@ -121,10 +118,7 @@ def register_section(anchor: str, title: str, *, order: float) -> Callable[[Make
 @functools.cache
 def import_sections() -> None:
     """Import the modules of `dpaat.report.sections`, so that they register themselves, and those of plug-ins."""
-    package = import_module("dpaat.report.sections")
-    for module in iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
-    load_entry_points("dpaat.sections")
+    import_all("dpaat.report.sections", "dpaat.sections")
 
 
 def make_sections(report: Report) -> dict[Section, Sequence[Block]]:

@@ -16,14 +16,14 @@ from dpaat.report.figures import Estimate, line_plot, pareto_plot
 from dpaat.report.view import Comparison, Report, under_attack
 from dpaat.tables import Cell, Column, Row, Table, percent, score_cell
 
-BALANCED = "balanced_accuracy"
-SCORES = {"accuracy": "acc.", BALANCED: "bal.", "map": "mAP"}
-CURVES = {BALANCED: "balanced accuracy", "map": "mean average precision"}
 DIFFERENCES = (
     "Percentage points, 95 % intervals; p by a paired test, adjusted by Holm's method over all comparisons of a "
     "metric. In bold where the interval does not hold 0. Differences are paired: two intervals of the table above "
     "may overlap and the difference still be clear."
 )
+BALANCED = "balanced_accuracy"
+SCORES = {"accuracy": "acc.", BALANCED: "bal.", "map": "mAP"}
+CURVES = {BALANCED: "balanced accuracy", "map": "mean average precision"}
 
 
 @register_section("robustness", "Is it robust", order=30)
