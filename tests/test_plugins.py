@@ -14,7 +14,7 @@ from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from dpaat.plugins import VARIABLE, load_entry_points, load_plugins
-from dpaat.report.blocks import SECTIONS, import_sections, register_section
+from dpaat.report.blocks import SECTIONS
 from training_makers import tiny_arguments
 
 OWN_METHOD = Path(__file__).parents[1] / "docs" / "howto" / "own-method.md"
@@ -35,7 +35,6 @@ def plugin(tmp_path, monkeypatch):
     (tmp_path / "my_plugin.py").write_text("\n".join(map(code_of, (OWN_METHOD, OWN_ATTACK, OWN_DATASET, OWN_SECTION))))
     monkeypatch.syspath_prepend(str(tmp_path))
     import_loaders()
-    import_sections()
     registries = (METHODS, ATTACKS, DATASETS, SECTIONS)
     before = [dict(registry) for registry in registries]
     monkeypatch.setenv(VARIABLE, "")
@@ -82,10 +81,11 @@ def test_everywhere_by_name(plugin, tiny_images, tmp_path, capsys):
     assert "mine-test_resnet" in capsys.readouterr().out
 
 
-def test_sections_of_one_address_are_refused():
-    import_sections()
-    with pytest.raises(ValueError, match="a section called 'accuracy' is registered already"):
-        register_section("accuracy", "Mine", order=1)(lambda report: [])
+def test_a_section_of_a_taken_address_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_accuracy.py").write_text(code_of(OWN_SECTION).replace('"agreement"', '"accuracy"'))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["list", "methods", "--plugin=my_accuracy"]) == 2
+    assert "plugin: my_accuracy cannot be imported (a section called 'accuracy'" in capsys.readouterr().err
 
 
 def test_one_that_is_not_there_is_one_line(capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dpaat.plugins import import_all
 from dpaat.report.page import write_report
 
 __all__ = ["write_report"]
+
+import_all("dpaat.report.sections", "dpaat.sections")

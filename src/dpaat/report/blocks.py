@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dpaat.plugins import import_all
 from dpaat.report.drawing import Plot
 from dpaat.report.view import Report
 from dpaat.tables import Table
@@ -115,13 +113,6 @@ def register_section(anchor: str, title: str, *, order: float) -> Callable[[Make
     return register
 
 
-@functools.cache
-def import_sections() -> None:
-    """Import the modules of `dpaat.report.sections`, so that they register themselves, and those of plug-ins."""
-    import_all("dpaat.report.sections", "dpaat.sections")
-
-
 def make_sections(report: Report) -> dict[Section, Sequence[Block]]:
     """Make all sections in their order."""
-    import_sections()
     return {each: each.make(report) for each in sorted(SECTIONS.values(), key=lambda each: each.order)}
