@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from own_loop import stripes
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, set_seed
 
 from dpaat import AdversarialLoss, Indexed
 from dpaat.integrations.huggingface import DPAATTrainer
+from own_loop import stripes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What an image processor has as `image_mean` and `image_std`."""
@@ -45,9 +45,8 @@ def main(folder: Path, epochs: int = 6, resume: bool = False) -> DPAATTrainer:
     )
 
     adversarial_loss = AdversarialLoss(model, train_set["label"], epochs=epochs, normalized=(MEAN, STD))
-    trainer = DPAATTrainer(
-        model, arguments, train_dataset=Indexed(train_set), eval_dataset=test_set, loss=adversarial_loss
-    )
+    data = {"train_dataset": Indexed(train_set), "eval_dataset": test_set}
+    trainer = DPAATTrainer(model, arguments, loss=adversarial_loss, **data)
     trainer.train(resume_from_checkpoint=resume)
     print(trainer.evaluate()["eval_loss"], adversarial_loss.perturbation)
     return trainer

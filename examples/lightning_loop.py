@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 
 import lightning as L
 import torch
-from own_loop import small_network, stripes
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from dpaat import AdversarialLoss, Indexed
 from dpaat.integrations.lightning import DPAATCallback
+from own_loop import small_network, stripes
 
 
 class Classifier(L.LightningModule):
@@ -42,15 +43,8 @@ def main(folder: Path, epochs: int = 6, resume: Path | None = None) -> tuple[Cla
 
     loader = DataLoader(Indexed(train_set), batch_size=32)
     adversarial_loss = AdversarialLoss(module.network, train_labels, epochs=epochs)
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        callbacks=[
-            DPAATCallback(adversarial_loss),
-            L.pytorch.callbacks.ModelCheckpoint(folder, "{epoch}", save_top_k=-1),
-        ],
-        accelerator="cpu",
-        logger=False,
-    )
+    callbacks = [DPAATCallback(adversarial_loss), ModelCheckpoint(folder, "{epoch}", save_top_k=-1)]
+    trainer = L.Trainer(max_epochs=epochs, callbacks=callbacks, accelerator="cpu", logger=False)
     trainer.fit(module, loader, ckpt_path=resume)
     print(adversarial_loss.perturbation)
     return module, adversarial_loss

@@ -14,10 +14,10 @@ from monai.handlers import CheckpointLoader, CheckpointSaver
 from monai.networks.nets import DenseNet
 from monai.transforms import Compose, RandFlipd, ToTensord
 from monai.utils import set_determinism
-from own_loop import stripes
 
 from dpaat import AdversarialLoss, Indexed
 from dpaat.integrations.monai import DPAATTrainer
+from own_loop import stripes
 
 
 def main(folder: Path, epochs: int = 6, resume: Path | None = None) -> DPAATTrainer:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
-from typing_extensions import override
 
 from dpaat.errors import UserError
 from dpaat.integrations.indexed import INDEX
@@ -36,6 +35,7 @@ class DPAATMixin:
 
     args: Any
     state: Any
+    _signature_columns: list[str]
 
     def __init__(self, *args: Any, loss: AdversarialLoss, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,7 +48,7 @@ class DPAATMixin:
             )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss of a batch; without gradients, that of the model."""
+        """The loss of a batch; without gradients the model's own."""
         if not torch.is_grad_enabled():
             inputs = {name: value for name, value in inputs.items() if name != INDEX}
             return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
@@ -56,11 +56,7 @@ class DPAATMixin:
         return loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or go on from a checkpoint.
-
-        Raises:
-            UserError: a checkpoint without the state.
-        """
+        """Train, or go on from a checkpoint."""
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)

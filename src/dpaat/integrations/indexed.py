@@ -61,9 +61,6 @@ class Indexed(Dataset[Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.dataset, name, value)
 
-    def __repr__(self) -> str:
-        return f"Indexed({self.dataset!r})"
-
 
 def _numbered(number: int, item: Any) -> Any:
     if isinstance(item, Mapping):

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,9 @@ Numbers = float | Sequence[float]
 
 
 class AdversarialLoss(nn.Module):
-    """Loss of a training method on a mini-batch: the presets of `dpaat list methods` in any loop.
+    """Loss of a training method on a mini-batch: what `dpaat train` learns from, in any loop.
 
-    It begins the attacks where the method does, freezes the self-teacher there, and moves the perturbation sizes. Its
+    It begins the attacks when the method does, freezes the self-teacher there, and moves the perturbation sizes. Its
     `state_dict` is all that it needs to go on. It follows the images to their device. Under `torch.distributed` every
     process makes the updates of all. Where gradients are off it is the clean loss, and moves nothing.
 
@@ -40,24 +40,13 @@ class AdversarialLoss(nn.Module):
         model: the network to train: images to logits `(B, K)`, or to an object with `logits`.
         labels: class of every training sample `(N,)`, integers, in the order of their numbers.
         epochs: of the training; schedules are shares of it.
-        method: a preset of DPAAT, or another method.
         num_classes: K; default the highest label plus one.
-        loss: to learn from: "cross-entropy", with a treatment of unequal class sizes "weights" or "balanced-softmax"
-            (the default of `dpaat train`), or a function of logits `(B, K)` and labels `(B,)` to losses `(B,)`.
         normalized: mean and standard deviation, of one or C values, that the loader has normalized the images by;
             None of images in [0, 1], whose normalization, if any, is the model's.
-        eps: size of the perturbation, the largest one where the method moves it, such as "8/255"; like
-            `clean_weight`, `adv_start` and `self_teacher` the method's own where it is None.
-        steps: iterations of the training attack.
-        norm: "linf" or "l2".
-        clean_weight: share of the clean loss, in [0, 1].
-        adv_start: share of the epochs before the attacks begin, in [0, 1).
-        self_teacher: weight of the self-teacher, in [0, 1].
-        **options: further options of the method.
-
-    Attributes:
-        model: the network it was made for, not one of its modules.
-        epochs: of the training.
+        loss: to learn from, instead of the cross-entropy: logits `(B, K)`, labels `(B,)` to losses `(B,)`.
+        method: this and all that follows as of `dpaat train`, with its defaults; `imbalance="sampler"` leaves that to
+            the loader.
+        **options: further ones of the method.
 
     Raises:
         UserError: an argument out of its range, naming it.
@@ -71,10 +60,11 @@ class AdversarialLoss(nn.Module):
         labels: Tensor | Sequence[int],
         *,
         epochs: int,
-        method: str = "dpaat",
         num_classes: int | None = None,
-        loss: LearnLoss | Literal["cross-entropy", "weights", "balanced-softmax"] = "cross-entropy",
         normalized: tuple[Numbers, Numbers] | None = None,
+        loss: LearnLoss | None = None,
+        method: str = "dpaat",
+        imbalance: Literal["none", "weights", "sampler", "balanced-softmax"] = "balanced-softmax",
         eps: str | float | None = None,
         steps: int = 10,
         norm: Literal["linf", "l2"] = "linf",
@@ -84,10 +74,9 @@ class AdversarialLoss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        shares = {"clean_weight": clean_weight, "adv_start": adv_start, "self_teacher": self_teacher}
-        config = complete(
-            TrainConfig(method=method, epochs=epochs, eps=eps, steps=steps, norm=norm, options=options, **shares)  # type: ignore[arg-type]
-        )
+        shares: dict[str, Any] = {"clean_weight": clean_weight, "adv_start": adv_start, "self_teacher": self_teacher}
+        given: dict[str, Any] = {"imbalance": imbalance, "eps": eps, "steps": steps, "norm": norm, "epochs": epochs}
+        config = complete(TrainConfig(method=method, options=options, **shares, **given))
         classes = torch.as_tensor(labels).cpu()
         if classes.ndim != 1 or not len(classes) or classes.is_floating_point() or int(classes.min()) < 0:
             raise BadValueError(f"labels must be class numbers (N,), not {tuple(classes.shape)}, {classes.dtype}")
@@ -95,16 +84,11 @@ class AdversarialLoss(nn.Module):
         self.epochs, self.num_classes = epochs, num_classes or int(classes.max()) + 1
         self._normalized = normalized
         self._networks = (model, _Network(model, normalized, self.num_classes))  # in a tuple: no modules of this one
-        learn_loss = (
-            _each_sample(loss)
-            if callable(loss)
-            else learning_loss("none" if loss == "cross-entropy" else loss, self.labels, self.num_classes)
-        )
         context = MethodContext(
             labels=self.labels,
             num_classes=self.num_classes,
             epochs=epochs,
-            learn_loss=learn_loss,
+            learn_loss=_each(loss) if loss else learning_loss(imbalance, self.labels, self.num_classes),
             eps=config.radius,
             steps=steps,
             norm=norm,
@@ -146,11 +130,12 @@ class AdversarialLoss(nn.Module):
         x, y = x.as_subclass(Tensor), y.as_subclass(Tensor)
         if self.labels.device != x.device:
             self.to(x.device)
-        network = self._network(model)
-        if self._normalized is not None:
-            x = network.restored(x)
+        if model is not self._networks[1].model:
+            self._networks = (self.model, _Network(model, self._normalized, self.num_classes))
+        network = self._networks[1]
+        x = network.restored(x) if network.normalizes else x
         if not torch.is_grad_enabled():
-            return self._clean(network, index, x, y)
+            return self._clean.forward(network, index, x, y)
         index = index.as_subclass(Tensor).to(x.device)
         look = x.device.type == "cpu" or self._looks < LOOKS
         if look:
@@ -162,22 +147,18 @@ class AdversarialLoss(nn.Module):
             output: StepOutput = (self.method if attacking else self._clean)(network, index, x, y)
         if attacking:
             numbers, *rows = gather_rows(output.index, *output.rows.values(), device=x.device)
-            self.method.after_step(
-                dataclasses.replace(output, index=numbers, rows=dict(zip(output.rows, rows, strict=True)))
-            )
+            of_all = dict(zip(output.rows, rows, strict=True))
+            self.method.after_step(dataclasses.replace(output, index=numbers, rows=of_all))
         return output
 
     def _begin(self, epoch: int, network: _Network) -> None:
         if not self._epoch < epoch < self.epochs:
             raise UserError(
-                f"epoch {epoch} is beyond the {self.epochs} epochs, 0 to {self.epochs - 1}, of this AdversarialLoss"
-                if epoch >= self.epochs
-                else f"epoch {epoch} cannot follow epoch {self._epoch}: make a new AdversarialLoss for a new training"
+                f"AdversarialLoss was told {self.epochs} epochs and is in epoch {self._epoch} (from 0): epoch {epoch} "
+                "cannot follow; make a new one for a new training"
             )
         if self._epoch < 0 < epoch:
-            warnings.warn(
-                f"AdversarialLoss begins at epoch {epoch}; to go on with a training, load its state_dict", stacklevel=4
-            )
+            warnings.warn(f"AdversarialLoss begins at epoch {epoch}; to go on, load its state_dict", stacklevel=4)
         teacher, first = self.method.teacher, self.method.context.first_attack
         if teacher is not None and self._epoch < first <= epoch:
             # By their order: what wraps the network puts its own name in front of theirs.
@@ -186,11 +167,6 @@ class AdversarialLoss(nn.Module):
         self.method.begin_epoch(epoch)
         self._epoch = epoch
 
-    def _network(self, model: nn.Module) -> _Network:
-        if model is not self._networks[1].model:
-            self._networks = (self._networks[0], _Network(model, self._normalized, self.num_classes))
-        return self._networks[1]
-
     def _check(self, index: Tensor, x: Tensor, y: Tensor) -> None:
         self._looks += 1
         check_batch(x, y)
@@ -198,15 +174,14 @@ class AdversarialLoss(nn.Module):
             raise BadValueError(
                 f"index must be sample numbers {tuple(y.shape)}, not {tuple(index.shape)}, {index.dtype}"
             )
-        if not 0 <= int(index.min()) <= int(index.max()) < len(self.labels):
+        most = len(self.labels) - 1
+        if not 0 <= int(index.min()) <= int(index.max()) <= most:
+            raise BadValueError(f"index must lie in 0 to {most}, not {index.min()} to {index.max()}")
+        told = self.labels[index]
+        for row in (told != y).nonzero().flatten().tolist():
             raise BadValueError(
-                f"index goes from {index.min()} to {index.max()}, but AdversarialLoss was given {len(self.labels)} labels"
-            )
-        wrong = (self.labels[index] != y).nonzero().flatten().tolist()
-        if wrong:
-            raise BadValueError(
-                f"sample {index[wrong[0]]} has label {y[wrong[0]]}, but {self.labels[index[wrong[0]]]} in the labels that "
-                "AdversarialLoss was given: they must be in the order of the dataset that Indexed wraps"
+                f"sample {index[row]} has label {y[row]}, but label {told[row]} in the labels that AdversarialLoss was "
+                "given: they must be those of the dataset that Indexed wraps, in its order"
             )
 
     def get_extra_state(self) -> dict[str, int]:
@@ -247,55 +222,37 @@ class _Network(nn.Module):
         return torch.where((x - inside).abs() < ROUNDING, inside, x)
 
 
-class Parts(NamedTuple):
-    """What a batch consists of."""
-
-    index: Tensor
-    images: Tensor
-    labels: Tensor
-
-
-def parts(batch: Any) -> Parts:
-    """Find numbers, images and labels in a batch: a tuple in this order, or a dictionary.
+def parts(batch: Any) -> list[Tensor]:
+    """Find numbers `(B,)`, images and labels in a batch: a tuple in this order, or a dictionary.
 
     Raises:
         UserError: something is missing.
     """
     if isinstance(batch, Mapping):
         names = ((INDEX,), ("image", "pixel_values"), ("label", "labels"))
-        found = [next((batch[name] for name in among if name in batch), None) for among in names]
-        held = f"the keys {', '.join(map(str, batch))}"
+        found = [batch[name] for among in names for name in among if name in batch]
     else:
         found = list(batch) if isinstance(batch, tuple | list) else [batch]
-        held = f"{len(found)} parts"
-    if len(found) != 3 or any(part is None for part in found):
-        raise UserError(
-            f"a batch must hold index, image and label, but it holds {held}; wrap the training set: Indexed(train_set)"
-        )
-    return Parts(*found)
+    if len(found) != 3:
+        held = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"{len(found)} parts"
+        raise UserError(f"a batch must hold index, image and label, not {held}; wrap the training set in dpaat.Indexed")
+    return found
 
 
 def same_epochs(loss: AdversarialLoss, epochs: float | None) -> None:
-    """Refuse a trainer whose epochs are not those that a loss was made for.
+    """Refuse a trainer whose epochs are not those that a loss was told.
 
     Raises:
         UserError: names both numbers.
     """
     if epochs != loss.epochs:
-        raise UserError(
-            f"the trainer has {epochs} epochs, AdversarialLoss {loss.epochs}: attacks begin at a share of them, so "
-            "that both must be told the same number"
-        )
+        raise UserError(f"the trainer has {epochs} epochs, AdversarialLoss {loss.epochs}: tell both the same number")
 
 
-def _each_sample(loss: LearnLoss) -> LearnLoss:
+def _each(loss: LearnLoss) -> LearnLoss:
     def losses(logits: Tensor, y: Tensor) -> Tensor:
-        found = loss(logits, y)
-        if found.shape != y.shape:
-            raise BadValueError(
-                f"loss must give one value a sample {tuple(y.shape)}, not {tuple(found.shape)}; CrossEntropyLoss does "
-                'with reduction="none"'
-            )
+        if (found := loss(logits, y)).shape != y.shape:
+            raise BadValueError(f'loss must give one value a sample {tuple(y.shape)}, as with reduction="none"')
         return found
 
     return losses
