@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dpaat.attacks import unchecked
 from dpaat.attacks.checks import check_batch, check_logits
@@ -204,11 +205,15 @@ class _Network(nn.Module):
     def __init__(self, model: nn.Module, normalized: tuple[Numbers, Numbers] | None, num_classes: int) -> None:
         super().__init__()
         self.model, self.num_classes, self.normalizes = model, num_classes, normalized is not None
+        inner = (part.module for part in model.modules() if isinstance(part, DistributedDataParallel))
+        self._attacked = (next(inner, model),)
         for name, values in zip(("mean", "std"), normalized or (0.0, 1.0), strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        answer = self.model((x - self.mean) / self.std if self.normalizes else x)
+        # Attacks differ in length between processes, which would wait for each other in the wrapper.
+        model = self.model if self.training else self._attacked[0]
+        answer = model((x - self.mean) / self.std if self.normalizes else x)
         logits = check_logits(getattr(answer, "logits", answer), len(x))
         if logits.shape[1] < self.num_classes:
             raise BadValueError(f"there are {self.num_classes} classes, but the model tells {logits.shape[1]} apart")
