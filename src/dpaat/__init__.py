@@ -9,13 +9,25 @@ if TYPE_CHECKING:
     from dpaat.attacks import fgsm as fgsm
     from dpaat.attacks import pgd as pgd
     from dpaat.attacks import pgd_with_clean_logits as pgd_with_clean_logits
+    from dpaat.integrations.indexed import Indexed as Indexed
+    from dpaat.integrations.loss import AdversarialLoss as AdversarialLoss
     from dpaat.perturbation import AdaptivePerturbation as AdaptivePerturbation
 
 __version__ = "0.1.0"
-__all__ = ["AdaptivePerturbation", "__version__", "fgsm", "pgd", "pgd_with_clean_logits"]
+__all__ = [
+    "AdaptivePerturbation",
+    "AdversarialLoss",
+    "Indexed",
+    "__version__",
+    "fgsm",
+    "pgd",
+    "pgd_with_clean_logits",
+]
 
 _HOME = {
     "AdaptivePerturbation": "dpaat.perturbation",
+    "AdversarialLoss": "dpaat.integrations.loss",
+    "Indexed": "dpaat.integrations.indexed",
     "fgsm": "dpaat.attacks",
     "pgd": "dpaat.attacks",
     "pgd_with_clean_logits": "dpaat.attacks",

@@ -35,10 +35,17 @@ class SampleState(nn.Module):
 
     def __init__(self, num_samples: int, eps: float = 0.0, groups: int = 1) -> None:
         super().__init__()
+        self.eps_init = float(eps)
         self.register_buffer("eps", torch.full((num_samples,), float(eps)))
         self.register_buffer("loss", torch.zeros(num_samples))
         self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("criterion", torch.full((groups,), torch.nan))
+
+    @override
+    def extra_repr(self) -> str:
+        sizes = " / ".join(f"{255 * float(size):.2f}" for size in (self.eps.min(), self.eps.mean(), self.eps.max()))
+        moved = (self.eps != self.eps_init).float().mean()
+        return f"{len(self.eps):,} samples, eps min / mean / max {sizes} of 255, {moved:.0%} moved"
 
     def _rows(self, index: Tensor, *columns: Tensor) -> list[Tensor]:
         """The index of a mini-batch in ascending order, and for every sample the values of its first row."""

@@ -132,6 +132,17 @@ def check_labels(x: Tensor, y: object) -> None:
         raise BadValueError(f"labels are on {y.device}, images on {x.device}; bring them to one device")
 
 
+def check_batch(x: Tensor, y: object) -> None:
+    """Refuse images that are not `(B, C, H, W)` in [0, 1], and labels as `check_labels` does.
+
+    Raises:
+        BadValueError: says what they are.
+    """
+    _check_images(x)
+    check_labels(x, y)
+    _check_values({"x": x}, y if isinstance(y, Tensor) else None, unbounded=False)
+
+
 def _check_images(x: object) -> None:
     if not isinstance(x, Tensor):
         raise BadValueError(f"images must be a tensor (B, C, H, W), not a {type(x).__name__}")
