@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dpaat.data.cache import decode, decode_masks, survey
-from dpaat.data.registry import DATASETS, find_dataset, import_loaders
+from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
 from dpaat.data.table import SPLITS, ImageTable, in_order, validate
 from dpaat.data.values import AUTO, FULL, parse_window
@@ -72,14 +72,9 @@ class PreparedData:
         return np.flatnonzero(self.split == split).astype(np.int64)
 
     def masks(self, rows: np.ndarray | None = None) -> np.ndarray | None:
-        """Decode lesion masks with the geometry of the images.
+        """Lesion masks of some rows, default all, with the geometry of the images: (len(rows), H, W) bool.
 
-        Args:
-            rows: the row numbers wanted; all rows if None.
-
-        Returns:
-            (len(rows), H, W) bool, True inside the lesion; all False for a row without a mask; None if
-            the dataset has no masks at all.
+        All False for a row without a mask; None if the dataset has no masks at all.
         """
         wanted = np.arange(len(self.table)) if rows is None else np.asarray(rows)
         return decode_masks(self.table, wanted, image_size=self.images.shape[-1], fit=self.fit)
@@ -88,21 +83,21 @@ class PreparedData:
 def load_table(spec: str) -> ImageTable:
     """Read what a dataset contains, without decoding its images.
 
-    Args:
-        spec: `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv` or
-            `synthetic[:N[,features=both|robust|fragile]]`.
+    `spec` is `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv`,
+    `synthetic[:N[,features=both|robust|fragile]]`, or of a kind that a plug-in registers.
 
     Raises:
         UserError: an unknown kind of dataset, or anything missing or wrong in it.
     """
     scheme, colon, argument = spec.partition(":")
     import_loaders()
-    drive = len(scheme) == 1  # of a path of Windows
-    if scheme not in DATASETS and (drive or (not colon and (Path(spec).suffix or set(spec) & set("/\\")))):
-        kind = "csv" if Path(spec).suffix else "folder"
-        raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
-    table = find_dataset(scheme).load(argument, spec)
-    return validate(table)
+    if scheme not in DATASETS:
+        drive = len(scheme) == 1  # of a path of Windows
+        if drive or (not colon and (Path(spec).suffix or set(spec) & set("/\\"))):
+            kind = "csv" if Path(spec).suffix else "folder"
+            raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
+        raise unknown("dataset", scheme, DATASETS)
+    return validate(DATASETS[scheme].load(argument, spec))
 
 
 def prepare(
@@ -126,15 +121,13 @@ def prepare(
         spec: the dataset, see `load_table`.
         image_size: side of the square images, in pixels.
         fit: "crop" cuts the central square out, "squash" ignores the aspect ratio.
-        seed: seed of the split; the split depends on nothing else but the data and `fold`.
-        fold: "k/K" takes fold k of K (counted from 1) as the test split, also where the dataset has
-            splits of its own.
+        seed: of the split, which depends on nothing else but the data and `fold`.
+        fold: "k/K" takes fold k of K (from 1) as the test split, also where the dataset has splits of its own.
         splits: a file written by `export_splits`, used instead of a new split.
         classes: their order, such as that of a run; it counts where the dataset has the same classes.
         window: which values become black and white, see `dpaat.data.values.resolve_window`.
         known: kinds of pixels that the model for which this is done was trained on, see there.
-        training: False for a dataset that is only measured on: it needs no images to learn from, and is all "test"
-            where it cannot be split.
+        training: False for a dataset that is only measured on, see `assign_splits`.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else the system's folder for caches.
         progress: show a progress bar on stderr.
 
@@ -154,20 +147,18 @@ def prepare(
     if classes is not None:
         table = in_order(table, classes)
     found = survey(table, window=window, known=known, progress=progress)
-    images, digests, pixels = decode(
-        table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress, known=found
-    )
+    images, pixels = decode(table, found, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
-        split = assign_splits(table, seed=seed, fold=fold, digests=digests, training=training)
+        split = assign_splits(table, seed=seed, fold=fold, digests=found.digests, training=training)
         table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
     return PreparedData(
         table=table,
         images=images,
         split=split,
-        fingerprint=fingerprint(table, digests, found.window),
-        digests=tuple(digests),
+        fingerprint=fingerprint(table, found.digests, found.window),
+        digests=tuple(found.digests),
         pixels=tuple(pixels),
         fit=fit,
         window=found.window,
@@ -176,7 +167,7 @@ def prepare(
     )
 
 
-def fingerprint(table: ImageTable, digests: list[str], window: str = FULL) -> str:
+def fingerprint(table: ImageTable, digests: Sequence[str], window: str = FULL) -> str:
     """Identify a dataset: 16 hex digits over ids, classes, labels, groups, image contents and a window of values."""
     rows = sorted(zip(table.ids.tolist(), table.labels.tolist(), table.frame["group"].tolist(), digests, strict=True))
     parts = (table.classes, rows) if window == FULL else (table.classes, rows, window)

@@ -16,14 +16,9 @@ JITTER = 0.2
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a batch that a process holds.
+    """The part of a batch of `total` images that one of several processes holds, which take turns at them.
 
     Draws are made for the whole batch, so that an image meets the same augmentation however many processes there are.
-
-    Attributes:
-        total: images in the whole batch.
-        rank: number of the process.
-        processes: how many take turns at the images of the batch.
     """
 
     total: int
@@ -39,16 +34,10 @@ class Share:
 def augment(
     x: Tensor, kinds: Collection[str], generator: torch.Generator | None = None, share: Share | None = None
 ) -> Tensor:
-    """Augment a batch; flips, quarter turns and shifts move whole pixels, so nothing is blurred.
+    """Augment images `(B, C, H, H)` in [0, 1]; flips, quarter turns and shifts move whole pixels: nothing is blurred.
 
-    Args:
-        x: images `(B, C, H, H)` in [0, 1].
-        kinds: any of "flip", "turn", "crop", "jitter".
-        generator: source of the draws, on the device of `x`; default the global one.
-        share: the part of a larger batch that `x` is; default all of it.
-
-    Returns:
-        Images of the same shape, in [0, 1].
+    `kinds` are any of "flip", "turn", "crop", "jitter"; the generator is on the device of `x`, default the global one;
+    `share` is the part of a larger batch that `x` is, default all of it.
     """
     share = share or Share(len(x))
 

@@ -9,7 +9,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from dpaat.data.table import ImageTable
-from dpaat.errors import unknown
 from dpaat.plugins import load_entry_points
 
 Loader = Callable[[str, str], ImageTable]
@@ -17,17 +16,10 @@ Loader = Callable[[str, str], ImageTable]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A kind of dataset that a spec can name.
-
-    Attributes:
-        name: what stands before the colon of a spec.
-        syntax: the whole spec, as people write it.
-        description: one line.
-        load: called as `load(argument, spec)` with what stands behind the colon, and the whole spec.
-    """
+    """A kind of dataset, `name` before the colon of a spec; `load(argument, spec)` takes what stands behind it."""
 
     name: str
-    syntax: str
+    syntax: str  # the whole spec, as people write it
     description: str
     load: Loader
 
@@ -50,18 +42,6 @@ def register_dataset(name: str, syntax: str, description: str) -> Callable[[Load
 @functools.cache
 def import_loaders() -> None:
     """Import the modules of `dpaat.data`, so that their loaders register themselves, and those of plug-ins."""
-    package = import_module("dpaat.data")
-    for module in iter_modules(package.__path__):
+    for module in iter_modules(import_module("dpaat.data").__path__):
         import_module(f"dpaat.data.{module.name}")
     load_entry_points("dpaat.datasets")
-
-
-def find_dataset(name: str) -> DatasetInfo:
-    """Look a kind of dataset up by name; after `import_loaders`.
-
-    Raises:
-        UserError: no such kind; names the nearest ones.
-    """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    return DATASETS[name]

@@ -1,4 +1,4 @@
-"""The one form in which every dataset reaches the rest of the package."""
+"""Table of encoded images: the one form in which every dataset reaches the rest of the package."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from dpaat.data.names import twins
+from dpaat.data.frames import twins
 from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
 MIN_CLASSES, MAX_CLASSES = 2, 100
 UNGROUPED = "no group column: every image counts as independent"
+Encoded = bytes | np.ndarray
+"""An image file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,16 +26,14 @@ class ImageTable:
     Attributes:
         name: the kind of dataset, such as "ham10000".
         spec: the dataset as the user wrote it.
-        frame: one row per image, RangeIndex. Columns `id` (unique str), `label` (int, an index of
-            `classes`), `group` (str; images of one group never stand in two splits); where known also
-            `split` ("train", "val" or "test"), `age` (float, years), `sex`, `site`, `source` (str).
+        frame: one row per image, RangeIndex. Columns `id` (unique str), `label` (int, an index of `classes`), `group`
+            (str; images of one group never stand in two splits); where known also `split` ("train", "val" or "test"),
+            `age` (float, years), `sex`, `site`, `source` (str).
         classes: class names, in the order of the labels.
         channels: 1 for grey images, 3 for RGB.
-        read: row number to the bytes of an encoded image, or a uint8 array (H, W) or (H, W, C). It is
-            called from several threads at once.
+        read: row number to `Encoded`; it is called from several threads at once.
         describe: row number to the name a message should show.
-        read_mask: row number to the lesion mask in the same forms, nonzero inside the lesion; raises
-            KeyError for a row without one. None for a dataset without masks.
+        read_mask: row number to the lesion mask, nonzero inside; KeyError for a row without one. None without masks.
         near_duplicates: pairs of ids that must stay in one split.
         licence: terms of use of the data.
         citation: what to cite.
@@ -48,9 +48,9 @@ class ImageTable:
     frame: pd.DataFrame
     classes: tuple[str, ...]
     channels: int
-    read: Callable[[int], bytes | np.ndarray]
+    read: Callable[[int], Encoded]
     describe: Callable[[int], str]
-    read_mask: Callable[[int], bytes | np.ndarray] | None = None
+    read_mask: Callable[[int], Encoded] | None = None
     near_duplicates: tuple[tuple[str, str], ...] = ()
     licence: str = ""
     citation: str = ""
@@ -103,10 +103,8 @@ def validate(table: ImageTable) -> ImageTable:
         )
     if pair := twins(table.classes):
         show = ascii if len({unicodedata.normalize("NFC", name) for name in pair}) == 1 else repr
-        places = [
-            f"{show(name)} (such as {next(iter(table.ids[table.labels == table.classes.index(name)]), '-')})"
-            for name in pair
-        ]
+        examples = [next(iter(table.ids[table.labels == table.classes.index(name)]), "-") for name in pair]
+        places = [f"{show(name)} (such as {image})" for name, image in zip(pair, examples, strict=True)]
         raise UserError(f"{table.spec}: classes {' and '.join(places)} differ in spelling only; give them one name")
     repeated = table.frame["id"].duplicated()
     if repeated.any():
