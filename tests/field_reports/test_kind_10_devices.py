@@ -10,9 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.specs import attack_spec
-from dpaat.interpret.alignment import gradient_alignment
-from dpaat.interpret.faithfulness import deletion_insertion
-from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
+from dpaat.interpret.metrics import (
+    area_chance,
+    deletion_insertion,
+    energy_inside,
+    gradient_alignment,
+    iou_chance,
+    pointing_game,
+    top_area_iou,
+)
 from dpaat.interpret.similarity import rank_correlation, scaled, specific_correlation, structural_similarity
 from dpaat.methods import StepOutput
 from dpaat.training import train

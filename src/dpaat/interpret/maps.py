@@ -79,7 +79,8 @@ def integrated_gradients(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | 
     Source: M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, arXiv 1703.01365,
     equation 1.
     """
-    with evaluation_mode(model), torch.enable_grad(), _quiet():
+    # captum tells every caller that it switches gradients on for the images it was given.
+    with evaluation_mode(model), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         found = IntegratedGradients(model).attribute(
             x.detach(), baselines=mean_colour(x), target=y, n_steps=IG_STEPS, internal_batch_size=len(x)
         )
@@ -140,8 +141,3 @@ def find_maps(names: list[str]) -> list[Attribution]:
         if name not in MAPS:
             raise unknown("map", name, MAPS)
     return [MAPS[name] for name in dict.fromkeys(names)]
-
-
-def _quiet() -> warnings.catch_warnings:
-    # captum tells every caller that it switches gradients on for the images it was given.
-    return warnings.catch_warnings(action="ignore")
