@@ -1,7 +1,5 @@
 """Datasets by one spec: load, decode once into a cache, split by groups."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -23,32 +21,18 @@ Fit = Literal["crop", "squash"]
 
 @dataclass(frozen=True, eq=False)
 class PreparedData:
-    """A dataset ready for training: decoded, split and fingerprinted.
+    """A dataset of N images ready for training: decoded, split and fingerprinted."""
 
-    Attributes:
-        table: where it came from.
-        images: (N, C, H, W) uint8, a read-only memory map of the cache.
-        split: (N,) of str, "train", "val" or "test".
-        fingerprint: 16 hex digits over ids, class names, labels, groups and image contents, and over a window of
-            values; the same for every image size and order of rows.
-        digests: content digest of every row, of the file as it is.
-        pixels: digest of every decoded image, the same whatever it was read from, see `digest_pixels`.
-        fit: how images were made square, "crop" or "squash".
-        window: the values that became black and white, "LO,HI", or "full" for the whole range of each file's type.
-        kinds: of pixels in the files, such as "8-bit", "integer"; sorted.
-        stacks: ids of the images whose files hold several frames, of which the first is taken.
-    """
-
-    table: ImageTable
-    images: np.ndarray
-    split: np.ndarray
-    fingerprint: str
-    digests: tuple[str, ...] = ()
-    pixels: tuple[str, ...] = ()
-    fit: Fit = "crop"
-    window: str = FULL
-    kinds: tuple[str, ...] = ()
-    stacks: tuple[str, ...] = ()
+    table: ImageTable  # where it came from
+    images: np.ndarray  # (N, C, H, W) uint8, a read-only memory map of the cache
+    split: np.ndarray  # (N,) of str, "train", "val" or "test"
+    fingerprint: str  # see `fingerprint`; the same for every image size and order of rows
+    digests: tuple[str, ...] = ()  # of the content of every row, of the file as it is
+    pixels: tuple[str, ...] = ()  # digest of every decoded image, the same whatever it was read from: `digest_pixels`
+    fit: Fit = "crop"  # how images were made square
+    window: str = FULL  # the values that became black and white, "LO,HI", or "full" for the range of each file's type
+    kinds: tuple[str, ...] = ()  # of pixels in the files, such as "8-bit", "integer"; sorted
+    stacks: tuple[str, ...] = ()  # ids of images whose files hold several frames, of which the first is taken
 
     @property
     def labels(self) -> np.ndarray:
@@ -84,10 +68,8 @@ def load_table(spec: str) -> ImageTable:
     """Read what a dataset contains, without decoding its images.
 
     `spec` is `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv`,
-    `synthetic[:N[,features=both|robust|fragile]]`, or of a kind that a plug-in registers.
-
-    Raises:
-        UserError: an unknown kind of dataset, or anything missing or wrong in it.
+    `synthetic[:N[,features=both|robust|fragile]]`, or of a kind that a plug-in registers. Raises UserError for an
+    unknown kind of dataset, or anything missing or wrong in it.
     """
     scheme, colon, argument = spec.partition(":")
     import_loaders()
@@ -115,7 +97,7 @@ def prepare(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
-    """Load, decode (or find in the cache) and split a dataset.
+    """Load, decode (or find in the cache) and split a dataset; UserError for bad input or an unreadable image.
 
     Args:
         spec: the dataset, see `load_table`.
@@ -130,9 +112,6 @@ def prepare(
         training: False for a dataset that is only measured on, see `assign_splits`.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else the system's folder for caches.
         progress: show a progress bar on stderr.
-
-    Raises:
-        UserError: bad input or an unreadable image.
     """
     if image_size < 1:
         raise UserError(f"image size {image_size}: must be at least 1 pixel")

@@ -1,7 +1,5 @@
 """Augmentation of whole batches on the device, each image by draws of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Image cache: every image is decoded once, into a memory-mapped file named by its content."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -55,10 +53,7 @@ def of_image(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T
 
 
 def of_mask(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T | None:
-    """Apply a function to the encoded mask of a row, which must fit its image; None for a row without a mask.
-
-    Raises UnreadableError, whatever went wrong.
-    """
+    """Apply a function to the encoded mask of a row, which must fit its image; None without one; else as `of_image`."""
     assert table.read_mask is not None
     try:
         try:
@@ -73,28 +68,19 @@ def of_mask(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of N images before they are decoded.
+    """What is known of a dataset's images before they are decoded."""
 
-    Attributes:
-        digests: content digest of each, hexadecimal.
-        kinds: of the pixels of each, see `dpaat.data.images.pixel_kind`.
-        frames: number of frames in the file of each.
-        window: how values become grey levels, "full" or "LO,HI".
-    """
-
-    digests: Sequence[str]
-    kinds: Sequence[str]
-    frames: Sequence[int]
-    window: str
+    digests: Sequence[str]  # of the content of each, hexadecimal
+    kinds: Sequence[str]  # of the pixels of each, see `pixel_kind`
+    frames: Sequence[int]  # in the file of each
+    window: str  # how values become grey levels, "full" or "LO,HI"
 
 
 def survey(table: ImageTable, *, window: str = AUTO, known: Iterable[str] = (), progress: bool = True) -> Survey:
     """Read all images, and decide how their values become grey levels; see `resolve_window`.
 
-    The contents are hashed each time, so that a changed file is never served from an old cache.
-
-    Raises:
-        UserError: an unreadable image, or values that need another window.
+    The contents are hashed each time, so that a changed file is never served from an old cache. Raises UserError for an
+    unreadable image, or values that need another window.
     """
     looks = in_threads(partial(of_image, table, look_at), len(table), "reading images", progress=progress)
     digests, kinds, frames = zip(*looks, strict=True)
@@ -115,10 +101,8 @@ def decode(
 
     The pixels that come from the cache are hashed: they must be those that were written there. Several processes may do
     this at once: each writes a file of its own and renames it when complete. The cache lies in `cache_dir`, else
-    $DPAAT_CACHE, else the system's folder for caches, and is safe to delete.
-
-    Raises:
-        UserError: an unreadable image, or no room for the cache.
+    $DPAAT_CACHE, else the system's folder for caches, and is safe to delete. Raises UserError for an unreadable image,
+    or no room for the cache.
     """
     window = window_range(known.window)
     shape = (len(table), table.channels, image_size, image_size)
@@ -173,11 +157,9 @@ def quantiles(table: ImageTable, progress: bool, rows: np.ndarray, count: int) -
     return np.stack(list(found))
 
 
-def decoder(table: ImageTable, image_size: int, fit: str, window: Window | None) -> Callable[[int], np.ndarray]:
-    """Make the function from a row to its image, (C, image_size, image_size) uint8; it raises UnreadableError."""
-    return partial(
-        of_image, table, partial(decode_image, size=image_size, fit=fit, channels=table.channels, window=window)
-    )
+def decoder(table: ImageTable, size: int, fit: str, window: Window | None) -> Callable[[int], np.ndarray]:
+    """Make the function from a row to its image, (C, size, size) uint8; it raises UnreadableError."""
+    return partial(of_image, table, partial(decode_image, size=size, fit=fit, channels=table.channels, window=window))
 
 
 def in_threads(function: Callable[[int], T], count: int, description: str, *, progress: bool) -> Iterator[T]:

@@ -1,7 +1,5 @@
 """`dpaat data check`: what a dataset contains and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,10 +41,8 @@ def check(
 
     Problems are what is refused in training, unreadable files, leaks across splits, identical images of different
     classes, images without content, masks that do not fit, and what the dataset itself warns of. Arguments are those of
-    `dpaat.data.prepare`; the split is written to the CSV file `export`, to be read by `--splits`.
-
-    Raises:
-        UserError: there is no such dataset, or an option is wrong.
+    `dpaat.data.prepare`; the split is written to the CSV file `export`, to be read by `--splits`. Raises UserError if
+    there is no such dataset, or an option is wrong.
     """
     console = console or Console()
     parse_window(window)

@@ -1,7 +1,5 @@
 """Images listed in a CSV file with their labels."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from dpaat.data.frames import (
     is_missing,
     is_windows_path,
     metadata,
+    names_a_group,
     order_notes,
     read_text_table,
     refuse_rows,
@@ -23,7 +22,6 @@ from dpaat.data.frames import (
     rows_of,
     split_name,
     twins,
-    unused_groups,
 )
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, ImageTable
@@ -42,10 +40,8 @@ def load(argument: str, spec: str) -> ImageTable:
     Paths are relative to the file's own folder. Optional columns: `group` (images of one patient or lesion; with
     `,group=COLUMN` another one), `split` (train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it), `age`,
     `sex`, `site`, `source`, `mask` (an image that is not black inside the lesion; empty where there is none). Classes
-    are the labels, in numerical order if all are numbers, else in alphabetical order.
-
-    Raises:
-        UserError: anything missing or wrong in the file, multi-label, or an absent image.
+    are the labels, in numerical order if all are numbers, else in alphabetical order. Raises UserError for anything
+    missing or wrong in the file, multi-label, or an absent image.
     """
     file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
     path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
@@ -92,7 +88,7 @@ def load(argument: str, spec: str) -> ImageTable:
         warnings=(
             *problems,
             *_doubts(frame, group),
-            *(unused_groups(frame, spec, most=len(classes)) if alone.all() else ()),
+            *(_unused_groups(frame, spec, len(classes)) if alone.all() else ()),
         ),
     )
 
@@ -137,6 +133,18 @@ def _masks(path: Path, frame: pd.DataFrame) -> FileReader | None:
     if absent := [file for file in files if file is not None and not is_file(file.path)]:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
     return FileReader(files)
+
+
+def _unused_groups(frame: pd.DataFrame, spec: str, classes: int) -> Iterator[str]:
+    """Ask about the column, of several the coarsest, that is called as what tells which images belong together."""
+    counts = {name: frame[name].nunique() for name in frame if names_a_group(str(name))}
+    # One of no more values than there are classes could as well be the class.
+    repeating = {name: count for name, count in counts.items() if classes < count < len(frame)}
+    for name in sorted(repeating, key=repeating.__getitem__)[:1]:
+        yield (
+            f"column {name!r} looks like what makes images alike ({repeating[name]} values for {len(frame)} images), "
+            f"but none is called group: give {spec},group={name}, or {spec},group=path if all images are independent"
+        )
 
 
 def _doubts(frame: pd.DataFrame, group: str) -> Iterator[str]:

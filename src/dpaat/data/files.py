@@ -1,7 +1,5 @@
 """Image files in folders and in zip archives, addressed alike."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence

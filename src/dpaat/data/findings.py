@@ -1,7 +1,5 @@
 """What is probably wrong with a dataset, in lines: for `dpaat data check`, training, evaluation and report alike."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """A folder with one sub-folder of images per class."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,10 +33,8 @@ MASK_STEM = re.compile(r"(.+?)[ _-](?:mask|segmentation|seg)(?:[ _-]?\d+)?", re.
 def load(argument: str, spec: str) -> ImageTable:
     """List `DIR/CLASS/**/image` or `DIR/SPLIT/CLASS/**/image`; every image is its own group.
 
-    Links are followed. A split is called train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it.
-
-    Raises:
-        UserError: no such folder, no class folders, one without images, or folders that could mean several things.
+    Links are followed. A split is called train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it. Raises
+    UserError: no such folder, no class folders, one without images, or folders that could mean several things.
     """
     root = existing(argument, spec, kind="folder", scheme="folder:DIR")
     tops = _sub_folders(root)
@@ -95,11 +91,9 @@ def _faults_of_splits(
     """Why folders, of which some look like splits, cannot be read."""
     if classes := [top for top in tops if top not in splits]:
         inner = next((f"; or give folder:{top}" for top in classes if any(map(_is_split, _sub_folders(top)))), "")
-        known, strange = listed(top.name for top in splits), listed(top.name for top in classes)
-        yield (
-            f"of its folders {known} look like splits and {strange} not; leave train, val and test alone in {root}"
-            f"{inner}"
-        )
+        known, strange = (listed(top.name for top in some) for some in (splits, classes))
+        alone = f"leave train, val and test alone in {root}{inner}"
+        yield f"of its folders {known} look like splits and {strange} not; {alone}"
     for split in SPLITS:
         if len(same := [top.name for top in tops if split_name(top.name) == split]) > 1:
             yield f"the folders {' and '.join(same)} are the same split ({split}); put them into one folder"
@@ -119,33 +113,29 @@ def _faults_of_classes(root: Path, tops: Sequence[Path]) -> Iterator[str]:
     words = [_split_like(top.name) for top in tops]
     if len({*words} - {None}) > 1 or "train" in words or words.count("fold") > 1:
         like = listed(top.name for top, word in zip(tops, words, strict=True) if word)
-        yield (
-            f"{like} look like splits or folds; call them train, val and test, or write a table with a column 'split' "
-            "(csv:FILE.csv)"
-        )
+        table = "a table with a column 'split' (csv:FILE.csv)"
+        yield f"{like} look like splits or folds; call them train, val and test, or write {table}"
     masks = [top.name for top in tops if MASKS.fullmatch(top.name.lower())]
     if masks and any(re.fullmatch("ima?ge?s?", top.name.lower()) for top in tops):
         yield f"{listed(masks)} is no class, but looks like masks of the images; {ELSEWHERE}"
     inner = tops[0]
-    while len(deeper := _sub_folders(inner)) == 1 and not _images_beside(inner):
+    while len(deeper := _sub_folders(inner)) == 1 and not _beside(inner, images=True):
         inner = deeper[0]
-    if len(tops) == 1 and deeper and not _images_beside(inner):
+    if len(tops) == 1 and deeper and not _beside(inner, images=True):
         what = "splits" if any(map(_is_split, deeper)) else "the classes"
         yield f"only one folder, {tops[0].name}, and its folders look like {what}; give folder:{inner}"
     yield from _splits_in(tops)
     names = {top.name for top in tops}
     for top in tops:
         if len(again := names & {sub.name for sub in _sub_folders(top)}) > 1:
-            yield (
-                f"{top.name} holds folders called as the classes beside it ({listed(sorted(again))}); move one of the "
-                "two copies away"
-            )
+            same = f"folders called as the classes beside it ({listed(sorted(again))})"
+            yield f"{top.name} holds {same}; move one of the two copies away"
 
 
 def _splits_in(classes: Sequence[Path]) -> Iterator[str]:
     for found in (sub for place in classes for sub in _sub_folders(place) if _is_split(sub)):
         name = found.parent.name
-        yield (f"{name}/{found.name} looks like a split below a class; put the splits at the top ({found.name}/{name})")
+        yield f"{name}/{found.name} looks like a split below a class; put the splits at the top ({found.name}/{name})"
 
 
 def _split_like(name: str) -> str | None:
@@ -190,11 +180,8 @@ def _sub_folders(folder: Path) -> list[Path]:
     )
 
 
-def _beside(folder: Path) -> list[Path]:
+def _beside(folder: Path, *, images: bool = False) -> list[Path]:
     """What lies in a folder beside the class folders."""
     classes = _sub_folders(folder)
-    return [path for path in folder.iterdir() if not is_junk(path.name) and path not in classes]
-
-
-def _images_beside(folder: Path) -> bool:
-    return any(is_image_name(path.name) for path in _beside(folder))
+    found = [path for path in folder.iterdir() if not is_junk(path.name) and path not in classes]
+    return [path for path in found if is_image_name(path.name)] if images else found

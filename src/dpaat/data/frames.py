@@ -1,7 +1,5 @@
 """Tables of text that come with images: how they are read, and names and cells as people write them."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io
@@ -44,13 +42,9 @@ NUMBERS = "id|ids|uid|uuid|no|nr|num|number|code|key|name|hash|index"
 def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = True, what: str = "") -> pd.DataFrame:
     """Read a file of cells between commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with every cell as text.
 
-    `strip` takes blanks off the ends of cells; `what` the table holds stands in messages, such as "splits from ".
-
-    Returns:
-        A row per line that is not empty; the index is the number of the line in the file. Empty cells are "".
-
-    Raises:
-        UserError: unreadable, no rows, or a required column is missing.
+    A row per line that is not empty; the index is the number of the line in the file. Empty cells are "". `strip` takes
+    blanks off the ends of cells; `what` the table holds stands in messages, such as "splits from ". UserError for an
+    unreadable file, no rows, or a missing column.
     """
     try:
         content = path.read_bytes()
@@ -71,12 +65,9 @@ def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = T
                 index_col=False,
                 skip_blank_lines=False,
             )
-    except UnicodeError:
-        raise UserError(
-            f"cannot read {what}{path} as CSV: not text in UTF-8 or UTF-16; save it as 'CSV UTF-8'"
-        ) from None
     except (OSError, ValueError, csv.Error, pd.errors.ParserWarning) as error:
-        raise UserError(f"cannot read {what}{path} as CSV: {' '.join(str(error).split())}") from None
+        said = "not text in UTF-8 or UTF-16; save it as 'CSV UTF-8'" if isinstance(error, UnicodeError) else str(error)
+        raise UserError(f"cannot read {what}{path} as CSV: {' '.join(said.split())}") from None
     frame.columns = frame.columns.str.strip()
     if frame.columns.duplicated().any():
         twice = frame.columns[frame.columns.duplicated()][0]
@@ -94,10 +85,10 @@ def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = T
 
 def require_columns(path: Path, frame: pd.DataFrame, names: Iterable[str]) -> None:
     """Raise a UserError if a table lacks a column."""
-    if missing := [name for name in names if name not in frame]:
-        raise UserError(
-            f"{path}: no column {missing[0]!r} (columns found: {', '.join(frame.columns)}); add it or rename one"
-        )
+    for name in names:
+        if name not in frame:
+            found = ", ".join(frame.columns)
+            raise UserError(f"{path}: no column {name!r} (columns found: {found}); add it or rename one")
 
 
 def refuse_rows(path: Path, cells: pd.Series, wrong: pd.Series, message: str) -> None:
@@ -112,36 +103,18 @@ def rows_of(chosen: pd.Series) -> str:
     return f"row{'s' if len(lines) > 1 else ''} {listed(lines, 5)}"
 
 
-def unused_groups(frame: pd.DataFrame, spec: str, *, most: int) -> tuple[str, ...]:
-    """Ask about the column that tells by its name which images belong together, where no column `group` does.
-
-    Of several the one with the fewest values; one of up to `most` values could as well be a class.
-    """
-    counts = {name: frame[name].nunique() for name in frame if names_a_group(str(name))}
-    repeating = {name: count for name, count in counts.items() if most < count < len(frame)}
-    if not repeating:
-        return ()
-    name = min(repeating, key=repeating.__getitem__)
-    return (
-        f"column {name!r} looks like what makes images alike ({repeating[name]} values for {len(frame)} images), but "
-        f"none is called group: give {spec},group={name}, or {spec},group=path if all images are independent",
-    )
-
-
 def names_a_group(name: str) -> bool:
     """Whether a column is called as what tells which images belong together, such as "PatientID"."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    return any(re.fullmatch(rf"({GROUPS})s?({NUMBERS})?", word) for word in words) and bool(
-        re.fullmatch(rf"({GROUPS})?s?({NUMBERS})?", words[-1])
-    )
+    ends_so = bool(words) and re.fullmatch(rf"({GROUPS})?s?({NUMBERS})?", words[-1]) is not None
+    return ends_so and any(re.fullmatch(rf"({GROUPS})s?({NUMBERS})?", word) for word in words)
 
 
 def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.Series], tuple[str, ...]]:
-    """Pick the columns kept for subgroup analysis: "age", "sex", "site", "source" to the column that holds it.
+    """Pick the columns kept for subgroup analysis, and say what was not understood.
 
-    Returns:
-        columns: `age` as float in years, NaN where unknown; the others as text, "unknown" where missing.
-        problems: what was not understood.
+    `names` are "age", "sex", "site", "source" to the column that holds it. Age is returned as float in years, NaN where
+    unknown; the others as text, "unknown" where missing.
     """
     kept: dict[str, pd.Series] = {}
     problems = []

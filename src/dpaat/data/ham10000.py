@@ -1,7 +1,5 @@
 """HAM10000: 10,015 dermatoscopic images of 7,470 lesions, in any of the forms in which it is published."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -35,10 +33,8 @@ def load(argument: str, spec: str) -> ImageTable:
     """Read the metadata and find the images and masks; nothing is unpacked.
 
     Images lie in `HAM10000_images_part_1` and `_2`, in `images`, directly in the folder, or in the published zip
-    archives. The group is the lesion.
-
-    Raises:
-        UserError: no such folder, no metadata, a missing column, an unknown diagnosis or an absent image.
+    archives. The group is the lesion. Raises UserError: no such folder, no metadata, a missing column, an unknown
+    diagnosis or an absent image.
     """
     folder = existing(argument, spec, kind="folder", scheme="ham10000:DIR")
     path, frame = _metadata(folder)

@@ -1,7 +1,5 @@
 """From the bytes of one image file to pixels of the wanted size."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
@@ -26,7 +24,6 @@ FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 MAX_PIXELS = 2**27
 """Of one image, which takes 400 MB when decoded; a file of a few kB can promise any number."""
-
 EIGHT, INTEGER, FLOAT, COLOUR_16 = "8-bit", "integer", "float", "16-bit colour"
 """Kinds of pixels: up to 8 bits; grey of 16 or 32 bits; grey floating-point; colour of 16 bits, of which Pillow keeps
 the upper 8."""
@@ -40,13 +37,7 @@ def decode_image(encoded: Encoded, *, size: int, fit: str, channels: int, window
 
     The first frame of an animation counts. Transparent parts turn black. `fit` is "crop" (central square) or "squash",
     `channels` 1 (grey) or 3 (RGB); without a window the whole range of the file's type counts, where 65535 is white in
-    16-bit grey images.
-
-    Returns:
-        (channels, size, size) uint8.
-
-    Raises:
-        Exception: of whatever kind Pillow raises for a file it cannot read to its end.
+    16-bit grey images. Returns (channels, size, size) uint8; raises whatever Pillow does for a file it cannot read.
     """
     image = _to_8_bit(_open(encoded, DRAFT_MARGIN * size), window).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(_resize(image, size, fit, Image.Resampling.BILINEAR))

@@ -1,7 +1,5 @@
 """Batches for training and validation: whole batches at once, in an order that a resumed run finds again."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -58,20 +56,10 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class KeyedBatchSampler(Sampler[list[int]]):
     """Batches of one epoch in an order that depends on (seed, epoch) alone.
 
-    With several processes each takes its share of every batch: of W the one numbered r takes r, r + W, r + 2 W, ...
-
-    Attributes:
-        sizes: images in each batch, over all processes.
-
-    Args:
-        labels: class of every sample `(N,)`; classes are drawn equally often if `balanced`.
-        batch_size: images per step, over all processes.
-        seed: of the run.
-        epoch: number of the epoch.
-        balanced: draw N samples with replacement, every class with the same chance.
-        start: batches of the epoch that are finished already; they still count in its length.
-        rank: number of this process.
-        world_size: number of processes.
+    `labels` are the classes of every sample `(N,)`; if `balanced`, N samples are drawn with replacement, every class
+    with the same chance. `batch_size` and `sizes` count images over all processes. `start` batches are finished; they
+    still count in the length. With several processes each takes its share of every batch: of W the one numbered r takes
+    r, r + W, r + 2 W, ...
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """MedMNIST's 2-D single-label datasets, from a file or downloaded through the `medmnist` package."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import zipfile
@@ -70,10 +68,8 @@ def load(argument: str, spec: str) -> ImageTable:
     """Read a file in MedMNIST's layout, with its official splits.
 
     `NAME` is downloaded (`NAME_64`, `_128` and `_224` are the larger versions). For `NAME:FILE.npz`, the name may be
-    one of your own: the classes are then called "0", "1", ...
-
-    Raises:
-        UserError: unknown or multi-label dataset, failed download, or a file that is not of this layout.
+    one of your own: the classes are then called "0", "1", ... Raises UserError: an unknown or multi-label dataset, a
+    failed download, or a file that is not of this layout.
     """
     name, _, file = argument.partition(":")
     flag, _, size = name.partition("_")

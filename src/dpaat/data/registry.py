@@ -1,7 +1,5 @@
 """Registry of datasets: each kind registers its loader where it is defined."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

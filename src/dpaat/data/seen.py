@@ -1,7 +1,5 @@
 """What of a dataset a run has learned from, found by the images themselves and not by their names."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +18,14 @@ SEEN = "seen"
 class LeftOut:
     """How many images of a dataset are left out of an evaluation, and why.
 
-    Attributes:
-        learned: images that the run was trained or validated on.
-        related: further ones in a group with those, identical with them, or in a group of the same name as theirs.
-        by: "content"; "id" where the run's images are not known any more: then other names hide the same images;
-            "nothing" for weights without their run folder.
-        own: whether the dataset holds exactly the run's images, whose splits then stay.
+    They are found by "content"; by "id" where the run's images are not known any more: then other names hide the same
+    images; by "nothing" for weights without their run folder.
     """
 
-    learned: int
-    related: int
+    learned: int  # images that the run was trained or validated on
+    related: int  # further ones in a group with those, identical with them, or in a group of the same name as theirs
     by: str
-    own: bool = False
+    own: bool = False  # the dataset holds exactly the run's images, whose splits then stay
 
     @property
     def note(self) -> str:

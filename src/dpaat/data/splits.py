@@ -1,7 +1,5 @@
 """Splits in which no lesion, near-duplicate or identical image stands on two sides."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -40,10 +38,8 @@ def assign_splits(
     on the data, the seed and the fold, not on the order of rows. A class with too few groups for all splits stands in
     train first. Without `fold`, a class of at least three groups is present in all three splits where that is possible;
     with it, each group is tested in exactly one fold, and this is ensured for train and val only. Without `training`,
-    splits without train stay as they are, and a table that is too small to split is all "test".
-
-    Raises:
-        UserError: a malformed fold, or too few groups.
+    splits without train stay as they are, and a table that is too small to split is all "test". Raises UserError for a
+    malformed fold, or too few groups.
     """
     given = table.frame["split"].to_numpy(dtype="<U5") if "split" in table.frame else None
     if not training:
@@ -91,8 +87,7 @@ def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **column
 def read_splits(path: Path) -> pd.DataFrame:
     """Read a file written by `export_splits`: columns of str, `id`, `split`, and what else there is.
 
-    Raises:
-        UserError: no such file, a missing column, an unknown split, or an id that is repeated.
+    Raises UserError: no such file, a missing column, an unknown split, or an id that is repeated.
     """
     frame = read_text_table(Path(path), required=("id", "split"), strip=False, what="splits from ")
     known = frame["split"].map(split_name)
@@ -103,11 +98,7 @@ def read_splits(path: Path) -> pd.DataFrame:
 
 
 def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Read the split of each id from a file written by `export_splits`, (N,) of str; further ids do not matter.
-
-    Raises:
-        UserError: as `read_splits`, or an id that is absent.
-    """
+    """Read the split of each id, (N,) of str, see `read_splits`; UserError for an id that is absent."""
     found = read_splits(path).set_index("id")["split"].reindex(list(map(str, ids)))
     if absent := found.index[found.isna()].tolist():
         raise UserError(f"{path}: no split for {len(absent)} of {len(ids)} images, the first is {absent[0]!r}")

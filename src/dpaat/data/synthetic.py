@@ -10,8 +10,6 @@ Nothing here is a real lesion, and no class stands for a disease. The images are
 on them: whoever changes one pixel gives the result a new `VERSION`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple

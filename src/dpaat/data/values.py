@@ -1,7 +1,5 @@
 """Which values of the pixels become black and white: decided for a set of images as a whole."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -54,12 +52,8 @@ def resolve_window(
     the whole range of their type, unless they use a small part of it: in half of them, 99 % of the pixels stay within a
     quarter of it above the smallest value of all.
 
-    Args:
-        asked: see `parse_window`.
-        kinds: of the pixels of each image, see `dpaat.data.images.pixel_kind`.
-        quantiles: asked only if need be.
-        spec: the dataset, for messages.
-        known: kinds of pixels that a model was trained on; its window fits these, and the whole range needs no check.
+    `kinds` are those of each image (`pixel_kind`), `known` those that a model was trained on: its window fits these,
+    and the whole range needs no check; `quantiles` are asked for only if need be.
 
     Raises:
         UserError: floating-point or signed values, or a small part of the range, under `auto`; images of several kinds,

@@ -1,7 +1,5 @@
 """Interpretability: attribution maps, scored against masks, against each other and against chance."""
 
-from __future__ import annotations
-
 from dpaat.interpret.document import read_interpretability, read_maps, read_scores
 from dpaat.interpret.layers import Layer, find_layer, list_layers
 from dpaat.interpret.maps import MAPS, Attribution

@@ -1,7 +1,5 @@
 """Layer selection for Grad-CAM: the deepest layer whose map still shows places."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable

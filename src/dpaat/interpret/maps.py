@@ -1,7 +1,5 @@
 """Attribution maps: which pixels a model's logit for a class depends on."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,19 +112,13 @@ def centre_map(x: Tensor) -> Tensor:
     return (down[:, None] * across).expand(len(x), -1, -1)
 
 
-MAPS: dict[str, Attribution] = {
-    info.name: info
-    for info in (
-        Attribution("grad-cam", grad_cam, "Grad-CAM (Selvaraju et al. 2017)", 3, needs_layer=True),
-        Attribution("input-gradient", input_gradient_map, "absolute input gradient (Simonyan et al. 2013)", 2),
-        Attribution(
-            "integrated-gradients",
-            integrated_gradients,
-            f"integrated gradients from the mean colour, {IG_STEPS} points (Sundararajan et al. 2017)",
-            2 * IG_STEPS,
-        ),
-    )
-}
+IG_TEXT = f"integrated gradients from the mean colour, {IG_STEPS} points (Sundararajan et al. 2017)"
+_KINDS = (
+    Attribution("grad-cam", grad_cam, "Grad-CAM (Selvaraju et al. 2017)", 3, needs_layer=True),
+    Attribution("input-gradient", input_gradient_map, "absolute input gradient (Simonyan et al. 2013)", 2),
+    Attribution("integrated-gradients", integrated_gradients, IG_TEXT, 2 * IG_STEPS),
+)
+MAPS = {info.name: info for info in _KINDS}
 """What `dpaat explain --maps` knows."""
 
 REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {"centre": centre_map, "edges": edge_map}

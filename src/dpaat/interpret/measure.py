@@ -1,7 +1,5 @@
 """Measurements of an explanation, batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,24 +24,16 @@ RANDOM_ORDER = "random order"
 
 @dataclass(eq=False)
 class Measured:
-    """What a model showed on N images; maps are `(N, H, W)`, float32, on the CPU.
+    """What a model showed on N images by radius, 0 for clean ones; maps are `(N, H, W)`, float32, on the CPU."""
 
-    Attributes:
-        predicted: radius to predicted classes `(N,)`; 0 for clean images.
-        maps: kind of map and radius to maps; the references, which know no model, at radius 0 only.
-        randomized: kind of map to the clean maps of the randomized model.
-        faithfulness: kind of map, or `RANDOM_ORDER`, to the areas of deletion and insertion `(2, N)`, clean.
-        alignment: radius to alignment of input gradient and image `(N,)`.
-        alignment_chance: what a random direction would give.
-        perturbation: radius to adversarial less clean image, `(n, C, H, W)` int8 and scale `(n,)`, of those kept.
-    """
-
-    predicted: dict[float, np.ndarray] = field(default_factory=dict)
-    maps: dict[tuple[str, float], Tensor] = field(default_factory=dict)
-    randomized: dict[str, Tensor] = field(default_factory=dict)
+    predicted: dict[float, np.ndarray] = field(default_factory=dict)  # classes `(N,)`
+    maps: dict[tuple[str, float], Tensor] = field(default_factory=dict)  # by kind; references at radius 0 only
+    randomized: dict[str, Tensor] = field(default_factory=dict)  # clean maps of the randomized model by kind
+    # Areas of deletion and insertion `(2, N)`, clean, by kind of map or `RANDOM_ORDER`.
     faithfulness: dict[str, np.ndarray] = field(default_factory=dict)
-    alignment: dict[float, np.ndarray] = field(default_factory=dict)
-    alignment_chance: float = 0.0
+    alignment: dict[float, np.ndarray] = field(default_factory=dict)  # of input gradient and image `(N,)`
+    alignment_chance: float = 0.0  # what a random direction would give
+    # Adversarial less clean image of those kept, `(n, C, H, W)` int8 and scale `(n,)`.
     perturbation: dict[float, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 

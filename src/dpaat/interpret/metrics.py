@@ -4,8 +4,6 @@ Ties in a map are scored by the mean over all ways to break them, so that an emp
 chance level, whichever of their pixels a sort would put first.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy.special import gammaln

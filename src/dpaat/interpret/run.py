@@ -1,7 +1,5 @@
 """Explain a model and keep the numbers and maps in its folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Scores of attribution maps: one row per image and score, means with intervals, paired differences of two runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from dpaat.errors import UserError
-from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.means import score_means
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.statistics import Score
@@ -30,28 +28,23 @@ from dpaat.radii import format_radius
 class ScoreInfo:
     """A score that every image gets."""
 
-    name: str
     title: str  # for people
     chance: str  # what its chance level is
     low: float = 0.0  # least value it can have; the largest is 1
     binary: bool = False  # whether it is 0 or 1 but for ties
 
 
-SCORES: dict[str, ScoreInfo] = {
-    info.name: info
-    for info in (
-        ScoreInfo("energy", "energy inside the lesion", "the lesion's share of the area"),
-        ScoreInfo("pointing", "pointing game", "the lesion's share of the area", binary=True),
-        ScoreInfo("iou", "IoU of the top area of equal size", "its mean over random areas of that size"),
-        ScoreInfo(
-            "rank_correlation", "rank correlation with the clean map", "with the clean map of another image", low=-1.0
-        ),
-        ScoreInfo("ssim", "SSIM with the clean map", "with the clean map of another image", low=-1.0),
-        ScoreInfo("deletion", "deletion area (lower is better)", "pixels in random order"),
-        ScoreInfo("insertion", "insertion area (higher is better)", "pixels in random order"),
-        ScoreInfo("alignment", "alignment of input gradient and image", "a random direction"),
-        ScoreInfo("randomized", "correlation with the map of the randomized model", "0, unrelated maps", low=-1.0),
-    )
+AREA, OTHER, RANDOM = "the lesion's share of the area", "with the clean map of another image", "pixels in random order"
+SCORES = {
+    "energy": ScoreInfo("energy inside the lesion", AREA),
+    "pointing": ScoreInfo("pointing game", AREA, binary=True),
+    "iou": ScoreInfo("IoU of the top area of equal size", "its mean over random areas of that size"),
+    "rank_correlation": ScoreInfo("rank correlation with the clean map", OTHER, low=-1.0),
+    "ssim": ScoreInfo("SSIM with the clean map", OTHER, low=-1.0),
+    "deletion": ScoreInfo("deletion area (lower is better)", RANDOM),
+    "insertion": ScoreInfo("insertion area (higher is better)", RANDOM),
+    "alignment": ScoreInfo("alignment of input gradient and image", "a random direction"),
+    "randomized": ScoreInfo("correlation with the map of the randomized model", "0, unrelated maps", low=-1.0),
 }
 
 
@@ -158,11 +151,19 @@ def compare_explanations(first: Path, second: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a run that is not explained, or no images in common.
     """
-    ours, theirs = (_explained(run) for run in (first, second))
+    documents = []
+    for run in (first, second):
+        document = read_interpretability(run)
+        if document is None:
+            raise UserError(f"{run}: has no {INTERPRETABILITY_FILE}; explain it first with dpaat explain {run}")
+        require_present(run, document, "explain")
+        documents.append(document)
+    ours, theirs = documents
     found = [
         difference
         for one, other in product(ours["explanations"], theirs["explanations"])
-        if _images(one) == _images(other) and ours["classes"] == theirs["classes"]
+        if all(one[name] == other[name] for name in SAME) and ours["classes"] == theirs["classes"]
+        if all(one["attack"][name] == other["attack"][name] for name in ("norm", "steps"))
         for difference in _differences(read_scores(first, one), read_scores(second, other), one, ours["classes"])
     ]
     if not found:
@@ -189,15 +190,3 @@ def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, one: Entry, classes: 
         )
         about = {name: one[name] for name in SAME} | {"n": len(rows), "norm": one["attack"]["norm"]}
         yield {**about, "map": kind, "eps": eps, "eps_text": format_radius(eps), "score": score, **means}
-
-
-def _images(entry: Entry) -> tuple[Any, ...]:
-    return (*(entry[name] for name in SAME), entry["attack"]["norm"], entry["attack"]["steps"])
-
-
-def _explained(run: Path) -> Document:
-    document = read_interpretability(run)
-    if document is None:
-        raise UserError(f"{run}: has no {INTERPRETABILITY_FILE}; explain it first with dpaat explain {run}")
-    require_present(run, document, "explain")
-    return document

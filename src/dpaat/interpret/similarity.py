@@ -1,7 +1,5 @@
 """Similarity of attribution maps, and the sanity check that rests on it: parameter randomization."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """An explanation as tables for the terminal; every number comes from `interpretability.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from rich.console import Group as Lines
