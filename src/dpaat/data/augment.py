@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CROP_SHARE = 8
-"""A crop shifts the image by up to a CROP_SHARE-th of its side."""
-JITTER = 0.2
-"""Brightness, contrast and saturation change by up to this share."""
+CROP_SHARE = 8  # a crop shifts the image by up to a CROP_SHARE-th of its side
+JITTER = 0.2  # brightness, contrast and saturation change by up to this share
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,9 @@ from dpaat.data.table import Encoded, ImageTable
 from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
 
-# A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
-VERSION = 2
+VERSION = 2  # a change of how pixels are decoded has to change this, or old caches would be taken for new ones
 CHUNK = 64
-DIGEST = 16
-"""Bytes that identify the pixels of an image."""
-
+DIGEST = 16  # bytes that identify the pixels of an image
 T = TypeVar("T")
 
 

@@ -22,8 +22,7 @@ from dpaat.data.values import AUTO, FULL, parse_window, resolve_window, window_r
 from dpaat.errors import UserError, one_line
 
 T = TypeVar("T")
-SHOWN = 20
-"""Lines of a list that are printed."""
+SHOWN = 20  # lines of a list that are printed
 
 
 def check(
@@ -96,10 +95,9 @@ def check(
         + (" (synthetic images)" if table.synthetic else ""),
         markup=False,
     )
-    if table.licence:
-        console.print(f"licence of the data: {table.licence}", markup=False)
-    for line in notes:
-        say(f"note: {line}")
+    licence = [f"licence of the data: {table.licence}"] if table.licence else []
+    for line in [*licence, *(f"note: {note}" for note in notes)]:
+        say(line)
     if split is not None:
         console.print(_counts(table, split))
     unreadable = [f"cannot read {table.describe(row)}: {reason}" for row, reason in sorted(bad.items())]
@@ -119,7 +117,7 @@ def check(
             console.print(f"  ... and {len(lines) - most} more")
     if export is not None and split is not None:
         export_splits(export, table.ids, split)
-        console.print(f"splits written to {export}", markup=False)
+        say(f"splits written to {export}")
     total = len(problems) + len(unreadable) + len(masks) + len(found) + len(contrary)
     for title, lines in (("unreadable images", unreadable), ("masks that do not fit", masks)):
         problems += [f"{title}: {len(lines)}: {lines[0]}"] if lines else []

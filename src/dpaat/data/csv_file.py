@@ -8,21 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dpaat.data import frames
 from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, peek_channels
-from dpaat.data.frames import (
-    class_order,
-    is_missing,
-    is_windows_path,
-    metadata,
-    names_a_group,
-    order_notes,
-    read_text_table,
-    refuse_rows,
-    require_columns,
-    rows_of,
-    split_name,
-    twins,
-)
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, ImageTable
 from dpaat.errors import UserError, listed
@@ -45,33 +32,33 @@ def load(argument: str, spec: str) -> ImageTable:
     """
     file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
     path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
-    frame = _named(read_text_table(path))
+    frame = _named(frames.read_text_table(path))
     _refuse_several_labels(path, frame)
-    require_columns(path, frame, ("path", "label", *([group] if group != "group" else [])))
+    frames.require_columns(path, frame, ("path", "label", *([group] if group != "group" else [])))
     for column in ("path", "label"):
         cells = frame[column]
         empty = f"{column} is empty or missing ({{}}); fill it in, or remove the row"
-        refuse_rows(path, cells, cells.map(is_missing), empty)
+        frames.refuse_rows(path, cells, cells.map(frames.is_missing), empty)
     labels = set(frame["label"])
     several = frame["label"].map(
         lambda text: bool(re.search(r"[|;]|^\[.*\]$", text)) or ("," in text and {*re.split(", ?", text)} <= labels)
     )
     advice = "label {} looks like several labels; multi-label is out of scope, give one label per image"
-    refuse_rows(path, frame["label"], several, advice)
+    frames.refuse_rows(path, frame["label"], several, advice)
     files = _files(path, frame["path"])
     masks = _masks(path, frame)
-    classes = class_order(frame["label"])
-    kept, problems = metadata(frame, {name: name for name in METADATA})
+    classes = frames.class_order(frame["label"])
+    kept, problems = frames.metadata(frame, {name: name for name in METADATA})
     columns = {"id": frame["path"], "label": frame["label"].map(classes.index).astype(np.int64), "group": frame["path"]}
     notes, alone = [UNGROUPED], pd.Series(True, frame.index)
     if group in frame:
-        alone = frame[group].map(is_missing)
+        alone = frame[group].map(frames.is_missing)
         columns["group"] = frame["path"].where(alone, frame[group])
-        said = f"{alone.sum()} of {len(frame)} images have no group and count as independent: {rows_of(alone)}"
+        said = f"{alone.sum()} of {len(frame)} images have no group and count as independent: {frames.rows_of(alone)}"
         notes = [said] if alone.any() else []
     if "split" in frame and (frame["split"] != "").any():
-        columns["split"] = frame["split"].map(split_name)
-        refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
+        columns["split"] = frame["split"].map(frames.split_name)
+        frames.refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
     if unused := [str(name) for name in frame if name not in (*COLUMNS, group)]:
         notes.append(f"columns that are not used: {listed(unused, 12)}")
     reader = FileReader(files)
@@ -84,7 +71,7 @@ def load(argument: str, spec: str) -> ImageTable:
         read=reader,
         describe=reader.describe,
         read_mask=masks,
-        notes=(*order_notes(classes), *notes),
+        notes=(*frames.order_notes(classes), *notes),
         warnings=(
             *problems,
             *_doubts(frame, group),
@@ -115,7 +102,7 @@ def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
     """Find the images; UserError if one is absent, or a file stands in two rows."""
     files = tuple(ImageFile(located(path.parent, name)) for name in names)
     if absent := [file for file in files if not is_file(file.path)]:
-        windows = any(map(is_windows_path, names))
+        windows = any(map(frames.is_windows_path, names))
         advice = "; these are paths of Windows, write them relative to the table" if windows else ""
         raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}{advice}")
     first: dict[str, str] = {}
@@ -129,7 +116,7 @@ def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
 def _masks(path: Path, frame: pd.DataFrame) -> FileReader | None:
     if "mask" not in frame or (frame["mask"] == "").all():
         return None
-    files = tuple(None if is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"])
+    files = tuple(None if frames.is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"])
     if absent := [file for file in files if file is not None and not is_file(file.path)]:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
     return FileReader(files)
@@ -137,7 +124,7 @@ def _masks(path: Path, frame: pd.DataFrame) -> FileReader | None:
 
 def _unused_groups(frame: pd.DataFrame, spec: str, classes: int) -> Iterator[str]:
     """Ask about the column, of several the coarsest, that is called as what tells which images belong together."""
-    counts = {name: frame[name].nunique() for name in frame if names_a_group(str(name))}
+    counts = {name: frame[name].nunique() for name in frame if frames.names_a_group(str(name))}
     # One of no more values than there are classes could as well be the class.
     repeating = {name: count for name, count in counts.items() if classes < count < len(frame)}
     for name in sorted(repeating, key=repeating.__getitem__)[:1]:
@@ -148,13 +135,13 @@ def _unused_groups(frame: pd.DataFrame, spec: str, classes: int) -> Iterator[str
 
 
 def _doubts(frame: pd.DataFrame, group: str) -> Iterator[str]:
-    if group in frame and (pair := twins(frame[group])):
+    if group in frame and (pair := frames.twins(frame[group])):
         yield f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups"
     like = [
         str(name)
         for name in frame
         if (str(name).lower() in SPLIT_LIKE and not frame[name].str.fullmatch(r"\d*").all())  # numbers are of folds
-        or (frame[name].map(split_name).notna().all() and frame[name].nunique() > 1)
+        or (frame[name].map(frames.split_name).notna().all() and frame[name].nunique() > 1)
     ]
     if like and "split" not in frame:
         yield f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'"

@@ -17,8 +17,7 @@ JUNK = frozenset(
     {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
     | {"ehthumbs.db", "desktop.ini", "icon\r"}
 )
-MAX_BYTES = 2**29
-"""Of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to."""
+MAX_BYTES = 2**29  # of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to
 
 
 @lru_cache(maxsize=64)

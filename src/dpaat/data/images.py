@@ -22,14 +22,12 @@ Image.init()
 FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
 # MPO is a kind of JPEG.
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
-MAX_PIXELS = 2**27
-"""Of one image, which takes 400 MB when decoded; a file of a few kB can promise any number."""
+MAX_PIXELS = 2**27  # of one image, which takes 400 MB when decoded; a file of a few kB can promise any number
 EIGHT, INTEGER, FLOAT, COLOUR_16 = "8-bit", "integer", "float", "16-bit colour"
 """Kinds of pixels: up to 8 bits; grey of 16 or 32 bits; grey floating-point; colour of 16 bits, of which Pillow keeps
 the upper 8."""
 WHITE_16 = 2**16 - 1
-Window = tuple[float, float]
-"""The values that become 0 and 255; what lies beyond is cut."""
+Window = tuple[float, float]  # the values that become 0 and 255; what lies beyond is cut
 
 
 def decode_image(encoded: Encoded, *, size: int, fit: str, channels: int, window: Window | None = None) -> np.ndarray:

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dpaat.data import PreparedData
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Numbers within the split `(B,)`, uint8 images `(B, C, H, W)`, labels `(B,)`."""
+Batch = tuple[Tensor, Tensor, Tensor]  # numbers within the split `(B,)`, uint8 images `(B, C, H, W)`, labels `(B,)`
 
 
 def key(*parts: object) -> int:

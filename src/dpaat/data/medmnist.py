@@ -44,9 +44,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "Interstitial endothelial cells", "Leukocytes", "Podocytes", "Proximal Tubule Segments",
         "Thick Ascending Limb",
     ),
-    "organamnist": _ORGANS,
-    "organcmnist": _ORGANS,
-    "organsmnist": _ORGANS,
+    **dict.fromkeys(("organamnist", "organcmnist", "organsmnist"), _ORGANS),
 }  # fmt: skip
 # Where the second of two classes is not the finding, or classes together are one. DermaMNIST holds HAM10000's images.
 TASKS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -57,8 +55,8 @@ TASKS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 SIZES = ("28", "64", "128", "224")
+# A file may unpack to the one, or to so many times its own size; photographs shrink by less than 10.
 FREE_BYTES, MAX_RATIO = 2**28, 100
-"""A file may unpack to the one, or to so many times its own size; photographs shrink by less than 10."""
 CITATION = "Yang et al.: MedMNIST v2. Scientific Data 10 (2023), doi 10.1038/s41597-022-01721-8"
 INSTALL = "pip install 'dpaat[medmnist]'"
 

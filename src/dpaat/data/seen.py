@@ -10,8 +10,15 @@ import pandas as pd
 from dpaat.data import PreparedData, fingerprint
 from dpaat.data.splits import connected
 
-SEEN = "seen"
-"""Stands in the place of a split for images that are left out."""
+SEEN = "seen"  # stands in the place of a split for images that are left out
+UNNAMED = (
+    "the weights do not say which images they were trained on; scores on any of those are too high, and the run folder "
+    "in place of the weights would leave them out"
+)
+UNCHECKED = (
+    "images that the model was trained or validated on could be found by their ids only, as the run keeps no digests "
+    "of them and they are not where they were"
+)
 
 
 @dataclass(frozen=True)
@@ -35,19 +42,10 @@ class LeftOut:
             "in groups of those that it was trained or validated on": self.related,
         }
         parts = [f"{count:,} images {what}" for what, count in counts.items() if count]
-        said = [f"{' and '.join(parts)} are left out"] if parts else []
+        said = f"{' and '.join(parts)} are left out" if parts else ""
         if self.by == "nothing":
-            said = [
-                "the weights do not say which images they were trained on",
-                "scores on any of those are too high, and the run folder in place of the weights would leave them out",
-            ]
-        elif self.by == "id":
-            unchecked = (
-                "images that the model was trained or validated on could be found by their ids only, as the run keeps "
-                "no digests of them and they are not where they were"
-            )
-            said = [unchecked, *said]
-        return "; ".join(said)
+            return UNNAMED
+        return "; ".join(filter(None, (UNCHECKED if self.by == "id" else "", said)))
 
 
 def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, LeftOut]:

@@ -13,8 +13,7 @@ from dpaat.errors import UserError, require_printable
 SPLITS = ("train", "val", "test")
 MIN_CLASSES, MAX_CLASSES = 2, 100
 UNGROUPED = "no group column: every image counts as independent"
-Encoded = bytes | np.ndarray
-"""An image file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
+Encoded = bytes | np.ndarray  # an image file's bytes, or uint8 pixels (H, W) or (H, W, C)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,7 @@ from dpaat.errors import UserError
 
 AUTO, FULL = "auto", "full"
 QUANTILES = 1001
-Quantiles = Callable[[np.ndarray, int], np.ndarray]
-"""Row numbers (N,) and how many quantiles to those of the images' values, (N, count)."""
+Quantiles = Callable[[np.ndarray, int], np.ndarray]  # row numbers (N,) and a count to quantiles of values, (N, count)
 
 
 def parse_window(text: str) -> tuple[str, Window]:

@@ -13,9 +13,7 @@ from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.errors import UserError, unknown
 from dpaat.interpret.layers import Layer
 
-IG_STEPS = 16
-"""Points on the path of integrated gradients."""
-
+IG_STEPS = 16  # points on the path of integrated gradients
 Explain = Callable[[nn.Module, Tensor, Tensor, "Layer | None"], Tensor]
 
 
@@ -49,12 +47,9 @@ def grad_cam(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None) -> Ten
         return output.clone()  # what follows may work in place
 
     hook = model.get_submodule(layer.path).register_forward_hook(keep)
-    try:
-        with evaluation_mode(model), torch.enable_grad():
-            logits = model(x.detach().requires_grad_())
-            (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), kept[0])
-    finally:
-        hook.remove()
+    with hook, evaluation_mode(model), torch.enable_grad():
+        logits = model(x.detach().requires_grad_())
+        (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), kept[0])
     weights = layer.as_map(gradient).mean(dim=(2, 3), keepdim=True)
     found = (weights * layer.as_map(kept[0].detach())).sum(dim=1, keepdim=True).relu()
     return F.interpolate(found, x.shape[2:], mode="bilinear")[:, 0]

@@ -14,8 +14,7 @@ from dpaat.attacks.gradient import evaluation_mode
 from dpaat.interpret.maps import mean_colour
 
 Array = np.ndarray
-STEPS = 16
-"""Parts into which deletion and insertion cut the pixels."""
+STEPS = 16  # parts into which deletion and insertion cut the pixels
 
 
 def energy_inside(maps: Tensor, masks: Tensor) -> Array:

@@ -14,8 +14,7 @@ from dpaat.interpret.layers import Layer
 from dpaat.interpret.maps import Explain
 
 WINDOW = 11
-FAIL, WARN = 0.5, 0.25
-"""Mean correlation with the maps of the randomized model from which the check fails, or warns."""
+FAIL, WARN = 0.5, 0.25  # mean correlation with the maps of the randomized model from which the check fails, or warns
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> np.ndarray:

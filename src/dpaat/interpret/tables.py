@@ -21,10 +21,8 @@ SCORES = {
         "insertion": "insertion (high)",
     },
     "alignment of input gradient and image": {"alignment": "absolute cosine"},
-}
-"""Title of a table to its scores and their headings."""
-PART = "balanced"
-"""Which of the averages is shown: rare classes count as much as frequent ones."""
+}  # title of a table to its scores and their headings
+PART = "balanced"  # which of the averages is shown: rare classes count as much as frequent ones
 
 
 def explanation_tables(document: Document) -> Lines:
