@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from dpaat.data.cache import decode, decode_masks, survey
+from dpaat.data.cache import decode, in_threads, of_mask, survey
+from dpaat.data.images import decode_mask
 from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
 from dpaat.data.table import SPLITS, ImageTable, in_order, validate
@@ -60,8 +62,17 @@ class PreparedData:
 
         All False for a row without a mask; None if the dataset has no masks at all.
         """
-        wanted = np.arange(len(self.table)) if rows is None else np.asarray(rows)
-        return decode_masks(self.table, wanted, image_size=self.images.shape[-1], fit=self.fit)
+        if self.table.read_mask is None:
+            return None
+        wanted = range(len(self.table)) if rows is None else np.asarray(rows).tolist()
+        side = self.images.shape[-1]
+        one = partial(of_mask, self.table, partial(decode_mask, size=side, fit=self.fit))
+        masks = np.zeros((len(wanted), side, side), bool)
+        found = in_threads(lambda place: one(wanted[place]), len(wanted), "decoding masks", progress=False)
+        for position, mask in enumerate(found):
+            if mask is not None:
+                masks[position] = mask
+        return masks
 
 
 def load_table(spec: str) -> ImageTable:
@@ -132,18 +143,9 @@ def prepare(
     else:
         split = assign_splits(table, seed=seed, fold=fold, digests=found.digests, training=training)
         table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
-    return PreparedData(
-        table=table,
-        images=images,
-        split=split,
-        fingerprint=fingerprint(table, found.digests, found.window),
-        digests=tuple(found.digests),
-        pixels=tuple(pixels),
-        fit=fit,
-        window=found.window,
-        kinds=tuple(sorted(set(found.kinds))),
-        stacks=tuple(name for name, frames in zip(table.ids.tolist(), found.frames, strict=True) if frames > 1),
-    )
+    name, digests = fingerprint(table, found.digests, found.window), tuple(found.digests)
+    kinds, stacks = tuple(sorted(set(found.kinds))), tuple(table.ids[np.array(found.frames) > 1].tolist())
+    return PreparedData(table, images, split, name, digests, tuple(pixels), fit, found.window, kinds, stacks)
 
 
 def fingerprint(table: ImageTable, digests: Sequence[str], window: str = FULL) -> str:

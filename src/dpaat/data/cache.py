@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
-from dpaat.data.images import Window, decode_image, decode_mask, pixel_kind, pixel_quantiles, require_same_aspect
+from dpaat.data.images import Window, decode_image, pixel_kind, pixel_quantiles, require_same_aspect
 from dpaat.data.table import Encoded, ImageTable
 from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
@@ -121,19 +121,6 @@ def decode(
     return cached
 
 
-def decode_masks(table: ImageTable, rows: np.ndarray, *, image_size: int, fit: str) -> np.ndarray | None:
-    """Decode the lesion masks of some rows, see `PreparedData.masks`."""
-    if table.read_mask is None:
-        return None
-    masks = np.zeros((len(rows), image_size, image_size), bool)
-    one = partial(of_mask, table, partial(decode_mask, size=image_size, fit=fit))
-    found = in_threads(lambda position: one(int(rows[position])), len(rows), "decoding masks", progress=False)
-    for position, mask in enumerate(found):
-        if mask is not None:
-            masks[position] = mask
-    return masks
-
-
 def look_at(content: Encoded) -> tuple[str, str, int]:
     """Digest of an image's content (the file's bytes, or shape and pixels); kind of its pixels; number of frames."""
     head = b"" if isinstance(content, bytes) else f"{content.shape}{content.dtype}".encode()
@@ -217,7 +204,7 @@ def _write(
         images[row] = decoded(row)
         return digest_pixels(images[row])
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp") as folder:
+    with tempfile.TemporaryDirectory(".tmp", f".{path.stem}-", path.parent, ignore_cleanup_errors=True) as folder:
         temporary = Path(folder) / path.name
         temporary.touch(0o600)  # images of patients
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)

@@ -68,7 +68,7 @@ def check(
         if seen:
             plain = resolved == FULL and {*kinds} == {EIGHT}
             problems += brightness_lines(table.ids[list(seen)], list(seen.values()), plain=plain)
-    problems += stack_lines([name for name, count in zip(table.ids.tolist(), frames, strict=True) if count > 1])
+    problems += stack_lines(table.ids[np.array(frames) > 1].tolist())
     masks = _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
     found: list[tuple[str, str, str]] = []
     sides: dict[str, str] = {}

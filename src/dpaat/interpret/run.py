@@ -1,6 +1,7 @@
 """Explain a model and keep the numbers and maps in its folder."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,8 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         seed=plan.seed,
         progress=progress,
     )
-    try:
+    with closing(attacker.bar):
         found = measure(attacker, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
-    finally:
-        attacker.bar.close()
     table, names, conditions = subject.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
     groups = table.frame["group"].to_numpy(dtype=str)[rows]
     scores = image_scores(found, None if masks is None else torch.from_numpy(masks))
@@ -176,13 +175,7 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.any(axis=(1, 2)).sum()),
         "empty": [
-            # Maps that are 0 everywhere score chance on the lesion.
-            {
-                "map": name,
-                "eps": eps,
-                "eps_text": format_radius(eps),
-                "n": int((~found.maps[name, eps].flatten(1).any(1)).sum()),
-            }
+            {"map": name, "eps": eps, "eps_text": format_radius(eps), "n": _count_empty(found.maps[name, eps])}
             for name in names
             for eps in conditions
         ],
@@ -211,6 +204,10 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
 
 def _draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     return stratified_draw(labels, n, seed=seed, at_least=max(1, n // (2 * len(np.unique(labels)))))
+
+
+def _count_empty(maps: Tensor) -> int:
+    return int((~maps.flatten(1).any(dim=1)).sum())  # maps of 0 everywhere, which score chance on the lesion
 
 
 def _grey(maps: Tensor) -> np.ndarray:
