@@ -7,8 +7,6 @@ from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dpaat.data import fingerprint, load_table
 from dpaat.data.cache import UnreadableError, decoder, in_threads, look_at, of_image, of_mask, quantiles
@@ -20,6 +18,7 @@ from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks
 from dpaat.data.table import SPLITS, Encoded, ImageTable
 from dpaat.data.values import AUTO, FULL, parse_window, resolve_window, window_range
 from dpaat.errors import UserError, one_line
+from dpaat.tables import Row, Table
 
 T = TypeVar("T")
 SHOWN = 20  # lines of a list that are printed
@@ -99,7 +98,7 @@ def check(
     for line in [*licence, *(f"note: {note}" for note in notes)]:
         say(line)
     if split is not None:
-        console.print(_counts(table, split))
+        console.print(_counts(table, split).to_rich())
     unreadable = [f"cannot read {table.describe(row)}: {reason}" for row, reason in sorted(bad.items())]
     lists = {
         "near-duplicate pairs": [" = ".join(pair) for pair in table.near_duplicates],
@@ -175,14 +174,10 @@ def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
 
 
 def _counts(table: ImageTable, split: np.ndarray) -> Table:
-    grid = Table("class", *SPLITS, "images", "groups")
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    groups = table.frame["group"].to_numpy()
-    everything = np.ones(len(table), dtype=bool)
-    rows = [(name, table.labels == label) for label, name in enumerate(table.classes)]
-    for name, mine in [*rows, ("all", everything)]:
+    groups, rows = table.frame["group"].to_numpy(), []
+    classes = [(name, table.labels == label) for label, name in enumerate(table.classes)]
+    for name, mine in [*classes, ("all", np.ones(len(table), dtype=bool))]:
         counts = [int((mine & (split == part)).sum()) for part in SPLITS]
         shares = [f"{count} ({count / max(1, mine.sum()):.0%})" for count in counts]
-        grid.add_row(Text(name), *shares, str(mine.sum()), str(len(np.unique(groups[mine]))))
-    return grid
+        rows.append(Row(name, [*shares, str(mine.sum()), str(len(np.unique(groups[mine])))]))
+    return Table("class", [*SPLITS, "images", "groups"], rows)
