@@ -52,11 +52,9 @@ def resolve_window(
     quarter of it above the smallest value of all.
 
     `kinds` are those of each image (`pixel_kind`), `known` those that a model was trained on: its window fits these,
-    and the whole range needs no check; `quantiles` are asked for only if need be.
-
-    Raises:
-        UserError: floating-point or signed values, or a small part of the range, under `auto`; images of several kinds,
-            or of another kind than `known`, under one range of values.
+    and the whole range needs no check; `quantiles` are asked for only if need be. Raises UserError: floating-point or
+    signed values, or a small part of the range, under `auto`; images of several kinds, or of another kind than `known`,
+    under one range of values.
     """
     mode, numbers = parse_window(asked)
     found, different = np.asarray(kinds), sorted(set(kinds))

@@ -110,10 +110,7 @@ def explain_run(
     """Explain a trained run, keep numbers and maps in its folder, and return the document as written.
 
     Arguments are as for `dpaat.evaluation.evaluate_run`; `norm` is "linf" or "l2", None for the run's own; `options`
-    are fields of `ExplainPlan`.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
+    are fields of `ExplainPlan`. Raises UserError for bad input, or a folder that cannot be written.
     """
     plan = ExplainPlan(norm=open_run(run).config.norm if norm is None else norm, **options)
     target = resolve_device(device)
@@ -122,11 +119,7 @@ def explain_run(
 
 
 def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progress: bool = True) -> Document:
-    """Explain a model by a plan, keep numbers and maps in its folder, and return the document as written.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
-    """
+    """Explain a model by a plan; else as `explain_run`."""
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     require_present(subject.folder, subject.head, "explain")

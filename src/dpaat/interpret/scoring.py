@@ -146,10 +146,7 @@ def compare_explanations(first: Path, second: Path) -> list[dict[str, Any]]:
 
     Returns one entry per set of images, map, radius and score: the fields of `Population`, where `n` counts the images
     in common; `norm`, `map`, `eps`, `eps_text`, `score`; `mean`, `balanced` and, in `per_class`, each class with
-    `value` and `interval` of the difference.
-
-    Raises:
-        UserError: a run that is not explained, or no images in common.
+    `value` and `interval` of the difference. UserError for a run that is not explained, or no images in common.
     """
     documents = []
     for run in (first, second):
