@@ -72,11 +72,7 @@ def load(argument: str, spec: str) -> ImageTable:
         describe=reader.describe,
         read_mask=masks,
         notes=(*frames.order_notes(classes), *notes),
-        warnings=(
-            *problems,
-            *_doubts(frame, group),
-            *(_unused_groups(frame, spec, len(classes)) if alone.all() else ()),
-        ),
+        warnings=(*problems, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
     )
 
 
@@ -122,19 +118,8 @@ def _masks(path: Path, frame: pd.DataFrame) -> FileReader | None:
     return FileReader(files)
 
 
-def _unused_groups(frame: pd.DataFrame, spec: str, classes: int) -> Iterator[str]:
-    """Ask about the column, of several the coarsest, that is called as what tells which images belong together."""
-    counts = {name: frame[name].nunique() for name in frame if frames.names_a_group(str(name))}
-    # One of no more values than there are classes could as well be the class.
-    repeating = {name: count for name, count in counts.items() if classes < count < len(frame)}
-    for name in sorted(repeating, key=repeating.__getitem__)[:1]:
-        yield (
-            f"column {name!r} looks like what makes images alike ({repeating[name]} values for {len(frame)} images), "
-            f"but none is called group: give {spec},group={name}, or {spec},group=path if all images are independent"
-        )
-
-
-def _doubts(frame: pd.DataFrame, group: str) -> Iterator[str]:
+def _doubts(frame: pd.DataFrame, group: str, spec: str, *, most: int) -> Iterator[str]:
+    """What is probably wrong; of columns that seem to group the images, the coarsest of more than `most` values."""
     if group in frame and (pair := frames.twins(frame[group])):
         yield f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups"
     like = [
@@ -145,3 +130,12 @@ def _doubts(frame: pd.DataFrame, group: str) -> Iterator[str]:
     ]
     if like and "split" not in frame:
         yield f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'"
+    counts = {name: frame[name].nunique() for name in frame if frames.names_a_group(str(name))}
+    for name in sorted(counts, key=counts.__getitem__):
+        if most < counts[name] < len(frame):
+            yield (
+                f"column {name!r} looks like what makes images alike ({counts[name]} values for {len(frame)} images), "
+                f"but none is called group: give {spec},group={name}, or {spec},group=path if all images are "
+                "independent"
+            )
+            return

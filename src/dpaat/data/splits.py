@@ -85,7 +85,7 @@ def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **column
 
 
 def read_splits(path: Path) -> pd.DataFrame:
-    """Read a file written by `export_splits`, all columns as str; UserError for what is missing, unknown or repeated."""
+    """Read a file written by `export_splits`, columns of str; UserError for what is missing, unknown or repeated."""
     frame = read_text_table(Path(path), required=("id", "split"), strip=False, what="splits from ")
     known = frame["split"].map(split_name)
     refuse_rows(path, frame["split"], known.isna(), "unknown split {}; use train, val or test")
