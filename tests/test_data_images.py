@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_makers import array_table, half_mask, jpeg
 from dpaat.data import cache as cache_module
-from dpaat.data.cache import _default_folder, decode
+from dpaat.data.cache import _default_folder, survey
 from dpaat.data.images import decode_image, decode_mask
 from dpaat.errors import UserError
 
@@ -104,6 +104,12 @@ def table_of(contents):
     return type(table)(
         **{**table.__dict__, "channels": 3, "read": contents.__getitem__, "describe": lambda row: f"file{row}.jpg"}
     )
+
+
+def decode(table, **options):
+    found = survey(table, progress=False)
+    images, pixels = cache_module.decode(table, found, **{"progress": False, **options})
+    return images, found.digests, pixels
 
 
 def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):

@@ -8,14 +8,18 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from dpaat.errors import UserError
-from dpaat.interpret.alignment import alignment_chance, gradient_alignment
-from dpaat.interpret.faithfulness import deletion_insertion
 from dpaat.interpret.layers import find_layer, list_layers
 from dpaat.interpret.maps import MAPS, REFERENCES, edge_map, find_maps, logit_gradient
 from dpaat.interpret.measure import RANDOM_ORDER, Measured
-from dpaat.interpret.randomization import randomization_check, randomize
+from dpaat.interpret.metrics import alignment_chance, deletion_insertion, gradient_alignment
 from dpaat.interpret.scoring import image_scores
-from dpaat.interpret.similarity import rank_correlation, specific_correlation, structural_similarity
+from dpaat.interpret.similarity import (
+    randomization_check,
+    randomize,
+    rank_correlation,
+    specific_correlation,
+    structural_similarity,
+)
 from dpaat.models import build_model
 
 LAYERS = {

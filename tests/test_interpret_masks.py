@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
+from dpaat.interpret.metrics import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 
 SCORES = [energy_inside, pointing_game, top_area_iou]
 

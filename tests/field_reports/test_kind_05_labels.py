@@ -9,7 +9,7 @@ import torch
 from broken_datasets import class_folders, images, labels, table
 from data_makers import array_table
 from dpaat.data import load_table, prepare
-from dpaat.data.names import class_order, is_missing
+from dpaat.data.frames import class_order, is_missing
 from dpaat.data.table import in_order
 from dpaat.errors import UserError
 from dpaat.evaluation.subject import subject_of_run

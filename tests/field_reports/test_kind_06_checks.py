@@ -19,7 +19,7 @@ from dpaat.cli import main
 from dpaat.data import load_table, prepare
 from dpaat.data.check import check
 from dpaat.data.findings import warnings_of
-from dpaat.data.frames import _names_a_group
+from dpaat.data.frames import names_a_group
 from dpaat.data.splits import assign_splits, refusals
 from dpaat.errors import UserError
 from training_makers import TINY
@@ -246,7 +246,7 @@ def test_a_column_that_looks_like_a_group_is_asked_about(name, tmp_path):
     ],
 )
 def test_other_columns_are_not(name):
-    assert not _names_a_group(name)
+    assert not names_a_group(name)
 
 
 def test_a_column_of_unique_or_of_few_values_is_no_group(tmp_path):

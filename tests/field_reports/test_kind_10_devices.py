@@ -10,9 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.specs import attack_spec
-from dpaat.interpret.alignment import gradient_alignment
-from dpaat.interpret.faithfulness import deletion_insertion
-from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
+from dpaat.interpret import metrics
 from dpaat.interpret.similarity import rank_correlation, scaled, specific_correlation, structural_similarity
 from dpaat.methods import StepOutput
 from dpaat.training import train
@@ -69,17 +67,20 @@ def test_the_device_of_these_tests_has_no_float64():
 @pytest.mark.parametrize(
     ("function", "values"),
     [
-        (gradient_alignment, (X, 1 - X)),
+        (metrics.gradient_alignment, (X, 1 - X)),
         (rank_correlation, (MAPS, OTHERS)),
         (specific_correlation, (MAPS, OTHERS)),
         (structural_similarity, (MAPS, OTHERS)),
         (scaled, (MAPS,)),
-        (energy_inside, (MAPS, MASKS)),
-        (pointing_game, (MAPS, MASKS)),
-        (top_area_iou, (MAPS, MASKS)),
-        (area_chance, (MASKS,)),
-        (iou_chance, (MASKS,)),
-        (lambda x, y, maps: np.stack(deletion_insertion(network(), x, y, maps.float(), steps=4)), (X, Y, MAPS * 0)),
+        (metrics.energy_inside, (MAPS, MASKS)),
+        (metrics.pointing_game, (MAPS, MASKS)),
+        (metrics.top_area_iou, (MAPS, MASKS)),
+        (metrics.area_chance, (MASKS,)),
+        (metrics.iou_chance, (MASKS,)),
+        (
+            lambda x, y, maps: np.stack(metrics.deletion_insertion(network(), x, y, maps.float(), steps=4)),
+            (X, Y, MAPS * 0),
+        ),
         (
             lambda y, z: [*validation_scores(y, {0.0: z, 0.1: -z}, ("a", "b", "c"), "auroc").values()],
             (Y, X[:, :, 0, 0]),

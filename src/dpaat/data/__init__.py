@@ -1,18 +1,18 @@
 """Datasets by one spec: load, decode once into a cache, split by groups."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from dpaat.data.cache import decode, decode_masks, survey
-from dpaat.data.registry import DATASETS, find_dataset, import_loaders
+from dpaat.data.cache import decode, in_threads, of_mask, survey
+from dpaat.data.images import decode_mask
+from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
 from dpaat.data.table import SPLITS, ImageTable, in_order, validate
 from dpaat.data.values import AUTO, FULL, parse_window
@@ -23,32 +23,18 @@ Fit = Literal["crop", "squash"]
 
 @dataclass(frozen=True, eq=False)
 class PreparedData:
-    """A dataset ready for training: decoded, split and fingerprinted.
+    """A dataset of N images ready for training: decoded, split and fingerprinted."""
 
-    Attributes:
-        table: where it came from.
-        images: (N, C, H, W) uint8, a read-only memory map of the cache.
-        split: (N,) of str, "train", "val" or "test".
-        fingerprint: 16 hex digits over ids, class names, labels, groups and image contents, and over a window of
-            values; the same for every image size and order of rows.
-        digests: content digest of every row, of the file as it is.
-        pixels: digest of every decoded image, the same whatever it was read from, see `digest_pixels`.
-        fit: how images were made square, "crop" or "squash".
-        window: the values that became black and white, "LO,HI", or "full" for the whole range of each file's type.
-        kinds: of pixels in the files, such as "8-bit", "integer"; sorted.
-        stacks: ids of the images whose files hold several frames, of which the first is taken.
-    """
-
-    table: ImageTable
-    images: np.ndarray
-    split: np.ndarray
-    fingerprint: str
-    digests: tuple[str, ...] = ()
-    pixels: tuple[str, ...] = ()
-    fit: Fit = "crop"
-    window: str = FULL
-    kinds: tuple[str, ...] = ()
-    stacks: tuple[str, ...] = ()
+    table: ImageTable  # where it came from
+    images: np.ndarray  # (N, C, H, W) uint8, a read-only memory map of the cache
+    split: np.ndarray  # (N,) of str, "train", "val" or "test"
+    fingerprint: str  # see `fingerprint`; the same for every image size and order of rows
+    digests: tuple[str, ...] = ()  # of the content of every row, of the file as it is
+    pixels: tuple[str, ...] = ()  # digest of every decoded image, the same whatever it was read from: `digest_pixels`
+    fit: Fit = "crop"  # how images were made square
+    window: str = FULL  # the values that became black and white, "LO,HI", or "full" for the range of each file's type
+    kinds: tuple[str, ...] = ()  # of pixels in the files, such as "8-bit", "integer"; sorted
+    stacks: tuple[str, ...] = ()  # ids of images whose files hold several frames, of which the first is taken
 
     @property
     def labels(self) -> np.ndarray:
@@ -72,37 +58,39 @@ class PreparedData:
         return np.flatnonzero(self.split == split).astype(np.int64)
 
     def masks(self, rows: np.ndarray | None = None) -> np.ndarray | None:
-        """Decode lesion masks with the geometry of the images.
+        """Lesion masks of some rows, default all, with the geometry of the images: (len(rows), H, W) bool.
 
-        Args:
-            rows: the row numbers wanted; all rows if None.
-
-        Returns:
-            (len(rows), H, W) bool, True inside the lesion; all False for a row without a mask; None if
-            the dataset has no masks at all.
+        All False for a row without a mask; None if the dataset has no masks at all.
         """
-        wanted = np.arange(len(self.table)) if rows is None else np.asarray(rows)
-        return decode_masks(self.table, wanted, image_size=self.images.shape[-1], fit=self.fit)
+        if self.table.read_mask is None:
+            return None
+        wanted = range(len(self.table)) if rows is None else np.asarray(rows).tolist()
+        side = self.images.shape[-1]
+        one = partial(of_mask, self.table, partial(decode_mask, size=side, fit=self.fit))
+        masks = np.zeros((len(wanted), side, side), bool)
+        found = in_threads(lambda place: one(wanted[place]), len(wanted), "decoding masks", progress=False)
+        for position, mask in enumerate(found):
+            if mask is not None:
+                masks[position] = mask
+        return masks
 
 
 def load_table(spec: str) -> ImageTable:
     """Read what a dataset contains, without decoding its images.
 
-    Args:
-        spec: `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv` or
-            `synthetic[:N[,features=both|robust|fragile]]`.
-
-    Raises:
-        UserError: an unknown kind of dataset, or anything missing or wrong in it.
+    `spec` is `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv`,
+    `synthetic[:N[,features=both|robust|fragile]]`, or of a kind that a plug-in registers. Raises UserError for an
+    unknown kind of dataset, or anything missing or wrong in it.
     """
     scheme, colon, argument = spec.partition(":")
     import_loaders()
-    drive = len(scheme) == 1  # of a path of Windows
-    if scheme not in DATASETS and (drive or (not colon and (Path(spec).suffix or set(spec) & set("/\\")))):
-        kind = "csv" if Path(spec).suffix else "folder"
-        raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
-    table = find_dataset(scheme).load(argument, spec)
-    return validate(table)
+    if scheme not in DATASETS:
+        drive = len(scheme) == 1  # of a path of Windows
+        if drive or (not colon and (Path(spec).suffix or set(spec) & set("/\\"))):
+            kind = "csv" if Path(spec).suffix else "folder"
+            raise UserError(f"{spec!r} does not say what kind of dataset it is; write {kind}:{spec}")
+        raise unknown("dataset", scheme, DATASETS)
+    return validate(DATASETS[scheme].load(argument, spec))
 
 
 def prepare(
@@ -120,26 +108,21 @@ def prepare(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
-    """Load, decode (or find in the cache) and split a dataset.
+    """Load, decode (or find in the cache) and split a dataset; UserError for bad input or an unreadable image.
 
     Args:
         spec: the dataset, see `load_table`.
         image_size: side of the square images, in pixels.
         fit: "crop" cuts the central square out, "squash" ignores the aspect ratio.
-        seed: seed of the split; the split depends on nothing else but the data and `fold`.
-        fold: "k/K" takes fold k of K (counted from 1) as the test split, also where the dataset has
-            splits of its own.
+        seed: of the split, which depends on nothing else but the data and `fold`.
+        fold: "k/K" takes fold k of K (from 1) as the test split, also where the dataset has splits of its own.
         splits: a file written by `export_splits`, used instead of a new split.
         classes: their order, such as that of a run; it counts where the dataset has the same classes.
         window: which values become black and white, see `dpaat.data.values.resolve_window`.
         known: kinds of pixels that the model for which this is done was trained on, see there.
-        training: False for a dataset that is only measured on: it needs no images to learn from, and is all "test"
-            where it cannot be split.
+        training: False for a dataset that is only measured on, see `assign_splits`.
         cache_dir: where decoded images are kept; default $DPAAT_CACHE, else the system's folder for caches.
         progress: show a progress bar on stderr.
-
-    Raises:
-        UserError: bad input or an unreadable image.
     """
     if image_size < 1:
         raise UserError(f"image size {image_size}: must be at least 1 pixel")
@@ -154,29 +137,18 @@ def prepare(
     if classes is not None:
         table = in_order(table, classes)
     found = survey(table, window=window, known=known, progress=progress)
-    images, digests, pixels = decode(
-        table, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress, known=found
-    )
+    images, pixels = decode(table, found, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
-        split = assign_splits(table, seed=seed, fold=fold, digests=digests, training=training)
+        split = assign_splits(table, seed=seed, fold=fold, digests=found.digests, training=training)
         table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
-    return PreparedData(
-        table=table,
-        images=images,
-        split=split,
-        fingerprint=fingerprint(table, digests, found.window),
-        digests=tuple(digests),
-        pixels=tuple(pixels),
-        fit=fit,
-        window=found.window,
-        kinds=tuple(sorted(set(found.kinds))),
-        stacks=tuple(name for name, frames in zip(table.ids.tolist(), found.frames, strict=True) if frames > 1),
-    )
+    name, digests = fingerprint(table, found.digests, found.window), tuple(found.digests)
+    kinds, stacks = tuple(sorted(set(found.kinds))), tuple(table.ids[np.array(found.frames) > 1].tolist())
+    return PreparedData(table, images, split, name, digests, tuple(pixels), fit, found.window, kinds, stacks)
 
 
-def fingerprint(table: ImageTable, digests: list[str], window: str = FULL) -> str:
+def fingerprint(table: ImageTable, digests: Sequence[str], window: str = FULL) -> str:
     """Identify a dataset: 16 hex digits over ids, classes, labels, groups, image contents and a window of values."""
     rows = sorted(zip(table.ids.tolist(), table.labels.tolist(), table.frame["group"].tolist(), digests, strict=True))
     parts = (table.classes, rows) if window == FULL else (table.classes, rows, window)

@@ -1,29 +1,20 @@
 """Augmentation of whole batches on the device, each image by draws of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CROP_SHARE = 8
-"""A crop shifts the image by up to a CROP_SHARE-th of its side."""
-JITTER = 0.2
-"""Brightness, contrast and saturation change by up to this share."""
+CROP_SHARE = 8  # a crop shifts the image by up to a CROP_SHARE-th of its side
+JITTER = 0.2  # brightness, contrast and saturation change by up to this share
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a batch that a process holds.
+    """The part of a batch of `total` images that one of several processes holds, which take turns at them.
 
     Draws are made for the whole batch, so that an image meets the same augmentation however many processes there are.
-
-    Attributes:
-        total: images in the whole batch.
-        rank: number of the process.
-        processes: how many take turns at the images of the batch.
     """
 
     total: int
@@ -39,16 +30,10 @@ class Share:
 def augment(
     x: Tensor, kinds: Collection[str], generator: torch.Generator | None = None, share: Share | None = None
 ) -> Tensor:
-    """Augment a batch; flips, quarter turns and shifts move whole pixels, so nothing is blurred.
+    """Augment images `(B, C, H, H)` in [0, 1]; flips, quarter turns and shifts move whole pixels: nothing is blurred.
 
-    Args:
-        x: images `(B, C, H, H)` in [0, 1].
-        kinds: any of "flip", "turn", "crop", "jitter".
-        generator: source of the draws, on the device of `x`; default the global one.
-        share: the part of a larger batch that `x` is; default all of it.
-
-    Returns:
-        Images of the same shape, in [0, 1].
+    `kinds` are any of "flip", "turn", "crop", "jitter"; the generator is on the device of `x`, default the global one;
+    `share` is the part of a larger batch that `x` is, default all of it.
     """
     share = share or Share(len(x))
 

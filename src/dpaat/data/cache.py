@@ -1,15 +1,14 @@
 """Image cache: every image is decoded once, into a memory-mapped file named by its content."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,86 +17,93 @@ from PIL import UnidentifiedImageError
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
-from dpaat.data.images import decode_image, decode_mask, pixel_kind, pixel_quantiles, require_same_aspect
-from dpaat.data.table import ImageTable
-from dpaat.data.values import AUTO, Quantiles, resolve_window, window_range
+from dpaat.data.images import Window, decode_image, pixel_kind, pixel_quantiles, require_same_aspect
+from dpaat.data.table import Encoded, ImageTable
+from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
 
-# A change of how pixels are decoded has to change this, or old caches would be taken for new ones.
-VERSION = 2
+VERSION = 2  # a change of how pixels are decoded has to change this, or old caches would be taken for new ones
 CHUNK = 64
-DIGEST = 16
-"""Bytes that identify the pixels of an image."""
-
+DIGEST = 16  # bytes that identify the pixels of an image
 T = TypeVar("T")
+
+
+class UnreadableError(UserError):
+    """An image or a mask that cannot be read, with the name of its file; `reason` says why."""
+
+    def __init__(self, table: ImageTable, row: int, error: Exception, what: str = "") -> None:
+        known = not isinstance(error, UnidentifiedImageError)
+        said = " ".join(str(error).split()) if known else "not an image in a known format"
+        self.reason = said or type(error).__name__
+        super().__init__(
+            f"cannot read {what}{table.describe(row)}: {self.reason}; replace the file or take it out "
+            f"(`dpaat data check {table.spec}` lists all such files)"
+        )
+
+
+def of_image(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T:
+    """Apply a function to the encoded image of a row; raises UnreadableError, whatever went wrong."""
+    try:
+        return function(table.read(row))
+    except Exception as error:  # disks, archives, networks and Pillow's plugins fail in many ways
+        raise UnreadableError(table, row, error) from None
+
+
+def of_mask(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T | None:
+    """Apply a function to the encoded mask of a row, which must fit its image; None without one; else as `of_image`."""
+    assert table.read_mask is not None
+    try:
+        try:
+            mask = table.read_mask(row)
+        except KeyError:
+            return None
+        require_same_aspect(mask, table.read(row))
+        return function(mask)
+    except Exception as error:  # as above
+        raise UnreadableError(table, row, error, "mask of ") from None
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a dataset's images before they are decoded.
+    """What is known of a dataset's images before they are decoded."""
 
-    Attributes:
-        digests: content digest of each row, hexadecimal.
-        kinds: of the pixels of each row, see `dpaat.data.images.pixel_kind`.
-        frames: number of frames in the file of each row.
-        window: how values become grey levels, "full" or "LO,HI".
-    """
-
-    digests: list[str]
-    kinds: list[str]
-    frames: list[int]
-    window: str
+    digests: Sequence[str]  # of the content of each, hexadecimal
+    kinds: Sequence[str]  # of the pixels of each, see `pixel_kind`
+    frames: Sequence[int]  # in the file of each
+    window: str  # how values become grey levels, "full" or "LO,HI"
 
 
 def survey(table: ImageTable, *, window: str = AUTO, known: Iterable[str] = (), progress: bool = True) -> Survey:
     """Read all images, and decide how their values become grey levels; see `resolve_window`.
 
-    The contents are hashed each time, so that a changed file is never served from an old cache.
-
-    Raises:
-        UserError: an unreadable image, or values that need another window.
+    The contents are hashed each time, so that a changed file is never served from an old cache. Raises UserError for an
+    unreadable image, or values that need another window.
     """
-    looks = list(in_threads(lambda row: look_at(table, row), len(table), "reading images", progress=progress))
-    kinds = [kind for _, kind, _ in looks]
-    resolved = resolve_window(window, kinds, quantiles_of(table, progress), spec=table.spec, known=known)
-    return Survey([digest for digest, _, _ in looks], kinds, [frames for _, _, frames in looks], resolved)
+    looks = in_threads(partial(of_image, table, look_at), len(table), "reading images", progress=progress)
+    digests, kinds, frames = zip(*looks, strict=True)
+    resolved = resolve_window(window, kinds, partial(quantiles, table, progress), spec=table.spec, known=known)
+    return Survey(digests, kinds, frames, resolved)
 
 
 def decode(
     table: ImageTable,
+    known: Survey,
     *,
     image_size: int,
     fit: str,
     cache_dir: Path | None = None,
     progress: bool = True,
-    known: Survey | None = None,
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return all images of a table at one size, from the cache if they are there.
+) -> tuple[np.ndarray, list[str]]:
+    """Return all images at one size, (N, C, H, W) uint8 in a read-only memory map, and the `digest_pixels` of each.
 
-    The contents are hashed each time, so that a changed file is never served from an old cache, and so are the pixels
-    that come from the cache: they must be those that were written there. Several processes may do this at once: each
-    writes a file of its own and renames it when complete.
-
-    Args:
-        table: the dataset.
-        image_size: side in pixels.
-        fit: "crop" or "squash".
-        cache_dir: default $DPAAT_CACHE, else the system's folder for caches, on Linux ~/.cache/dpaat; safe to delete.
-        progress: show progress bars for what takes longer than a second.
-        known: what `survey` found; None to do that here.
-
-    Returns:
-        images: (N, C, image_size, image_size) uint8, a read-only memory map.
-        digests: content digest of each row, hexadecimal.
-        pixels: digest of each decoded image, see `digest_pixels`.
-
-    Raises:
-        UserError: an unreadable image, or no room for the cache.
+    The pixels that come from the cache are hashed: they must be those that were written there. Several processes may do
+    this at once: each writes a file of its own and renames it when complete. The cache lies in `cache_dir`, else
+    $DPAAT_CACHE, else the system's folder for caches, and is safe to delete. Raises UserError for an unreadable image,
+    or no room for the cache.
     """
-    known = known or survey(table, progress=progress)
-    digests, window = known.digests, window_range(known.window)
+    window = window_range(known.window)
     shape = (len(table), table.channels, image_size, image_size)
-    parts = (VERSION, shape, fit, digests) + (() if window is None else (window,))
+    parts = (VERSION, shape, fit, list(known.digests)) + (() if window is None else (window,))
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     folder = cache_dir or _default_folder()
     path = folder / f"images-{image_size}-{fit}-{key}.npy"
@@ -112,50 +118,14 @@ def decode(
         cached = _open(path, shape, progress)
     if cached is None:
         raise UserError(f"the image cache {path} cannot be read back; set DPAAT_CACHE to another folder")
-    images, pixels = cached
-    return images, digests, pixels
+    return cached
 
 
-def decode_masks(table: ImageTable, rows: np.ndarray, *, image_size: int, fit: str) -> np.ndarray | None:
-    """Decode the lesion masks of some rows, see `PreparedData.masks`."""
-    read_mask = table.read_mask
-    if read_mask is None:
-        return None
-
-    def one(position: int) -> np.ndarray:
-        row = int(rows[position])
-        try:
-            encoded = read_mask(row)
-        except KeyError:
-            return np.zeros((image_size, image_size), bool)
-        except Exception as error:
-            raise _unreadable(table, row, error, "mask of ") from None
-        try:
-            require_same_aspect(encoded, table.read(row))
-            return decode_mask(encoded, size=image_size, fit=fit)
-        except Exception as error:
-            raise _unreadable(table, row, error, "mask of ") from None
-
-    masks = np.zeros((len(rows), image_size, image_size), bool)
-    for position, mask in enumerate(in_threads(one, len(rows), "decoding masks", progress=False)):
-        masks[position] = mask
-    return masks
-
-
-def look_at(table: ImageTable, row: int) -> tuple[str, str, int]:
-    """Digest the content of one image (the file's bytes, or shape and pixels); kind of its pixels; number of frames.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        content = table.read(row)
-    except Exception as error:  # disks, archives and networks fail in many ways
-        raise _unreadable(table, row, error) from None
-    if isinstance(content, bytes):
-        return hashlib.blake2b(content, digest_size=16).hexdigest(), *pixel_kind(content)
-    header = f"{content.shape}{content.dtype}".encode()
-    return hashlib.blake2b(header + content.tobytes(), digest_size=16).hexdigest(), *pixel_kind(content)
+def look_at(content: Encoded) -> tuple[str, str, int]:
+    """Digest of an image's content (the file's bytes, or shape and pixels); kind of its pixels; number of frames."""
+    head = b"" if isinstance(content, bytes) else f"{content.shape}{content.dtype}".encode()
+    whole = content if isinstance(content, bytes) else content.tobytes()
+    return hashlib.blake2b(head + whole, digest_size=16).hexdigest(), *pixel_kind(content)
 
 
 def digest_pixels(image: np.ndarray) -> str:
@@ -164,34 +134,16 @@ def digest_pixels(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image[:1] if grey else image).data).hexdigest()[: 2 * DIGEST]
 
 
-def quantiles_of(table: ImageTable, progress: bool) -> Quantiles:
-    """Make the function that `resolve_window` asks for the values of images."""
-
-    def quantiles(rows: np.ndarray, count: int) -> np.ndarray:
-        def one(position: int) -> np.ndarray:
-            row = int(rows[position])
-            try:
-                return pixel_quantiles(table.read(row), count)
-            except Exception as error:
-                raise _unreadable(table, row, error) from None
-
-        return np.stack(list(in_threads(one, len(rows), "looking at values", progress=progress)))
-
-    return quantiles
+def quantiles(table: ImageTable, progress: bool, rows: np.ndarray, count: int) -> np.ndarray:
+    """Quantiles of the values of some images, see `pixel_quantiles`: what `resolve_window` asks for."""
+    one = partial(of_image, table, partial(pixel_quantiles, count=count))
+    found = in_threads(lambda position: one(int(rows[position])), len(rows), "looking at values", progress=progress)
+    return np.stack(list(found))
 
 
-def decode_row(
-    table: ImageTable, row: int, *, image_size: int, fit: str, window: tuple[float, float] | None = None
-) -> np.ndarray:
-    """Decode one image to (C, image_size, image_size) uint8.
-
-    Raises:
-        UserError: the image cannot be read, with the name of its file.
-    """
-    try:
-        return decode_image(table.read(row), size=image_size, fit=fit, channels=table.channels, window=window)
-    except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them stumble over
-        raise _unreadable(table, row, error) from None
+def decoder(table: ImageTable, size: int, fit: str, window: Window | None) -> Callable[[int], np.ndarray]:
+    """Make the function from a row to its image, (C, size, size) uint8; it raises UnreadableError."""
+    return partial(of_image, table, partial(decode_image, size=size, fit=fit, channels=table.channels, window=window))
 
 
 def in_threads(function: Callable[[int], T], count: int, description: str, *, progress: bool) -> Iterator[T]:
@@ -213,21 +165,9 @@ def in_threads(function: Callable[[int], T], count: int, description: str, *, pr
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _unreadable(table: ImageTable, row: int, error: Exception, what: str = "") -> UserError:
-    if isinstance(error, UnidentifiedImageError):
-        reason = "not an image in a known format"
-    else:
-        reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(
-        f"cannot read {what}{table.describe(row)}: {reason}; replace the file or take it out "
-        f"(`dpaat data check {table.spec}` lists all such files)"
-    )
-
-
 def _default_folder() -> Path:
-    chosen = os.environ.get("DPAAT_CACHE")
     try:
-        return Path(chosen or user_cache_path("dpaat")).expanduser()
+        return Path(os.environ.get("DPAAT_CACHE") or user_cache_path("dpaat")).expanduser()
     except RuntimeError:
         raise UserError("there is no home folder for the image cache; set DPAAT_CACHE to a folder") from None
 
@@ -251,30 +191,28 @@ def _open(path: Path, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarra
 
 
 def _write(
-    path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, window: tuple[float, float] | None, progress: bool
+    path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, window: Window | None, progress: bool
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A memory map that outgrows the disk kills the process without a word, so room is looked for first.
     needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
     if needed > free:
         raise OSError(f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    decoded = decoder(table, shape[-1], fit, window)
+
+    def fill(row: int) -> str:
+        images[row] = decoded(row)
+        return digest_pixels(images[row])
+
+    with tempfile.TemporaryDirectory(".tmp", f".{path.stem}-", path.parent, ignore_cleanup_errors=True) as folder:
+        temporary = Path(folder) / path.name
+        temporary.touch(0o600)  # images of patients
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):  # others may fill the disk meanwhile
             with temporary.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-
-        def fill(row: int) -> str:
-            images[row] = decode_row(table, row, image_size=shape[-1], fit=fit, window=window)
-            return digest_pixels(images[row])
-
         pixels = list(in_threads(fill, shape[0], "decoding images", progress=progress))
         images.flush()
         with temporary.open("ab") as end:  # behind the array, where NumPy does not look
             end.write(bytes.fromhex("".join(pixels)))
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,17 +1,15 @@
 """Images listed in a CSV file with their labels."""
 
-from __future__ import annotations
-
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dpaat.data import frames
 from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, peek_channels
-from dpaat.data.frames import metadata, read_text_table, rows_of, unused_groups
-from dpaat.data.names import class_order, is_missing, is_windows_path, order_notes, split_name, twins
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, ImageTable
 from dpaat.errors import UserError, listed
@@ -26,56 +24,43 @@ SPLIT_LIKE = ("splits", "set", "subset", "partition", "phase", "fold", "folds", 
 def load(argument: str, spec: str) -> ImageTable:
     """Read a CSV file with the columns `path` and `label`.
 
-    Paths are relative to the file's own folder. Optional columns: `group` (images of one patient or lesion), `split`
-    (train, val or test, or as `dpaat.data.names.SPLIT_NAMES` has it), `age`, `sex`, `site`, `source`, `mask` (an image
-    that is not black inside the lesion; empty where there is none). Classes are the labels, in numerical order if all
-    are numbers, else in alphabetical order.
-
-    Args:
-        argument: the CSV file; with `,group=COLUMN` another column than `group` tells what belongs together.
-        spec: the dataset as the user wrote it.
-
-    Raises:
-        UserError: anything missing or wrong in the file, multi-label, or an absent image.
+    Paths are relative to the file's own folder. Optional columns: `group` (images of one patient or lesion; with
+    `,group=COLUMN` another one), `split` (train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it), `age`,
+    `sex`, `site`, `source`, `mask` (an image that is not black inside the lesion; empty where there is none). Classes
+    are the labels, in numerical order if all are numbers, else in alphabetical order. Raises UserError for anything
+    missing or wrong in the file, multi-label, or an absent image.
     """
     file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
     path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
-    frame = _named(read_text_table(path))
-    _refuse_one_hot(path, frame)
-    needed = ("path", "label", *([group] if group != "group" else []))
-    if missing := [column for column in needed if column not in frame]:
-        raise UserError(
-            f"{path}: no column {missing[0]!r} (columns found: {', '.join(frame.columns)}); add it or rename one"
-        )
+    frame = _named(frames.read_text_table(path))
+    _refuse_several_labels(path, frame)
+    frames.require_columns(path, frame, ("path", "label", *([group] if group != "group" else [])))
     for column in ("path", "label"):
-        empty = frame[column].map(is_missing)
-        if empty.any():
-            raise UserError(
-                f"{path}: {rows_of(frame, empty)}: {column} is empty or missing ({frame[column][empty].iloc[0]!r}); "
-                "fill it in, or remove the row"
-            )
+        cells = frame[column]
+        empty = f"{column} is empty or missing ({{}}); fill it in, or remove the row"
+        frames.refuse_rows(path, cells, cells.map(frames.is_missing), empty)
     labels = set(frame["label"])
     several = frame["label"].map(
         lambda text: bool(re.search(r"[|;]|^\[.*\]$", text)) or ("," in text and {*re.split(", ?", text)} <= labels)
     )
-    if several.any():
-        raise UserError(
-            f"{path}: {rows_of(frame, several)}: label {frame['label'][several].iloc[0]!r} looks like several labels; "
-            "multi-label is out of scope, give one label per image"
-        )
+    advice = "label {} looks like several labels; multi-label is out of scope, give one label per image"
+    frames.refuse_rows(path, frame["label"], several, advice)
     files = _files(path, frame["path"])
     masks = _masks(path, frame)
-    classes = class_order(frame["label"])
-    alone = frame[group].map(is_missing) if group in frame else pd.Series(True, frame.index)
-    kept, problems = metadata(frame, {name: name for name in METADATA})
-    columns: dict[str, pd.Series] = {
-        "id": frame["path"],
-        "label": frame["label"].map(classes.index).astype(np.int64),
-        "group": frame["path"].where(alone, frame[group]) if group in frame else frame["path"],
-    }
-    split = _split(path, frame)
-    if split is not None:
-        columns["split"] = split
+    classes = frames.class_order(frame["label"])
+    kept, problems = frames.metadata(frame, {name: name for name in METADATA})
+    columns = {"id": frame["path"], "label": frame["label"].map(classes.index).astype(np.int64), "group": frame["path"]}
+    notes, alone = [UNGROUPED], pd.Series(True, frame.index)
+    if group in frame:
+        alone = frame[group].map(frames.is_missing)
+        columns["group"] = frame["path"].where(alone, frame[group])
+        said = f"{alone.sum()} of {len(frame)} images have no group and count as independent: {frames.rows_of(alone)}"
+        notes = [said] if alone.any() else []
+    if "split" in frame and (frame["split"] != "").any():
+        columns["split"] = frame["split"].map(frames.split_name)
+        frames.refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
+    if unused := [str(name) for name in frame if name not in (*COLUMNS, group)]:
+        notes.append(f"columns that are not used: {listed(unused, 12)}")
     reader = FileReader(files)
     return ImageTable(
         name=path.stem,
@@ -85,13 +70,9 @@ def load(argument: str, spec: str) -> ImageTable:
         channels=peek_channels(files),
         read=reader,
         describe=reader.describe,
-        read_mask=None if masks is None else FileReader(masks),
-        notes=(*order_notes(classes), *_notes(frame, group, alone)),
-        warnings=(
-            *problems,
-            *_warnings(frame, group),
-            *(unused_groups(frame, spec, most=len(classes)) if alone.all() else ()),
-        ),
+        read_mask=masks,
+        notes=(*frames.order_notes(classes), *notes),
+        warnings=(*problems, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
     )
 
 
@@ -104,53 +85,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
-    """Find the images.
-
-    Raises:
-        UserError: absent, or one file in two rows.
-    """
-    files = [ImageFile(located(path.parent, name)) for name in names]
-    absent = [file for file in files if not is_file(file.path)]
-    if absent:
-        advice = ""
-        if any(map(is_windows_path, names)):
-            advice = "; these are paths of Windows, write them relative to the table"
-        raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}{advice}")
-    first: dict[str, str] = {}
-    for line, name, file in zip(names.index, names, files, strict=True):
-        other = first.setdefault(os.path.normcase(os.path.normpath(file.path)), f"{name!r} (row {line})")
-        if other != f"{name!r} (row {line})":
-            raise UserError(f"{path}: image {name!r} is listed twice, in row {line} and as {other}; remove one row")
-    return tuple(files)
-
-
-def _notes(frame: pd.DataFrame, group: str, alone: pd.Series) -> list[str]:
-    unused = [str(name) for name in frame if name not in (*COLUMNS, group)]
-    found = [] if group in frame else [UNGROUPED]
-    if group in frame and alone.any():
-        found.append(
-            f"{alone.sum()} of {len(frame)} images have no group and count as independent: {rows_of(frame, alone)}"
-        )
-    return found + ([f"columns that are not used: {listed(unused, 12)}"] if unused else [])
-
-
-def _warnings(frame: pd.DataFrame, group: str) -> list[str]:
-    found = []
-    if group in frame and (pair := twins(frame[group])):
-        found.append(f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups")
-    like = [
-        str(name)
-        for name in frame
-        if (str(name).lower() in SPLIT_LIKE and not frame[name].str.fullmatch(r"\d*").all())  # numbers are of folds
-        or (frame[name].map(split_name).notna().all() and frame[name].nunique() > 1)
-    ]
-    if like and "split" not in frame:
-        found.append(f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'")
-    return found
-
-
-def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
+def _refuse_several_labels(path: Path, frame: pd.DataFrame) -> None:
     binary = [name for name in frame if name != "label" and set(frame[name]) <= {"0", "1", "0.0", "1.0"}]
     if "label" not in frame and len(binary) > 1:
         raise UserError(
@@ -159,23 +94,48 @@ def _refuse_one_hot(path: Path, frame: pd.DataFrame) -> None:
         )
 
 
-def _masks(path: Path, frame: pd.DataFrame) -> tuple[ImageFile | None, ...] | None:
+def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
+    """Find the images; UserError if one is absent, or a file stands in two rows."""
+    files = tuple(ImageFile(located(path.parent, name)) for name in names)
+    if absent := [file for file in files if not is_file(file.path)]:
+        windows = any(map(frames.is_windows_path, names))
+        advice = "; these are paths of Windows, write them relative to the table" if windows else ""
+        raise UserError(f"{path}: {len(absent)} of {len(files)} images are absent, the first is {absent[0]}{advice}")
+    first: dict[str, str] = {}
+    for line, name, file in zip(names.index, names, files, strict=True):
+        this = f"{name!r} (row {line})"
+        if (other := first.setdefault(os.path.normcase(os.path.normpath(file.path)), this)) != this:
+            raise UserError(f"{path}: image {name!r} is listed twice, in row {line} and as {other}; remove one row")
+    return files
+
+
+def _masks(path: Path, frame: pd.DataFrame) -> FileReader | None:
     if "mask" not in frame or (frame["mask"] == "").all():
         return None
-    files = [None if is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"]]
-    absent = [file for file in files if file is not None and not is_file(file.path)]
-    if absent:
+    files = tuple(None if frames.is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"])
+    if absent := [file for file in files if file is not None and not is_file(file.path)]:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
-    return tuple(files)
+    return FileReader(files)
 
 
-def _split(path: Path, frame: pd.DataFrame) -> pd.Series | None:
-    if "split" not in frame or (frame["split"] == "").all():
-        return None
-    split = frame["split"].map(split_name)
-    wrong = split.isna()
-    if wrong.any():
-        raise UserError(
-            f"{path}: {rows_of(frame, wrong)}: split {frame['split'][wrong].iloc[0]!r}; use train, val or test"
-        )
-    return split
+def _doubts(frame: pd.DataFrame, group: str, spec: str, *, most: int) -> Iterator[str]:
+    """What is probably wrong; of columns that seem to group the images, the coarsest of more than `most` values."""
+    if group in frame and (pair := frames.twins(frame[group])):
+        yield f"groups {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two groups"
+    like = [
+        str(name)
+        for name in frame
+        if (str(name).lower() in SPLIT_LIKE and not frame[name].str.fullmatch(r"\d*").all())  # numbers are of folds
+        or (frame[name].map(frames.split_name).notna().all() and frame[name].nunique() > 1)
+    ]
+    if like and "split" not in frame:
+        yield f"column {like[0]!r} is not used; if it says train, val or test, call it 'split'"
+    counts = {name: frame[name].nunique() for name in frame if frames.names_a_group(str(name))}
+    for name in sorted(counts, key=counts.__getitem__):
+        if most < counts[name] < len(frame):
+            yield (
+                f"column {name!r} looks like what makes images alike ({counts[name]} values for {len(frame)} images), "
+                f"but none is called group: give {spec},group={name}, or {spec},group=path if all images are "
+                "independent"
+            )
+            return

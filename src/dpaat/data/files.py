@@ -1,7 +1,5 @@
 """Image files in folders and in zip archives, addressed alike."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from dpaat.data.frames import is_windows_path
 from dpaat.data.images import SUFFIXES, header_channels
-from dpaat.data.names import is_windows_path
 from dpaat.errors import UserError, listed
 
 # What operating systems and their programs put beside a user's files.
@@ -19,9 +17,7 @@ JUNK = frozenset(
     {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
     | {"ehthumbs.db", "desktop.ini", "icon\r"}
 )
-
-MAX_BYTES = 2**29
-"""Of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to."""
+MAX_BYTES = 2**29  # of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to
 
 
 @lru_cache(maxsize=64)
@@ -38,11 +34,7 @@ class ImageFile:
     member: str | None = None
 
     def read(self) -> bytes:
-        """Return the encoded bytes.
-
-        Raises:
-            ValueError: a device, a pipe or the like, which might never end; or more than `MAX_BYTES`.
-        """
+        """Return the encoded bytes; ValueError for a device, a pipe or the like, or more than `MAX_BYTES`."""
         if self.member is None and not self.path.is_file():
             raise ValueError("not a file" if self.path.exists() else "no such file")
         size = self.size()
@@ -62,12 +54,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Row number to image, for a table whose row i is the i-th file; None where a row has no file."""
+    """Row number to encoded image; a class, so that a table can be pickled."""
 
-    files: tuple[ImageFile | None, ...]
+    files: Sequence[ImageFile | None]
 
     def __call__(self, row: int) -> bytes:
-        """Return the encoded bytes; raise KeyError if the row has no file."""
+        """Return the encoded bytes; KeyError for a row that has no file."""
         file = self.files[row]
         if file is None:
             raise KeyError(row)
@@ -89,26 +81,26 @@ def is_image_name(name: str) -> bool:
 
 
 def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """List the files of a folder and its sub-folders, in the order of their names; links are followed.
+    """List the images in a folder and its sub-folders in the order of their names, and what else is there.
 
-    A folder that is linked twice is listed once, and a link to a folder around this one leads nowhere.
-
-    Returns:
-        images: by their suffix.
-        others: what else is there, without what the operating system put there.
+    Links are followed; a folder that is linked twice is listed once, and a link to a folder around this one leads
+    nowhere. What the operating system put there does not count.
     """
     images: list[Path] = []
     others: list[Path] = []
     seen = {str(parent) for parent in folder.resolve().parents}
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not is_junk(name))
-        for name in [] if real in seen else sorted(names):
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_junk(name))
+        for name in sorted(names):
             if is_image_name(name):
                 images.append(Path(parent) / name)
             elif not is_junk(name) or (not name.startswith("._") and PurePosixPath(name).suffix.lower() in SUFFIXES):
                 others.append(Path(parent) / name)
-        seen.add(real)
     return images, others
 
 
@@ -117,20 +109,12 @@ def left_out(others: Sequence[Path], root: Path) -> tuple[str, ...]:
     if not others:
         return ()
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path for path in others]
-    what = (
-        "file that is no image that can be read is"
-        if len(names) == 1
-        else "files that are no images that can be read are"
-    )
-    return (f"{len(names)} {what} left out: {listed(names)}",)
+    one, many = "file that is no image that can be read is", "files that are no images that can be read are"
+    return (f"{len(names)} {one if len(names) == 1 else many} left out: {listed(names)}",)
 
 
 def images_in_zip(path: Path) -> Iterator[ImageFile]:
-    """Yield the images in a zip archive.
-
-    Raises:
-        UserError: not a readable archive.
-    """
+    """Yield the images in a zip archive; UserError for what is none."""
     try:
         names = _archive(path, os.getpid()).namelist()
     except Exception as error:  # damaged archives fail in many ways
@@ -140,11 +124,7 @@ def images_in_zip(path: Path) -> Iterator[ImageFile]:
 
 
 def by_stem(files: Iterable[ImageFile]) -> dict[str, ImageFile]:
-    """Index images by file name without folder and suffix.
-
-    Raises:
-        UserError: two of one name whose sizes differ.
-    """
+    """Index images by file name without folder and suffix; UserError for two of one name whose sizes differ."""
     index: dict[str, ImageFile] = {}
     for file in files:
         stem = PurePosixPath(file.member or file.path.as_posix()).stem
@@ -155,45 +135,29 @@ def by_stem(files: Iterable[ImageFile]) -> dict[str, ImageFile]:
 
 
 def existing(argument: str, spec: str, *, kind: str, scheme: str) -> Path:
-    """Turn the path in a spec into one that exists.
+    """Turn the path in a spec into one that exists; UserError if it is not there, or no "folder" or "file" as asked.
 
-    Args:
-        argument: the path as written; `~` is the home folder.
-        spec: the whole spec, for the message.
-        kind: "folder" or "file", which it has to be.
-        scheme: how the spec is to be written, for the message.
-
-    Raises:
-        UserError: no path, no such path, or not of that kind.
+    `scheme` is how the spec is to be written, for the message.
     """
     if not argument:
         raise UserError(f"{spec!r} names no {kind}; write {scheme}")
     path = home_path(argument)
-    try:
-        found = path.exists()
-    except OSError:  # a name longer than the file system allows
-        found = False
-    if not found:
-        raise UserError(f"{spec}: no such {kind}: {path}{_path_advice(argument)}")
+    if not exists(path):
+        advice, slashed = "", argument.replace("\\", "/")
+        if is_windows_path(argument):
+            wsl = f"/mnt/{argument[0].lower()}/{slashed[3:]}"
+            advice = f"; this is a path of Windows, write it as this system does (WSL: {wsl})"
+        elif slashed != argument and home_path(slashed).exists():
+            advice = f"; did you mean {slashed}?"
+        raise UserError(f"{spec}: no such {kind}: {path}{advice}")
     if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise UserError(f"{spec}: {path} is not a {kind}; write {scheme}")
     return path
 
 
-def _path_advice(argument: str) -> str:
-    if is_windows_path(argument):
-        return (
-            "; this is a path of Windows, write it as this system does (WSL: /mnt/"
-            f"{argument[0].lower()}/{argument[3:].replace(chr(92), '/')})"
-        )
-    slashed = argument.replace("\\", "/")
-    return f"; did you mean {slashed}?" if slashed != argument and home_path(slashed).exists() else ""
-
-
 def located(folder: Path, name: str) -> Path:
     """Find a file that a table names, relative to the table's folder; backslashes divide folders where need be."""
-    path = folder / home_path(name)
-    slashed = folder / home_path(name.replace("\\", "/"))
+    path, slashed = folder / home_path(name), folder / home_path(name.replace("\\", "/"))
     return slashed if slashed != path and not is_file(path) and is_file(slashed) else path
 
 
@@ -205,12 +169,14 @@ def home_path(text: str) -> Path:
         return Path(text)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; also for names that none can have."""
+    return os.path.exists(path)  # noqa: PTH110 - which raises for a name longer than the file system allows
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; also for names that no file can have."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    return os.path.isfile(path)  # noqa: PTH113 - likewise
 
 
 def peek_channels(files: Sequence[ImageFile]) -> int:

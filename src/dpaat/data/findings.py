@@ -1,9 +1,7 @@
 """What is probably wrong with a dataset, in lines: for `dpaat data check`, training, evaluation and report alike."""
 
-from __future__ import annotations
-
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,15 +19,13 @@ set that uses less than a quarter of the range, and the range of the images in a
 
 def warnings_of(data: PreparedData, *, trained: bool = True) -> list[str]:
     """All that is suspicious in a dataset which is decoded; in its split, too, if a model is trained on one side."""
-    split = dict(zip(data.ids.tolist(), data.split.tolist(), strict=True))
-    brightest, ranges = zip(*(levels(image) for image in data.images), strict=True)
+    found = leaks(data.table, data.split, data.digests) if trained else []
+    plain = data.window == FULL and data.kinds == (EIGHT,)
     return [
         *data.table.warnings,
-        *leak_lines(leaks(data.table, data.split, data.digests) if trained else [], split),
+        *leak_lines(found, dict(zip(data.ids.tolist(), data.split.tolist(), strict=True))),
         *contrary_lines(identical(data.table, data.digests)[1]),
-        *brightness_lines(
-            data.ids, np.array(brightest), np.array(ranges), plain=data.window == FULL and data.kinds == (EIGHT,)
-        ),
+        *brightness_lines(data.ids, list(map(levels, data.images)), plain=plain),
         *stack_lines(data.stacks),
     ]
 
@@ -40,15 +36,16 @@ def levels(image: np.ndarray) -> tuple[int, int]:
     return int(flat.max()), int((flat.max(axis=1).astype(int) - flat.min(axis=1)).max())
 
 
-def leak_lines(found: Iterable[tuple[str, str, str]], split: dict[str, str]) -> list[str]:
-    """Sum up what `leaks` found, a line for each reason."""
-    found = list(found)
+def leak_lines(found: Iterable[tuple[str, str, str]], side: dict[str, str]) -> list[str]:
+    """Sum up what `leaks` found, a line for each reason; the example is one of training and test if there is one."""
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for a, b, reason in found:
+        pairs[reason].append((a, b))
     lines = []
-    for reason, count in Counter(reason for _, _, reason in found).items():
-        pairs = [(a, b) for a, b, why in found if why == reason]
-        a, b = next((pair for pair in pairs if {split[name] for name in pair} == {"train", "test"}), pairs[0])
+    for reason, cases in pairs.items():
+        a, b = next((pair for pair in cases if {side[name] for name in pair} == {"train", "test"}), cases[0])
         lines.append(
-            f"{reason} on two sides of the split: {count} case(s), such as {a} ({split[a]}) and {b} ({split[b]}); "
+            f"{reason} on two sides of the split: {len(cases)} case(s), such as {a} ({side[a]}) and {b} ({side[b]}); "
             "scores on them are too high"
         )
     return lines
@@ -56,12 +53,11 @@ def leak_lines(found: Iterable[tuple[str, str, str]], split: dict[str, str]) -> 
 
 def identical(table: ImageTable, digests: Iterable[str]) -> tuple[list[list[str]], list[list[str]]]:
     """Ids of images of the same content, in sets of two and more; and those sets whose images differ in class."""
-    together: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for digest, name, label in zip(digests, table.ids.tolist(), table.labels.tolist(), strict=True):
-        together[digest].append((name, label))
-    sets = [rows for rows in together.values() if len(rows) > 1]
-    contrary = [rows for rows in sets if len({label for _, label in rows}) > 1]
-    return [[name for name, _ in rows] for rows in sets], [[name for name, _ in rows] for rows in contrary]
+    frame = table.frame[["id", "label"]].assign(digest=list(digests))
+    again = frame[frame["digest"].duplicated(keep=False)]
+    sets = [rows for _, rows in again.groupby("digest", sort=False)]
+    contrary = [rows for rows in sets if rows["label"].nunique() > 1]
+    return [rows["id"].tolist() for rows in sets], [rows["id"].tolist() for rows in contrary]
 
 
 def contrary_lines(contrary: list[list[str]]) -> list[str]:
@@ -69,33 +65,26 @@ def contrary_lines(contrary: list[list[str]]) -> list[str]:
     return [f"identical images of different classes: {len(contrary)}: {' = '.join(contrary[0])}"] if contrary else []
 
 
-def brightness_lines(ids: np.ndarray, brightest: np.ndarray, ranges: np.ndarray, *, plain: bool) -> list[str]:
-    """Report images without content, and a set that is dark or pale as a whole.
+def brightness_lines(ids: np.ndarray, found: Sequence[tuple[int, int]], *, plain: bool) -> list[str]:
+    """Report images without content, and a set that is dark or pale as a whole, by the `levels` of each.
 
-    Args:
-        ids: of the images.
-        brightest: the first number of `levels` of each.
-        ranges: the second one.
-        plain: whether the grey levels are the values in the files.
+    `plain` tells whether the grey levels are the values in the files.
     """
+    brightest, ranges = np.array(found).T
     low, top = int((brightest - ranges).min()), int(brightest.max())
     if ranges.max() > 0 and (top < DIM or ranges.max() < FAINT):
         what = "is dark" if top < DIM else "has little contrast"
         option = fitting_window(low, top, whole=True) if plain else "another --window, such as percentile:0.5,99.5"
-        return [
-            f"the whole set {what}: values lie in {low} to {top} of 255; if the files use no more of their range, give "
-            f"{option}"
-        ]
+        said = f"values lie in {low} to {top} of 255; if the files use no more of their range, give {option}"
+        return [f"the whole set {what}: {said}"]
     constant = ranges <= FLAT
-    dark = (brightest <= DARK) & ~constant
     return [
         f"{what} images: {mask.sum()} of {len(ids)}: {listed(ids[mask].tolist())}"
-        for what, mask in (("constant", constant), ("near-black", dark))
+        for what, mask in (("constant", constant), ("near-black", (brightest <= DARK) & ~constant))
         if mask.any()
     ]
 
 
-def stack_lines(names: Iterable[str]) -> list[str]:
+def stack_lines(names: Sequence[str]) -> list[str]:
     """Report files of which only the first frame is read."""
-    names = list(names)
     return [f"files of several frames, of which only the first is read: {len(names)}: {listed(names)}"] if names else []

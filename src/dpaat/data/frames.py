@@ -1,77 +1,78 @@
-"""Reading the CSV files that come with images."""
-
-from __future__ import annotations
+"""Tables of text that come with images: how they are read, and names and cells as people write them."""
 
 import codecs
 import csv
 import io
+import os
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from dpaat.data.names import is_missing, twins
 from dpaat.errors import UserError, listed
 
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+# What pandas, Excel and R write where there is nothing; "none" may be a class ("no finding"), Python's None is not.
+MISSING = {
+    "", "nan", "-nan", "na", "n/a", "n.a.", ".", "--", "missing",
+    "<na>", "#n/a", "#na", "#n/a n/a", "null", "<null>", "#null!", "nat", "?",
+    "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "#value!", "#ref!", "#name?", "#div/0!",
+}  # fmt: skip
+NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:[.,][0-9]{0,40})?|[.,][0-9]{1,40})(?:e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 AGE = re.compile(
     r"([0-9]{1,5}(?:[.,][0-9]{1,9})?) ?(?:(y)(?:ears?|rs?|o)?|(m)(?:o|onths?)?|(w)(?:eeks?)?|(d)(?:ays?)?)?"
 )
 OLDEST = 130.0
+# Words in the names of columns that say which images belong together, and what may follow them.
 GROUPS = (
     "patient|pat|subject|case|lesion|study|series|slide|wsi|person|participant|individual|volunteer|donor|animal|mouse|"
     "exam|encounter|accession|record|specimen|biopsy|sample|barcode|nodule|polyp|video|mrn|pid|ptid"
 )
 NUMBERS = "id|ids|uid|uuid|no|nr|num|number|code|key|name|hash|index"
-"""Words in the names of columns that say which images belong together, and what may follow them."""
 
 
 def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = True, what: str = "") -> pd.DataFrame:
     """Read a file of cells between commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with every cell as text.
 
-    Args:
-        path: the file.
-        required: columns that must be there.
-        strip: take blanks off the ends of cells.
-        what: the table holds, for messages, such as "splits from ".
-
-    Returns:
-        A row per line that is not empty; the index is the number of the line in the file. Empty cells are "".
-
-    Raises:
-        UserError: unreadable, no rows, or a required column is missing.
+    A row per line that is not empty; the index is the number of the line in the file. Empty cells are "". `strip` takes
+    blanks off the ends of cells; `what` the table holds stands in messages, such as "splits from ". UserError for an
+    unreadable file, no rows, or a missing column.
     """
     try:
-        text = _text(path.read_bytes())
+        content = path.read_bytes()
+        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if utf_16 else "utf-8-sig")
+        if "\0" in text:  # UTF-16 without its mark
+            raise UnicodeError
         first = text.partition("\n")[0].strip("\r ")
         named = re.fullmatch('"?sep=(.)"?', first)  # Excel's own line
+        most_cells = max(",;\t|", key=lambda separator: len(next(csv.reader([first], delimiter=separator), [])))
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             frame = pd.read_csv(
                 io.StringIO(text, newline=""),
-                sep=named[1] if named else _separator(first),
+                sep=named[1] if named else most_cells,
                 skiprows=1 if named else 0,
                 dtype=str,
                 keep_default_na=False,
                 index_col=False,
                 skip_blank_lines=False,
             )
-    except UnicodeError:
-        raise UserError(
-            f"cannot read {what}{path} as CSV: not text in UTF-8 or UTF-16; save it as 'CSV UTF-8'"
-        ) from None
     except (OSError, ValueError, csv.Error, pd.errors.ParserWarning) as error:
-        raise UserError(f"cannot read {what}{path} as CSV: {' '.join(str(error).split())}") from None
+        said = "not text in UTF-8 or UTF-16; save it as 'CSV UTF-8'" if isinstance(error, UnicodeError) else str(error)
+        raise UserError(f"cannot read {what}{path} as CSV: {' '.join(said.split())}") from None
     frame.columns = frame.columns.str.strip()
     if frame.columns.duplicated().any():
         twice = frame.columns[frame.columns.duplicated()][0]
         raise UserError(f"{path}: two columns are called {twice!r}; rename or remove one")
-    missing = [column for column in required if column not in frame]
-    if missing:
-        raise UserError(
-            f"{path}: no column {missing[0]!r} (columns found: {', '.join(frame.columns)}); add it or rename one"
-        )
+    require_columns(path, frame, required)
     frame = frame.fillna("")
     if strip:
         frame = frame.apply(lambda column: column.str.strip())
@@ -82,51 +83,38 @@ def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = T
     return frame
 
 
-def rows_of(frame: pd.DataFrame, chosen: pd.Series) -> str:
-    """Name the first few of some rows by their line, such as "row 7" or "rows 2, 5, 9"."""
-    lines = frame.index[chosen]
+def require_columns(path: Path, frame: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raise a UserError if a table lacks a column."""
+    for name in names:
+        if name not in frame:
+            found = ", ".join(frame.columns)
+            raise UserError(f"{path}: no column {name!r} (columns found: {found}); add it or rename one")
+
+
+def refuse_rows(path: Path, cells: pd.Series, wrong: pd.Series, message: str) -> None:
+    """Raise a UserError about the rows of a column that are wrong, if any; "{}" stands for the first such cell."""
+    if wrong.any():
+        raise UserError(f"{path}: {rows_of(wrong)}: {message.format(repr(cells[wrong].iloc[0]))}")
+
+
+def rows_of(chosen: pd.Series) -> str:
+    """Name the first few of the chosen rows by their line, such as "row 7" or "rows 2, 5, 9"."""
+    lines = chosen.index[chosen]
     return f"row{'s' if len(lines) > 1 else ''} {listed(lines, 5)}"
 
 
-def unused_groups(frame: pd.DataFrame, spec: str, *, most: int) -> tuple[str, ...]:
-    """Ask about a column that tells by its name which images belong together, where no column `group` does.
-
-    Args:
-        frame: a table of text.
-        spec: the dataset as the user wrote it.
-        most: values that a column may have without being of interest: it could as well be a class.
-
-    Returns:
-        A line about the column with the fewest values that repeat; nothing if there is none.
-    """
-    counts = {name: frame[name].nunique() for name in frame if _names_a_group(str(name))}
-    repeating = {name: count for name, count in counts.items() if most < count < len(frame)}
-    if not repeating:
-        return ()
-    name = min(repeating, key=repeating.__getitem__)
-    return (
-        f"column {name!r} looks like what makes images alike ({repeating[name]} values for {len(frame)} images), but "
-        f"none is called group: give {spec},group={name}, or {spec},group=path if all images are independent",
-    )
-
-
-def _names_a_group(name: str) -> bool:
+def names_a_group(name: str) -> bool:
+    """Whether a column is called as what tells which images belong together, such as "PatientID"."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    return any(re.fullmatch(rf"({GROUPS})s?({NUMBERS})?", word) for word in words) and bool(
-        re.fullmatch(rf"({GROUPS})?s?({NUMBERS})?", words[-1])
-    )
+    ends_so = bool(words) and re.fullmatch(rf"({GROUPS})?s?({NUMBERS})?", words[-1]) is not None
+    return ends_so and any(re.fullmatch(rf"({GROUPS})s?({NUMBERS})?", word) for word in words)
 
 
 def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.Series], tuple[str, ...]]:
-    """Pick the columns kept for subgroup analysis.
+    """Pick the columns kept for subgroup analysis, and say what was not understood.
 
-    Args:
-        frame: a table of text.
-        names: "age", "sex", "site", "source" to the column that holds it; columns not in the table are left out.
-
-    Returns:
-        columns: `age` as float in years, NaN where unknown; the others as text, "unknown" where missing.
-        problems: what was not understood.
+    `names` are "age", "sex", "site", "source" to the column that holds it. Age is returned as float in years, NaN where
+    unknown; the others as text, "unknown" where missing.
     """
     kept: dict[str, pd.Series] = {}
     problems = []
@@ -135,21 +123,18 @@ def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.S
             continue
         text = frame[column]
         absent = text.map(is_missing) | (text.str.lower() == "unknown")
-        if name == "age":
-            years = text.map(age_in_years).astype(float)
-            kept[name] = years
-            strange = years.isna() & ~absent
-            if strange.any():
-                problems.append(
-                    f"{column} of {strange.sum()} of {len(frame)} images is not understood and counts as unknown, such "
-                    f"as {text[strange].iloc[0]!r} ({rows_of(frame, strange)}); write years (58) or as DICOM does "
-                    "(058Y, 006M)"
-                )
-        else:
-            known = text.mask(absent, "unknown").astype(str)
-            kept[name] = known
-            if pair := twins(known):
+        if name != "age":
+            kept[name] = text.mask(absent, "unknown").astype(str)
+            if pair := twins(kept[name]):
                 problems.append(f"{column} {pair[0]!r} and {pair[1]!r} differ in spelling only, but are two subgroups")
+            continue
+        kept[name] = text.map(age_in_years).astype(float)
+        strange = kept[name].isna() & ~absent
+        if strange.any():
+            problems.append(
+                f"{column} of {strange.sum()} of {len(frame)} images is not understood and counts as unknown, such as "
+                f"{text[strange].iloc[0]!r} ({rows_of(strange)}); write years (58) or as DICOM does (058Y, 006M)"
+            )
     return kept, tuple(problems)
 
 
@@ -157,21 +142,57 @@ def age_in_years(text: str) -> float:
     """Read an age in years, or as DICOM writes it (058Y, 006M, 012W, 030D); NaN for anything else."""
     match = AGE.fullmatch(text.strip().lower())
     if not match:
-        return np.nan
+        return float("nan")
     number, _, months, weeks, days = match.groups()
-    per_year = 12 if months else 365.25 / 7 if weeks else 365.25 if days else 1
-    age = float(number.replace(",", ".")) / per_year
-    return age if age <= OLDEST else np.nan
+    age = float(number.replace(",", ".")) / (12 if months else 365.25 / 7 if weeks else 365.25 if days else 1)
+    return age if age <= OLDEST else float("nan")
 
 
-def _text(content: bytes) -> str:
-    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode("utf-16" if utf_16 else "utf-8-sig")
-    if "\0" in text:  # UTF-16 without its mark
-        raise UnicodeError
-    return text
+def split_name(text: str) -> str | None:
+    """Read "train", "val" or "test" in any of the usual spellings; None for another word."""
+    return SPLIT_NAMES.get(text.strip().lower())
 
 
-def _separator(line: str) -> str:
-    """The character that divides a heading into the most cells."""
-    return max(",;\t|", key=lambda separator: len(next(csv.reader([line], delimiter=separator), [])))
+def is_missing(text: str) -> bool:
+    """Whether a cell of a table says that there is nothing."""
+    return text == "None" or text.lower() in MISSING
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort class names: as numbers if all of them are, else as text."""
+    different = sorted(set(names))
+    numbers = {name: number for name in different if (number := _number(name)) is not None}
+    return tuple(sorted(different, key=numbers.__getitem__) if len(numbers) == len(different) else different)
+
+
+def order_notes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Say so where numbers are not in the order of their texts, which other programs take."""
+    if sorted(classes) == [*classes]:
+        return ()
+    return (f"classes are in numerical order ({listed(classes, 12)}), not in that of their texts",)
+
+
+def twins(names: Iterable[str]) -> tuple[str, str] | None:
+    """Find two names that differ in case, blanks, hyphens between letters, Unicode form or form of a number only."""
+    known: dict[object, str] = {}
+    for name in names:
+        other = known.setdefault(_plain(name), name)
+        if other != name:
+            return other, name
+    return None
+
+
+def is_windows_path(text: str) -> bool:
+    """Whether a path begins with a drive of Windows, on another system."""
+    return os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", text) is not None
+
+
+def _number(text: str) -> Decimal | None:
+    return Decimal(text.replace(",", ".")) if NUMBER.fullmatch(text) else None
+
+
+def _plain(name: str) -> object:
+    text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").strip()
+    number = _number(text)
+    text = re.sub(r"[\s_]", "", text)
+    return re.sub(r"(?<=[^\W\d])[-\u2010-\u2015](?=[^\W\d])", "", text).casefold() if number is None else number

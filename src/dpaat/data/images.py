@@ -1,12 +1,13 @@
 """From the bytes of one image file to pixels of the wanted size."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, SAMPLEFORMAT
+
+from dpaat.data.table import Encoded
 
 # Scaled decoding of JPEG is kept to four times the wanted size and above, where the antialiasing that follows
 # hides its error (below one grey level on average); below that it would show.
@@ -19,98 +20,63 @@ WANTED = (
 )  # fmt: skip
 Image.init()
 FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
-SUFFIXES = frozenset(
-    suffix
-    for suffix, name in Image.registered_extensions().items()
-    if name in (*FORMATS, "MPO")  # a kind of JPEG
-)
-MAX_PIXELS = 2**27
-"""Of one image, which takes 400 MB when decoded; a file of a few kB can promise any number."""
-
+# MPO is a kind of JPEG.
+SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+MAX_PIXELS = 2**27  # of one image, which takes 400 MB when decoded; a file of a few kB can promise any number
 EIGHT, INTEGER, FLOAT, COLOUR_16 = "8-bit", "integer", "float", "16-bit colour"
 """Kinds of pixels: up to 8 bits; grey of 16 or 32 bits; grey floating-point; colour of 16 bits, of which Pillow keeps
 the upper 8."""
 WHITE_16 = 2**16 - 1
+Window = tuple[float, float]  # the values that become 0 and 255; what lies beyond is cut
 
 
-def decode_image(
-    encoded: bytes | np.ndarray, *, size: int, fit: str, channels: int, window: tuple[float, float] | None = None
-) -> np.ndarray:
+def decode_image(encoded: Encoded, *, size: int, fit: str, channels: int, window: Window | None = None) -> np.ndarray:
     """Decode, turn upright, make square and resize with antialiasing.
 
-    The first frame of an animation counts. Transparent parts turn black.
-
-    Args:
-        encoded: an image file's bytes, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3).
-        size: side of the result in pixels.
-        fit: "crop" (central square) or "squash".
-        channels: 1 (grey) or 3 (RGB).
-        window: the values that become 0 and 255, what lies beyond is cut; None for the whole range of the file's
-            type, where 65535 is white in 16-bit grey images.
-
-    Returns:
-        (channels, size, size) uint8.
-
-    Raises:
-        Exception: of whatever kind Pillow raises for a file it cannot read to its end.
+    The first frame of an animation counts. Transparent parts turn black. `fit` is "crop" (central square) or "squash",
+    `channels` 1 (grey) or 3 (RGB); without a window the whole range of the file's type counts, where 65535 is white in
+    16-bit grey images. Returns (channels, size, size) uint8; raises whatever Pillow does for a file it cannot read.
     """
-    image = _to_8_bit(_open(encoded, DRAFT_MARGIN * size), window)
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _to_8_bit(_open(encoded, DRAFT_MARGIN * size), window).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(_resize(image, size, fit, Image.Resampling.BILINEAR))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def decode_mask(encoded: bytes | np.ndarray, *, size: int, fit: str) -> np.ndarray:
-    """Decode a mask with the geometry of `decode_image`, by nearest neighbour.
+def decode_mask(encoded: Encoded, *, size: int, fit: str) -> np.ndarray:
+    """Decode a mask with the geometry of `decode_image`, by nearest neighbour, to (size, size) bool, True inside.
 
     Inside is what is not zero in the file: of any channel, however small the value. In JPEG, AVIF and lossy WebP, which
     leave grey noise, it is what exceeds half of the largest value. Transparent parts are outside. Where the colours do
     not tell inside from outside, the numbers of a palette or the transparency do.
-
-    Returns:
-        (size, size) bool, True inside.
     """
     mask = Image.fromarray(_inside(_open(encoded)).astype(np.uint8) * 255)
     return np.asarray(_resize(mask, size, fit, Image.Resampling.NEAREST)) > 0
 
 
-def require_same_aspect(mask: bytes | np.ndarray, image: bytes | np.ndarray) -> None:
-    """Refuse a mask that cannot be one of this image.
-
-    Raises:
-        ValueError: width to height differ by more than rounding explains.
-    """
-    (w, h), (width, height) = upright_size(mask), upright_size(image)
+def require_same_aspect(mask: Encoded, image: Encoded) -> None:
+    """Raise a ValueError if width to height of a mask and its image differ by more than rounding explains."""
+    (w, h), (width, height) = _upright_size(mask), _upright_size(image)
     if abs(w - width * h / height) > 1 and abs(h - height * w / width) > 1:
         raise ValueError(f"it is {w} x {h} and its image {width} x {height}, which is another aspect")
 
 
-def is_empty_mask(encoded: bytes | np.ndarray) -> bool:
+def is_empty_mask(encoded: Encoded) -> bool:
     """Whether no pixel of a mask is inside, see `decode_mask`."""
     return not bool(_inside(_open(encoded)).any())
 
 
-def upright_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
-    """Width and height of an image as it is shown, by its header."""
-    if not isinstance(encoded, bytes):
-        return encoded.shape[1], encoded.shape[0]
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (width, height)
-
-
-def pixel_kind(encoded: bytes | np.ndarray) -> tuple[str, int]:
+def pixel_kind(encoded: Encoded) -> tuple[str, int]:
     """Kind of the pixels and number of frames, by an image's header; ("8-bit", 1) for what is no image."""
     if not isinstance(encoded, bytes) or encoded.startswith(b"\xff\xd8"):  # JPEG, the most frequent, has one kind
         return EIGHT, 1
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with _header(encoded) as image:
             return _kind(image), getattr(image, "n_frames", 1)
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
         return EIGHT, 1
 
 
-def pixel_quantiles(encoded: bytes | np.ndarray, count: int) -> np.ndarray:
+def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
     """Quantiles of an image's values as they are stored, from the smallest to the largest, (count,) float64.
 
     Those of colour of 16 bits are of their upper 8 bits.
@@ -126,45 +92,53 @@ def header_channels(path: Path) -> int:
     if not path.is_file():  # a pipe would be waited for
         return 1
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _header(path) as image:
             return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
         return 1
 
 
-def _open(encoded: bytes | np.ndarray, draft: int | None = None) -> Image.Image:
+def _header(source: bytes | Path) -> Image.Image:
+    """Open an image file without its pixels; a further format of files begins here."""
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+
+
+def _upright_size(encoded: Encoded) -> tuple[int, int]:
+    """Width and height of an image as it is shown, by its header."""
+    if not isinstance(encoded, bytes):
+        return encoded.shape[1], encoded.shape[0]
+    with _header(encoded) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (width, height)
+
+
+def _open(encoded: Encoded, draft: int | None = None) -> Image.Image:
     """Open an image upright; `draft` is a side in pixels that is large enough."""
     if not isinstance(encoded, bytes):
         if encoded.dtype != np.uint8:
             raise ValueError(f"pixels of type {encoded.dtype} instead of uint8")
         return Image.fromarray(encoded[..., 0] if encoded.ndim == 3 and encoded.shape[2] == 1 else encoded)
-    image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    image = _header(encoded)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are too many; make it smaller")
     if draft is not None:
         image.draft(None, (draft, draft))
-    kind, form = _kind(image), image.format
-    tags = getattr(image, "tag_v2", {})
-    if kind != EIGHT and tags.get(TiffTags.PHOTOMETRIC) == 0:
+    kind, form, tags = _kind(image), image.format, getattr(image, "tag_v2", {})
+    signed = 2 in tags.get(SAMPLEFORMAT, ())
+    if kind != EIGHT and tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
         raise ValueError("white is stored as 0 (WhiteIsZero); save it with black as 0")
-    if kind == EIGHT and 2 in tags.get(TiffTags.SAMPLEFORMAT, ()):
+    if kind == EIGHT and signed:
         raise ValueError("signed 8-bit pixels; save as unsigned ones, or as 16-bit")
-    if kind == COLOUR_16 and tags.get(TiffTags.PLANAR) == 2:
+    if kind == COLOUR_16 and tags.get(PLANAR_CONFIGURATION) == 2:
         raise ValueError("16-bit colours plane by plane are not supported; save as 8-bit")
-    unsigned = tags.get(TiffTags.BITS) == (32,) and 2 not in tags.get(TiffTags.SAMPLEFORMAT, ())
     image.load()
+    unsigned = tags.get(BITSPERSAMPLE) == (32,) and not signed
     if unsigned and image.mode == "I" and image.getextrema()[0] < 0:  # type: ignore[operator]
         raise ValueError("32-bit pixels above 2^31 are not supported; save as 16-bit or float")
     image = ImageOps.exif_transpose(image)
     lossy = form in ("JPEG", "MPO", "AVIF") or (form == "WEBP" and b"VP8L" not in encoded[:64])
     image.info["kind"], image.info["lossy"] = kind, lossy
     return image
-
-
-class TiffTags:
-    """Numbers of the fields of a TIFF file that Pillow does not act on in all cases."""
-
-    BITS, PHOTOMETRIC, PLANAR, SAMPLEFORMAT = 258, 262, 284, 339
 
 
 def _is_wide(image: Image.Image) -> bool:
@@ -175,7 +149,7 @@ def _kind(image: Image.Image) -> str:
     """Kind of the pixels of an image that is not loaded yet."""
     if _is_wide(image):
         return FLOAT if image.mode == "F" else INTEGER
-    bits = np.max(getattr(image, "tag_v2", {}).get(TiffTags.BITS, 8))
+    bits = np.max(getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, 8))
     return COLOUR_16 if bits > 8 or ";16" in str(getattr(image, "tile", "")) else EIGHT
 
 
@@ -186,7 +160,7 @@ def _values(image: Image.Image) -> np.ndarray:
     return values
 
 
-def _to_8_bit(image: Image.Image, window: tuple[float, float] | None) -> Image.Image:
+def _to_8_bit(image: Image.Image, window: Window | None) -> Image.Image:
     """Pixels of more than 8 bits in 8, a transparent image on black; any other as it is, or through the window."""
     if _is_wide(image):
         values = _values(image)
@@ -204,7 +178,7 @@ def _to_8_bit(image: Image.Image, window: tuple[float, float] | None) -> Image.I
     return image.point(_through(np.arange(256), window).tolist() * len(image.getbands()))
 
 
-def _through(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+def _through(values: np.ndarray, window: Window) -> np.ndarray:
     low, high = window
     return np.rint(np.clip((values - np.float64(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
 
@@ -221,8 +195,7 @@ def _inside(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image.convert("RGB").convert("RGBA") if image.mode == "CMYK" else image.convert("RGBA"))
     colour, opaque = pixels[..., :3].any(axis=2), pixels[..., 3] > 0
     if opaque.any() and not opaque.all():
-        inside = colour & opaque
-        return np.asarray(inside if inside.any() else opaque)
+        return np.asarray(inside if (inside := colour & opaque).any() else opaque)
     if image.mode == "P" and colour.all() == colour.any():  # colours that do not tell them apart
         numbers = np.asarray(image)
         return np.asarray(numbers != 0 if numbers.min() < numbers.max() else colour)
@@ -231,6 +204,5 @@ def _inside(image: Image.Image) -> np.ndarray:
 
 def _resize(image: Image.Image, size: int, fit: str, method: Image.Resampling) -> Image.Image:
     width, height = image.size
-    side_x, side_y = (min(width, height),) * 2 if fit == "crop" else (width, height)
-    left, top = (width - side_x) / 2, (height - side_y) / 2
-    return image.resize((size, size), method, box=(left, top, left + side_x, top + side_y))
+    x, y = ((side - min(width, height)) / 2 if fit == "crop" else 0 for side in image.size)
+    return image.resize((size, size), method, box=(x, y, width - x, height - y))

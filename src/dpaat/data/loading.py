@@ -1,7 +1,5 @@
 """Batches for training and validation: whole batches at once, in an order that a resumed run finds again."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -13,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dpaat.data import PreparedData
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Numbers within the split `(B,)`, uint8 images `(B, C, H, W)`, labels `(B,)`."""
+Batch = tuple[Tensor, Tensor, Tensor]  # numbers within the split `(B,)`, uint8 images `(B, C, H, W)`, labels `(B,)`
 
 
 def key(*parts: object) -> int:
@@ -24,12 +21,7 @@ def key(*parts: object) -> int:
 
 
 class SplitDataset(Dataset[Batch]):
-    """One split of a dataset; it hands out whole batches of uint8 images.
-
-    Args:
-        data: the prepared dataset.
-        split: "train", "val" or "test".
-    """
+    """One split of a dataset; it hands out whole batches of uint8 images."""
 
     def __init__(self, data: PreparedData, split: str) -> None:
         self.rows = data.rows(split)
@@ -50,14 +42,10 @@ class SplitDataset(Dataset[Batch]):
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
-    """Cut an epoch into batches of nearly equal size, none larger than asked for.
+    """Cut an epoch of `count` images into batches of nearly equal size, none larger than asked for.
 
     So no image is dropped, and no batch is left too small for BatchNorm; where batches are to hold 2, one holds an odd
     third.
-
-    Args:
-        count: images of the epoch.
-        batch_size: images per step, over all processes.
     """
     batches = max(1, min(-(-count // batch_size), count // 2))
     least, larger = divmod(count, batches)
@@ -67,20 +55,10 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class KeyedBatchSampler(Sampler[list[int]]):
     """Batches of one epoch in an order that depends on (seed, epoch) alone.
 
-    With several processes each takes its share of every batch: of W the one numbered r takes r, r + W, r + 2 W, ...
-
-    Attributes:
-        sizes: images in each batch, over all processes.
-
-    Args:
-        labels: class of every sample `(N,)`; classes are drawn equally often if `balanced`.
-        batch_size: images per step, over all processes.
-        seed: of the run.
-        epoch: number of the epoch.
-        balanced: draw N samples with replacement, every class with the same chance.
-        start: batches of the epoch that are finished already; they still count in its length.
-        rank: number of this process.
-        world_size: number of processes.
+    `labels` are the classes of every sample `(N,)`; if `balanced`, N samples are drawn with replacement, every class
+    with the same chance. `batch_size` and `sizes` count images over all processes. `start` batches are finished; they
+    still count in the length. With several processes each takes its share of every batch: of W the one numbered r takes
+    r, r + W, r + 2 W, ...
     """
 
     def __init__(
@@ -117,14 +95,7 @@ class DataModule(L.LightningDataModule):
     """The splits of a dataset for Lightning's Trainer, which must reload the training loader at every epoch.
 
     Its part of a checkpoint is the position in the epoch: a run that is resumed in the middle goes on with the
-    next batch.
-
-    Args:
-        data: the prepared dataset.
-        batch_size: images per step, over all processes.
-        seed: of the batch order.
-        balanced: draw every class equally often.
-        workers: loading processes.
+    next batch. Arguments are as for `KeyedBatchSampler`; `workers` are loading processes.
     """
 
     def __init__(self, data: PreparedData, *, batch_size: int, seed: int, balanced: bool, workers: int) -> None:
@@ -144,34 +115,26 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of the current epoch."""
-        assert self.trainer is not None
-        resumed = self._position["epoch"] == self.trainer.current_epoch
+        trainer = self.trainer
+        assert trainer is not None
+        resumed = self._position["epoch"] == trainer.current_epoch
         sampler = KeyedBatchSampler(
             self.train.labels,
             self.batch_size,
             seed=self.seed,
-            epoch=self.trainer.current_epoch,
+            epoch=trainer.current_epoch,
             balanced=self.balanced,
             start=self._position["batches"] if resumed else 0,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
         )
-        return self._loader(self.train, batch_sampler=sampler)
+        return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of the validation split, in its own order."""
         sampler = torch.utils.data.BatchSampler(range(len(self.val)), 2 * self.batch_size, drop_last=False)
-        return self._loader(self.val, batch_sampler=sampler)
+        return self._loader(self.val, sampler)
 
-    def _loader(self, dataset: SplitDataset, batch_sampler: Sampler[list[int]]) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            batch_sampler=batch_sampler,
-            collate_fn=_as_is,  # type: ignore[arg-type]
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch
+    def _loader(self, dataset: SplitDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+        pin = torch.cuda.is_available()
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=tuple, num_workers=self.workers, pin_memory=pin)

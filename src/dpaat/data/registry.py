@@ -1,13 +1,10 @@
 """Registry of datasets: each kind registers its loader where it is defined."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpaat.data.table import ImageTable
-from dpaat.errors import unknown
 from dpaat.plugins import import_all
 
 Loader = Callable[[str, str], ImageTable]
@@ -15,17 +12,10 @@ Loader = Callable[[str, str], ImageTable]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A kind of dataset that a spec can name.
-
-    Attributes:
-        name: what stands before the colon of a spec.
-        syntax: the whole spec, as people write it.
-        description: one line.
-        load: called as `load(argument, spec)` with what stands behind the colon, and the whole spec.
-    """
+    """A kind of dataset, `name` before the colon of a spec; `load(argument, spec)` takes what stands behind it."""
 
     name: str
-    syntax: str
+    syntax: str  # the whole spec, as people write it
     description: str
     load: Loader
 
@@ -49,14 +39,3 @@ def register_dataset(name: str, syntax: str, description: str) -> Callable[[Load
 def import_loaders() -> None:
     """Import the modules of `dpaat.data`, so that their loaders register themselves, and those of plug-ins."""
     import_all("dpaat.data", "dpaat.datasets")
-
-
-def find_dataset(name: str) -> DatasetInfo:
-    """Look a kind of dataset up by name; after `import_loaders`.
-
-    Raises:
-        UserError: no such kind; names the nearest ones.
-    """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    return DATASETS[name]

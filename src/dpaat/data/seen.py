@@ -1,7 +1,5 @@
 """What of a dataset a run has learned from, found by the images themselves and not by their names."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +10,29 @@ import pandas as pd
 from dpaat.data import PreparedData, fingerprint
 from dpaat.data.splits import connected
 
-SEEN = "seen"
-"""Stands in the place of a split for images that are left out."""
+SEEN = "seen"  # stands in the place of a split for images that are left out
+UNNAMED = (
+    "the weights do not say which images they were trained on; scores on any of those are too high, and the run folder "
+    "in place of the weights would leave them out"
+)
+UNCHECKED = (
+    "images that the model was trained or validated on could be found by their ids only, as the run keeps no digests "
+    "of them and they are not where they were"
+)
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """How many images of a dataset are left out of an evaluation, and why.
 
-    Attributes:
-        learned: images that the run was trained or validated on.
-        related: further ones in a group with those, identical with them, or in a group of the same name as theirs.
-        by: "content"; "id" where the run's images are not known any more: then other names hide the same images;
-            "nothing" for weights without their run folder.
-        own: whether the dataset holds exactly the run's images, whose splits then stay.
+    They are found by "content"; by "id" where the run's images are not known any more: then other names hide the same
+    images; by "nothing" for weights without their run folder.
     """
 
-    learned: int
-    related: int
+    learned: int  # images that the run was trained or validated on
+    related: int  # further ones in a group with those, identical with them, or in a group of the same name as theirs
     by: str
-    own: bool = False
+    own: bool = False  # the dataset holds exactly the run's images, whose splits then stay
 
     @property
     def note(self) -> str:
@@ -42,47 +43,30 @@ class LeftOut:
         }
         parts = [f"{count:,} images {what}" for what, count in counts.items() if count]
         said = f"{' and '.join(parts)} are left out" if parts else ""
-        if self.by == "content":
-            return said
         if self.by == "nothing":
-            return (
-                "the weights do not say which images they were trained on; scores on any of those are too high, and "
-                "the run folder in place of the weights would leave them out"
-            )
-        unchecked = (
-            "images that the model was trained or validated on could be found by their ids only, as the run keeps no "
-            "digests of them and they are not where they were"
-        )
-        return f"{unchecked}; {said}" if said else unchecked
+            return UNNAMED
+        return "; ".join(filter(None, (UNCHECKED if self.by == "id" else "", said)))
 
 
 def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, LeftOut]:
-    """Take out of a dataset what a run has learned from, with all that belongs to it.
+    """Take out of a dataset, split on its own, what a run has learned from, with all that belongs to it.
 
     The run's own test images stay test images, whatever their names. A dataset that holds exactly the run's images
-    keeps the run's splits, and only those test images are left out that its groups tie to others.
-
-    Args:
-        data: another dataset than the run's, split on its own.
-        known: the run's images, as `known_images` gives them.
-
-    Returns:
-        The dataset, its split `SEEN` where an image is left out; and the counts.
+    keeps the run's splits, and only those test images are left out that its groups tie to others. `known` are the run's
+    images as `known_images` gives them, with id and split. In the split, `SEEN` stands for what is left out.
     """
-    keys = _keys(data, known)
     found = split_before(data, known)
     learned = np.isin(found, ("train", "val"))
-    learned_from = known[known["split"] != "test"]
     groups, _ = connected(data.table, data.pixels)
     tied = np.isin(groups, groups[learned])
     if "group_name" in known:
         # A group of its own for every image is no information about other images.
-        named = learned_from[learned_from["group_name"] != learned_from["id"]]
-        tied |= data.table.frame["group"].isin(set(named["group_name"])).to_numpy()
-    related = tied & ~learned
-    same = "pixels" in known and any(sorted(values) == sorted(known[name]) for name, values in keys.items())
+        named = known[(known["split"] != "test") & (known["group_name"] != known["id"])]
+        tied |= data.table.frame["group"].isin(named["group_name"]).to_numpy()
+    related, by = tied & ~learned, "content" if "pixels" in known else "id"
+    keys = _keys(data, known).items()
+    same = by == "content" and any(sorted(values) == sorted(known[name]) for name, values in keys)
     split = np.where(related if same else related | learned, SEEN, np.where(found == "", data.split, found))
-    by = "content" if "pixels" in known else "id"
     left_out = LeftOut(0 if same else int(learned.sum()), int(related.sum()), by, same)
     return dataclasses.replace(data, split=split), left_out
 
@@ -94,8 +78,7 @@ def split_before(data: PreparedData, known: pd.DataFrame) -> np.ndarray:
     found = np.full(len(data.split), "", dtype="<U5")
     for name, values in _keys(data, known).items():
         split_of = dict(zip(ordered[name], ordered["split"], strict=True))
-        there = np.array([split_of.get(value, "") for value in values], dtype="<U5")
-        found = np.where(found == "", there, found)
+        found = np.where(found == "", [split_of.get(value, "") for value in values], found)
     return found
 
 
@@ -106,11 +89,9 @@ def _keys(data: PreparedData, known: pd.DataFrame) -> dict[str, Sequence[str]]:
 
 
 def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:
-    """A run's own images under other names, by the names and splits that the run knows them by.
+    """A run's own images under other names, by the ids, groups, splits and fingerprint that the run knows them by.
 
-    Returns:
-        The dataset with ids, groups, splits and fingerprint of the run; None unless the same images of the same classes
-        come in the same order and in the same groups.
+    None unless the same images of the same classes come in the same order and in the same groups.
     """
     if "pixels" not in known or len(known) != len(data.split):
         return None
@@ -120,14 +101,9 @@ def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:
     if not same or now["class_name"].tolist() != known["class_name"].tolist() or partitions[0] != partitions[1]:
         return None
     frame = data.table.frame.assign(id=known["id"].to_numpy(), group=known["group_name"].to_numpy())
-    table, digests = dataclasses.replace(data.table, frame=frame), known["digest"].tolist()
-    return dataclasses.replace(
-        data,
-        table=table,
-        split=known["split"].to_numpy(dtype="<U5"),
-        digests=tuple(digests),
-        fingerprint=fingerprint(table, digests, data.window),
-    )
+    table, digests = dataclasses.replace(data.table, frame=frame), tuple(known["digest"])
+    split, name = known["split"].to_numpy(dtype="<U5"), fingerprint(table, digests, data.window)
+    return dataclasses.replace(data, table=table, split=split, digests=digests, fingerprint=name)
 
 
 def known_images(data: PreparedData) -> dict[str, Sequence[str]]:

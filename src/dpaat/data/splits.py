@@ -1,11 +1,10 @@
 """Splits in which no lesion, near-duplicate or identical image stands on two sides."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from dpaat.data.frames import read_text_table, rows_of
-from dpaat.data.names import split_name
+from dpaat.data.frames import read_text_table, refuse_rows, split_name
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed
 from dpaat.runs import replacing
 
-DEFAULT_FOLDS = 5
-VAL_FOLDS = 8
+DEFAULT_FOLDS, VAL_FOLDS = 5, 8
+SHARES = {"test": DEFAULT_FOLDS, "val": VAL_FOLDS}
 
 
 def assign_splits(
@@ -32,57 +30,38 @@ def assign_splits(
     digests: Sequence[str] | None = None,
     training: bool = True,
 ) -> np.ndarray:
-    """Divide a table into train, val and test, about 70 : 10 : 20, stratified by class.
+    """Divide N rows into train, val and test, about 70 : 10 : 20, stratified by class; (N,) of str.
 
-    What belongs together (a group, a near-duplicate pair, identical images) stays together. Fold k of K is the test
-    split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
+    What belongs together (a group, a near-duplicate pair, images of one content digest) stays together. Fold k of K is
+    the test split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
     unless `fold` is given; if it has no test or no val, that is cut out of train in the same shares. The result depends
     on the data, the seed and the fold, not on the order of rows. A class with too few groups for all splits stands in
     train first. Without `fold`, a class of at least three groups is present in all three splits where that is possible;
-    with it, each group is tested in exactly one fold, and this is ensured for train and val only.
-
-    Args:
-        table: N rows.
-        seed: seed of the shuffle.
-        fold: "k/K", k from 1 to K.
-        digests: content digest per row; rows that share one are kept together.
-        training: False where nothing is to be learned: splits without train stay as they are, and a table that is too
-            small to split is all "test".
-
-    Returns:
-        (N,) of str.
-
-    Raises:
-        UserError: a malformed fold, or too few groups.
+    with it, each group is tested in exactly one fold, and this is ensured for train and val only. Without `training`,
+    splits without train stay as they are, and a table that is too small to split is all "test". Raises UserError for a
+    malformed fold, or too few groups.
     """
+    given = table.frame["split"].to_numpy(dtype="<U5") if "split" in table.frame else None
     if not training:
-        given = table.frame["split"].to_numpy(dtype="<U5") if "split" in table.frame else None
         if given is not None and not (given == "train").any():
             return given
         with suppress(UserError):
             return assign_splits(table, seed=seed, fold=fold, digests=digests)
         return np.full(len(table), "test") if given is None else given
-    k, folds = parse_fold(fold) if fold is not None else (1, DEFAULT_FOLDS)
     groups, order = connected(table, digests)
-    split = np.full(len(table), "train", dtype="<U5")
-    if "split" in table.frame and fold is None:
-        split[:] = table.frame["split"].to_numpy(dtype=str)
-        if not (split == "train").any():
-            raise UserError(f"{table.spec}: no image of split 'train'; it can be evaluated on, but not learned from")
-        cut = {name: n for name, n in (("test", DEFAULT_FOLDS), ("val", VAL_FOLDS)) if not (split == name).any()}
-        for name, parts in cut.items():
-            rest = order[split[order] == "train"]
-            split[_fold(table, groups, rest, parts, 1, seed)] = name
-        repaired: tuple[str, ...] = ("train", *cut) if cut else ()
-    else:
-        exact = fold is not None
-        split[_fold(table, groups, order, folds, k, seed, exact=exact)] = "test"
+    own = given is not None and fold is None
+    split = np.array(given) if own else np.full(len(table), "train", dtype="<U5")
+    if not (split == "train").any():
+        raise UserError(f"{table.spec}: no image of split 'train'; it can be evaluated on, but not learned from")
+    cut = [name for name in SHARES if not (split == name).any()]
+    for name in cut:
+        exact = fold is not None and name == "test"
+        k, folds = parse_fold(fold) if fold is not None and exact else (1, SHARES[name])
         rest = order[split[order] == "train"]
-        split[_fold(table, groups, rest, VAL_FOLDS, 1, seed)] = "val"
-        repaired = ("train", "val") if exact else ("train", "test", "val")
-    _repair(split, table.labels, groups, order, repaired)
-    empty = [name for name in SPLITS if not (split == name).any()]
-    if empty:
+        split[_fold(table, groups, rest, folds, k, seed, exact=exact)] = name
+    whole = [] if fold is None else ["test"]
+    _repair(split, table.labels, groups, order, ["train", *(name for name in cut if name not in whole)] if cut else [])
+    if empty := [name for name in SPLITS if not (split == name).any()]:
         raise UserError(
             f"{table.spec}: the {' and '.join(empty)} split would be empty ({len(np.unique(groups))} independent "
             "groups of images); add images, or give a file of splits"
@@ -91,11 +70,7 @@ def assign_splits(
 
 
 def parse_fold(text: str) -> tuple[int, int]:
-    """Read "k/K".
-
-    Raises:
-        UserError: anything else, K below 2, or k outside 1..K.
-    """
+    """Read "k/K"; UserError for anything else, K below 2, or k outside 1..K."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
     k, folds = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= k <= folds or folds < 2:
@@ -105,47 +80,26 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **columns: Iterable[str]) -> None:
     """Write a CSV file with the columns `id` and `split`, and maybe more."""
-    frame = pd.DataFrame({"id": list(ids), "split": list(split)} | {name: list(of) for name, of in columns.items()})
     with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False)
+        pd.DataFrame({"id": list(ids), "split": list(split), **columns}).to_csv(temporary, index=False)
 
 
 def read_splits(path: Path) -> pd.DataFrame:
-    """Read a file written by `export_splits`.
-
-    Returns:
-        Columns of str: `id`, `split`, and what else there is.
-
-    Raises:
-        UserError: no such file, a missing column, an unknown split, or an id that is repeated.
-    """
+    """Read a file written by `export_splits`, columns of str; UserError for what is missing, unknown or repeated."""
     frame = read_text_table(Path(path), required=("id", "split"), strip=False, what="splits from ")
-    frame["split"] = frame["split"].map(lambda text: split_name(text) or text)
-    wrong = ~frame["split"].isin(SPLITS)
-    if wrong.any():
-        raise UserError(
-            f"{path}: {rows_of(frame, wrong)}: unknown split {frame['split'][wrong].iloc[0]!r}; use train, val or test"
-        )
+    known = frame["split"].map(split_name)
+    refuse_rows(path, frame["split"], known.isna(), "unknown split {}; use train, val or test")
     if frame["id"].duplicated().any():
         raise UserError(f"{path}: id {frame['id'][frame['id'].duplicated()].iloc[0]!r} is listed twice")
-    return frame
+    return frame.assign(split=known)
 
 
 def import_splits(path: Path, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Read the split of each id from a file written by `export_splits`; further ids in it do not matter.
-
-    Returns:
-        (N,) of str, in the order of `ids`.
-
-    Raises:
-        UserError: as `read_splits`, or an id that is absent.
-    """
-    frame = read_splits(path)
-    known = dict(zip(frame["id"], frame["split"], strict=True))
-    absent = [name for name in map(str, ids) if name not in known]
-    if absent:
+    """Read the split of each id, (N,) of str, see `read_splits`; UserError for an id that is absent."""
+    found = read_splits(path).set_index("id")["split"].reindex(list(map(str, ids)))
+    if absent := found.index[found.isna()].tolist():
         raise UserError(f"{path}: no split for {len(absent)} of {len(ids)} images, the first is {absent[0]!r}")
-    return np.array([known[str(name)] for name in ids], dtype="<U5")
+    return found.to_numpy(dtype="<U5")
 
 
 def split_notes(table: ImageTable, split: np.ndarray, *, fold: str | None = None) -> tuple[str, ...]:
@@ -164,24 +118,21 @@ def split_notes(table: ImageTable, split: np.ndarray, *, fold: str | None = None
 
 
 def leaks(table: ImageTable, split: np.ndarray, digests: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
-    """Find images in different splits that should share one.
+    """Find images in different splits that should share one, as (id, id, reason).
 
-    Returns:
-        (id, id, reason) for each near-duplicate pair across splits, and for each group and each set of
-        identical images one pair per further split that it reaches.
+    For each near-duplicate pair across splits, and for each group and each set of identical images one pair per
+    further split that it reaches.
     """
-    ids = table.ids
-    side = dict(zip(ids.tolist(), split.tolist(), strict=True))
+    ids = table.ids.tolist()
+    side = dict(zip(ids, split.tolist(), strict=True))
     found = [(a, b, "near-duplicates") for a, b in table.near_duplicates if side[a] != side[b]]
-    keys = {"same group": table.frame["group"].tolist(), "identical images": list(digests or ())}
-    for reason, values in keys.items():
+    for reason, values in (("same group", table.frame["group"].tolist()), ("identical images", digests or ())):
         first: dict[str, dict[str, str]] = {}
-        for value, name in zip(values, ids.tolist(), strict=False):
-            sides = first.setdefault(value, {})
-            if side[name] not in sides:
-                if sides:
-                    found.append((next(iter(sides.values())), name, reason))
-                sides[side[name]] = name
+        for value, name in zip(values, ids, strict=False):
+            known = first.setdefault(value, {})
+            if known and side[name] not in known:
+                found.append((next(iter(known.values())), name, reason))
+            known.setdefault(side[name], name)
     return found
 
 
@@ -234,20 +185,15 @@ def _fold(
             "images or give a file of splits"
         )
     folds = min(folds, possible)
+    # Where every image is alone, the same aim is reached by what is quick for 100,000 rows.
+    splitter, tied = (StratifiedKFold, None) if count == len(g) else (StratifiedGroupKFold, g)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
-        if count == len(g):  # the same aim, but quick for 100,000 rows
-            single = StratifiedKFold(folds, shuffle=True, random_state=seed)
-            parts = [test for _, test in single.split(np.zeros(len(rows)), y)]
-        else:
-            grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-            parts = [test for _, test in grouped.split(np.zeros(len(rows)), y, g)]
-    return np.asarray(rows[parts[k - 1]])
+        parts = splitter(folds, shuffle=True, random_state=seed).split(np.zeros(len(rows)), y, tied)
+        return np.asarray(rows[next(islice(parts, k - 1, None))[1]])
 
 
-def _repair(
-    split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np.ndarray, names: tuple[str, ...]
-) -> None:
+def _repair(split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np.ndarray, names: Sequence[str]) -> None:
     """Move the smallest group of a rare class, in place, into each of the named splits that lacks the class.
 
     The first split comes first, and takes the only group there is.

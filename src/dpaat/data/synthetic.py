@@ -10,9 +10,8 @@ Nothing here is a real lesion, and no class stands for a disease. The images are
 on them: whoever changes one pixel gives the result a new `VERSION`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -41,33 +40,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class _Look(NamedTuple):
-    """What sets a class apart.
-
-    Attributes:
-        name: the class.
-        share: part of all images.
-        spread: how far its lesions differ from the values below, 1 for the common amount.
-        radius: of the lesion, pixels.
-        irregular: depth of the outline's lobes, in parts of the radius.
-        colour: part of the skin's light that the lesion leaves, R, G, B.
-        soft: width of the border, pixels.
-        network: strength of the pigment network, 0 to 1.
-        wavelength: of the texture, pixels.
-        diagonal: whether the texture's plaid stands on its corner.
-        tint: the texture's swing in R, G, B.
-    """
+    """What sets a class apart."""
 
     name: str
-    share: float
-    spread: float
-    radius: float
-    irregular: float
-    colour: tuple[float, float, float]
-    soft: float
-    network: float
-    wavelength: float
-    diagonal: bool
-    tint: tuple[float, float, float]
+    share: float  # of all images
+    spread: float  # how far its lesions differ from the values below, 1 for the common amount
+    radius: float  # of the lesion, pixels
+    irregular: float  # depth of the outline's lobes, in parts of the radius
+    colour: tuple[float, float, float]  # part of the skin's light that the lesion leaves, R, G, B
+    soft: float  # width of the border, pixels
+    network: float  # strength of the pigment network, 0 to 1
+    wavelength: float  # of the texture, pixels
+    diagonal: bool  # whether the texture's plaid stands on its corner
+    tint: tuple[float, float, float]  # the texture's swing in R, G, B
 
 
 _LOOKS: Final = (
@@ -123,17 +108,11 @@ def _hairs(random: np.random.RandomState) -> Array:
 
 
 def render(label: int, lesion: int, view: int, features: str = "both") -> tuple[Pixels, Pixels]:
-    """Draw one view of one lesion.
+    """Draw one view of one lesion: image (SIZE, SIZE, 3) and mask (SIZE, SIZE) of 0 and 255, uint8.
 
-    Args:
-        label: class, an index into `CLASSES`.
-        lesion: number of the lesion within its class; views of one lesion share its size, outline and colour.
-        view: number of the view: place, turn, light, hairs, noise and the phase of the texture are its own.
-        features: "both"; "robust" leaves the texture out; "fragile" draws the lesion by another class's rules,
-            picked at random, under the texture of its own.
-
-    Returns:
-        image (SIZE, SIZE, 3) and lesion mask (SIZE, SIZE) of 0 and 255, uint8.
+    Views of one lesion of a class share its size, outline and colour; place, turn, light, hairs, noise and the phase
+    of the texture are the view's own. `features` "robust" leaves the texture out; "fragile" draws the lesion by another
+    class's rules, picked at random, under the texture of its own.
     """
     body, scene = _stream(label, lesion), _stream(label, lesion, view)
     stranger = body.randint(len(_LOOKS), dtype=np.int64)
@@ -174,20 +153,18 @@ def render(label: int, lesion: int, view: int, features: str = "both") -> tuple[
 
 @dataclass(frozen=True)
 class _Reader:
-    """Draws rows on demand; a class rather than closures, so that a table can be pickled."""
+    """Draws image (0) or mask (1) of a row on demand; a class, so that a table can be pickled."""
 
     keys: tuple[tuple[int, int, int], ...]  # label, lesion, view
-    ids: tuple[str, ...]
     features: str
+    part: int = 0
 
-    def image(self, row: int) -> Pixels:
-        return render(*self.keys[row], self.features)[0]
+    def __call__(self, row: int) -> Pixels:
+        return render(*self.keys[row], self.features)[self.part]
 
-    def mask(self, row: int) -> Pixels:
-        return render(*self.keys[row], self.features)[1]
 
-    def describe(self, row: int) -> str:
-        return f"synthetic image {self.ids[row]}"
+def _describe(ids: tuple[str, ...], row: int) -> str:
+    return f"synthetic image {ids[row]}"
 
 
 def _parse(argument: str, spec: str) -> tuple[int, str]:
@@ -214,29 +191,21 @@ def load(argument: str, spec: str) -> ImageTable:
     """Lay out the data set; images are drawn when read, about 2 ms each.
 
     A quarter of each class's lesions are seen in two views, which share a group. An id names the same image
-    whatever N is. Age, sex and site are drawn at random, alike for all classes.
-
-    Args:
-        argument: "", "N", "features=F" or "N,features=F"; N from 50 to 100000, F as in `render`.
-        spec: the data set as the user wrote it.
-
-    Raises:
-        UserError: another argument.
+    whatever N is, from 50 to 100000. Age, sex and site are drawn at random, alike for all classes.
     """
     images, features = _parse(argument, spec)
     parts = [_class_rows(label, count) for label, count in enumerate(class_counts(images))]
     frame = pd.concat(parts).iloc[_stream(images).permutation(images)].reset_index(drop=True)
     keys = tuple(zip(frame["label"], frame["lesion"], frame["view"], strict=True))
-    reader = _Reader(keys, tuple(frame["id"]), features)
     return ImageTable(
         name="synthetic" if features == "both" else f"synthetic-{features}",
         spec=spec,
         frame=frame.drop(columns=["lesion", "view"]),
         classes=CLASSES,
         channels=3,
-        read=reader.image,
-        describe=reader.describe,
-        read_mask=reader.mask,
+        read=_Reader(keys, features),
+        describe=partial(_describe, tuple(frame["id"])),
+        read_mask=_Reader(keys, features, part=1),
         licence="none needed (generated)",
         citation=f"dpaat synthetic lesions {VERSION}: generated images, no patients",
         synthetic=True,

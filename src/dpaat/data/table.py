@@ -1,6 +1,4 @@
-"""The one form in which every dataset reaches the rest of the package."""
-
-from __future__ import annotations
+"""Table of encoded images: the one form in which every dataset reaches the rest of the package."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -9,55 +7,39 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from dpaat.data.names import twins
+from dpaat.data.frames import twins
 from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
 MIN_CLASSES, MAX_CLASSES = 2, 100
 UNGROUPED = "no group column: every image counts as independent"
+Encoded = bytes | np.ndarray  # an image file's bytes, or uint8 pixels (H, W) or (H, W, C)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageTable:
     """Images that are still encoded, with their labels and what is known about them.
 
-    Attributes:
-        name: the kind of dataset, such as "ham10000".
-        spec: the dataset as the user wrote it.
-        frame: one row per image, RangeIndex. Columns `id` (unique str), `label` (int, an index of
-            `classes`), `group` (str; images of one group never stand in two splits); where known also
-            `split` ("train", "val" or "test"), `age` (float, years), `sex`, `site`, `source` (str).
-        classes: class names, in the order of the labels.
-        channels: 1 for grey images, 3 for RGB.
-        read: row number to the bytes of an encoded image, or a uint8 array (H, W) or (H, W, C). It is
-            called from several threads at once.
-        describe: row number to the name a message should show.
-        read_mask: row number to the lesion mask in the same forms, nonzero inside the lesion; raises
-            KeyError for a row without one. None for a dataset without masks.
-        near_duplicates: pairs of ids that must stay in one split.
-        licence: terms of use of the data.
-        citation: what to cite.
-        synthetic: whether the images are generated, which every output has to say.
-        tasks: binary questions that a clinic asks of these images: name to the classes whose answer is yes.
-        notes: what a reader of results has to know about the dataset, a line each.
-        warnings: what is probably wrong with it, a line each; `dpaat data check` counts these as problems.
+    Columns of `frame`, whose index is a RangeIndex: `id` (unique str), `label` (int, an index of `classes`), `group`
+    (str; images of one group never stand in two splits); where known also `split` ("train", "val" or "test"), `age`
+    (float, years), `sex`, `site`, `source` (str).
     """
 
-    name: str
-    spec: str
-    frame: pd.DataFrame
-    classes: tuple[str, ...]
-    channels: int
-    read: Callable[[int], bytes | np.ndarray]
-    describe: Callable[[int], str]
-    read_mask: Callable[[int], bytes | np.ndarray] | None = None
-    near_duplicates: tuple[tuple[str, str], ...] = ()
-    licence: str = ""
-    citation: str = ""
-    synthetic: bool = False
-    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    name: str  # the kind of dataset, such as "ham10000"
+    spec: str  # the dataset as the user wrote it
+    frame: pd.DataFrame  # one row per image
+    classes: tuple[str, ...]  # in the order of the labels
+    channels: int  # 1 for grey images, 3 for RGB
+    read: Callable[[int], Encoded]  # by row number; called from several threads at once
+    describe: Callable[[int], str]  # row number to the name a message should show
+    read_mask: Callable[[int], Encoded] | None = None  # the lesion mask, nonzero inside; KeyError for a row without one
+    near_duplicates: tuple[tuple[str, str], ...] = ()  # ids that must stay in one split
+    licence: str = ""  # terms of use of the data
+    citation: str = ""  # what to cite
+    synthetic: bool = False  # generated images, which every output has to say
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a clinic's yes-no questions to the classes of yes
+    notes: tuple[str, ...] = ()  # what a reader of results has to know about the dataset, a line each
+    warnings: tuple[str, ...] = ()  # what is probably wrong, a line each; problems to `dpaat data check`
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -89,11 +71,10 @@ def in_order(table: ImageTable, classes: Sequence[str]) -> ImageTable:
 
 
 def validate(table: ImageTable) -> ImageTable:
-    """Return the table unchanged if it can be learned from.
+    """Return the table unchanged; UserError if it cannot be learned from.
 
-    Raises:
-        UserError: no images, fewer than 2 or more than 100 classes, two classes whose names differ in spelling only,
-            an id given twice, or a name that cannot be shown.
+    That is with no images, fewer than 2 or more than 100 classes, two classes whose names differ in spelling only, an
+    id given twice, or a name that cannot be shown.
     """
     if not len(table):
         raise UserError(f"{table.spec}: no images")
@@ -103,10 +84,8 @@ def validate(table: ImageTable) -> ImageTable:
         )
     if pair := twins(table.classes):
         show = ascii if len({unicodedata.normalize("NFC", name) for name in pair}) == 1 else repr
-        places = [
-            f"{show(name)} (such as {next(iter(table.ids[table.labels == table.classes.index(name)]), '-')})"
-            for name in pair
-        ]
+        examples = [next(iter(table.ids[table.labels == table.classes.index(name)]), "-") for name in pair]
+        places = [f"{show(name)} (such as {image})" for name, image in zip(pair, examples, strict=True)]
         raise UserError(f"{table.spec}: classes {' and '.join(places)} differ in spelling only; give them one name")
     repeated = table.frame["id"].duplicated()
     if repeated.any():

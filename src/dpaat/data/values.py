@@ -1,28 +1,23 @@
 """Which values of the pixels become black and white: decided for a set of images as a whole."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dpaat.data.images import COLOUR_16, EIGHT, FLOAT, WHITE_16
+from dpaat.data.images import COLOUR_16, EIGHT, FLOAT, WHITE_16, Window
 from dpaat.errors import UserError
 
 AUTO, FULL = "auto", "full"
 QUANTILES = 1001
-Quantiles = Callable[[np.ndarray, int], np.ndarray]
+Quantiles = Callable[[np.ndarray, int], np.ndarray]  # row numbers (N,) and a count to quantiles of values, (N, count)
 
 
-def parse_window(text: str) -> tuple[str, tuple[float, float]]:
-    """Read `auto`, `full`, `bits:N`, `LO,HI` or `percentile:LO,HI`.
+def parse_window(text: str) -> tuple[str, Window]:
+    """Read `auto`, `full`, `bits:N`, `LO,HI` or `percentile:LO,HI`; UserError for anything else.
 
     Returns:
         "auto", "full", "range" or "percentile", and the two numbers of the latter ones; `bits:N` is the range from 0.
-
-    Raises:
-        UserError: anything else.
     """
     kind, _, rest = text.strip().rpartition(":")
     if not kind and rest in (AUTO, FULL):
@@ -42,7 +37,7 @@ def parse_window(text: str) -> tuple[str, tuple[float, float]]:
     )
 
 
-def window_range(resolved: str) -> tuple[float, float] | None:
+def window_range(resolved: str) -> Window | None:
     """The two values of a window that `resolve_window` returned; None for "full"."""
     return None if resolved == FULL else parse_window(resolved)[1]
 
@@ -50,51 +45,39 @@ def window_range(resolved: str) -> tuple[float, float] | None:
 def resolve_window(
     asked: str, kinds: Sequence[str], quantiles: Quantiles, *, spec: str, known: Iterable[str] = ()
 ) -> str:
-    """Decide on the window of a set.
+    """Decide on the window of a set: "full", or "LO,HI".
 
     Percentiles are those of all images of the set, each counted alike. With `auto`, images of more than 8 bits take
     the whole range of their type, unless they use a small part of it: in half of them, 99 % of the pixels stay within a
     quarter of it above the smallest value of all.
 
-    Args:
-        asked: see `parse_window`.
-        kinds: of the pixels of each image, see `dpaat.data.images.pixel_kind`.
-        quantiles: n row numbers, and how many quantiles, to those of the images' values, (n, count); asked for only if
-            needed, see `dpaat.data.images.pixel_quantiles`.
-        spec: the dataset, for messages.
-        known: kinds of pixels that a model was trained on; its window fits these, and the whole range needs no check.
-
-    Returns:
-        "full", or "LO,HI".
-
-    Raises:
-        UserError: floating-point or signed values, or a small part of the range, under `auto`; images of several kinds,
-            or of another kind than `known`, under one range of values.
+    `kinds` are those of each image (`pixel_kind`), `known` those that a model was trained on: its window fits these,
+    and the whole range needs no check; `quantiles` are asked for only if need be. Raises UserError: floating-point or
+    signed values, or a small part of the range, under `auto`; images of several kinds, or of another kind than `known`,
+    under one range of values.
     """
     mode, numbers = parse_window(asked)
-    found = np.asarray(kinds)
-    if mode == FULL:
+    found, different = np.asarray(kinds), sorted(set(kinds))
+    strange = sorted({*kinds} - {*known})
+    if mode in (AUTO, FULL):
+        for kind in strange if mode == AUTO else ():
+            if kind != EIGHT:
+                _check_range(kind, quantiles(np.flatnonzero(found == kind), 101), spec)
         return FULL
-    if mode == AUTO:
-        for kind in sorted(set(kinds) - {EIGHT} - set(known)):
-            _check_range(kind, quantiles(np.flatnonzero(found == kind), 101), spec)
-        return FULL
-    strange = sorted(set(kinds) - set(known)) if known else []
-    if strange:
+    if known and strange:
         raise UserError(
             f"{spec}: {strange[0]} pixels, but the model was trained on {' and '.join(known)} ones in the window "
             f"{asked}; save the images in the same form, or say with --window how they are to be read"
         )
     if COLOUR_16 in kinds:
         raise UserError(f"{spec}: no window can be set for colour images of 16 bits; save them as 8-bit")
-    if len(set(kinds)) > 1:
-        counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in sorted(set(kinds)))
+    if len(different) > 1:
+        counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in different)
         raise UserError(f"{spec}: one window cannot fit images of several kinds ({counts}); save them in one form")
     if EIGHT in kinds and mode == "range" and numbers[1] > 255:
         raise UserError(f"{spec}: 8-bit pixels reach 255, so --window {asked} would leave them dark; give another one")
     if mode == "percentile":
-        values = quantiles(np.arange(len(kinds)), QUANTILES)
-        low, high = np.percentile(values, numbers).tolist()
+        low, high = np.percentile(quantiles(np.arange(len(kinds)), QUANTILES), numbers).tolist()
         if not low < high:
             raise UserError(f"{spec}: both percentiles of --window {asked} are {low:.10g}; take them further apart")
         numbers = (low, high)
@@ -113,20 +96,16 @@ def fitting_window(low: float, high: float, *, whole: bool) -> str:
 
 def _check_range(kind: str, values: np.ndarray, spec: str) -> None:
     low, high, usual = values[:, 0].min(), values[:, -1].max(), float(np.median(values[:, -2]))
-    count = f"{len(values)} images of {kind} pixels"
     white = 255 if kind == COLOUR_16 else WHITE_16
-    if kind != FLOAT and low >= 0 and high <= white and usual - low >= white / 4:
+    positive = kind != FLOAT and low >= 0 and high <= white
+    if positive and usual - low >= white / 4:
         return
+    lie, dark = f"values lie in {low:.10g} to {high:.10g}", ", or --window full if they are meant to be so dark"
     if kind == COLOUR_16:
-        raise UserError(
-            f"{spec}: {count}: their upper 8 bits lie in 0 to {high:.10g} of 255; save them as 8-bit colour that "
-            "uses the whole range"
-        )
-    if kind != FLOAT and low >= 0 and usual < white / 4 <= high <= white:  # a few bright spots
-        raise UserError(
-            f"{spec}: {count}: values lie in {low:.10g} to {high:.10g}, but 99 % of half of the images below "
-            f"{usual:.10g}: give --window percentile:0.5,99.5, or --window full if they are meant to be so dark"
-        )
-    also = ", or --window full if they are meant to be so dark" if kind != FLOAT and 0 <= low <= high <= white else ""
-    option = fitting_window(float(low), float(high), whole=kind != FLOAT)
-    raise UserError(f"{spec}: {count}: values lie in {low:.10g} to {high:.10g}: give {option}{also}")
+        said = f"their upper 8 bits lie in 0 to {high:.10g} of 255; save them as 8-bit colour that uses the whole range"
+    elif positive and usual < white / 4 <= high:  # a few bright spots
+        said = f"{lie}, but 99 % of half of the images below {usual:.10g}: give --window percentile:0.5,99.5{dark}"
+    else:
+        option = fitting_window(float(low), float(high), whole=kind != FLOAT)
+        said = f"{lie}: give {option}{dark if positive else ''}"
+    raise UserError(f"{spec}: {len(values)} images of {kind} pixels: {said}")

@@ -1,42 +1,25 @@
 """Interpretability: attribution maps, scored against masks, against each other and against chance."""
 
-from __future__ import annotations
-
-from dpaat.interpret.alignment import gradient_alignment
-from dpaat.interpret.compare import compare_explanations
 from dpaat.interpret.document import read_interpretability, read_maps, read_scores
-from dpaat.interpret.faithfulness import deletion_insertion
 from dpaat.interpret.layers import Layer, find_layer, list_layers
 from dpaat.interpret.maps import MAPS, Attribution
-from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
-from dpaat.interpret.randomization import Verdict, randomization_check
+from dpaat.interpret.metrics import (
+    area_chance,
+    deletion_insertion,
+    energy_inside,
+    gradient_alignment,
+    iou_chance,
+    pointing_game,
+    top_area_iou,
+)
 from dpaat.interpret.run import ExplainPlan, explain, explain_run
-from dpaat.interpret.similarity import rank_correlation, structural_similarity
+from dpaat.interpret.scoring import compare_explanations
+from dpaat.interpret.similarity import Verdict, randomization_check, rank_correlation, structural_similarity
 from dpaat.interpret.tables import explanation_tables
 
 __all__ = [
-    "MAPS",
-    "Attribution",
-    "ExplainPlan",
-    "Layer",
-    "Verdict",
-    "area_chance",
-    "compare_explanations",
-    "deletion_insertion",
-    "energy_inside",
-    "explain",
-    "explain_run",
-    "explanation_tables",
-    "find_layer",
-    "gradient_alignment",
-    "iou_chance",
-    "list_layers",
-    "pointing_game",
-    "randomization_check",
-    "rank_correlation",
-    "read_interpretability",
-    "read_maps",
-    "read_scores",
-    "structural_similarity",
-    "top_area_iou",
-]
+    "MAPS", "Attribution", "ExplainPlan", "Layer", "Verdict", "area_chance", "compare_explanations",
+    "deletion_insertion", "energy_inside", "explain", "explain_run", "explanation_tables", "find_layer",
+    "gradient_alignment", "iou_chance", "list_layers", "pointing_game", "randomization_check", "rank_correlation",
+    "read_interpretability", "read_maps", "read_scores", "structural_similarity", "top_area_iou",
+]  # fmt: skip

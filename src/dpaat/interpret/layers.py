@@ -1,10 +1,9 @@
 """Layer selection for Grad-CAM: the deepest layer whose map still shows places."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -16,16 +15,13 @@ from dpaat.attacks.gradient import evaluation_mode
 from dpaat.errors import UserError, unknown
 from dpaat.models import Classifier
 
-MIN_SIDE = 8
-"""Smallest map taken by itself: below 8 x 8 a cell covers so much of the image that its place says little."""
-PLACES = 3
-"""Rows and columns of the places at which the image is changed to see which axes follow."""
+MIN_SIDE = 8  # of a map taken by itself: below, a cell covers so much of the image that its place says little
+PLACES = 3  # rows and columns of the places at which the image is changed to see which axes follow
+# Least correlation of an axis with the place; random networks of all layouts have 0.99, and channels 0.5 or so.
 FOLLOWS = 0.95
-"""Least correlation of an axis with the place; random networks of all layouts have 0.99, and channels 0.5 or so."""
+# Least way that a change moves along with its cause among tokens; in Hiera's order, read row by row, it is 0.5.
 MOVES = 0.6
-"""Least way that a change moves along with its cause among tokens; in Hiera's order, read row by row, it is 0.5."""
-MOST_TOKENS = 16
-"""Most tokens of a class or the like beside a map."""
+MOST_TOKENS = 16  # of a class or the like beside a map
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,8 @@ def find_layer(model: nn.Module, x: Tensor, name: str | None = None) -> Layer:
 
     The deepest one with a map of at least 8 x 8 that everything the model says depends on: a branch beside which the
     image reaches the output another way, as inside a residual block, would show a part of the story only. Of a model
-    that answers from a class token, the deepest whose map still has a say.
-
-    Raises:
-        UserError: no such layer, one without a map or whose map has no say, or a network in which none is large enough.
+    that answers from a class token, the deepest whose map still has a say. Raises UserError: no such layer, one without
+    a map or whose map has no say, or a network in which none is large enough.
     """
     layers = list_layers(model, x)
     if name is None:
@@ -104,13 +98,11 @@ def list_layers(model: nn.Module, x: Tensor) -> dict[str, Layer]:
             if layout is not None:
                 found[path] = Layer(path.removeprefix(prefix), path, *layout)
 
-    hooks = [module.register_forward_hook(partial(note, path)) for path, module in model.named_modules() if path]
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, evaluation_mode(model), torch.no_grad():
+        for path, module in model.named_modules():
+            if path:
+                hooks.enter_context(module.register_forward_hook(partial(note, path)))
+        model(images)
     return {layer.name: layer for path, layer in found.items() if calls[path] == 1}
 
 
@@ -142,8 +134,7 @@ def _layout(output: Tensor, aspect: float) -> tuple[int, int, tuple[int, ...], i
         for axis, (height, width) in product((1, 2), _grids(output.shape[1:], aspect)):
             beyond = output.shape[axis] - height * width
             for first in {0, beyond} if 0 <= beyond <= MOST_TOKENS else ():
-                layer = Layer("", "", height, width, (axis,), first)
-                spread = layer.as_map(change)
+                spread = Layer("", "", height, width, (axis,), first).as_map(change)
                 follow = min(_follows(spread, 2, MOVES)[0], _follows(spread, 3, MOVES)[1])
                 if follow > best:
                     best, found = follow, (height, width, (axis,), first)
@@ -181,16 +172,13 @@ def _reach(model: nn.Module, layer: Layer, x: Tensor) -> tuple[bool, bool]:
         return found[0].clone()
 
     hook = model.get_submodule(layer.path).register_forward_hook(cut)
-    try:
-        with evaluation_mode(model), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            logits = model(x)
-            if not logits.requires_grad:
-                return True, False
-            weights = torch.linspace(1, 2, logits.shape[1], device=logits.device)
-            of_image, of_output = torch.autograd.grad((logits * weights).sum(), (x, found[0]), allow_unused=True)
-    finally:
-        hook.remove()
+    with hook, evaluation_mode(model), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        logits = model(x)
+        if not logits.requires_grad:
+            return True, False
+        weights = torch.linspace(1, 2, logits.shape[1], device=logits.device)
+        of_image, of_output = torch.autograd.grad((logits * weights).sum(), (x, found[0]), allow_unused=True)
     return of_image is None, of_output is not None and bool(layer.as_map(of_output).any())
 
 

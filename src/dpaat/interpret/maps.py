@@ -1,7 +1,5 @@
 """Attribution maps: which pixels a model's logit for a class depends on."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +13,7 @@ from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.errors import UserError, unknown
 from dpaat.interpret.layers import Layer
 
-IG_STEPS = 16
-"""Points on the path of integrated gradients."""
-
+IG_STEPS = 16  # points on the path of integrated gradients
 Explain = Callable[[nn.Module, Tensor, Tensor, "Layer | None"], Tensor]
 
 
@@ -51,12 +47,9 @@ def grad_cam(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None) -> Ten
         return output.clone()  # what follows may work in place
 
     hook = model.get_submodule(layer.path).register_forward_hook(keep)
-    try:
-        with evaluation_mode(model), torch.enable_grad():
-            logits = model(x.detach().requires_grad_())
-            (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), kept[0])
-    finally:
-        hook.remove()
+    with hook, evaluation_mode(model), torch.enable_grad():
+        logits = model(x.detach().requires_grad_())
+        (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), kept[0])
     weights = layer.as_map(gradient).mean(dim=(2, 3), keepdim=True)
     found = (weights * layer.as_map(kept[0].detach())).sum(dim=1, keepdim=True).relu()
     return F.interpolate(found, x.shape[2:], mode="bilinear")[:, 0]
@@ -79,7 +72,8 @@ def integrated_gradients(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | 
     Source: M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, arXiv 1703.01365,
     equation 1.
     """
-    with evaluation_mode(model), torch.enable_grad(), _quiet():
+    # captum tells every caller that it switches gradients on for the images it was given.
+    with evaluation_mode(model), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         found = IntegratedGradients(model).attribute(
             x.detach(), baselines=mean_colour(x), target=y, n_steps=IG_STEPS, internal_batch_size=len(x)
         )
@@ -113,19 +107,13 @@ def centre_map(x: Tensor) -> Tensor:
     return (down[:, None] * across).expand(len(x), -1, -1)
 
 
-MAPS: dict[str, Attribution] = {
-    info.name: info
-    for info in (
-        Attribution("grad-cam", grad_cam, "Grad-CAM (Selvaraju et al. 2017)", 3, needs_layer=True),
-        Attribution("input-gradient", input_gradient_map, "absolute input gradient (Simonyan et al. 2013)", 2),
-        Attribution(
-            "integrated-gradients",
-            integrated_gradients,
-            f"integrated gradients from the mean colour, {IG_STEPS} points (Sundararajan et al. 2017)",
-            2 * IG_STEPS,
-        ),
-    )
-}
+IG_TEXT = f"integrated gradients from the mean colour, {IG_STEPS} points (Sundararajan et al. 2017)"
+_KINDS = (
+    Attribution("grad-cam", grad_cam, "Grad-CAM (Selvaraju et al. 2017)", 3, needs_layer=True),
+    Attribution("input-gradient", input_gradient_map, "absolute input gradient (Simonyan et al. 2013)", 2),
+    Attribution("integrated-gradients", integrated_gradients, IG_TEXT, 2 * IG_STEPS),
+)
+MAPS = {info.name: info for info in _KINDS}
 """What `dpaat explain --maps` knows."""
 
 REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {"centre": centre_map, "edges": edge_map}
@@ -140,8 +128,3 @@ def find_maps(names: list[str]) -> list[Attribution]:
         if name not in MAPS:
             raise unknown("map", name, MAPS)
     return [MAPS[name] for name in dict.fromkeys(names)]
-
-
-def _quiet() -> warnings.catch_warnings:
-    # captum tells every caller that it switches gradients on for the images it was given.
-    return warnings.catch_warnings(action="ignore")

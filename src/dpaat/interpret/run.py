@@ -1,8 +1,7 @@
 """Explain a model and keep the numbers and maps in its folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,18 @@ from torch import Tensor
 from dpaat.attacks import NORMS
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.entries import Document, Entry, Population
+from dpaat.evaluation.entries import Document, Population
 from dpaat.evaluation.plan import DEFAULT_RADII, stratified_draw
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.subject import SPLITS, Subject, subject_of_run
 from dpaat.interpret.document import read_interpretability, save_explanation
-from dpaat.interpret.layers import Layer, find_layer
+from dpaat.interpret.layers import find_layer
 from dpaat.interpret.maps import MAPS, Attribution, find_maps
-from dpaat.interpret.measure import Measured, measure
-from dpaat.interpret.randomization import judge
-from dpaat.interpret.scoring import SCORES, count_empty, image_scores, masks_tensor, summarize
-from dpaat.interpret.similarity import scaled
+from dpaat.interpret.measure import measure
+from dpaat.interpret.scoring import SCORES, image_scores, summarize
+from dpaat.interpret.similarity import judge, scaled
 from dpaat.radii import format_radius, parse_radii
 from dpaat.runs import open_run
 
@@ -109,18 +107,10 @@ def explain_run(
     progress: bool = True,
     **options: Any,
 ) -> Document:
-    """Explain a trained run, and keep numbers and maps in its folder.
+    """Explain a trained run, keep numbers and maps in its folder, and return the document as written.
 
-    Args as for `dpaat.evaluation.evaluate_run`, but for:
-        window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
-        norm: "linf" or "l2"; None for the run's own.
-        options: fields of `ExplainPlan`.
-
-    Returns:
-        The document, as written to `interpretability.json`.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
+    Arguments are as for `dpaat.evaluation.evaluate_run`; `norm` is "linf" or "l2", None for the run's own; `options`
+    are fields of `ExplainPlan`. Raises UserError for bad input, or a folder that cannot be written.
     """
     plan = ExplainPlan(norm=open_run(run).config.norm if norm is None else norm, **options)
     target = resolve_device(device)
@@ -129,11 +119,7 @@ def explain_run(
 
 
 def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progress: bool = True) -> Document:
-    """Explain a model by a plan, and keep numbers and maps in its folder; returns the document as written.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
-    """
+    """Explain a model by a plan; else as `explain_run`."""
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     require_present(subject.folder, subject.head, "explain")
@@ -144,7 +130,8 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
     rows = all_rows[_draw(all_labels, plan.max_samples, seed=plan.seed)]
     images, labels = subject.view(subject.data, rows)
     keep = _draw(labels, KEPT, seed=plan.seed)
-    masks = masks_tensor(subject.data.masks(rows))
+    masks = subject.data.masks(rows)
+    masks = None if masks is None or not masks.any() else masks
     layer = None
     if plan.needs_layer:
         x = torch.from_numpy(images[np.array([0])]).to(device).float() / 255
@@ -159,38 +146,52 @@ def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progres
         seed=plan.seed,
         progress=progress,
     )
-    try:
+    with closing(attacker.bar):
         found = measure(attacker, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
-    finally:
-        attacker.bar.close()
-    table = subject.data.table
+    table, names, conditions = subject.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
     groups = table.frame["group"].to_numpy(dtype=str)[rows]
-    scores = image_scores(found, masks)
+    scores = image_scores(found, None if masks is None else torch.from_numpy(masks))
     entry = {
         **vars(Population(table.name, subject.data.fingerprint, plan.split, len(rows))),
         "data_spec": table.spec,
         "checkpoint": subject.head["checkpoint"],
         **({} if subject.left_out is None else {"left_out": vars(subject.left_out)}),
-        **_settings(plan, device=subject.head["device"], layer=layer),
+        "attack": {**vars(plan.spec), "label": plan.spec.label, "start": plan.spec.start},
+        "eps": plan.radii,
+        "maps": {kind.name: kind.description for kind in plan.kinds},
+        "layer": None if layer is None else {name: getattr(layer, name) for name in ("name", "height", "width")},
+        "explains": "logit of the true class",
+        "score_titles": {name: {"title": info.title, "chance": info.chance} for name, info in SCORES.items()},
+        "seed": plan.seed,
+        "device": subject.head["device"],
+        "batch_size": plan.batch_size,
         "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
-        "with_mask": 0 if masks is None else int(masks.flatten(1).any(dim=1).sum()),
+        "with_mask": 0 if masks is None else int(masks.any(axis=(1, 2)).sum()),
         "empty": [
-            {"map": kind.name, "eps": eps, "eps_text": format_radius(eps), "n": count_empty(found.maps[kind.name, eps])}
-            for kind in plan.kinds
-            for eps in (0.0, *plan.radii)
+            {"map": name, "eps": eps, "eps_text": format_radius(eps), "n": _count_empty(found.maps[name, eps])}
+            for name in names
+            for eps in conditions
         ],
         "scores": summarize(scores, labels, groups, subject.classes, shares),
         "randomization": [
-            {"map": kind.name, **vars(judge(found.maps[kind.name, 0.0], found.randomized[kind.name]))}
-            for kind in plan.kinds
+            {"map": name, **vars(judge(found.maps[name, 0.0], found.randomized[name]))} for name in names
         ],
     }
-    about = pd.DataFrame(
-        {"id": subject.data.ids[rows], "group": groups, "label": np.array(subject.classes)[labels]},
-    )
+    about = pd.DataFrame({"id": table.ids[rows], "group": groups, "label": np.array(subject.classes)[labels]})
     named = about.iloc[scores["position"]].reset_index(drop=True).join(scores.drop(columns="position"))
-    arrays = {"ids": subject.data.ids[rows[keep]], "labels": labels[keep], "images": images[keep]}
-    arrays |= _kept(found, plan, keep, masks)
+    # Maps and all that is shown with them, see `docs/interpretability.md`.
+    arrays = {
+        "ids": table.ids[rows[keep]],
+        "labels": labels[keep],
+        "images": images[keep],
+        "map_names": np.array(names),
+        "eps": np.array(conditions),
+        "maps": np.stack([[_grey(found.maps[name, eps][keep]) for eps in conditions] for name in names]),
+        "predicted": np.stack([found.predicted[eps][keep] for eps in conditions]),
+        "perturbation": np.stack([found.perturbation[eps][0] for eps in plan.radii]),
+        "perturbation_scale": np.stack([found.perturbation[eps][1] for eps in plan.radii]),
+        **({} if masks is None else {"masks": masks[keep]}),
+    }
     return save_explanation(subject.folder, subject.head, entry, scores=named, maps=arrays)
 
 
@@ -198,33 +199,8 @@ def _draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     return stratified_draw(labels, n, seed=seed, at_least=max(1, n // (2 * len(np.unique(labels)))))
 
 
-def _settings(plan: ExplainPlan, *, device: str, layer: Layer | None) -> Entry:
-    attack: AttackSpec = plan.spec
-    return {
-        "attack": {**vars(attack), "label": attack.label, "start": attack.start},
-        "eps": plan.radii,
-        "maps": {kind.name: kind.description for kind in plan.kinds},
-        "layer": None if layer is None else {"name": layer.name, "height": layer.height, "width": layer.width},
-        "explains": "logit of the true class",
-        "score_titles": {name: {"title": info.title, "chance": info.chance} for name, info in SCORES.items()},
-        "seed": plan.seed,
-        "device": device,
-        "batch_size": plan.batch_size,
-    }
-
-
-def _kept(found: Measured, plan: ExplainPlan, keep: np.ndarray, masks: Tensor | None) -> dict[str, np.ndarray]:
-    """Maps and all that is shown with them, see `docs/interpretability.md`."""
-    names, conditions = [kind.name for kind in plan.kinds], [0.0, *plan.radii]
-    arrays = {
-        "map_names": np.array(names),
-        "eps": np.array(conditions),
-        "maps": np.stack([[_grey(found.maps[name, eps][keep]) for eps in conditions] for name in names]),
-        "predicted": np.stack([found.predicted[eps][keep] for eps in conditions]),
-        "perturbation": np.stack([found.perturbation[eps][0] for eps in plan.radii]),
-        "perturbation_scale": np.stack([found.perturbation[eps][1] for eps in plan.radii]),
-    }
-    return arrays if masks is None else arrays | {"masks": masks.numpy()[keep]}
+def _count_empty(maps: Tensor) -> int:
+    return int((~maps.flatten(1).any(dim=1)).sum())  # maps of 0 everywhere, which score chance on the lesion
 
 
 def _grey(maps: Tensor) -> np.ndarray:

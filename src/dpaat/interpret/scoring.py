@@ -1,22 +1,25 @@
-"""Scores of attribution maps: one row per image and score, then means with intervals."""
-
-from __future__ import annotations
+"""Scores of attribution maps: one row per image and score, means with intervals, paired differences of two runs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
+from dpaat.errors import UserError
+from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.means import score_means
+from dpaat.evaluation.results import require_present
 from dpaat.evaluation.statistics import Score
+from dpaat.interpret.document import INTERPRETABILITY_FILE, read_interpretability, read_scores
 from dpaat.interpret.maps import REFERENCES
-from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 from dpaat.interpret.measure import RANDOM_ORDER, Measured
+from dpaat.interpret.metrics import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 from dpaat.interpret.similarity import rank_correlation, specific_correlation, structural_similarity
 from dpaat.radii import format_radius
 
@@ -25,29 +28,31 @@ from dpaat.radii import format_radius
 class ScoreInfo:
     """A score that every image gets."""
 
-    name: str
     title: str  # for people
     chance: str  # what its chance level is
     low: float = 0.0  # least value it can have; the largest is 1
     binary: bool = False  # whether it is 0 or 1 but for ties
 
 
-SCORES: dict[str, ScoreInfo] = {
-    info.name: info
-    for info in (
-        ScoreInfo("energy", "energy inside the lesion", "the lesion's share of the area"),
-        ScoreInfo("pointing", "pointing game", "the lesion's share of the area", binary=True),
-        ScoreInfo("iou", "IoU of the top area of equal size", "its mean over random areas of that size"),
-        ScoreInfo(
-            "rank_correlation", "rank correlation with the clean map", "with the clean map of another image", low=-1.0
-        ),
-        ScoreInfo("ssim", "SSIM with the clean map", "with the clean map of another image", low=-1.0),
-        ScoreInfo("deletion", "deletion area (lower is better)", "pixels in random order"),
-        ScoreInfo("insertion", "insertion area (higher is better)", "pixels in random order"),
-        ScoreInfo("alignment", "alignment of input gradient and image", "a random direction"),
-        ScoreInfo("randomized", "correlation with the map of the randomized model", "0, unrelated maps", low=-1.0),
-    )
+AREA, OTHER, RANDOM = "the lesion's share of the area", "with the clean map of another image", "pixels in random order"
+SCORES = {
+    "energy": ScoreInfo("energy inside the lesion", AREA),
+    "pointing": ScoreInfo("pointing game", AREA, binary=True),
+    "iou": ScoreInfo("IoU of the top area of equal size", "its mean over random areas of that size"),
+    "rank_correlation": ScoreInfo("rank correlation with the clean map", OTHER, low=-1.0),
+    "ssim": ScoreInfo("SSIM with the clean map", OTHER, low=-1.0),
+    "deletion": ScoreInfo("deletion area (lower is better)", RANDOM),
+    "insertion": ScoreInfo("insertion area (higher is better)", RANDOM),
+    "alignment": ScoreInfo("alignment of input gradient and image", "a random direction"),
+    "randomized": ScoreInfo("correlation with the map of the randomized model", "0, unrelated maps", low=-1.0),
 }
+
+
+STABILITY = {"rank_correlation": rank_correlation, "ssim": structural_similarity}
+FAITHFULNESS = ("deletion", "insertion")
+SAME = ("data", "fingerprint", "split")
+Rows = tuple[np.ndarray, str, float, str, np.ndarray, np.ndarray | float]
+COLUMNS = ("position", "map", "eps", "score", "value", "chance")
 
 
 def image_scores(found: Measured, masks: Tensor | None) -> pd.DataFrame:
@@ -56,14 +61,8 @@ def image_scores(found: Measured, masks: Tensor | None) -> pd.DataFrame:
     Of lesion masks `(N, H, W)` bool, an empty one counts as none, and gets no scores that need one. Returns columns
     `position` (of the image), `map`, `eps`, `score`, `value`, `chance` (NaN where there is none).
     """
-    tables = [
-        pd.DataFrame({"position": rows, "map": kind, "eps": eps, "score": score, "value": value, "chance": chance})
-        for rows, kind, eps, score, value, chance in _scored(found, masks)
-    ]
+    tables = [pd.DataFrame(dict(zip(COLUMNS, rows, strict=True))) for rows in _scored(found, masks)]
     return pd.concat(tables, ignore_index=True)
-
-
-Rows = tuple[np.ndarray, str, float, str, np.ndarray, np.ndarray | float]
 
 
 def _scored(found: Measured, masks: Tensor | None) -> Iterator[Rows]:
@@ -83,23 +82,18 @@ def _scored(found: Measured, masks: Tensor | None) -> Iterator[Rows]:
         clean = found.maps[kind, 0.0]
         if eps:
             there = np.flatnonzero(clean.flatten(1).any(dim=1).numpy())
-            if len(there):
-                yield from _stability(there, kind, eps, clean[there], maps[there])
+            one, two = clean[there], maps[there]
+            for score, compare in STABILITY.items() if len(there) else ():
+                chance = compare(one, one.roll(1, dims=0)) if len(one) > 1 else np.nan
+                yield there, kind, eps, score, compare(one, two), chance
             continue
-        for score, area, by_chance in zip(
-            ("deletion", "insertion"), found.faithfulness[kind], found.faithfulness[RANDOM_ORDER], strict=True
-        ):
+        areas = zip(FAITHFULNESS, found.faithfulness[kind], found.faithfulness[RANDOM_ORDER], strict=True)
+        for score, area, by_chance in areas:
             yield everything, kind, eps, score, area, by_chance
         if len(clean) > 1:
             yield everything, kind, eps, "randomized", specific_correlation(clean, found.randomized[kind]), 0.0
     for eps, values in found.alignment.items():
         yield everything, "input-gradient", eps, "alignment", values, found.alignment_chance
-
-
-def _stability(rows: np.ndarray, kind: str, eps: float, clean: Tensor, maps: Tensor) -> Iterator[Rows]:
-    for score, compare in (("rank_correlation", rank_correlation), ("ssim", structural_similarity)):
-        chance = compare(clean, clean.roll(1, dims=0)) if len(clean) > 1 else np.nan
-        yield rows, kind, eps, score, compare(clean, maps), chance
 
 
 def summarize(
@@ -114,14 +108,12 @@ def summarize(
     entries = []
     for key, rows in scores.groupby(["map", "eps", "score"], sort=False):
         kind, eps, score = cast("tuple[str, float, str]", key)
-        info, at = SCORES[score], rows["position"].to_numpy()
+        low, at = SCORES[score].low, rows["position"].to_numpy()
         means = partial(score_means, labels=labels[at], groups=groups[at], classes=classes, shares=shares)
         value, chance = rows["value"].to_numpy(), rows["chance"].to_numpy()
-        bounds = (info.low, 1.0)
-        found = means(value, bounds=bounds, binary=info.binary)
-        level = excess = None
+        found = [means(value, bounds=(low, 1.0), binary=SCORES[score].binary)]
         if not np.isnan(chance).any():
-            level, excess = means(chance, bounds=bounds), means(value - chance, bounds=(info.low - 1, 1 - info.low))
+            found += [means(chance, bounds=(low, 1.0)), means(value - chance, bounds=(low - 1, 1 - low))]
         entries.append(
             {
                 "map": kind,
@@ -129,18 +121,17 @@ def summarize(
                 "eps_text": format_radius(eps),
                 "score": score,
                 "n": len(at),
-                "mean": _beside(found["mean"], level and level["mean"], excess and excess["mean"]),
-                "balanced": _beside(found["balanced"], level and level["balanced"], excess and excess["balanced"]),
+                "mean": _beside(*(each["mean"] for each in found)),
+                "balanced": _beside(*(each["balanced"] for each in found)),
                 "per_class": {
-                    name: _beside(each, level and level["per_class"][name], excess and excess["per_class"][name])
-                    for name, each in found["per_class"].items()
+                    name: _beside(*(each["per_class"][name] for each in found)) for name in found[0]["per_class"]
                 },
             }
         )
     return entries
 
 
-def _beside(score: Score, chance: Score | None, excess: Score | None) -> dict[str, Any]:
+def _beside(score: Score, chance: Score | None = None, excess: Score | None = None) -> dict[str, Any]:
     """A score beside its chance level; the interval of the difference, image by image, tells the two apart."""
     return {
         **score,
@@ -150,11 +141,49 @@ def _beside(score: Score, chance: Score | None, excess: Score | None) -> dict[st
     }
 
 
-def count_empty(maps: Tensor) -> int:
-    """Count the maps that are 0 everywhere: they score chance on the lesion."""
-    return int((~maps.flatten(1).any(dim=1)).sum())
+def compare_explanations(first: Path, second: Path) -> list[dict[str, Any]]:
+    """Find the differences of all scores of two runs on the images that both have: first minus second.
+
+    Returns one entry per set of images, map, radius and score: the fields of `Population`, where `n` counts the images
+    in common; `norm`, `map`, `eps`, `eps_text`, `score`; `mean`, `balanced` and, in `per_class`, each class with
+    `value` and `interval` of the difference. UserError for a run that is not explained, or no images in common.
+    """
+    documents = []
+    for run in (first, second):
+        document = read_interpretability(run)
+        if document is None:
+            raise UserError(f"{run}: has no {INTERPRETABILITY_FILE}; explain it first with dpaat explain {run}")
+        require_present(run, document, "explain")
+        documents.append(document)
+    ours, theirs = documents
+    found = [
+        difference
+        for one, other in product(ours["explanations"], theirs["explanations"])
+        if all(one[name] == other[name] for name in SAME) and ours["classes"] == theirs["classes"]
+        if all(one["attack"][name] == other["attack"][name] for name in ("norm", "steps"))
+        for difference in _differences(read_scores(first, one), read_scores(second, other), one, ours["classes"])
+    ]
+    if not found:
+        raise UserError(f"{first} and {second}: explained on no images in common; explain both on the same split")
+    return found
 
 
-def masks_tensor(masks: np.ndarray | None) -> Tensor | None:
-    """Masks of a dataset as a tensor, None if no image has one."""
-    return None if masks is None or not masks.any() else torch.from_numpy(masks)
+def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, one: Entry, classes: list[str]) -> Iterator[dict[str, Any]]:
+    keys = ["map", "eps", "score"]
+    paired = ours.merge(theirs, on=["id", "group", "label", *keys], suffixes=("", "_other"))
+    shares = np.array([one["support"][name] for name in classes])
+    for key, rows in paired.groupby(keys, sort=False):
+        kind, eps, score = cast("tuple[str, float, str]", key)
+        if kind in REFERENCES:  # the same for every run
+            continue
+        reach = 1 - SCORES[score].low
+        means = score_means(
+            (rows["value"] - rows["value_other"]).to_numpy(),
+            rows["label"].map(classes.index).to_numpy(dtype=np.int64),
+            rows["group"].to_numpy(dtype=str),
+            classes,
+            shares=shares,
+            bounds=(-reach, reach),
+        )
+        about = {name: one[name] for name in SAME} | {"n": len(rows), "norm": one["attack"]["norm"]}
+        yield {**about, "map": kind, "eps": eps, "eps_text": format_radius(eps), "score": score, **means}

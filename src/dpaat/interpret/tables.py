@@ -1,7 +1,5 @@
 """An explanation as tables for the terminal; every number comes from `interpretability.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from rich.console import Group as Lines
@@ -23,10 +21,8 @@ SCORES = {
         "insertion": "insertion (high)",
     },
     "alignment of input gradient and image": {"alignment": "absolute cosine"},
-}
-"""Title of a table to its scores and their headings."""
-PART = "balanced"
-"""Which of the averages is shown: rare classes count as much as frequent ones."""
+}  # title of a table to its scores and their headings
+PART = "balanced"  # which of the averages is shown: rare classes count as much as frequent ones
 
 
 def explanation_tables(document: Document) -> Lines:
