@@ -13,8 +13,8 @@ from dpaat.data.medmnist import CLASSES as MEDMNIST_CLASSES
 from dpaat.data.medmnist import TASKS as MEDMNIST_TASKS
 from dpaat.data.table import tasks_of
 from dpaat.evaluation.calibration import log_probabilities
+from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.operating_points import choose_thresholds, operating_points, task_scores, threshold_at
-from dpaat.evaluation.statistics import recall_interval
 
 CLASSES = ("healthy", "sick")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from dpaat.attacks import find_attack
 from dpaat.attacks.checks import check_logits
@@ -20,7 +22,6 @@ from dpaat.attacks.norms import make_ball
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.journal import Arrays, Journal
 from dpaat.evaluation.metrics import require_finite, require_labels
-from dpaat.evaluation.progress import PassBar
 from dpaat.evaluation.specs import AttackSpec
 
 Precision = Literal["32", "bf16"]
@@ -53,8 +54,32 @@ class Outputs:
         return Outputs(logits, np.where(near, self.distance, 0.0))
 
 
+class PassBar:
+    """A progress bar in forward passes on stderr, whose total is corrected whenever less is left than was expected."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._bar: tqdm[Any] = tqdm(
+            total=1,
+            disable=None if show else True,  # None: hidden where stderr is no terminal
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc:<22} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
+        )
+        self.name, self.done, self.close = self._bar.set_description_str, self._bar.update, self._bar.close
+
+    def expect(self, name: str, passes: int) -> None:
+        """Begin a stage: show its name, and take `passes` for what is left, this stage included."""
+        self._bar.total = max(1, self._bar.n + passes)
+        self.name(name)
+
+    def skipped(self, passes: int) -> None:
+        """Drop work that need not be done: it says nothing about the speed."""
+        self._bar.total = max(1, (self._bar.total or 0) - passes)
+        self._bar.refresh()
+
+
 class Attacker:
-    """A model, the images it is tried on, and how.
+    """A model, the images it is tried on, and how; a context manager that removes its progress bar.
 
     No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model
     is left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched.
@@ -105,6 +130,18 @@ class Attacker:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def on(self, images: ImageArray, name: str) -> Attacker:
+        """The same on changed images, under a name of their own in the journal."""
+        other = copy(self)
+        other.images, other.journal = images, self.journal.within(name)
+        return other
+
     def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
         """Attack images, all or those at some positions `(n,)`, and let the model judge them.
 
@@ -114,7 +151,17 @@ class Attacker:
         positions = np.arange(len(self)) if positions is None else positions
         if not len(positions):
             return Outputs(torch.zeros(0, self.num_classes), np.zeros(0))
-        work = partial(self._batch, spec, eps)
+
+        def work(batch: np.ndarray, unit: str) -> Arrays:
+            x, y = self.load(batch)
+            x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
+            distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
+            if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
+                raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
+            with torch.no_grad():
+                logits = check_logits(self.model(x_adv), len(x), self.num_classes)
+            return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
+
         found = self.batches((spec, round(eps, 9)), positions, work, passes=spec.passes(self.num_classes))
         logits = torch.from_numpy(found["logits"])
         require_finite(logits)
@@ -123,13 +170,10 @@ class Attacker:
     def batches(
         self, key: tuple[object, ...], positions: np.ndarray, work: Callable[[np.ndarray, str], Arrays], *, passes: int
     ) -> Arrays:
-        """Do a piece of work batch by batch, as far as the journal does not hold it.
+        """Do a piece of work on images `(n,)`, n >= 1, batch by batch, as far as the journal does not hold it.
 
-        Args:
-            key: what tells the work from others.
-            positions: images `(n,)`, at least one.
-            work: positions of a batch and its key to arrays by name, an entry per image.
-            passes: forward passes per image.
+        `key` tells it from others; `work` takes positions of a batch and its key to arrays by name, an entry per image;
+        `passes` are forward passes per image.
         """
         parts = []
         with evaluation_mode(self.model), full_precision():
@@ -157,16 +201,6 @@ class Attacker:
     def generator(self, *parts: object) -> torch.Generator:
         """A source of random numbers keyed by the seed and whatever else tells one draw from another."""
         return torch.Generator(self.device).manual_seed(zlib.crc32(repr((self.seed, *parts)).encode()))
-
-    def _batch(self, spec: AttackSpec, eps: float, batch: np.ndarray, unit: str) -> Arrays:
-        x, y = self.load(batch)
-        x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
-        distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
-        if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
-            raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
-        with torch.no_grad():
-            logits = check_logits(self.model(x_adv), len(x), self.num_classes)
-        return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
 
     def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
         """Attack a batch: images `(n, C, H, W)` in [0, 1] on the device with labels `(n,)` to adversarial images.
@@ -198,12 +232,7 @@ def full_precision() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     try:
         with (
-            cudnn.flags(
-                enabled=cudnn.enabled,
-                benchmark=cudnn.benchmark,
-                deterministic=cudnn.deterministic,
-                allow_tf32=False,
-            ),
+            cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
             torch.autocast("cuda", enabled=False),
             torch.autocast("cpu", enabled=False),
         ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,18 +13,11 @@ from dpaat.radii import format_radius
 
 
 class Cascade:
-    """Verdicts that grow with every attack.
+    """Verdicts that grow with every attack, from labels and clean predictions `(N,)`.
 
     An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
-    0. Only verdicts come out of this: the outputs behind them belong to different attacks, and ranking them against
-    each other would mean nothing.
-
-    Args:
-        labels: `(N,)`.
-        predicted: class that the model gives to every clean image `(N,)`.
-
-    Attributes:
-        fell: smallest radius at which each image is known to fall, `(N,)`, infinite where it stands.
+    0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
+    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands.
     """
 
     def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
@@ -63,22 +56,16 @@ def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[Attac
     Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
     stands at the smallest.
     """
-    stages = list(_stages(plan))
+    stages: list[tuple[AttackSpec, float, float]] = []  # the last: radius at which an image must stand to be attacked
+    for spec, radii in plan:
+        minimal = find_attack(spec.name).minimal
+        stages += [(spec, radii[-1], radii[0])] if minimal else [(spec, eps, eps) for eps in radii]
     for number, (spec, eps, smallest) in enumerate(stages):
-        left = sum(
+        left = (
             len(cascade.standing(lowest)) * later.passes(attacker.num_classes) for later, _, lowest in stages[number:]
         )
-        attacker.bar.expect(f"{spec.label} {format_radius(eps)}", left)
+        attacker.bar.expect(f"{spec.label} {format_radius(eps)}", sum(left))
         positions = cascade.standing(smallest)
         outputs = attacker.outputs(spec, eps, positions)
-        minimal = find_attack(spec.name).minimal
-        cascade.note(spec.label, positions, outputs.predicted, outputs.distance if minimal else eps)
-
-
-def _stages(plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> Iterator[tuple[AttackSpec, float, float]]:
-    """Attack, radius, and the radius at which an image must stand to be attacked."""
-    for spec, radii in plan:
-        if find_attack(spec.name).minimal:
-            yield spec, radii[-1], radii[0]
-        else:
-            yield from ((spec, eps, eps) for eps in radii)
+        radius = outputs.distance if find_attack(spec.name).minimal else eps
+        cascade.note(spec.label, positions, outputs.predicted, radius)

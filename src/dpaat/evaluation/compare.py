@@ -13,9 +13,11 @@ from rich.text import Text
 import dpaat
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.means import Score
+from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
 from dpaat.evaluation.schema import COMPARED
-from dpaat.evaluation.statistics import Predictions, Score, adjust, paired_difference, pooled_intervals
+from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES, condition
 from dpaat.runs import write_text

@@ -16,8 +16,6 @@ from dpaat.evaluation.masking_verdicts import (
     MIN_CORRECT,
     TARGETED_GAIN,
     Check,
-    Summary,
-    Verdict,
     compare,
     judge_ascent,
     judge_gradient,
@@ -25,39 +23,25 @@ from dpaat.evaluation.masking_verdicts import (
     judge_predictions,
     judge_repeatability,
     judge_start,
-    summary,
 )
 from dpaat.evaluation.plan import stratified_draw
 
 LARGE_RADIUS = 0.5
-
-_FOLLOWING = (
-    "start",
-    "loss along the gradient",
-    "large radius",
-    "more budget",
-    "single step",
-    "black box",
-    "transfer",
-    "targets",
-)
-"""Checks that need a gradient to follow."""
+GRADIENT_CHECKS = ["start", "loss along the gradient", "large radius", "more budget", "single step", "black box"]
+GRADIENT_CHECKS += ["transfer", "targets"]
 
 
 def masking_checks(
     model: nn.Module, images: ImageArray, labels: np.ndarray, *, classes: Sequence[str], eps: float, **options: Any
 ) -> list[Check]:
-    """Look for gradient masking in any `nn.Module` that maps [0, 1] images to logits.
+    """Gradient-masking diagnostics of any `nn.Module` that maps [0, 1] images to logits.
 
     `options` are norm, steps, queries and max_samples of `run_masking`, and those of `Attacker`; arguments and errors
     are as for `dpaat.evaluation.evaluate_model`, the result is that of `run_masking`.
     """
     own = {name: options.pop(name) for name in ("norm", "steps", "queries", "max_samples") if name in options}
-    attacker = Attacker(model, images, labels, num_classes=len(classes), **options)
-    try:
+    with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
         return run_masking(attacker, eps=eps, **own)
-    finally:
-        attacker.bar.close()
 
 
 def run_masking(
@@ -69,7 +53,7 @@ def run_masking(
     queries: int = 1000,
     max_samples: int = 100,
 ) -> list[Check]:
-    """Look for gradient masking, each attack alone on the correctly classified images of a stratified draw.
+    """Gradient-masking diagnostics, each attack alone on the correctly classified images of a stratified draw.
 
     Attacks are compared at the radius, among `eps` and its halves down to 1/32, at which PGD-10 leaves most nearly
     half of the images standing: where all of them fall, or none, two attacks cannot be told apart.
@@ -102,10 +86,15 @@ def run_masking(
     correct = drawn[right]
     if predictions.verdict == "fail" or len(correct) < MIN_CORRECT:
         reason = "the model is degenerate" if predictions.verdict == "fail" else "too few images classified correctly"
-        return [predictions, repeatability, *_skipped(("gradient", *_FOLLOWING), reason)]
+        return [
+            predictions,
+            repeatability,
+            *(Check(name, "skipped", reason) for name in ("gradient", *GRADIENT_CHECKS)),
+        ]
     if not bench.reached(correct[:1]).all():
         lost = Check("gradient", "fail", "no gradient reaches the image; attacks that follow it cannot even be run")
-        return [predictions, repeatability, lost, *_skipped(_FOLLOWING, "there is no gradient")]
+        skipped = [Check(name, "skipped", "there is no gradient") for name in GRADIENT_CHECKS]
+        return [predictions, repeatability, lost, *skipped]
 
     gradient = bench.gradient(correct)
     curve = {eps * part: 1 - float(bench.fallen("search", correct, eps * part).mean()) for part in FRACTIONS}
@@ -121,6 +110,7 @@ def run_masking(
     if repeatability.verdict == "fail":
         repeatability = _with_mean(repeatability, bench, correct, radius, fell["random"])
     against = partial(compare, radius=_words(radius, norm))
+    no_source = Check("transfer", "skipped", "no other model was given to make images on")
     return [
         predictions,
         repeatability,
@@ -131,15 +121,9 @@ def run_masking(
         against("more budget", fell["more"], fell["ce"]),
         against("single step", fell["single"], fell["ce"]),
         against("black box", fell["square"], fell["targeted"]),
-        against("transfer", fell["transfer"], fell["targeted"])
-        if "transfer" in fell
-        else Check("transfer", "skipped", "no other model was given to make images on"),
+        against("transfer", fell["transfer"], fell["targeted"]) if "transfer" in fell else no_source,
         against("targets", fell["targeted"], fell["ce"], gain=TARGETED_GAIN),
     ]
-
-
-def _skipped(names: Sequence[str], reason: str) -> list[Check]:
-    return [Check(name, "skipped", reason) for name in names]
 
 
 def _with_mean(
@@ -147,17 +131,14 @@ def _with_mean(
 ) -> Check:
     """Add what the attack finds on the expectation over the model's randomness."""
     name, fallen = single
-    fallen_in_mean = bench.fallen_in_mean("random", positions, radius)
+    values = {"fallen": int(fallen.sum())}
+    values["fallen_in_mean"] = int(bench.fallen("random", positions, radius, in_mean=True).sum())
     evidence = (
-        f"{check.evidence}; at {_words(radius, bench.norm)} {name} fells {fallen.sum()} of {len(positions)} images, "
-        f"and {fallen_in_mean.sum()} if every answer is the mean of {MEAN_OF} passes: attack the mean"
+        f"{check.evidence}; at {_words(radius, bench.norm)} {name} fells {values['fallen']} of {len(positions)} "
+        f"images, and {values['fallen_in_mean']} if every answer is the mean of {MEAN_OF} passes: attack the mean"
     )
-    values = {"fallen": int(fallen.sum()), "fallen_in_mean": int(fallen_in_mean.sum())}
     return replace(check, evidence=evidence, values=check.values | values)
 
 
 def _words(eps: float, norm: str) -> str:
     return f"{eps * 255:.3g}/255" if norm == "linf" else f"L2 {eps:.3g}"
-
-
-__all__ = ["Check", "Summary", "Verdict", "masking_checks", "run_masking", "summary"]

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
-from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.means import recall_interval
 
 SPECIFICITIES = (0.80, 0.90, 0.95)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.means import recall_interval
 
 ATTRIBUTES = ("age", "sex", "site", "source")
 MIN_IMAGES = 10

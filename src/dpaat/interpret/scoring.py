@@ -12,8 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dpaat.evaluation.means import score_means
-from dpaat.evaluation.statistics import Score
+from dpaat.evaluation.means import Score, score_means
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 from dpaat.interpret.measure import RANDOM_ORDER, Measured

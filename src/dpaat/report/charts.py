@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
 from dpaat.evaluation.fronts import pareto_front
-from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.means import recall_interval
 from dpaat.report import drawing as draw
 from dpaat.report.drawing import Plot
 
