@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, Self
 
@@ -78,53 +78,38 @@ class PassBar:
         self._bar.refresh()
 
 
+@dataclass(eq=False, repr=False)
 class Attacker:
     """A model, the images it is tried on, and how; a context manager that removes its progress bar.
 
     No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model
     is left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`.
-        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
-        labels: `(N,)`, int64, 0 to K - 1.
-        num_classes: K.
-        batch_size: images per batch.
-        device: where to compute.
-        seed: source of all random starts and draws.
-        precision: in which the attacks search, "32" or "bf16".
-        source: another model, for attacks that transfer their images from one.
-        journal: where finished batches are kept.
-        progress: show a bar with the time left.
-
     Raises:
         UserError: no images, or labels that do not fit.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: ImageArray,
-        labels: np.ndarray,
-        *,
-        num_classes: int,
-        batch_size: int = 128,
-        device: str | torch.device = "cpu",
-        seed: int = 0,
-        precision: Precision = "32",
-        source: nn.Module | None = None,
-        journal: Journal | None = None,
-        progress: bool = True,
-    ) -> None:
-        if not len(images):
+    model: nn.Module  # maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`
+    images: ImageArray  # `(N, C, H, W)`, uint8, or floating in [0, 1]
+    labels: np.ndarray  # `(N,)`, int64, 0 to K - 1
+    _: KW_ONLY
+    num_classes: int  # K
+    batch_size: int = 128
+    device: str | torch.device = "cpu"
+    seed: int = 0  # source of all random starts and draws
+    precision: Precision = "32"  # in which the attacks search, "32" or "bf16"
+    source: nn.Module | None = None  # another model, for attacks that transfer their images from one
+    journal: Journal = field(default_factory=Journal)  # where finished batches are kept
+    progress: InitVar[bool] = True  # show a bar with the time left
+
+    def __post_init__(self, progress: bool) -> None:
+        if not len(self.images):
             raise UserError("there are no images to evaluate")
-        require_labels(torch.as_tensor(labels), len(images), num_classes)
-        if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
-        self.model, self.source = model.to(device), None if source is None else source.to(device)
-        self.images, self.labels, self.num_classes = images, np.asarray(labels, dtype=np.int64), num_classes
-        self.batch_size, self.device, self.seed, self.precision = batch_size, device, seed, precision
-        self.journal = Journal() if journal is None else journal
+        require_labels(torch.as_tensor(self.labels), len(self.images), self.num_classes)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        self.model, self.labels = self.model.to(self.device), np.asarray(self.labels, dtype=np.int64)
+        self.source = None if self.source is None else self.source.to(self.device)
         self.bar = PassBar(show=progress)
 
     def __len__(self) -> int:
@@ -210,18 +195,16 @@ class Attacker:
         if spec.name == "clean":
             return x
         info = find_attack(spec.name)
-        options: dict[str, Any] = {"generator": self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), key)}
-        if spec.steps is not None:
-            options["steps"] = spec.steps
-        if spec.start is not None:
-            options["start"] = spec.start
+        generator = self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), key)
+        options: dict[str, Any] = {"steps": spec.steps, "start": spec.start}
+        options = {name: value for name, value in options.items() if value is not None}
         if info.needs_source:
             options["source"] = self.source
         # The nearest image that fools in half precision often lies on the wrong side in full.
         dtype = None if info.minimal else PRECISIONS[self.precision]
         device = torch.device(self.device).type
         with nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
-            return info.function(self.model, x, y, eps=eps, norm=spec.norm, **options)
+            return info.function(self.model, x, y, eps=eps, norm=spec.norm, generator=generator, **options)
 
 
 @contextmanager

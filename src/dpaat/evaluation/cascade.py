@@ -13,7 +13,7 @@ from dpaat.radii import format_radius
 
 
 class Cascade:
-    """Verdicts that grow with every attack, from labels and clean predictions `(N,)`.
+    """Worst case over attacks noted one by one, from labels and clean predictions `(N,)`.
 
     An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
     0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.

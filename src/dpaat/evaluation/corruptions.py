@@ -19,8 +19,7 @@ from dpaat.evaluation.specs import CLEAN
 SEVERITIES = (1, 2, 3, 4, 5)
 COLOUR_ONLY = ("colour-cast",)
 MIN_SIDE = 16
-MIN_LOSS = 0.01
-"""Mean error that a corruption must add to the reference model before relative errors are divided by it."""
+MIN_LOSS = 0.01  # mean error that a corruption must add to the reference model before relative errors are divided by it
 
 Errors = Mapping[str, Sequence[float]]
 """Corruption to the errors at severities 1 to 5, fractions: 1 - accuracy, or 1 - balanced accuracy."""
@@ -33,20 +32,12 @@ def corruptions_for(channels: int) -> tuple[list[str], list[str]]:
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Corrupt images, each by randomness of its own, which depends on (seed, name, id) alone.
+    """Corrupt images `(N, C, H, W)` uint8, grey or RGB, each by randomness that depends on (seed, name, id) alone.
 
-    Args:
-        images: `(N, C, H, W)` uint8, grey or RGB, at least 16 pixels a side.
-        name: see `CORRUPTIONS`.
-        severity: 1 (mild) to 5.
-        seed: of all draws.
-        ids: name of each image `(N,)`.
-
-    Returns:
-        Corrupted images `(N, C, H, W)`, uint8.
+    `name` is of `CORRUPTIONS`, `severity` 1 (mild) to 5, `ids` `(N,)` name the images.
 
     Raises:
-        UserError: unknown name or severity, images that are too small, a colour corruption of grey images.
+        UserError: unknown name or severity, images below 16 pixels a side, a colour corruption of grey images.
         ValueError: images of another type or shape, or as many ids as there are not images.
     """
     if name not in CORRUPTIONS:
@@ -90,10 +81,8 @@ class _CorruptedView:
 def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Measure a model on clean and on corrupted images, whose draws depend on their `ids` `(N,)`.
 
-    Returns:
-        "accuracy" and "balanced_accuracy": for every corruption, the five scores by severity, and under "clean" one;
-        "error" and "balanced_error": their `corruption_summary`; "skipped": corruptions without a meaning for grey
-        images.
+    Returns "accuracy" and "balanced_accuracy", five scores by severity for every corruption and one under "clean";
+    "error" and "balanced_error", their `corruption_summary`; "skipped", corruptions without a meaning for grey images.
     """
     names, skipped = corruptions_for(attacker.images[np.arange(1)].shape[1])
     conditions = [("clean", 0), *((name, severity) for name in names for severity in SEVERITIES)]
@@ -105,18 +94,12 @@ def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str])
         metrics = verdict_metrics(torch.from_numpy(outputs.predicted), torch.from_numpy(attacker.labels), classes)
         scores["accuracy"].setdefault(name, []).append(metrics["accuracy"])
         scores["balanced_accuracy"].setdefault(name, []).append(metrics["balanced_accuracy"])
-    return {
-        **scores,
-        "error": _summary(scores["accuracy"]),
-        "balanced_error": _summary(scores["balanced_accuracy"]),
-        "skipped": skipped,
-    }
-
-
-def _summary(scores: dict[str, list[float]]) -> dict[str, Any]:
-    errors = {name: [1 - score for score in values] for name, values in scores.items()}
-    (clean,) = errors.pop("clean")
-    return corruption_summary(errors, clean)
+    found: dict[str, Any] = dict(scores)
+    for name, metric in (("error", "accuracy"), ("balanced_error", "balanced_accuracy")):
+        errors = {corruption: [1 - score for score in values] for corruption, values in scores[metric].items()}
+        (clean,) = errors.pop("clean")
+        found[name] = corruption_summary(errors, clean)
+    return {**found, "skipped": skipped}
 
 
 def corruption_summary(
@@ -132,16 +115,8 @@ def corruption_summary(
     - `relative CE_c = sum_s (E_cs - E_0) / sum_s (R_cs - R_0)`, and its mean over c, the relative mCE (ibid.).
 
     A ratio is None where the reference makes no error, or for relative CE where the corruption adds less than 0.01 to
-    it, and the quotient would be of noise. The means are over the corruptions that have a ratio.
-
-    Args:
-        errors: E, of accuracy or of balanced accuracy.
-        clean_error: `E_0`, in [0, 1].
-        reference: R and `R_0`, of the same images and kind; further corruptions in it do not count.
-
-    Raises:
-        ValueError: no corruptions, or errors that are not five in [0, 1] for each.
-        UserError: corruptions that the reference lacks.
+    it, and the quotient would be of noise. The means are over the corruptions that have a ratio; `reference` is R and
+    `R_0`. Raises ValueError for errors that are not five in [0, 1] each, UserError where the reference lacks some.
     """
     means = _means(errors, clean_error)
     mean = float(np.mean(list(means.values())))

@@ -10,20 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dpaat.evaluation import masking_verdicts as verdicts
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
-from dpaat.evaluation.masking_verdicts import (
-    MIN_CORRECT,
-    TARGETED_GAIN,
-    Check,
-    compare,
-    judge_ascent,
-    judge_gradient,
-    judge_large_radius,
-    judge_predictions,
-    judge_repeatability,
-    judge_start,
-)
+from dpaat.evaluation.masking_verdicts import Check
 from dpaat.evaluation.plan import stratified_draw
 
 LARGE_RADIUS = 0.5
@@ -70,21 +60,17 @@ def run_masking(
         queries: of Square.
         max_samples: images to draw.
 
-    Returns:
-        The checks in a fixed order, "skipped" where one could not be done. `masking_verdicts` holds the thresholds,
-        `docs/masking.md` the reasons and sources.
-
-    Raises:
-        UserError: outputs that are not finite logits, images outside [0, 1].
+    Returns the checks in a fixed order, "skipped" where one could not be done; `masking_verdicts` holds the thresholds,
+    `docs/masking.md` the reasons and sources. Raises UserError for outputs that are not finite logits.
     """
     bench = Bench(attacker, norm=norm, eps=eps, steps=steps, queries=queries)
     drawn = stratified_draw(attacker.labels, max_samples, seed=attacker.seed)
     labels = attacker.labels[drawn]
     logits = bench.clean(drawn)
-    predictions, repeatability = judge_predictions(logits[:, 0], labels), judge_repeatability(logits)
+    predictions, repeatability = verdicts.judge_predictions(logits[:, 0], labels), verdicts.judge_repeatability(logits)
     right = logits[:, 0].argmax(1) == labels
     correct = drawn[right]
-    if predictions.verdict == "fail" or len(correct) < MIN_CORRECT:
+    if predictions.verdict == "fail" or len(correct) < verdicts.MIN_CORRECT:
         reason = "the model is degenerate" if predictions.verdict == "fail" else "too few images classified correctly"
         return [
             predictions,
@@ -100,29 +86,28 @@ def run_masking(
     curve = {eps * part: 1 - float(bench.fallen("search", correct, eps * part).mean()) for part in FRACTIONS}
     # Of radii alike to a tenth the largest: where the search is blind, all are alike, and small ones would hide it.
     radius = min(curve, key=lambda each: (round(abs(curve[each] - 0.5), 1), -each))
-    fell = {
-        role: (attack.name, bench.fallen(role, correct, radius))
-        for role, attack in bench.attacks.items()
-        if role != "search"
-    }
+    roles = (role for role in bench.attacks if role != "search")
+    fell = {role: (bench.attacks[role].name, bench.fallen(role, correct, radius)) for role in roles}
     standing = right.copy()
     standing[right] = ~bench.fallen("ce", correct, LARGE_RADIUS, norm="linf")
     if repeatability.verdict == "fail":
         repeatability = _with_mean(repeatability, bench, correct, radius, fell["random"])
-    against = partial(compare, radius=_words(radius, norm))
+    points = [_words(eps * part, norm) for part in PATH]
+    shares = {_words(each, norm): share for each, share in sorted(curve.items())}
+    against = partial(verdicts.compare, radius=_words(radius, norm))
     no_source = Check("transfer", "skipped", "no other model was given to make images on")
     return [
         predictions,
         repeatability,
-        judge_gradient(gradient["silent"]),
-        judge_start(gradient["ratio"], against("start", fell["random"], fell["zero"])),
-        judge_ascent(gradient["odds"], gradient["standing"], [_words(eps * part, norm) for part in PATH], curve[eps]),
-        judge_large_radius(standing, labels, {_words(each, norm): share for each, share in sorted(curve.items())}),
+        verdicts.judge_gradient(gradient["silent"]),
+        verdicts.judge_start(gradient["ratio"], against("start", fell["random"], fell["zero"])),
+        verdicts.judge_ascent(gradient["odds"], gradient["standing"], points, curve[eps]),
+        verdicts.judge_large_radius(standing, labels, shares),
         against("more budget", fell["more"], fell["ce"]),
         against("single step", fell["single"], fell["ce"]),
         against("black box", fell["square"], fell["targeted"]),
         against("transfer", fell["transfer"], fell["targeted"]) if "transfer" in fell else no_source,
-        against("targets", fell["targeted"], fell["ce"], gain=TARGETED_GAIN),
+        against("targets", fell["targeted"], fell["ce"], gain=verdicts.TARGETED_GAIN),
     ]
 
 

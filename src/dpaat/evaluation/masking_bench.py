@@ -26,14 +26,10 @@ Work = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]
 
 FRACTIONS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 """Parts of the reference radius, from which the one to compare attacks at is chosen."""
-PATH = tuple(k / 8 for k in range(1, 9))
-"""Points along the gradient, in parts of the reference radius."""
-SEARCH_STEPS, START_STEPS = 10, 20
-"""Steps of PGD to choose the radius, and to compare starts."""
-RESTARTS, MORE_STEPS = 3, 2
-"""The larger budget: so many starts, each of so many times the steps."""
-REPEATS, MEAN_OF = 5, 10
-"""Passes over the same images, and passes averaged where they disagree."""
+PATH = tuple(k / 8 for k in range(1, 9))  # points along the gradient, in parts of the reference radius
+SEARCH_STEPS, START_STEPS = 10, 20  # steps of PGD to choose the radius, and to compare starts
+RESTARTS, MORE_STEPS = 3, 2  # the larger budget: so many starts, each of so many times the steps
+REPEATS, MEAN_OF = 5, 10  # passes over the same images, and passes averaged where they disagree
 _REACH_PASSES, _GRADIENT_PASSES = 2, 2 * 3 + len(PATH)
 
 
@@ -46,7 +42,7 @@ class BenchAttack(NamedTuple):
 
 
 class Bench:
-    """Runs pieces of work batch by batch, each with its own randomness, and keeps them in the attacker's journal.
+    """Measurements batch by batch, each with its own randomness, kept in the attacker's journal.
 
     `eps` is the reference radius, `steps` are of APGD, `queries` of Square. `attacks` are by role: "search" to choose a
     radius, "ce", "targeted", "more", "zero", "random", "single", "square", and "transfer" where there is a source.

@@ -12,36 +12,28 @@ from scipy.stats import binomtest
 Verdict = Literal["pass", "warn", "fail", "skipped"]
 Summary = Literal["believable", "suspicious", "masked", "degenerate"]
 
-PREDICTIONS = "predictions"
-"""The check that tells a degenerate model."""
+PREDICTIONS = "predictions"  # the check that tells a degenerate model
 
-MIN_CORRECT = 10
-"""With fewer correctly classified images no comparison of attacks is made."""
-ONE_CLASS = 0.99
-"""A model that predicts one class for more than this share of the images is degenerate."""
-NOISE = 1e-3
-"""Largest difference between passes, in parts of the spread of the logits; rounding makes about 1e-6."""
-FEW, MANY = 0.02, 0.10
-"""Shares of images whose gradient is lost: more than the first warns, more than the second fails."""
-VANISHING = 0.01
-"""A gradient at the image below this part of the one at a random point of the ball counts as vanishing."""
+MIN_CORRECT = 10  # with fewer correctly classified images no comparison of attacks is made
+ONE_CLASS = 0.99  # a model that predicts one class for more than this share of the images is degenerate
+NOISE = 1e-3  # largest difference between passes, in parts of the spread of the logits; rounding makes about 1e-6
+FEW, MANY = 0.02, 0.10  # shares of images whose gradient is lost: more than the first warns, more than the second fails
+VANISHING = 0.01  # a gradient at the image below this part of the one at a random point of the ball counts as vanishing
 RISING = (0.90, 0.75)
 """Shares of images whose loss rises over an eighth of the radius: fewer than the first warns, than the second fails."""
 LOWER = (0.08, 0.12)
 """Shares of images whose loss is lower after a longer step than at the image: more warns, fails; sound: up to 0.04."""
 STEP_GAP = (0.30, 0.45)
 """Share that one full step leaves standing minus that of PGD: more warns, fails; sound: to 0.16, overfitted: 0.53."""
-SIGNIFICANT = 0.05
-"""Level of the one-sided exact McNemar test."""
-GAIN = 0.02
-"""Smallest gain of one attack over another that counts, as a share of the images."""
+SIGNIFICANT = 0.05  # level of the one-sided exact McNemar test
+GAIN = 0.02  # smallest gain of one attack over another that counts, as a share of the images
 TARGETED_GAIN = (0.20, 0.30)
 """The same for APGD-T over APGD-CE, to warn and to fail: sound models were seen to show up to 0.19."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sign of gradient masking, looked for."""
+    """One gradient-masking check and its verdict."""
 
     name: str
     verdict: Verdict  # "skipped" if it could not be done
@@ -50,7 +42,7 @@ class Check:
 
 
 def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
-    """Conclude from all checks, and name those behind it in a line.
+    """Overall verdict of all checks, and a line that names those behind it.
 
     "degenerate" if the model gives one answer whatever the image, "masked" if a check fails, "suspicious" if one warns.
     """
@@ -164,7 +156,7 @@ def compare(
     radius: str,
     gain: tuple[float, float] = (GAIN, GAIN),
 ) -> Check:
-    """Fail if an attack that should be no stronger is stronger beyond noise.
+    """Paired comparison of attacks: fail if one that should be no stronger is stronger beyond noise.
 
     That is: the one-sided exact McNemar test gives p < 0.05, and the difference, as a share of the images, is above
     `gain`, from which it warns and fails. Attacks come with their names and whether each image falls to them `(n,)`.

@@ -36,13 +36,10 @@ class Means(TypedDict):
 
 
 def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95) -> list[float]:
-    """Jeffreys interval [lower, upper] of a proportion of clustered images.
+    """Jeffreys interval [lower, upper] of a proportion of clustered images, which count as n / `design_effect`.
 
-    The images count as n / `design_effect`. `correct` says which of them are right, `groups` the lesion of each, `(n,)`
-    both; `level` is the share of the intervals that should cover.
-
-    Raises:
-        ValueError: no images, or shapes that do not fit.
+    `correct` says which images are right, `groups` the lesion of each, `(n,)`; `level` is the share of the intervals
+    that should cover. Raises ValueError for no images, or shapes that do not fit.
 
     Source: L. D. Brown, T. T. Cai, A. DasGupta, Statistical Science 16 (2001), section 3; L. Kish, "Survey Sampling"
     (1965), section 5.4.
@@ -55,7 +52,7 @@ def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95
 
 
 def design_effect(values: np.ndarray, groups: np.ndarray) -> float:
-    """How many clustered images are worth one independent image: 1 + (m - 1) rho.
+    """Design effect: how many clustered images are worth one independent image, 1 + (m - 1) rho.
 
     m is the size of the lesion that an image is in, averaged over images; rho is the intra-cluster correlation by the
     analysis of variance, held between 0 and 1, and 1 where nothing varies, the cautious assumption.
@@ -80,7 +77,6 @@ def score_means(
     shares: np.ndarray,
     bounds: tuple[float, float] = (0.0, 1.0),
     binary: bool = False,
-    level: float = 0.95,
 ) -> Means:
     """Means of a score that every image has, with intervals whose unit is the lesion.
 
@@ -92,10 +88,8 @@ def score_means(
         shares: weights of the classes in the population `(K,)`, of any sum: a draw may have taken others.
         bounds: least and largest value that the score can have.
         binary: whether it is 0 or 1 for nearly every image, where the mean is a proportion.
-        level: share of the intervals that should cover.
 
-    Raises:
-        ValueError: no images, or lengths that differ.
+    Raises ValueError for no images, or lengths that differ.
     """
     if not len(values) or not len(values) == len(labels) == len(groups):
         raise ValueError(f"{len(values)} values, {len(labels)} labels, {len(groups)} groups: as many, at least 1")
@@ -108,48 +102,31 @@ def score_means(
         weights = weights / weights.sum()
         drawn = np.flatnonzero(weights)
         if binary:
-            return proportion_score(
-                recall_moments(values, clusters, weights, SMOOTHING / len(drawn), paired=False), level
-            )
+            return proportion_score(recall_moments(values, clusters, weights, SMOOTHING / len(drawn), paired=False))
         moments = recall_moments(values, clusters, weights, 0.0, paired=True)
         # One lesion shows no spread: the class takes the largest variance that values between the bounds can have.
         largest = weights[drawn] ** 2 * ((bounds[1] - bounds[0]) / 2) ** 2
         moments = replace(moments, variances=np.where(lesions[drawn] == 1, largest, moments.variances))
-        ends = np.clip(moments.value + np.array([-1, 1]) * half_width(moments, level), *bounds)
+        ends = np.clip(moments.value + np.array([-1, 1]) * moments.half_width(0.95), *bounds)
         return Score(value=moments.value, interval=holding(moments.value, ends))
 
     per_class = {}
     for k in np.flatnonzero(counts).tolist():
+        own = values[labels == k]
         one = average(np.eye(len(classes))[k])
         if binary:
-            own = values[labels == k]
-            interval = recall_interval(own, groups[labels == k], level)
-            one = Score(value=float(np.mean(own)), interval=interval)
-        per_class[classes[k]] = ClassMean(**one, n=int(counts[k]))
+            one = Score(value=float(np.mean(own)), interval=recall_interval(own, groups[labels == k]))
+        per_class[classes[k]] = ClassMean(**one, n=len(own))
     return Means(mean=average(shares.astype(float)), balanced=average(np.ones(len(classes))), per_class=per_class)
 
 
-def proportion_score(moments: Moments, level: float) -> Score:
+def proportion_score(moments: Moments, level: float = 0.95) -> Score:
     """Interval of a metric on the logit scale, which keeps it within 0 and 1 and skews it as the metric is skewed."""
-    center, half = moments.center, half_width(moments, level)
+    center, half = moments.center, moments.half_width(level)
     ends = expit(logit(center) + np.array([-half, half]) / (center * (1 - center)))
     # Where classes of a lesion or two leave nearly everything open, the logit would stretch across all of 0 to 1.
-    return Score(
-        value=moments.value, interval=holding(moments.value, np.clip(ends, center - 2 * half, center + 2 * half))
-    )
-
-
-def degrees_of_freedom(moments: Moments) -> float:
-    """Satterthwaite's approximation."""
-    uncertain = np.sum(moments.variances**2 / moments.dof)
-    return float(moments.variance**2 / uncertain) if uncertain else np.inf
-
-
-def half_width(moments: Moments, level: float) -> float:
-    """Half the length of Student's interval."""
-    if not moments.variance:
-        return 0.0
-    return float(stats.t.ppf((1 + level) / 2, degrees_of_freedom(moments)) * np.sqrt(moments.variance))
+    ends = np.clip(ends, center - 2 * half, center + 2 * half)
+    return Score(value=moments.value, interval=holding(moments.value, ends))
 
 
 def holding(value: float, ends: np.ndarray) -> list[float]:

@@ -23,7 +23,7 @@ SMOOTHING = 3 / 4
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one run says about its images."""
+    """Predictions of one run on its images."""
 
     ids: np.ndarray  # `(N,)` str
     labels: np.ndarray  # true classes, `(N,)` int64, 0 to K - 1
@@ -83,31 +83,33 @@ def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
 def merge_seeds(runs: Sequence[Fold]) -> list[Fold]:
     """Sort runs into folds: those on the same images are seeds of one.
 
-    Raises:
-        ValueError: no runs, two that share a part of their images, or that order them or the classes differently.
+    Raises ValueError for no runs, two that share a part of their images, or that order them or the classes differently.
     """
     if not runs:
         raise ValueError("there are no runs")
     folds: list[list[Fold]] = []
     for run in runs:
-        for seeds in folds:
-            first = seeds[0].images
-            if run.images.same_images(first):
-                seeds.append(run)
-                break
-            if np.isin(run.images.ids, first.ids).any():
-                raise ValueError("two runs must have all images and labels in common, in the same order, or none")
+        seeds = next((each for each in folds if run.images.same_images(each[0].images)), None)
+        if seeds is not None:
+            seeds.append(run)
+        elif any(np.isin(run.images.ids, each[0].images.ids).any() for each in folds):
+            raise ValueError("two runs must have all images and labels in common, in the same order, or none")
         else:
             folds.append([run])
     if any(list(run.images.classes) != list(runs[0].images.classes) for run in runs):
         raise ValueError("the runs differ in their classes")
-    return [_merge(seeds) for seeds in folds]
+    merged = []
+    for seeds in folds:
+        tables = [run.precision for run in seeds if run.precision is not None]
+        precision = np.concatenate(tables) if len(tables) == len(seeds) else None
+        merged.append(replace(seeds[0], correct=np.concatenate([run.correct for run in seeds]), precision=precision))
+    return merged
 
 
 def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
-    """Moments of every metric, pooled over folds of one recipe, or of differences (`paired`), averaged over seeds.
+    """Moments of `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
 
-    Returns `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
+    They are pooled over folds of one recipe, or of differences (`paired`), and averaged over seeds.
     """
     labels = np.concatenate([fold.images.labels for fold in folds])
     clusters = find_clusters(labels, np.concatenate([fold.images.groups for fold in folds]))
@@ -117,16 +119,20 @@ def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
     share = SMOOTHING / present.sum()
     accuracy = recall_moments(correct, clusters, images / images.sum(), share, paired=paired)
     balanced = recall_moments(correct, clusters, present / present.sum(), share, paired=paired)
+    recalls = []
+    for fold in folds:
+        own = np.bincount(fold.images.labels)
+        recalls.append(fold.correct @ (1 / own[fold.images.labels]) / np.count_nonzero(own))
     found = {
         "accuracy": _with_training(accuracy, [fold.correct.mean(axis=1) for fold in folds]),
-        "balanced_accuracy": _with_training(balanced, [_balanced(fold) for fold in folds]),
+        "balanced_accuracy": _with_training(balanced, recalls),
     }
     tables = [fold.precision for fold in folds if fold.precision is not None]
     if len(tables) == len(folds):
         parts = []
         for fold, table in zip(folds, tables, strict=True):
-            own = find_clusters(fold.images.labels, fold.images.groups)
-            parts.append(precision_moments(table.mean(axis=0), fold.blocks, own, share, paired=paired))
+            lesions = find_clusters(fold.images.labels, fold.images.groups)
+            parts.append(precision_moments(table.mean(axis=0), fold.blocks, lesions, share, paired=paired))
         mean = Moments(
             float(np.mean([part.value for part in parts])),
             float(np.mean([part.center for part in parts])),
@@ -135,18 +141,6 @@ def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
         )
         found["map"] = _with_training(mean, [np.nanmean(table[:, 0], axis=1) for table in tables])
     return found
-
-
-def _balanced(fold: Fold) -> np.ndarray:
-    """Balanced accuracy of every seed."""
-    images = np.bincount(fold.images.labels)
-    return np.asarray(fold.correct @ (1 / images[fold.images.labels]) / np.count_nonzero(images))
-
-
-def _merge(seeds: Sequence[Fold]) -> Fold:
-    tables = [run.precision for run in seeds if run.precision is not None]
-    precision = np.concatenate(tables) if len(tables) == len(seeds) else None
-    return replace(seeds[0], correct=np.concatenate([run.correct for run in seeds]), precision=precision)
 
 
 def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from scipy.special import xlogy
 
 MAX_BLOCKS = 50
@@ -45,6 +46,18 @@ class Moments:
     def variance(self) -> float:
         """Their sum."""
         return float(self.variances.sum())
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Of the variance, by Satterthwaite's approximation."""
+        uncertain = np.sum(self.variances**2 / self.dof)
+        return float(self.variance**2 / uncertain) if uncertain else np.inf
+
+    def half_width(self, level: float) -> float:
+        """Half the length of Student's interval."""
+        if not self.variance:
+            return 0.0
+        return float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom) * np.sqrt(self.variance))
 
 
 def find_clusters(labels: np.ndarray, groups: np.ndarray) -> Clusters:

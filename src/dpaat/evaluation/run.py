@@ -49,11 +49,8 @@ def evaluate_run(
         progress: show a progress bar with the time left on stderr.
         options: fields of `Plan`.
 
-    Returns:
-        The document, as written to `evaluation.json`.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
+    Returns the document, as written to `evaluation.json`. Raises UserError for bad input, or a folder that cannot be
+    written.
     """
     plan = Plan(**options)
     target = resolve_device(device)
@@ -65,8 +62,7 @@ def evaluate_run(
 def source_of(subject: Subject, run: Path, device: str) -> Subject:
     """The run on which transfer attacks make the images for a subject.
 
-    Raises:
-        UserError: not a run folder, or its model answers other classes or takes other images.
+    Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
     source = subject_of_run(run, data=subject.data, device=device, progress=False)
     if (source.classes, source.channels) != (subject.classes, subject.channels):
@@ -80,14 +76,11 @@ def source_of(subject: Subject, run: Path, device: str) -> Subject:
 def evaluate(
     subject: Subject, plan: Plan, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
 ) -> Document:
-    """Measure a model by a plan, and keep the results in its folder; returns the document, see `evaluate_run`.
+    """Measure a model by a plan, and keep the results in its folder; returns and errors as of `evaluate_run`.
 
     Each result is merged into `evaluation.json`, and its predictions written to `predictions.parquet/`, as soon as it
     is finished. Finished batches are kept aside, so that the same call after an interruption goes on where it
     stopped and ends with the same results. Other results of the same checkpoint are kept.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
     """
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")

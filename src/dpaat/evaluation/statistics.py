@@ -8,13 +8,11 @@ from typing import Any, TypedDict
 import numpy as np
 from scipy import stats
 
-from dpaat.evaluation.means import Score, degrees_of_freedom, half_width, holding, proportion_score, recall_interval
+from dpaat.evaluation.means import Score, holding, proportion_score, recall_interval
 from dpaat.evaluation.replicates import Fold, Predictions, find_folds, find_moments
 
-ONE_SIDED = 0.9
-"""The lower end of the interval of this level is the lower one-sided bound at 95 %."""
-SIGNIFICANT = 0.05
-"""A p-value below this tells a difference from 0."""
+ONE_SIDED = 0.9  # the lower end of the interval of this level is the lower one-sided bound at 95 %
+SIGNIFICANT = 0.05  # a p-value below this tells a difference from 0
 
 
 class Intervals(TypedDict):
@@ -54,18 +52,15 @@ def intervals(
     *,
     level: float = 0.95,
 ) -> Intervals:
-    """Confidence intervals of the metrics of one run on one set of images.
+    """Confidence intervals of the metrics of one run on one set of images, each of which holds its metric.
 
     Args:
         predicted: predicted classes `(N,)`, int64.
         probabilities: class probabilities `(N, K)`, or None: no interval for the mean average precision.
         labels: true classes `(N,)`, int64, 0 to K - 1.
         groups: the lesion of every image, `(N,)`.
-        classes: K class names.
+        classes: K class names; None in `per_class_recall` for an absent one.
         level: share of the intervals that should cover.
-
-    Returns:
-        Ready for JSON; None in `per_class_recall` for an absent class. Every interval holds its metric.
 
     Raises:
         ValueError: no images, or shapes and labels that do not fit.
@@ -93,10 +88,8 @@ def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dic
     """Metrics and intervals of one recipe over its folds and seeds.
 
     Metrics of runs on the same images, seeds, are averaged. Predictions of different folds are pooled before recalls
-    are taken; mean average precision, whose scores different models do not share, is averaged over folds.
-
-    Returns:
-        `accuracy`, `balanced_accuracy` and, where all runs have probabilities, `map`; `level` of the intervals cover.
+    are taken; mean average precision, whose scores different models do not share, is averaged over folds, and found
+    where all runs have probabilities. `level` is the share of the intervals that should cover.
 
     Raises:
         ValueError: no runs, or two that share a part of their images.
@@ -114,13 +107,9 @@ def paired_difference(
 ) -> dict[str, Difference]:
     """Paired comparison of two recipes on the same images: first minus second.
 
-    Args:
-        first: runs of a recipe, seeds and folds as in `pooled_intervals`.
-        second: as many runs of another, each on the images of its counterpart in `first`, in the same order.
-        level: share of the intervals that should cover; 0.9 for one-sided bounds at 95 %.
-
-    Returns:
-        For the metrics as in `pooled_intervals`. Of a run with itself the difference is 0, from 0 to 0, with p 1.
+    `second` has as many runs as `first`, each on the images of its counterpart, in the same order; for metrics, seeds,
+    folds and `level` (0.9 for one-sided bounds at 95 %) see `pooled_intervals`. Of a run with itself the difference is
+    0, from 0 to 0, with p 1.
 
     Raises:
         ValueError: runs that do not pair up.
@@ -147,18 +136,18 @@ def contrast(first: Sequence[Fold], second: Sequence[Fold], *, level: float = 0.
     pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]
     for name, moments in find_moments(pairs, paired=True).items():
         value, center, error = moments.value, moments.center, np.sqrt(moments.variance)
-        p_value = 2 * stats.t.sf(abs(center) / error, degrees_of_freedom(moments)) if error else value == 0
+        p_value = 2 * stats.t.sf(abs(center) / error, moments.degrees_of_freedom) if error else value == 0
         found[name] = Contrast(
             difference=value,
-            interval=holding(value, center + np.array([-1, 1]) * half_width(moments, level)),
-            bound=min(value, center - half_width(moments, ONE_SIDED)),
+            interval=holding(value, center + np.array([-1, 1]) * moments.half_width(level)),
+            bound=min(value, center - moments.half_width(ONE_SIDED)),
             p_value=float(p_value),
         )
     return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979)."""
+    """Holm's step-down adjustment of p-values (Scandinavian Journal of Statistics 6, 1979)."""
     order = np.argsort(p_values, kind="stable")
     stepped = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -167,7 +156,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def adjust(comparisons: Iterable[Mapping[str, Any] | None]) -> None:
-    """Add `p_adjusted` to contrasts by metric: Holm's method, one family a metric whatever its radius ("map@2/255")."""
+    """Holm's adjustment of contrasts, one family a metric whatever its radius ("map@2/255"): adds `p_adjusted`."""
     families: dict[str, list[Any]] = {}
     for contrasts in comparisons:
         for name, found in (contrasts or {}).items():

@@ -20,8 +20,7 @@ from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
 """Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
-ENSEMBLE = ("apgd-t", "fab-t", "square")
-"""Attacks of the standard suite that are run on what the others left standing."""
+ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite that are run on what the others left standing
 SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 """Radii at which the security curve goes on beyond the fixed ones, by PGD on what stands."""
@@ -29,7 +28,7 @@ CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A model under one attack, or the worst case over several, at one radius."""
+    """Outcome of one attack, or of the worst case over several, at one radius."""
 
     spec: AttackSpec
     eps: float  # in units of a [0, 1] image, 0 for clean images
@@ -41,7 +40,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Curve:
-    """The worst case over growing radii, from 0."""
+    """Security curve: the worst case over growing radii, from 0."""
 
     eps: list[float]  # radii, ascending, the first 0
     accuracy: list[float]  # robust accuracy at each
@@ -138,10 +137,9 @@ def run_standard(
     specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
     radii = [eps for eps in radii if eps > 0]
     beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
-    stages: list[tuple[AttackSpec, Sequence[float]]] = [(specs["pgd"], beyond)] if beyond else []
-    stages += [(specs[name], radii) for name in ENSEMBLE] if radii else []
-    scored = [specs[name] for name in SCORED]
-    cascade = yield from _worst_case(attacker, scored, stages, radii, classes, AttackSpec(WORST_CASE, norm=norm))
+    scored, ensemble = ([specs[name] for name in names] for names in (SCORED, ENSEMBLE))
+    worst = AttackSpec(WORST_CASE, norm=norm)
+    cascade = yield from run_ensemble(attacker, scored, ensemble, radii, classes, worst=worst, beyond=beyond)
     eps, fixed = [0.0, *radii, *beyond], len(radii) + 1
     verdicts = [_verdicts(cascade, radius, classes) for radius in eps]
     accuracy = [metrics["accuracy"] for *_, metrics in verdicts]
@@ -163,35 +161,27 @@ def run_ensemble(
     ensemble: Sequence[AttackSpec],
     radii: Sequence[float],
     classes: Sequence[str],
-) -> Iterator[Result]:
+    *,
+    worst: AttackSpec | None = None,
+    beyond: Sequence[float] = (),
+) -> Generator[Result, None, Cascade]:
     """Run attacks on all images, then an ensemble, of which verdicts are wanted only, on what they leave standing.
 
-    Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius.
+    Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius, which
+    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`.
     """
     radii = [eps for eps in radii if eps > 0]
-    stages = [(spec, radii) for spec in ensemble] if radii else []
-    yield from _worst_case(attacker, specs, stages, radii, classes, worst_of([*specs, *ensemble]))
-
-
-def _worst_case(
-    attacker: Attacker,
-    scored: Sequence[AttackSpec],
-    stages: Sequence[tuple[AttackSpec, Sequence[float]]],
-    radii: Sequence[float],
-    classes: Sequence[str],
-    name: AttackSpec,
-) -> Generator[Result, None, Cascade]:
-    """Yield what is scored on all images, then the worst case at the radii; returns all verdicts."""
-    results = run_attacks(attacker, scored, radii, classes)
+    results = run_attacks(attacker, specs, radii, classes)
     yield (clean := next(results))
     cascade = Cascade(attacker.labels, clean.predicted)
     for result in results:
         cascade.note(result.spec.label, np.arange(len(attacker)), result.predicted, result.eps)
         yield result
-    run_cascade(attacker, cascade, stages)
+    further = [(spec, beyond) for spec in specs if spec.name == "pgd" and beyond]
+    run_cascade(attacker, cascade, further + [(spec, radii) for spec in ensemble if radii])
     for eps in radii:
         predicted, fell_to, metrics = _verdicts(cascade, eps, classes)
-        yield Result(name, eps, predicted, metrics, fell_to=fell_to)
+        yield Result(worst or worst_of([*specs, *ensemble]), eps, predicted, metrics, fell_to=fell_to)
     return cascade
 
 

@@ -55,16 +55,32 @@ class Writer:
 
     @contextmanager
     def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
-        """Make the attacker; what it finishes is kept until all is done."""
-        plan, subject = self.plan, self.subject
+        """Make the attacker; batches that it finishes are kept in a place of this plan until all is done.
+
+        A second evaluation by the same plan waits for the first; another one has a place of its own. What evaluations
+        of models that are gone have left is removed, unless one is still at work.
+        """
+        plan, subject, folder, checkpoint = self.plan, self.subject, self.subject.folder, self.settings["checkpoint"]
+        attacks = [list(names) for names in (plan.suites, plan.attacks, plan.ensemble)]
+        depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
+        depends |= {"attacks": attacks, "steps": dict(plan.steps), "eps": plan.radii, "norm": plan.norm}
+        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+        for left in (folder / PARTIAL).glob("*"):
+            if not left.name.startswith(f"{checkpoint}-"):
+                with suppress(UserError), _claimed(folder, left.name, busy="is at work"):
+                    shutil.rmtree(left, ignore_errors=True)
+        name = f"{checkpoint}-{digest}"
+        journal = Journal(folder / PARTIAL / name)
         options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "precision": plan.precision}
         options |= {"num_classes": len(subject.classes), "source": None if source is None else source.model}
-        options |= {"device": device, "progress": progress}
-        with (
-            self._journal() as journal,
-            Attacker(subject.model, self.images, self.labels, journal=journal, **options) as attacker,
-        ):
-            yield attacker
+        options |= {"device": device, "progress": progress, "journal": journal}
+        with _claimed(folder, name):
+            with locked(folder / RESULTS):  # where another removes the folder around it
+                (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)
+            with Attacker(subject.model, self.images, self.labels, **options) as attacker:
+                yield attacker
+            with locked(folder / RESULTS):
+                journal.clear()
 
     def save(self, result: Result) -> None:
         """Write one result with its intervals and predictions."""
@@ -89,30 +105,6 @@ class Writer:
     def _merge(self, **new: Any) -> None:
         head = {**self.subject.head, **self.settings}
         self.document = save_result(self.subject.folder, head, constant=self.constant, **new)
-
-    @contextmanager
-    def _journal(self) -> Iterator[Journal]:
-        """Hold the place where finished batches of this plan stand until all is done.
-
-        A second evaluation by the same plan waits for the first; another one has a place of its own. What evaluations
-        of models that are gone have left is removed, unless one is still at work.
-        """
-        plan, folder, checkpoint = self.plan, self.subject.folder, self.settings["checkpoint"]
-        attacks = [list(names) for names in (plan.suites, plan.attacks, plan.ensemble)]
-        depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
-        depends |= {"attacks": attacks, "steps": dict(plan.steps), "eps": plan.radii, "norm": plan.norm}
-        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        for left in (folder / PARTIAL).glob("*"):
-            if not left.name.startswith(f"{checkpoint}-"):
-                with suppress(UserError), _claimed(folder, left.name, busy="is at work"):
-                    shutil.rmtree(left, ignore_errors=True)
-        name = f"{checkpoint}-{digest}"
-        with _claimed(folder, name):
-            with locked(folder / RESULTS):  # where another removes the folder around it
-                (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)
-            yield (journal := Journal(folder / PARTIAL / name))
-            with locked(folder / RESULTS):
-                journal.clear()
 
 
 @contextmanager
