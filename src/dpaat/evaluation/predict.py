@@ -108,12 +108,11 @@ def predict(
     classes = list(opened.info["classes"])
     frame = pd.DataFrame(probabilities.numpy(), columns=[f"probability_{name}" for name in classes])
     frame.insert(0, "file", names)
-    frame.insert(1, "predicted", [classes[k] for k in probabilities.argmax(dim=1).tolist()])
+    frame.insert(1, "predicted", [classes[k] for k in probabilities.numpy().argmax(axis=1)])
     try:
         with replacing(out) as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return out
 
