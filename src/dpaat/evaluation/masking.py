@@ -72,11 +72,8 @@ def run_masking(
     correct = drawn[right]
     if predictions.verdict == "fail" or len(correct) < verdicts.MIN_CORRECT:
         reason = "the model is degenerate" if predictions.verdict == "fail" else "too few images classified correctly"
-        return [
-            predictions,
-            repeatability,
-            *(Check(name, "skipped", reason) for name in ("gradient", *GRADIENT_CHECKS)),
-        ]
+        skipped = [Check(name, "skipped", reason) for name in ("gradient", *GRADIENT_CHECKS)]
+        return [predictions, repeatability, *skipped]
     if not bench.reached(correct[:1]).all():
         lost = Check("gradient", "fail", "no gradient reaches the image; attacks that follow it cannot even be run")
         skipped = [Check(name, "skipped", "there is no gradient") for name in GRADIENT_CHECKS]
