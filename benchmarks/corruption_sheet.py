@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dpaat.data.synthetic import SIZE, render
-from dpaat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from dpaat.evaluation.corruption_images import CORRUPTIONS
+from dpaat.evaluation.corruptions import SEVERITIES, corrupt
 
 LESION = (1, 1, 0)  # class, lesion, view
 GAP, MARGIN, HEADER = 4, 96, 22

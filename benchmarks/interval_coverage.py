@@ -28,7 +28,9 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from dpaat.evaluation.statistics import Predictions, paired_difference, recall_interval
+from dpaat.evaluation.means import recall_interval
+from dpaat.evaluation.replicates import Predictions
+from dpaat.evaluation.statistics import paired_difference
 from dpaat.provenance import provenance
 
 LESIONS = {

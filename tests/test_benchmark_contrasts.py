@@ -11,8 +11,8 @@ from dpaat.benchmark.summary import ALL, summarize
 from dpaat.benchmark.tables import _evidence
 from dpaat.evaluation.fronts import pareto_front, upper_hull
 from dpaat.evaluation.metrics import area_weights, curve_area
-from dpaat.evaluation.replicates import Fold, find_fold, find_folds
-from dpaat.evaluation.statistics import Predictions, contrast, fold_scores, paired_difference, pooled_intervals
+from dpaat.evaluation.replicates import Fold, Predictions, find_fold, find_folds
+from dpaat.evaluation.statistics import contrast, fold_scores, paired_difference, pooled_intervals
 
 CLASSES = ("a", "b", "c")
 COUNTS = (120, 45, 15)

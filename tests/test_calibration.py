@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from dpaat.evaluation.calibration import calibration, fit_temperature, log_probabilities
+from dpaat.evaluation.clinical import calibration, fit_temperature, log_probabilities
 
 
 def planted(temperature: float, *, n: int = 20_000, k: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

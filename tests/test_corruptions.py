@@ -6,14 +6,8 @@ from PIL import Image
 
 from dpaat.data.synthetic import CLASSES, render
 from dpaat.errors import UserError
-from dpaat.evaluation.corruption_images import CAST_STRENGTH, HAIRS, RULER
-from dpaat.evaluation.corruptions import (
-    CORRUPTIONS,
-    SEVERITIES,
-    corrupt,
-    corruption_summary,
-    corruptions_for,
-)
+from dpaat.evaluation.corruption_images import CAST_STRENGTH, CORRUPTIONS, HAIRS, RULER
+from dpaat.evaluation.corruptions import SEVERITIES, corrupt, corruption_summary, corruptions_for
 
 COLOUR = np.stack([render(k % len(CLASSES), k, 0)[0].transpose(2, 0, 1) for k in range(14)])
 GREY = np.rint(COLOUR.mean(axis=1, keepdims=True)).astype(np.uint8)

@@ -61,14 +61,10 @@ def test_same_kind_is_replaced_and_others_are_kept(tmp_path) -> None:
     _save(tmp_path, AttackSpec("pgd", 20, "l2"), 2 / 255)
     _save(tmp_path, population=Population("ham10000", "0123456789abcdef", "val", 12))
     document = _save(tmp_path, pgd, 2 / 255, seed=1)
-    found = [(e["split"], e["label"], e["eps_text"]) for e in document["results"]]
+    found = [f"{e['split']}: {e['label']} {e['eps_text']}" for e in document["results"]]
     assert found == [
-        ("test", "clean", "0"),
-        ("test", "PGD-20 L2", "2/255"),
-        ("test", "PGD-10", "2/255"),
-        ("test", "PGD-20", "2/255"),
-        ("test", "PGD-20", "8/255"),
-        ("val", "clean", "0"),
+        *("test: clean 0", "test: PGD-20 L2 2/255", "test: PGD-10 2/255", "test: PGD-20 2/255", "test: PGD-20 8/255"),
+        "val: clean 0",
     ]
     (replaced,) = [e for e in document["results"] if e["label"] == "PGD-20" and e["eps_text"] == "2/255"]
     assert replaced["metrics"] == _result(pgd, 2 / 255, seed=1).metrics

@@ -13,15 +13,17 @@ from torch.nn import functional as F
 import broken_models as broken
 from dpaat.errors import UserError
 from dpaat.evaluation.journal import Journal
-from dpaat.evaluation.masking import Check, masking_checks, summary
+from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.masking_bench import log_odds
 from dpaat.evaluation.masking_verdicts import (
+    Check,
     compare,
     judge_ascent,
     judge_gradient,
     judge_large_radius,
     judge_predictions,
     judge_repeatability,
+    summary,
 )
 
 NAMES = [

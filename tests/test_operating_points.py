@@ -12,9 +12,14 @@ from dpaat.data.ham10000 import CLASSES as HAM_CLASSES
 from dpaat.data.medmnist import CLASSES as MEDMNIST_CLASSES
 from dpaat.data.medmnist import TASKS as MEDMNIST_TASKS
 from dpaat.data.table import tasks_of
-from dpaat.evaluation.calibration import log_probabilities
-from dpaat.evaluation.operating_points import choose_thresholds, operating_points, task_scores, threshold_at
-from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.clinical import (
+    choose_thresholds,
+    log_probabilities,
+    operating_points,
+    task_scores,
+    threshold_at,
+)
+from dpaat.evaluation.means import recall_interval
 
 CLASSES = ("healthy", "sick")
 

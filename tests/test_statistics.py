@@ -7,17 +7,11 @@ import torch
 from scipy import stats
 from torchmetrics.functional.classification import binary_average_precision
 
+from dpaat.evaluation.means import design_effect, recall_interval
 from dpaat.evaluation.metrics import classification_metrics
+from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.resampling import find_clusters, leave_out_precision, merge_clusters, recall_moments
-from dpaat.evaluation.statistics import (
-    Predictions,
-    design_effect,
-    holm,
-    intervals,
-    paired_difference,
-    pooled_intervals,
-    recall_interval,
-)
+from dpaat.evaluation.statistics import holm, intervals, paired_difference, pooled_intervals
 
 CLASSES = ("a", "b", "c")
 LESIONS = (12, 30, 60)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.subgroups import excess_accuracy, subgroups
 
 CLASSES = ("easy", "hard")

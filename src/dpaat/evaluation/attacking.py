@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from dpaat.attacks import find_attack
 from dpaat.attacks.checks import check_logits
@@ -20,7 +22,6 @@ from dpaat.attacks.norms import make_ball
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.journal import Arrays, Journal
 from dpaat.evaluation.metrics import require_finite, require_labels
-from dpaat.evaluation.progress import PassBar
 from dpaat.evaluation.specs import AttackSpec
 
 Precision = Literal["32", "bf16"]
@@ -53,57 +54,78 @@ class Outputs:
         return Outputs(logits, np.where(near, self.distance, 0.0))
 
 
+class PassBar:
+    """A progress bar in forward passes on stderr, whose total is corrected whenever less is left than was expected."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._bar: tqdm[Any] = tqdm(
+            total=1,
+            disable=None if show else True,  # None: hidden where stderr is no terminal
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc:<22} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
+        )
+        self.name, self.done, self.close = self._bar.set_description_str, self._bar.update, self._bar.close
+
+    def expect(self, name: str, passes: int) -> None:
+        """Begin a stage: show its name, and take `passes` for what is left, this stage included."""
+        self._bar.total = max(1, self._bar.n + passes)
+        self.name(name)
+
+    def skipped(self, passes: int) -> None:
+        """Drop work that need not be done: it says nothing about the speed."""
+        self._bar.total = max(1, (self._bar.total or 0) - passes)
+        self._bar.refresh()
+
+
+@dataclass(eq=False, repr=False)
 class Attacker:
-    """A model, the images it is tried on, and how.
+    """A model, the images it is tried on, and how; a context manager that removes its progress bar.
 
     No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model
     is left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched.
-
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`.
-        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
-        labels: `(N,)`, int64, 0 to K - 1.
-        num_classes: K.
-        batch_size: images per batch.
-        device: where to compute.
-        seed: source of all random starts and draws.
-        precision: in which the attacks search, "32" or "bf16".
-        source: another model, for attacks that transfer their images from one.
-        journal: where finished batches are kept.
-        progress: show a bar with the time left.
 
     Raises:
         UserError: no images, or labels that do not fit.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: ImageArray,
-        labels: np.ndarray,
-        *,
-        num_classes: int,
-        batch_size: int = 128,
-        device: str | torch.device = "cpu",
-        seed: int = 0,
-        precision: Precision = "32",
-        source: nn.Module | None = None,
-        journal: Journal | None = None,
-        progress: bool = True,
-    ) -> None:
-        if not len(images):
+    model: nn.Module  # maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`
+    images: ImageArray  # `(N, C, H, W)`, uint8, or floating in [0, 1]
+    labels: np.ndarray  # `(N,)`, int64, 0 to K - 1
+    _: KW_ONLY
+    num_classes: int  # K
+    batch_size: int = 128
+    device: str | torch.device = "cpu"
+    seed: int = 0  # source of all random starts and draws
+    precision: Precision = "32"  # in which the attacks search, "32" or "bf16"
+    source: nn.Module | None = None  # another model, for attacks that transfer their images from one
+    journal: Journal = field(default_factory=Journal)  # where finished batches are kept
+    progress: InitVar[bool] = True  # show a bar with the time left
+
+    def __post_init__(self, progress: bool) -> None:
+        if not len(self.images):
             raise UserError("there are no images to evaluate")
-        require_labels(torch.as_tensor(labels), len(images), num_classes)
-        if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
-        self.model, self.source = model.to(device), None if source is None else source.to(device)
-        self.images, self.labels, self.num_classes = images, np.asarray(labels, dtype=np.int64), num_classes
-        self.batch_size, self.device, self.seed, self.precision = batch_size, device, seed, precision
-        self.journal = Journal() if journal is None else journal
+        require_labels(torch.as_tensor(self.labels), len(self.images), self.num_classes)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        self.model, self.labels = self.model.to(self.device), np.asarray(self.labels, dtype=np.int64)
+        self.source = None if self.source is None else self.source.to(self.device)
         self.bar = PassBar(show=progress)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def on(self, images: ImageArray, name: str) -> Attacker:
+        """The same on changed images, under a name of their own in the journal."""
+        other = copy(self)
+        other.images, other.journal = images, self.journal.within(name)
+        return other
 
     def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
         """Attack images, all or those at some positions `(n,)`, and let the model judge them.
@@ -114,7 +136,17 @@ class Attacker:
         positions = np.arange(len(self)) if positions is None else positions
         if not len(positions):
             return Outputs(torch.zeros(0, self.num_classes), np.zeros(0))
-        work = partial(self._batch, spec, eps)
+
+        def work(batch: np.ndarray, unit: str) -> Arrays:
+            x, y = self.load(batch)
+            x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
+            distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
+            if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
+                raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
+            with torch.no_grad():
+                logits = check_logits(self.model(x_adv), len(x), self.num_classes)
+            return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
+
         found = self.batches((spec, round(eps, 9)), positions, work, passes=spec.passes(self.num_classes))
         logits = torch.from_numpy(found["logits"])
         require_finite(logits)
@@ -123,13 +155,10 @@ class Attacker:
     def batches(
         self, key: tuple[object, ...], positions: np.ndarray, work: Callable[[np.ndarray, str], Arrays], *, passes: int
     ) -> Arrays:
-        """Do a piece of work batch by batch, as far as the journal does not hold it.
+        """Do a piece of work on images `(n,)`, n >= 1, batch by batch, as far as the journal does not hold it.
 
-        Args:
-            key: what tells the work from others.
-            positions: images `(n,)`, at least one.
-            work: positions of a batch and its key to arrays by name, an entry per image.
-            passes: forward passes per image.
+        `key` tells it from others; `work` takes positions of a batch and its key to arrays by name, an entry per image;
+        `passes` are forward passes per image.
         """
         parts = []
         with evaluation_mode(self.model), full_precision():
@@ -158,16 +187,6 @@ class Attacker:
         """A source of random numbers keyed by the seed and whatever else tells one draw from another."""
         return torch.Generator(self.device).manual_seed(zlib.crc32(repr((self.seed, *parts)).encode()))
 
-    def _batch(self, spec: AttackSpec, eps: float, batch: np.ndarray, unit: str) -> Arrays:
-        x, y = self.load(batch)
-        x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
-        distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
-        if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
-            raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
-        with torch.no_grad():
-            logits = check_logits(self.model(x_adv), len(x), self.num_classes)
-        return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
-
     def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
         """Attack a batch: images `(n, C, H, W)` in [0, 1] on the device with labels `(n,)` to adversarial images.
 
@@ -176,18 +195,16 @@ class Attacker:
         if spec.name == "clean":
             return x
         info = find_attack(spec.name)
-        options: dict[str, Any] = {"generator": self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), key)}
-        if spec.steps is not None:
-            options["steps"] = spec.steps
-        if spec.start is not None:
-            options["start"] = spec.start
+        generator = self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), key)
+        options: dict[str, Any] = {"steps": spec.steps, "start": spec.start}
+        options = {name: value for name, value in options.items() if value is not None}
         if info.needs_source:
             options["source"] = self.source
         # The nearest image that fools in half precision often lies on the wrong side in full.
         dtype = None if info.minimal else PRECISIONS[self.precision]
         device = torch.device(self.device).type
         with nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
-            return info.function(self.model, x, y, eps=eps, norm=spec.norm, **options)
+            return info.function(self.model, x, y, eps=eps, norm=spec.norm, generator=generator, **options)
 
 
 @contextmanager
@@ -198,12 +215,7 @@ def full_precision() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     try:
         with (
-            cudnn.flags(
-                enabled=cudnn.enabled,
-                benchmark=cudnn.benchmark,
-                deterministic=cudnn.deterministic,
-                allow_tf32=False,
-            ),
+            cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
             torch.autocast("cuda", enabled=False),
             torch.autocast("cpu", enabled=False),
         ):

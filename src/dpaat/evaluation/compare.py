@@ -13,9 +13,10 @@ from rich.text import Text
 import dpaat
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
 from dpaat.evaluation.schema import COMPARED
-from dpaat.evaluation.statistics import Predictions, Score, adjust, paired_difference, pooled_intervals
+from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES, condition
 from dpaat.runs import write_text
@@ -24,26 +25,22 @@ from dpaat.tables import Cell, Kind, Row, Table, score_cell
 
 SCHEMA_VERSION = 1
 METRICS = {name: heading for name, heading in SCORES.items() if name != "auroc"}
-Replicate = tuple[str | None, int | None]
+SHOWN = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
 
-
-Recipes = dict[str, dict[Replicate, Path]]
+Recipes = dict[str, dict[tuple[str | None, int | None], Path]]
 """Name to evaluated folders that differ in seed and fold only, by (fold, seed)."""
 
 
 def compare_runs(runs: Sequence[Path]) -> Document:
-    """Compare evaluated runs on the same images under the same attacks.
+    """Paired comparison of evaluated runs on the same images under the same attacks.
 
     Runs of one recipe that differ in seed or fold are pooled. Every recipe is compared with the first one given.
     Intervals and p-values respect that images come in lesions (`dpaat.evaluation.statistics`); p-values are adjusted
     by Holm's method over all comparisons of one metric.
 
-    Returns:
-        `reference`; `recipes`, their runs; `conditions`, each with the `scores` of every recipe and the `differences`
-        from the reference, recipe minus reference, with `p_value` and `p_adjusted`.
-
-    Raises:
-        UserError: fewer than two recipes, a run that was not evaluated, or nothing that all were evaluated on.
+    Returns `reference`; `recipes`, their runs; `conditions`, each with the `scores` of every recipe and the
+    `differences` from the reference, recipe minus reference. Raises UserError for fewer than two recipes, a run that
+    was not evaluated, or nothing that all were evaluated on.
     """
     documents = {path: _evaluated(path) for path in dict.fromkeys(runs)}
     recipes = _recipes(documents)
@@ -53,32 +50,36 @@ def compare_runs(runs: Sequence[Path]) -> Document:
     replicates = list(recipes[reference])
     for name in others:
         if recipes[name].keys() != recipes[reference].keys():
+            pair = (recipes[name], recipes[reference])
+            ours, theirs = (", ".join(f"fold {fold or '-'} seed {seed}" for fold, seed in each) for each in pair)
             raise UserError(
-                f"compare: {name} and {reference} were not run with the same folds and seeds "
-                f"({_replicates(recipes[name])} against {_replicates(recipes[reference])})"
+                f"compare: {name} and {reference} were not run with the same folds and seeds ({ours} against {theirs})"
             )
     conditions: list[Document] = []
     for key, entry in _common(documents).items():
-        found = {
+        outcomes = {
             name: [_predictions(runs[each], documents[runs[each]], key) for each in replicates]
             for name, runs in recipes.items()
         }
-        first = found[reference]
+        first = outcomes[reference]
         for name in others:
-            if not all(a.same_images(b) for a, b in zip(first, found[name], strict=True)):
+            if not all(a.same_images(b) for a, b in zip(first, outcomes[name], strict=True)):
                 raise UserError(
                     f"compare: {name} and {reference} were not evaluated on the same images of "
                     f"{entry['data']}, {entry['split']}; evaluate them with the same --max-samples and --seed"
                 )
-        shown = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
-        conditions.append(
-            {
-                **{name: entry[name] for name in shown},
-                "n": sum(len(each.labels) for each in first),
-                "scores": {name: _scores(name, each) for name, each in found.items()},
-                "differences": {name: paired_difference(found[name], first) for name in others},
-            }
-        )
+        about = {name: entry[name] for name in SHOWN} | {"n": sum(len(each.labels) for each in first)}
+        scores = {}
+        for name, each in outcomes.items():
+            try:
+                scores[name] = pooled_intervals(each)
+            except ValueError as error:
+                raise UserError(
+                    f"compare: the runs of {name} cannot be pooled: {error}; seeds that are to be pooled need one "
+                    "split, see --splits and --fold of `dpaat train`"
+                ) from None
+        differences = {name: paired_difference(outcomes[name], first) for name in others}
+        conditions.append({**about, "scores": scores, "differences": differences})
     adjust(found for each in conditions for found in each["differences"].values())
     return {
         "schema_version": SCHEMA_VERSION,
@@ -87,9 +88,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         "recipes": {name: [path.resolve().name for path in runs.values()] for name, runs in recipes.items()},
         "fingerprints": sorted({document["data_fingerprint"] for document in documents.values()}),
         "data_warnings": {
-            str(path): document["data_warnings"]
-            for path, document in documents.items()
-            if document.get("data_warnings")
+            str(path): found for path, document in documents.items() if (found := document.get("data_warnings"))
         },
         "conditions": conditions,
     }
@@ -108,10 +107,14 @@ def differences_table(document: Document) -> Lines:
     columns = [text for heading in METRICS.values() for text in (heading, f"- {document['reference']}")]
     tables = []
     for each in document["conditions"]:
-        rows = [
-            Row(name, [cell for metric in METRICS for cell in _cells(scores, each["differences"].get(name), metric)])
-            for name, scores in each["scores"].items()
-        ]
+        rows = []
+        for name, scores in each["scores"].items():
+            cells: list[Cell] = []
+            for metric in METRICS:
+                score, found = scores.get(metric, {}), each["differences"].get(name, {}).get(metric)
+                cells.append(score_cell(score.get("value"), score.get("interval")))
+                cells.append(difference_cell(found) if found else Cell(""))
+            rows.append(Row(name, cells))
         title = f"{each['data']}, {each['split']}, {each['n']:,} images: {condition(each)}"
         tables.append(Table("", columns, rows, title=title).to_rich())
     return Lines(*tables, Text("percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"))
@@ -120,27 +123,9 @@ def differences_table(document: Document) -> Lines:
 def difference_cell(found: Mapping[str, Any], p_value: str = "p ") -> Cell:
     """A difference with its interval and adjusted p-value; in bold where the interval does not hold 0."""
     low, high = found["interval"]
-    more = f" {p_value}{found['p_adjusted']:.2g}"
     kind: Kind = "key" if low * high > 0 else ""
+    more = f" {p_value}{found['p_adjusted']:.2g}"
     return score_cell(found["difference"], found["interval"], sign=True, kind=kind, more=more)
-
-
-def _cells(scores: Mapping[str, Any], differences: Mapping[str, Any] | None, metric: str) -> list[Cell]:
-    score, difference = scores.get(metric), (differences or {}).get(metric)
-    return [
-        Cell("-") if score is None else score_cell(score["value"], score["interval"]),
-        Cell("") if difference is None else difference_cell(difference),
-    ]
-
-
-def _scores(name: str, runs: Sequence[Predictions]) -> dict[str, Score]:
-    try:
-        return pooled_intervals(runs)
-    except ValueError as error:
-        raise UserError(
-            f"compare: the runs of {name} cannot be pooled: {error}; seeds that are to be pooled need one split, "
-            "see --splits and --fold of `dpaat train`"
-        ) from None
 
 
 def _evaluated(path: Path) -> Document:
@@ -158,26 +143,20 @@ def _evaluated(path: Path) -> Document:
 
 def _recipes(documents: Mapping[Path, Document]) -> Recipes:
     """Sort runs into recipes, named by the method, or by the first run's folder where that would not be unique."""
-    found: dict[tuple[Any, ...], dict[Replicate, Path]] = {}
+    found: dict[tuple[Any, ...], dict[tuple[str | None, int | None], Path]] = {}
     for path, document in documents.items():
-        recipe = document["recipe"] or path.resolve()
-        replicate = (document["fold"], document["training_seed"])
-        runs = found.setdefault((document["method"], document["model"], recipe), {})
+        recipe = (document["method"], document["model"], document["recipe"] or path.resolve())
+        runs, replicate = found.setdefault(recipe, {}), (document["fold"], document["training_seed"])
         if replicate in runs:
             raise UserError(f"compare: {path} and {runs[replicate]} have the same recipe, fold and seed; drop one")
         runs[replicate] = path
     methods = [method for method, _, _ in found]
+    folders = [next(iter(runs.values())) for runs in found.values()]
     names = [
-        method if method and methods.count(method) == 1 else next(iter(runs.values())).resolve().name
-        for (method, _, _), runs in found.items()
+        method if method and methods.count(method) == 1 else folder.resolve().name
+        for method, folder in zip(methods, folders, strict=True)
     ]
-    if len(set(names)) < len(names):
-        names = [str(next(iter(runs.values()))) for runs in found.values()]
-    return dict(zip(names, found.values(), strict=True))
-
-
-def _replicates(runs: Mapping[Replicate, Path]) -> str:
-    return ", ".join(f"fold {fold or '-'} seed {seed}" for fold, seed in runs)
+    return dict(zip(names if len(set(names)) == len(names) else map(str, folders), found.values(), strict=True))
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
@@ -186,13 +165,13 @@ def _key(entry: Entry) -> tuple[Any, ...]:
 
 def _common(documents: Mapping[Path, Document]) -> dict[tuple[Any, ...], Entry]:
     """Conditions under which all runs were evaluated, in the order of the first; the largest set of images counts."""
-    keys = [{_key(entry) for entry in document["results"]} for document in documents.values()]
-    shared = set.intersection(*keys)
+    first, *others = ({_key(entry): entry for entry in document["results"]} for document in documents.values())
+    shared = {key: entry for key, entry in first.items() if all(key in other for other in others)}
     if not shared:
         raise UserError("compare: the runs have no evaluation in common; evaluate them with the same options")
-    return {_key(entry): entry for entry in next(iter(documents.values()))["results"] if _key(entry) in shared}
+    return shared
 
 
 def _predictions(path: Path, document: Document, key: tuple[Any, ...]) -> Predictions:
-    entries = [entry for entry in document["results"] if _key(entry) == key]
+    entries = (entry for entry in document["results"] if _key(entry) == key)
     return read_predictions(path, document, max(entries, key=lambda entry: entry["n"]))

@@ -1,18 +1,18 @@
-"""Common corruptions: faults of dermatoscopy and radiology, done to one image at five severities.
+"""Common corruptions of dermatoscopy and radiology, done to one image at five severities.
 
 Severities 1 to 5 are the scheme of Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261), faults of the field's own
 beside the common ones the idea of MedMNIST-C (arXiv 2406.17536); the selection, the drawings and all numbers are ours.
 
-Every function takes an image `(C, H, W)` uint8, grey or RGB, a severity and a source of randomness, and returns
-another uint8 image of that shape. Lengths are in parts of the shorter side, so that a fault looks alike at every size;
-only noise, JPEG's blocks and pixelation belong to the pixel grid. The draws do not depend on the severity: the same
-strokes, pattern or direction grow from 1 to 5. JPEG's exact pixels depend on the codec that torchvision was built with.
+Every function takes an image `(C, H, W)` uint8, grey or RGB, its strength at a severity and a source of randomness, and
+returns another uint8 image of that shape. Lengths are in parts of the shorter side, so that a fault looks alike at
+every size; only noise, JPEG's blocks and pixelation belong to the pixel grid. The draws do not depend on the severity:
+the same strokes grow from 1 to 5. JPEG's exact pixels depend on the codec that torchvision was built with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,14 +20,9 @@ from PIL import Image, ImageDraw
 from scipy.fft import dctn, idctn
 from torchvision.transforms.v2 import functional
 
-# One entry per severity; intensities in units of a [0, 1] image.
-NOISE_SIGMA: Final = (0.03, 0.06, 0.09, 0.12, 0.16)
-BLUR_SIGMA: Final = (0.012, 0.018, 0.026, 0.036, 0.05)
-BRIGHTNESS_SHIFT: Final = (0.04, 0.08, 0.13, 0.19, 0.26)
-CONTRAST_LEFT: Final = (0.8, 0.65, 0.5, 0.35, 0.2)
-JPEG_QUALITY: Final = (60, 35, 20, 13, 8)
-PIXELS_LEFT: Final = (0.75, 0.5, 0.36, 0.25, 0.18)  # along each side
-VIGNETTE: Final = ((1.1, 0.4), (1.05, 0.5), (1.0, 0.6), (0.95, 0.7), (0.9, 0.8))  # radius left clear, depth beyond it
+Corruption = Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
+CORRUPTIONS: dict[str, tuple[Corruption, tuple[Any, ...]]] = {}
+"""Name to function and its strength at severities 1 to 5; intensities in units of a [0, 1] image."""
 HAIRS: Final = ((2, 0.012), (4, 0.014), (7, 0.016), (11, 0.018), (16, 0.02))  # number, width
 RULER: Final = ((1, 0.04, 0.4), (1, 0.06, 0.55), (2, 0.075, 0.7), (2, 0.1, 0.85), (3, 0.12, 1.0))  # edges, ticks, ink
 CAST_STRENGTH: Final = (0.04, 0.08, 0.13, 0.19, 0.26)  # of the logarithm of the gains
@@ -43,61 +38,77 @@ _TICK_INSET: Final = 0.04  # from the edge of the image
 _OVERSAMPLING: Final = 4
 
 
-def noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Add Gaussian noise, independent per pixel and channel, of standard deviation `NOISE_SIGMA`."""
-    return _to_pixels(image / 255 + NOISE_SIGMA[severity - 1] * rng.standard_normal(image.shape))
+def _corruption(name: str, *strengths: Any) -> Callable[[Corruption], Corruption]:
+    def register(function: Corruption) -> Corruption:
+        CORRUPTIONS[name] = function, strengths
+        return function
+
+    return register
 
 
-def blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Blur by a Gaussian of standard deviation `BLUR_SIGMA`, in parts of the side; the edges are mirrored.
+@_corruption("noise", 0.03, 0.06, 0.09, 0.12, 0.16)
+def noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of the sensor, independent per pixel and channel."""
+    return _to_pixels(image / 255 + sigma * rng.standard_normal(image.shape))
+
+
+@_corruption("blur", 0.012, 0.018, 0.026, 0.036, 0.05)
+def blur(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian blur, the deviation in parts of the side; the edges are mirrored.
 
     Done on the cosine transform, since a kernel of whole pixels is none at all below a third of a pixel.
     """
-    sigma = BLUR_SIGMA[severity - 1] * min(image.shape[1:])
+    sigma *= min(image.shape[1:])
     y, x = (np.exp(-0.5 * (np.pi * sigma * np.arange(n) / n) ** 2) for n in image.shape[1:])
     spectrum = dctn(image / 255, axes=(1, 2))
     return _to_pixels(idctn(spectrum * np.outer(y, x), axes=(1, 2)))
 
 
-def brightness(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Over- or underexpose, by chance: shift all intensities up or down by `BRIGHTNESS_SHIFT`."""
-    sign = 1 if rng.random() < 0.5 else -1
-    return _to_pixels(image / 255 + sign * BRIGHTNESS_SHIFT[severity - 1])
+@_corruption("brightness", 0.04, 0.08, 0.13, 0.19, 0.26)
+def brightness(image: np.ndarray, shift: float, rng: np.random.Generator) -> np.ndarray:
+    """Over- or underexposure, by chance: all intensities shifted up or down."""
+    return _to_pixels(image / 255 + (1 if rng.random() < 0.5 else -1) * shift)
 
 
-def contrast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Flatten: `m + c (x - m)`, m the mean of each channel, c from `CONTRAST_LEFT`."""
+@_corruption("contrast", 0.8, 0.65, 0.5, 0.35, 0.2)
+def contrast(image: np.ndarray, left: float, rng: np.random.Generator) -> np.ndarray:
+    """Lower contrast about the mean m of each channel: `m + left (x - m)`."""
     mean = image.mean(axis=(1, 2), keepdims=True)
-    return _to_pixels((mean + CONTRAST_LEFT[severity - 1] * (image - mean)) / 255)
+    return _to_pixels((mean + left * (image - mean)) / 255)
 
 
-def jpeg(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Compress and decode again, at the codec's quality `JPEG_QUALITY`."""
-    return np.asarray(functional.jpeg(torch.tensor(image), JPEG_QUALITY[severity - 1]))
+@_corruption("jpeg", 60, 35, 20, 13, 8)
+def jpeg(image: np.ndarray, quality: int, rng: np.random.Generator) -> np.ndarray:
+    """JPEG compression at the codec's quality."""
+    return np.asarray(functional.jpeg(torch.tensor(image), quality))
 
 
-def pixelation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Average over a coarser grid, with `PIXELS_LEFT` of the pixels along each side."""
-    picture, left = _to_pillow(image), PIXELS_LEFT[severity - 1]
+@_corruption("pixelation", 0.75, 0.5, 0.36, 0.25, 0.18)
+def pixelation(image: np.ndarray, left: float, rng: np.random.Generator) -> np.ndarray:
+    """Averages over a coarser grid, with a part of the pixels left along each side."""
+    picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
     grid = (round(left * picture.width), round(left * picture.height))
-    return _from_pillow(picture.resize(grid, Image.Resampling.BOX).resize(picture.size, Image.Resampling.BOX))
+    pixels = np.asarray(picture.resize(grid, Image.Resampling.BOX).resize(picture.size, Image.Resampling.BOX))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def vignette(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Darken towards the corners, as the round field of a dermatoscope or an image intensifier does.
+@_corruption("vignette", (1.1, 0.4), (1.05, 0.5), (1.0, 0.6), (0.95, 0.7), (0.9, 0.8))
+def vignette(image: np.ndarray, strength: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """Dark corners, as the round field of a dermatoscope or an image intensifier has.
 
-    `VIGNETTE` gives the radius that stays clear, 1 being half the side, and the part of the light lost beyond it.
+    `strength` is the radius that stays clear, 1 being half the side, and the part of the light lost beyond it.
     """
-    clear, depth = VIGNETTE[severity - 1]
+    clear, depth = strength
     shift = _VIGNETTE_SHIFT * (2 * rng.random(2) - 1)
     y, x = ((2 * np.arange(n) + 1) / n - 1 - off for n, off in zip(image.shape[1:], shift, strict=True))
     way = np.clip((np.hypot(x[None, :], y[:, None]) - clear) / _VIGNETTE_EDGE, 0, 1)
     return _to_pixels(image / 255 * (1 - depth * way**2 * (3 - 2 * way)))
 
 
-def hairs(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Lay dark, bent hairs over the image, in number and mean width as `HAIRS` says."""
-    number, width = HAIRS[severity - 1]
+@_corruption("hairs", *HAIRS)
+def hairs(image: np.ndarray, strength: tuple[int, float], rng: np.random.Generator) -> np.ndarray:
+    """Dark, bent hairs over the image; `strength` is their number and mean width."""
+    number, width = strength
     extent = np.array(image.shape[:0:-1]) / min(image.shape[1:])
     lie = np.pi * rng.random()
     strokes = []
@@ -111,13 +122,13 @@ def hairs(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndar
     return _to_pixels(image / 255 * (1 - _coverage(strokes, image.shape) * (1 - light[:, None, None])))
 
 
-def ruler(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a scale along edges of the image: ticks at equal spacing, each fifth longer.
+@_corruption("ruler", *RULER)
+def ruler(image: np.ndarray, strength: tuple[int, float, float], rng: np.random.Generator) -> np.ndarray:
+    """Marks of a scale along edges: black on RGB images, as on a dermatoscope's glass, white on grey radiographs.
 
-    Black on RGB images, as printed on a dermatoscope's glass; white on grey ones, as burnt into radiographs.
-    `RULER` gives the number of edges, the ticks' length and how much the ink covers.
+    `strength` is the number of edges, the ticks' length, each fifth being longer, and how much the ink covers.
     """
-    edges, length, opacity = RULER[severity - 1]
+    edges, length, opacity = strength
     order, phase = rng.permutation(4), rng.random()
     strokes = [stroke for edge in order[:edges] for stroke in _ticks(int(edge), length, phase, image.shape)]
     ink = 0.0 if len(image) == 3 else 1.0
@@ -125,13 +136,11 @@ def ruler(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndar
     return _to_pixels(image / 255 * (1 - cover) + ink * cover)
 
 
-def colour_cast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Tint an RGB image: gains `exp(s cos(h - 120 degrees k))` of channel k, s from `CAST_STRENGTH`.
-
-    The hue h is drawn from the whole circle: warm, green, cool, magenta. The gains multiply to 1.
-    """
+@_corruption("colour-cast", *CAST_STRENGTH)
+def colour_cast(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Tint of an RGB image by a hue h from the whole circle: gains `exp(strength cos(h - 120 degrees k))`."""
     hue = 2 * np.pi * rng.random()
-    gains = np.exp(CAST_STRENGTH[severity - 1] * np.cos(hue - 2 * np.pi / 3 * np.arange(3)))
+    gains = np.exp(strength * np.cos(hue - 2 * np.pi / 3 * np.arange(3)))
     return _to_pixels(image / 255 * gains[:, None, None])
 
 
@@ -147,12 +156,7 @@ def _ticks(edge: int, length: float, phase: float, shape: tuple[int, ...]) -> It
 
 
 def _coverage(strokes: Iterable[tuple[np.ndarray, float]], shape: tuple[int, ...]) -> np.ndarray:
-    """Part of each pixel that strokes cover, `(H, W)` in [0, 1].
-
-    Args:
-        strokes: points `(n, 2)`, x and y from the upper left corner, and width; in parts of the shorter side.
-        shape: of the image, `(C, H, W)`.
-    """
+    """Part of each pixel that strokes cover: points `(n, 2)`, x and y, and width, in parts of the shorter side."""
     height, width = shape[1:]
     scale = _OVERSAMPLING * min(height, width)
     canvas = Image.new("L", (_OVERSAMPLING * width, _OVERSAMPLING * height))
@@ -164,12 +168,3 @@ def _coverage(strokes: Iterable[tuple[np.ndarray, float]], shape: tuple[int, ...
 
 def _to_pixels(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(255 * np.clip(values, 0, 1)), dtype=np.uint8)
-
-
-def _to_pillow(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
-
-
-def _from_pillow(picture: Image.Image) -> np.ndarray:
-    pixels = np.asarray(picture)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

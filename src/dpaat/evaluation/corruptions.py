@@ -1,104 +1,47 @@
-"""Common corruptions by name, and what they cost a model."""
+"""Robustness to common corruptions: what they do to images, and what they cost a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
+import torch
 
 from dpaat.data.loading import key
 from dpaat.errors import UserError, unknown
-from dpaat.evaluation import corruption_images as draw
+from dpaat.evaluation.attacking import Attacker, ImageArray
+from dpaat.evaluation.corruption_images import CORRUPTIONS
+from dpaat.evaluation.metrics import verdict_metrics
+from dpaat.evaluation.specs import CLEAN
 
 SEVERITIES = (1, 2, 3, 4, 5)
+COLOUR_ONLY = ("colour-cast",)
 MIN_SIDE = 16
-MIN_LOSS = 0.01
-"""Mean error that a corruption must add to the reference model before relative errors are divided by it."""
+MIN_LOSS = 0.01  # mean error that a corruption must add to the reference model before relative errors are divided by it
 
 Errors = Mapping[str, Sequence[float]]
 """Corruption to the errors at severities 1 to 5, fractions: 1 - accuracy, or 1 - balanced accuracy."""
 
 
-@dataclass(frozen=True)
-class CorruptionInfo:
-    """A corruption that can be named.
-
-    `function(image, severity, rng)` takes an image `(C, H, W)` uint8 and a severity from 1 to 5, and returns a uint8
-    image of the same shape. `colour_only` corruptions have no meaning for grey images.
-    """
-
-    name: str
-    function: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
-    description: str
-    colour_only: bool = False
-
-
-CORRUPTIONS: dict[str, CorruptionInfo] = {
-    info.name: info
-    for info in (
-        CorruptionInfo("noise", draw.noise, "Gaussian noise of the sensor"),
-        CorruptionInfo("blur", draw.blur, "out of focus, a Gaussian kernel"),
-        CorruptionInfo("brightness", draw.brightness, "over- or underexposed"),
-        CorruptionInfo("contrast", draw.contrast, "flattened towards the mean"),
-        CorruptionInfo("jpeg", draw.jpeg, "compressed by JPEG"),
-        CorruptionInfo("pixelation", draw.pixelation, "coarser pixels"),
-        CorruptionInfo("vignette", draw.vignette, "darkened towards the corners"),
-        CorruptionInfo("hairs", draw.hairs, "dark hairs across the image"),
-        CorruptionInfo("ruler", draw.ruler, "marks of a scale along the edges"),
-        CorruptionInfo("colour-cast", draw.colour_cast, "tinted by the light, warm to cool", colour_only=True),
-    )
-}
-
-
-class CorruptionSummary(TypedDict):
-    """What `corruption_summary` returns; the last four are None without a reference."""
-
-    clean_error: float
-    mean_corruption_error: float
-    relative_corruption_error: float
-    per_corruption: dict[str, float]
-    per_severity: list[float]
-    mce: float | None
-    relative_mce: float | None
-    ce: dict[str, float | None] | None
-    relative_ce: dict[str, float | None] | None
-
-
-def find_corruption(name: str) -> CorruptionInfo:
-    """Look a corruption up by name; raises UserError if there is none, naming the nearest."""
-    if name not in CORRUPTIONS:
-        raise unknown("corruption", name, CORRUPTIONS)
-    return CORRUPTIONS[name]
-
-
 def corruptions_for(channels: int) -> tuple[list[str], list[str]]:
     """Names of the corruptions that images of 1 or 3 channels can have, and of those that have no meaning for them."""
-    skipped = [info.name for info in CORRUPTIONS.values() if info.colour_only and channels == 1]
+    skipped = list(COLOUR_ONLY) if channels == 1 else []
     return [name for name in CORRUPTIONS if name not in skipped], skipped
 
 
-def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int, ids: Sequence[str]) -> np.ndarray:
-    """Corrupt images, each by randomness of its own.
+def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Corrupt images `(N, C, H, W)` uint8, grey or RGB, each by randomness that depends on (seed, name, id) alone.
 
-    The draws depend on (seed, name, id) alone: neither on the other images nor on their order, nor on the severity.
-
-    Args:
-        images: `(N, C, H, W)` uint8, grey or RGB, at least 16 pixels a side.
-        name: see `CORRUPTIONS`.
-        severity: 1 (mild) to 5.
-        seed: of all draws.
-        ids: name of each image `(N,)`.
-
-    Returns:
-        Corrupted images `(N, C, H, W)`, uint8.
+    `name` is of `CORRUPTIONS`, `severity` 1 (mild) to 5, `ids` `(N,)` name the images.
 
     Raises:
-        UserError: unknown name or severity, images that are too small, a colour corruption of grey images.
+        UserError: unknown name or severity, images below 16 pixels a side, a colour corruption of grey images.
         ValueError: images of another type or shape, or as many ids as there are not images.
     """
-    info = find_corruption(name)
+    if name not in CORRUPTIONS:
+        raise unknown("corruption", name, CORRUPTIONS)
     if severity not in SEVERITIES:
         raise UserError(f"severity {severity} of corruption {name}; severities are 1, 2, 3, 4 and 5")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -107,19 +50,61 @@ def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int, ids: Seq
         raise ValueError(f"{len(images)} images but {len(ids)} ids")
     if min(images.shape[2:]) < MIN_SIDE:
         raise UserError(f"images of {images.shape[2]}x{images.shape[3]} pixels; corruptions need {MIN_SIDE} a side")
-    if info.colour_only and images.shape[1] == 1:
+    if name in COLOUR_ONLY and images.shape[1] == 1:
         raise UserError(f"corruption {name} has no meaning for grey images; leave it out")
+    function, strengths = CORRUPTIONS[name]
     corrupted = np.empty_like(images)
     for row, (image, image_id) in enumerate(zip(images, ids, strict=True)):
         # Plain types, since numpy's print otherwise and would make another key.
         rng = np.random.default_rng(key(int(seed), name, str(image_id)))
-        corrupted[row] = info.function(image, severity, rng)
+        corrupted[row] = function(image, strengths[severity - 1], rng)
     return corrupted
+
+
+@dataclass(frozen=True, eq=False)
+class _CorruptedView:
+    """Images as a corruption of some severity leaves them, made when indexed."""
+
+    images: ImageArray
+    ids: np.ndarray
+    name: str
+    severity: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        return corrupt(self.images[rows], self.name, self.severity, seed=self.seed, ids=self.ids[rows])
+
+
+def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Measure a model on clean and on corrupted images, whose draws depend on their `ids` `(N,)`.
+
+    Returns "accuracy" and "balanced_accuracy", five scores by severity for every corruption and one under "clean";
+    "error" and "balanced_error", their `corruption_summary`; "skipped", corruptions without a meaning for grey images.
+    """
+    names, skipped = corruptions_for(attacker.images[np.arange(1)].shape[1])
+    conditions = [("clean", 0), *((name, severity) for name in names for severity in SEVERITIES)]
+    scores: dict[str, dict[str, list[float]]] = {"accuracy": {}, "balanced_accuracy": {}}
+    for number, (name, severity) in enumerate(conditions):
+        attacker.bar.expect(f"{name} {severity or ''}", (len(conditions) - number) * len(attacker))
+        view = _CorruptedView(attacker.images, ids, name, severity, attacker.seed) if severity else attacker.images
+        outputs = attacker.on(view, f"corruptions/{name}-{severity}").outputs(CLEAN)
+        metrics = verdict_metrics(torch.from_numpy(outputs.predicted), torch.from_numpy(attacker.labels), classes)
+        scores["accuracy"].setdefault(name, []).append(metrics["accuracy"])
+        scores["balanced_accuracy"].setdefault(name, []).append(metrics["balanced_accuracy"])
+    found: dict[str, Any] = dict(scores)
+    for name, metric in (("error", "accuracy"), ("balanced_error", "balanced_accuracy")):
+        errors = {corruption: [1 - score for score in values] for corruption, values in scores[metric].items()}
+        (clean,) = errors.pop("clean")
+        found[name] = corruption_summary(errors, clean)
+    return {**found, "skipped": skipped}
 
 
 def corruption_summary(
     errors: Errors, clean_error: float, *, reference: tuple[Errors, float] | None = None
-) -> CorruptionSummary:
+) -> dict[str, Any]:
     """Sum up what corruptions cost, alone and against a reference model such as the standard-trained one.
 
     With `E_cs` the error under corruption c at severity s, `E_0` the clean one, R those of the reference:
@@ -129,36 +114,14 @@ def corruption_summary(
       section 4, there in percent and against AlexNet);
     - `relative CE_c = sum_s (E_cs - E_0) / sum_s (R_cs - R_0)`, and its mean over c, the relative mCE (ibid.).
 
-    A ratio of 1 means as the reference, below 1 better. Where the reference makes no error under a corruption, CE_c is
-    None; where the corruption adds less than 0.01 to its error, and the quotient would be of noise, relative CE_c is.
-    The means are over the corruptions that have a ratio, and None if none has.
-
-    Args:
-        errors: E, of accuracy or of balanced accuracy.
-        clean_error: `E_0`, in [0, 1].
-        reference: R and `R_0`, of the same images and kind; further corruptions in it do not count.
-
-    Returns:
-        `mean_corruption_error`, `relative_corruption_error`; `per_corruption`, mean over severities;
-        `per_severity`, mean over corruptions; `mce`, `relative_mce`, `ce`, `relative_ce`.
-
-    Raises:
-        UserError: the reference lacks a corruption.
-        ValueError: no corruption, not five errors each, or an error outside [0, 1].
+    A ratio is None where the reference makes no error, or for relative CE where the corruption adds less than 0.01 to
+    it, and the quotient would be of noise. The means are over the corruptions that have a ratio; `reference` is R and
+    `R_0`. Raises ValueError for errors that are not five in [0, 1] each, UserError where the reference lacks some.
     """
     means = _means(errors, clean_error)
     mean = float(np.mean(list(means.values())))
-    summary = CorruptionSummary(
-        clean_error=clean_error,
-        mean_corruption_error=mean,
-        relative_corruption_error=mean - clean_error,
-        per_corruption=means,
-        per_severity=np.mean(list(errors.values()), axis=0).tolist(),
-        mce=None,
-        relative_mce=None,
-        ce=None,
-        relative_ce=None,
-    )
+    ce: dict[str, float | None] | None = None
+    relative: dict[str, float | None] | None = None
     if reference is not None:
         base, base_clean = _means(*reference), reference[1]
         missing = [name for name in means if name not in base]
@@ -170,9 +133,17 @@ def corruption_summary(
             name: (value - clean_error) / lost if round(lost := base[name] - base_clean, 9) >= MIN_LOSS else None
             for name, value in means.items()
         }
-        summary["ce"], summary["mce"] = ce, _mean(ce)
-        summary["relative_ce"], summary["relative_mce"] = relative, _mean(relative)
-    return summary
+    return {
+        "clean_error": clean_error,
+        "mean_corruption_error": mean,
+        "relative_corruption_error": mean - clean_error,
+        "per_corruption": means,
+        "per_severity": np.mean(list(errors.values()), axis=0).tolist(),
+        "mce": _mean(ce),
+        "relative_mce": _mean(relative),
+        "ce": ce,
+        "relative_ce": relative,
+    }
 
 
 def _means(errors: Errors, clean_error: float) -> dict[str, float]:
@@ -184,6 +155,6 @@ def _means(errors: Errors, clean_error: float) -> dict[str, float]:
     return dict(zip(errors, table.mean(axis=1).tolist(), strict=True))
 
 
-def _mean(ratios: Mapping[str, float | None]) -> float | None:
-    known = [ratio for ratio in ratios.values() if ratio is not None]
+def _mean(ratios: Mapping[str, float | None] | None) -> float | None:
+    known = [ratio for ratio in (ratios or {}).values() if ratio is not None]
     return float(np.mean(known)) if known else None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-Places = Mapping[str, tuple[float, float]]
-"""Name to point."""
+Places = Mapping[str, tuple[float, float]]  # name to point
 
 
 def pareto_front(places: Places) -> list[str]:
@@ -22,14 +21,14 @@ def upper_hull(places: Places) -> list[str]:
 
     Along it the price of robustness grows: from point to point, by ascending abscissa, the line falls more steeply.
     """
+
+    def slope(first: str, second: str) -> float:
+        (x_a, y_a), (x_b, y_b) = places[first], places[second]
+        return (y_b - y_a) / (x_b - x_a)
+
     hull: list[str] = []
     for name in pareto_front(places):
-        while len(hull) > 1 and _slope(places, hull[-2], hull[-1]) < _slope(places, hull[-1], name):
+        while len(hull) > 1 and slope(*hull[-2:]) < slope(hull[-1], name):
             hull.pop()
         hull.append(name)
     return hull
-
-
-def _slope(places: Places, first: str, second: str) -> float:
-    (x_a, y_a), (x_b, y_b) = places[first], places[second]
-    return (y_b - y_a) / (x_b - x_a)

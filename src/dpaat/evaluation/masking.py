@@ -10,54 +10,28 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dpaat.evaluation import masking_verdicts as verdicts
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
-from dpaat.evaluation.masking_verdicts import (
-    MIN_CORRECT,
-    TARGETED_GAIN,
-    Check,
-    Summary,
-    Verdict,
-    compare,
-    judge_ascent,
-    judge_gradient,
-    judge_large_radius,
-    judge_predictions,
-    judge_repeatability,
-    judge_start,
-    summary,
-)
+from dpaat.evaluation.masking_verdicts import Check
 from dpaat.evaluation.plan import stratified_draw
 
 LARGE_RADIUS = 0.5
-
-_FOLLOWING = (
-    "start",
-    "loss along the gradient",
-    "large radius",
-    "more budget",
-    "single step",
-    "black box",
-    "transfer",
-    "targets",
-)
-"""Checks that need a gradient to follow."""
+GRADIENT_CHECKS = ["start", "loss along the gradient", "large radius", "more budget", "single step", "black box"]
+GRADIENT_CHECKS += ["transfer", "targets"]
 
 
 def masking_checks(
     model: nn.Module, images: ImageArray, labels: np.ndarray, *, classes: Sequence[str], eps: float, **options: Any
 ) -> list[Check]:
-    """Look for gradient masking in any `nn.Module` that maps [0, 1] images to logits.
+    """Gradient-masking diagnostics of any `nn.Module` that maps [0, 1] images to logits.
 
     `options` are norm, steps, queries and max_samples of `run_masking`, and those of `Attacker`; arguments and errors
     are as for `dpaat.evaluation.evaluate_model`, the result is that of `run_masking`.
     """
     own = {name: options.pop(name) for name in ("norm", "steps", "queries", "max_samples") if name in options}
-    attacker = Attacker(model, images, labels, num_classes=len(classes), **options)
-    try:
+    with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
         return run_masking(attacker, eps=eps, **own)
-    finally:
-        attacker.bar.close()
 
 
 def run_masking(
@@ -69,7 +43,7 @@ def run_masking(
     queries: int = 1000,
     max_samples: int = 100,
 ) -> list[Check]:
-    """Look for gradient masking, each attack alone on the correctly classified images of a stratified draw.
+    """Gradient-masking diagnostics, each attack alone on the correctly classified images of a stratified draw.
 
     Attacks are compared at the radius, among `eps` and its halves down to 1/32, at which PGD-10 leaves most nearly
     half of the images standing: where all of them fall, or none, two attacks cannot be told apart.
@@ -86,60 +60,52 @@ def run_masking(
         queries: of Square.
         max_samples: images to draw.
 
-    Returns:
-        The checks in a fixed order, "skipped" where one could not be done. `masking_verdicts` holds the thresholds,
-        `docs/masking.md` the reasons and sources.
-
-    Raises:
-        UserError: outputs that are not finite logits, images outside [0, 1].
+    Returns the checks in a fixed order, "skipped" where one could not be done; `masking_verdicts` holds the thresholds,
+    `docs/masking.md` the reasons and sources. Raises UserError for outputs that are not finite logits.
     """
     bench = Bench(attacker, norm=norm, eps=eps, steps=steps, queries=queries)
     drawn = stratified_draw(attacker.labels, max_samples, seed=attacker.seed)
     labels = attacker.labels[drawn]
     logits = bench.clean(drawn)
-    predictions, repeatability = judge_predictions(logits[:, 0], labels), judge_repeatability(logits)
+    predictions, repeatability = verdicts.judge_predictions(logits[:, 0], labels), verdicts.judge_repeatability(logits)
     right = logits[:, 0].argmax(1) == labels
     correct = drawn[right]
-    if predictions.verdict == "fail" or len(correct) < MIN_CORRECT:
+    if predictions.verdict == "fail" or len(correct) < verdicts.MIN_CORRECT:
         reason = "the model is degenerate" if predictions.verdict == "fail" else "too few images classified correctly"
-        return [predictions, repeatability, *_skipped(("gradient", *_FOLLOWING), reason)]
+        skipped = [Check(name, "skipped", reason) for name in ("gradient", *GRADIENT_CHECKS)]
+        return [predictions, repeatability, *skipped]
     if not bench.reached(correct[:1]).all():
         lost = Check("gradient", "fail", "no gradient reaches the image; attacks that follow it cannot even be run")
-        return [predictions, repeatability, lost, *_skipped(_FOLLOWING, "there is no gradient")]
+        skipped = [Check(name, "skipped", "there is no gradient") for name in GRADIENT_CHECKS]
+        return [predictions, repeatability, lost, *skipped]
 
     gradient = bench.gradient(correct)
     curve = {eps * part: 1 - float(bench.fallen("search", correct, eps * part).mean()) for part in FRACTIONS}
     # Of radii alike to a tenth the largest: where the search is blind, all are alike, and small ones would hide it.
     radius = min(curve, key=lambda each: (round(abs(curve[each] - 0.5), 1), -each))
-    fell = {
-        role: (attack.name, bench.fallen(role, correct, radius))
-        for role, attack in bench.attacks.items()
-        if role != "search"
-    }
+    roles = (role for role in bench.attacks if role != "search")
+    fell = {role: (bench.attacks[role].name, bench.fallen(role, correct, radius)) for role in roles}
     standing = right.copy()
     standing[right] = ~bench.fallen("ce", correct, LARGE_RADIUS, norm="linf")
     if repeatability.verdict == "fail":
         repeatability = _with_mean(repeatability, bench, correct, radius, fell["random"])
-    against = partial(compare, radius=_words(radius, norm))
+    points = [_words(eps * part, norm) for part in PATH]
+    shares = {_words(each, norm): share for each, share in sorted(curve.items())}
+    against = partial(verdicts.compare, radius=_words(radius, norm))
+    no_source = Check("transfer", "skipped", "no other model was given to make images on")
     return [
         predictions,
         repeatability,
-        judge_gradient(gradient["silent"]),
-        judge_start(gradient["ratio"], against("start", fell["random"], fell["zero"])),
-        judge_ascent(gradient["odds"], gradient["standing"], [_words(eps * part, norm) for part in PATH], curve[eps]),
-        judge_large_radius(standing, labels, {_words(each, norm): share for each, share in sorted(curve.items())}),
+        verdicts.judge_gradient(gradient["silent"]),
+        verdicts.judge_start(gradient["ratio"], against("start", fell["random"], fell["zero"])),
+        verdicts.judge_ascent(gradient["odds"], gradient["standing"], points, curve[eps]),
+        verdicts.judge_large_radius(standing, labels, shares),
         against("more budget", fell["more"], fell["ce"]),
         against("single step", fell["single"], fell["ce"]),
         against("black box", fell["square"], fell["targeted"]),
-        against("transfer", fell["transfer"], fell["targeted"])
-        if "transfer" in fell
-        else Check("transfer", "skipped", "no other model was given to make images on"),
-        against("targets", fell["targeted"], fell["ce"], gain=TARGETED_GAIN),
+        against("transfer", fell["transfer"], fell["targeted"]) if "transfer" in fell else no_source,
+        against("targets", fell["targeted"], fell["ce"], gain=verdicts.TARGETED_GAIN),
     ]
-
-
-def _skipped(names: Sequence[str], reason: str) -> list[Check]:
-    return [Check(name, "skipped", reason) for name in names]
 
 
 def _with_mean(
@@ -147,17 +113,14 @@ def _with_mean(
 ) -> Check:
     """Add what the attack finds on the expectation over the model's randomness."""
     name, fallen = single
-    fallen_in_mean = bench.fallen_in_mean("random", positions, radius)
+    values = {"fallen": int(fallen.sum())}
+    values["fallen_in_mean"] = int(bench.fallen("random", positions, radius, in_mean=True).sum())
     evidence = (
-        f"{check.evidence}; at {_words(radius, bench.norm)} {name} fells {fallen.sum()} of {len(positions)} images, "
-        f"and {fallen_in_mean.sum()} if every answer is the mean of {MEAN_OF} passes: attack the mean"
+        f"{check.evidence}; at {_words(radius, bench.norm)} {name} fells {values['fallen']} of {len(positions)} "
+        f"images, and {values['fallen_in_mean']} if every answer is the mean of {MEAN_OF} passes: attack the mean"
     )
-    values = {"fallen": int(fallen.sum()), "fallen_in_mean": int(fallen_in_mean.sum())}
     return replace(check, evidence=evidence, values=check.values | values)
 
 
 def _words(eps: float, norm: str) -> str:
     return f"{eps * 255:.3g}/255" if norm == "linf" else f"L2 {eps:.3g}"
-
-
-__all__ = ["Check", "Summary", "Verdict", "masking_checks", "run_masking", "summary"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import check_logits
 from dpaat.attacks.gradient import input_gradient
 from dpaat.attacks.losses import cross_entropy
-from dpaat.attacks.norms import Start, make_ball
+from dpaat.attacks.norms import make_ball
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.journal import Arrays
 from dpaat.evaluation.metrics import require_finite
@@ -26,20 +26,14 @@ Work = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]
 
 FRACTIONS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 """Parts of the reference radius, from which the one to compare attacks at is chosen."""
-PATH = tuple(k / 8 for k in range(1, 9))
-"""Points along the gradient, in parts of the reference radius."""
-SEARCH_STEPS, START_STEPS = 10, 20
-"""Steps of PGD to choose the radius, and to compare starts."""
-RESTARTS, MORE_STEPS = 3, 2
-"""The larger budget: so many starts, each of so many times the steps."""
-REPEATS, MEAN_OF = 5, 10
-"""Passes over the same images, and passes averaged where they disagree."""
-
+PATH = tuple(k / 8 for k in range(1, 9))  # points along the gradient, in parts of the reference radius
+SEARCH_STEPS, START_STEPS = 10, 20  # steps of PGD to choose the radius, and to compare starts
+RESTARTS, MORE_STEPS = 3, 2  # the larger budget: so many starts, each of so many times the steps
+REPEATS, MEAN_OF = 5, 10  # passes over the same images, and passes averaged where they disagree
 _REACH_PASSES, _GRADIENT_PASSES = 2, 2 * 3 + len(PATH)
 
 
-@dataclass(frozen=True)
-class BenchAttack:
+class BenchAttack(NamedTuple):
     """An attack with its budget, called as `function(model, x, y, eps=, norm=, generator=)`."""
 
     name: str  # for people, and for the journal
@@ -48,17 +42,10 @@ class BenchAttack:
 
 
 class Bench:
-    """Runs pieces of work batch by batch, each with its own randomness, and keeps them in the attacker's journal.
+    """Measurements batch by batch, each with its own randomness, kept in the attacker's journal.
 
-    Args:
-        attacker: the model and its images.
-        norm: "linf" or "l2".
-        eps: reference radius.
-        steps: of APGD.
-        queries: of Square.
-
-    `attacks` are by role: "search" to choose a radius, "ce", "targeted", "more", "zero", "random", "single", "square",
-    and "transfer" where the attacker has a source.
+    `eps` is the reference radius, `steps` are of APGD, `queries` of Square. `attacks` are by role: "search" to choose a
+    radius, "ce", "targeted", "more", "zero", "random", "single", "square", and "transfer" where there is a source.
     """
 
     def __init__(self, attacker: Attacker, *, norm: str, eps: float, steps: int, queries: int) -> None:
@@ -81,17 +68,20 @@ class Bench:
         require_finite(torch.from_numpy(logits).flatten(1))
         return logits
 
-    def fallen(self, role: str, positions: np.ndarray, eps: float, *, norm: str | None = None) -> np.ndarray:
-        """Whether each image is misclassified after an attack `(n,)`."""
-        attack = self.attacks[role]
-        return self._fallen(attack, self.attacker.model, positions, eps, self.norm if norm is None else norm)
+    def fallen(
+        self, role: str, positions: np.ndarray, eps: float, *, norm: str | None = None, in_mean: bool = False
+    ) -> np.ndarray:
+        """Whether each image is misclassified after an attack `(n,)`, by one pass or by the mean of `MEAN_OF`."""
+        (name, function, passes), model, norm = self.attacks[role], self.attacker.model, norm or self.norm
+        if in_mean:
+            name, passes, model = f"{name}, mean of {MEAN_OF} passes", passes * MEAN_OF, _Mean(model)
 
-    def fallen_in_mean(self, role: str, positions: np.ndarray, eps: float) -> np.ndarray:
-        """The same where every answer is the mean of several passes."""
-        attack = self.attacks[role]
-        name, passes = f"{attack.name}, mean of {MEAN_OF} passes", attack.passes * MEAN_OF
-        attack = BenchAttack(name, attack.function, passes)
-        return self._fallen(attack, _Mean(self.attacker.model, MEAN_OF), positions, eps, self.norm)
+        def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            x_adv = function(model, x, y, eps=eps, norm=norm, generator=generator)
+            with torch.no_grad():
+                return {"fallen": model(x_adv).argmax(1) != y}
+
+        return self._run(name, positions, work, norm, round(eps, 9), passes=passes)["fallen"]
 
     def gradient(self, positions: np.ndarray) -> Arrays:
         """Probe the gradient at the images, at random points of the ball, and the answers along it.
@@ -128,37 +118,27 @@ class Bench:
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             with torch.enable_grad():
-                x = x.requires_grad_()
-                logits = model(x)
+                logits = model(x.requires_grad_())
                 follows = logits.requires_grad
                 reached = follows and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None
             return {"reached": torch.full((len(x),), reached)}
 
         return self._run("differentiability", positions, work, passes=_REACH_PASSES)["reached"]
 
-    def _fallen(
-        self, attack: BenchAttack, model: nn.Module, positions: np.ndarray, eps: float, norm: str
-    ) -> np.ndarray:
-        def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-            x_adv = attack.function(model, x, y, eps=eps, norm=norm, generator=generator)
-            with torch.no_grad():
-                return {"fallen": model(x_adv).argmax(1) != y}
-
-        return self._run(attack.name, positions, work, norm, round(eps, 9), passes=attack.passes)["fallen"]
-
     def _run(self, name: str, positions: np.ndarray, work: Work, *key: object, passes: int) -> Arrays:
-        self.attacker.bar.expect(name, max(self._left, passes) * len(positions))
-        self._left -= passes
-        return self.attacker.batches(("masking", name, *key), positions, partial(self._unit, work), passes=passes)
-
-    def _unit(self, work: Work, batch: np.ndarray, unit: str) -> Arrays:
         attacker = self.attacker
-        generator = attacker.generator(unit)
-        # A model that draws takes its numbers from the global generators: these are keyed too, and given back.
-        with torch.random.fork_rng([attacker.device] if torch.device(attacker.device).type == "cuda" else []):
-            torch.manual_seed(generator.initial_seed())
-            found = work(*attacker.load(batch), generator)
-        return {field: values.detach().cpu().numpy() for field, values in found.items()}
+        attacker.bar.expect(name, max(self._left, passes) * len(positions))
+        self._left -= passes
+
+        def on_batch(batch: np.ndarray, unit: str) -> Arrays:
+            generator = attacker.generator(unit)
+            # A model that draws takes its numbers from the global generators: these are keyed too, and given back.
+            with torch.random.fork_rng([attacker.device] if torch.device(attacker.device).type == "cuda" else []):
+                torch.manual_seed(generator.initial_seed())
+                found = work(*attacker.load(batch), generator)
+            return {field: values.detach().cpu().numpy() for field, values in found.items()}
+
+        return attacker.batches(("masking", name, *key), positions, on_batch, passes=passes)
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -174,38 +154,32 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 class _Mean(nn.Module):
     """A model that answers at random, made to answer with the mean of its probabilities over several passes."""
 
-    def __init__(self, model: nn.Module, passes: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.passes = model, passes
+        self.model = model
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.model(x).float().log_softmax(1) for _ in range(self.passes)]).logsumexp(0)
+        return torch.stack([self.model(x).float().log_softmax(1) for _ in range(MEAN_OF)]).logsumexp(0)
 
 
 def _attacks(attacker: Attacker, steps: int, queries: int) -> dict[str, BenchAttack]:
-    source, targets, more = attacker.source, min(attacker.num_classes - 1, MAX_TARGETS), MORE_STEPS * steps
-
-    def plain(steps: int, place: str, start: Start) -> BenchAttack:
-        return BenchAttack(f"PGD-{steps} from {place}", partial(pgd, steps=steps, start=start), 2 * steps + 1)
-
-    attacks = {
-        "search": plain(SEARCH_STEPS, "a random start", "random"),
-        "ce": BenchAttack(f"APGD-CE-{steps}", partial(apgd, steps=steps), 2 * steps + 3),
-        "targeted": BenchAttack(f"APGD-T-{steps}", partial(apgd_targeted, steps=steps), targets * (2 * steps + 3) + 2),
-        "more": BenchAttack(
-            f"APGD-CE-{more} from {RESTARTS} starts", partial(_restarted, steps=more), RESTARTS * (2 * more + 3) + 1
-        ),
-        "zero": plain(START_STEPS, "the image", "zero"),
-        "random": plain(START_STEPS, "a random start", "random"),
-        "single": BenchAttack("FGSM", fgsm, 3),
-        "square": BenchAttack(f"Square-{queries}", partial(square, steps=queries), queries + 1),
+    source, targets = attacker.source, min(attacker.num_classes - 1, MAX_TARGETS)
+    few, many, more, once = SEARCH_STEPS, START_STEPS, MORE_STEPS * steps, 2 * steps + 3
+    restarted = partial(_restarted, steps=more)
+    attacks: dict[str, tuple[str, Callable[..., Tensor], int]] = {
+        "search": (f"PGD-{few} from a random start", partial(pgd, steps=few, start="random"), 2 * few + 1),
+        "ce": (f"APGD-CE-{steps}", partial(apgd, steps=steps), once),
+        "targeted": (f"APGD-T-{steps}", partial(apgd_targeted, steps=steps), targets * once + 2),
+        "more": (f"APGD-CE-{more} from {RESTARTS} starts", restarted, RESTARTS * (2 * more + 3) + 1),
+        "zero": (f"PGD-{many} from the image", partial(pgd, steps=many, start="zero"), 2 * many + 1),
+        "random": (f"PGD-{many} from a random start", partial(pgd, steps=many, start="random"), 2 * many + 1),
+        "single": ("FGSM", fgsm, 3),
+        "square": (f"Square-{queries}", partial(square, steps=queries), queries + 1),
     }
     if source is not None:
-        attacks["transfer"] = BenchAttack(
-            f"transfer-{steps}", partial(transfer, source=source, steps=steps), 2 * steps + 3
-        )
-    return attacks
+        attacks["transfer"] = (f"transfer-{steps}", partial(transfer, source=source, steps=steps), once)
+    return {role: BenchAttack(*attack) for role, attack in attacks.items()}
 
 
 def _restarted(

@@ -12,36 +12,28 @@ from scipy.stats import binomtest
 Verdict = Literal["pass", "warn", "fail", "skipped"]
 Summary = Literal["believable", "suspicious", "masked", "degenerate"]
 
-PREDICTIONS = "predictions"
-"""The check that tells a degenerate model."""
+PREDICTIONS = "predictions"  # the check that tells a degenerate model
 
-MIN_CORRECT = 10
-"""With fewer correctly classified images no comparison of attacks is made."""
-ONE_CLASS = 0.99
-"""A model that predicts one class for more than this share of the images is degenerate."""
-NOISE = 1e-3
-"""Largest difference between passes, in parts of the spread of the logits; rounding makes about 1e-6."""
-FEW, MANY = 0.02, 0.10
-"""Shares of images whose gradient is lost: more than the first warns, more than the second fails."""
-VANISHING = 0.01
-"""A gradient at the image below this part of the one at a random point of the ball counts as vanishing."""
+MIN_CORRECT = 10  # with fewer correctly classified images no comparison of attacks is made
+ONE_CLASS = 0.99  # a model that predicts one class for more than this share of the images is degenerate
+NOISE = 1e-3  # largest difference between passes, in parts of the spread of the logits; rounding makes about 1e-6
+FEW, MANY = 0.02, 0.10  # shares of images whose gradient is lost: more than the first warns, more than the second fails
+VANISHING = 0.01  # a gradient at the image below this part of the one at a random point of the ball counts as vanishing
 RISING = (0.90, 0.75)
 """Shares of images whose loss rises over an eighth of the radius: fewer than the first warns, than the second fails."""
 LOWER = (0.08, 0.12)
 """Shares of images whose loss is lower after a longer step than at the image: more warns, fails; sound: up to 0.04."""
 STEP_GAP = (0.30, 0.45)
 """Share that one full step leaves standing minus that of PGD: more warns, fails; sound: to 0.16, overfitted: 0.53."""
-SIGNIFICANT = 0.05
-"""Level of the one-sided exact McNemar test."""
-GAIN = 0.02
-"""Smallest gain of one attack over another that counts, as a share of the images."""
+SIGNIFICANT = 0.05  # level of the one-sided exact McNemar test
+GAIN = 0.02  # smallest gain of one attack over another that counts, as a share of the images
 TARGETED_GAIN = (0.20, 0.30)
 """The same for APGD-T over APGD-CE, to warn and to fail: sound models were seen to show up to 0.19."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sign of gradient masking, looked for."""
+    """One gradient-masking check and its verdict."""
 
     name: str
     verdict: Verdict  # "skipped" if it could not be done
@@ -50,34 +42,23 @@ class Check:
 
 
 def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
-    """Conclude from all checks.
+    """Overall verdict of all checks, and a line that names those behind it.
 
-    Returns:
-        "degenerate" if the model gives one answer whatever the image; "masked" if a check fails; "suspicious" if one
-        warns; else "believable"; and a line that names the checks behind it.
+    "degenerate" if the model gives one answer whatever the image, "masked" if a check fails, "suspicious" if one warns.
     """
-    named = {kind: [c.name for c in checks if c.verdict == kind] for kind in ("pass", "warn", "fail", "skipped")}
     words = {"pass": "passed", "warn": "warns of", "fail": "failed", "skipped": "skipped"}
-    line = "; ".join(
-        f"{len(names)} passed" if kind == "pass" else f"{words[kind]}: {', '.join(names)}"
-        for kind, names in named.items()
-        if names
-    )
-    verdict: Summary
-    if PREDICTIONS in named["fail"]:
-        verdict = "degenerate"
-    elif named["fail"]:
-        verdict = "masked"
-    else:
-        verdict = "suspicious" if named["warn"] else "believable"
-    return verdict, f"{verdict} ({line})"
+    named = {kind: [check.name for check in checks if check.verdict == kind] for kind in words}
+    parts = [f"{words[kind]}: {', '.join(names)}" for kind, names in named.items() if names and kind != "pass"]
+    if named["pass"]:
+        parts.insert(0, f"{len(named['pass'])} passed")
+    verdict: Summary = "suspicious" if named["warn"] else "believable"
+    if named["fail"]:
+        verdict = "degenerate" if PREDICTIONS in named["fail"] else "masked"
+    return verdict, f"{verdict} ({'; '.join(parts)})"
 
 
 def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:
-    """Fail a model whose answer does not depend on the image; warn of one that is no better than guessing.
-
-    Takes logits of clean images `(N, K)` and their labels `(N,)`.
-    """
+    """Fail a model whose clean logits `(N, K)` do not depend on the image; warn of one no better than guessing."""
     predicted = logits.argmax(1)
     top, commonest = (float(np.bincount(each).max() / len(labels)) for each in (predicted, labels))
     right = predicted == labels
@@ -110,7 +91,7 @@ def judge_repeatability(passes: np.ndarray) -> Check:
 
 
 def judge_gradient(silent: np.ndarray) -> Check:
-    """Fail a model whose cross-entropy has no gradient to follow: whether that at each image is silent `(n,)`."""
+    """Fail a model whose cross-entropy has no gradient to follow: it is `silent` at each image or not `(n,)`."""
     share = float(silent.mean())
     evidence = f"the cross-entropy has no gradient at {silent.sum()} of {len(silent)} correctly classified images"
     return Check("gradient", _above(share, FEW, MANY), evidence, {"images": len(silent), "share": share})
@@ -134,14 +115,9 @@ def judge_start(ratio: np.ndarray, fell: Check) -> Check:
 def judge_ascent(odds: np.ndarray, standing: np.ndarray, points: Sequence[str], many_steps: float) -> Check:
     """Fail a model whose loss does not rise along its gradient, or that withstands one full step and not several.
 
-    A loss below where it began, or a single step far weaker than several, is the mark of catastrophic overfitting to
-    single-step attacks.
-
-    Args:
-        odds: log-odds of the other classes at the image and along the gradient `(n, 1 + T)`.
-        standing: whether the model is still right there, `(n, 1 + T)`.
-        points: radii along the gradient in words `(T,)`, ascending.
-        many_steps: share of the images that PGD leaves standing at the last of these radii.
+    Both are marks of catastrophic overfitting to single-step attacks. `odds` are the log-odds of the other classes at
+    the image and along the gradient, `standing` whether the model is right there `(n, 1 + T)`; `points` the radii in
+    words `(T,)`, ascending; `many_steps` the share that PGD leaves standing at the last of them.
     """
     change = odds[:, 1:] - odds[:, :1]
     rising, lower = float((change[:, 0] > 0).mean()), (change[:, 1:] < 0).mean(0)
@@ -167,12 +143,9 @@ def judge_large_radius(standing: np.ndarray, labels: np.ndarray, curve: dict[str
     balanced, limit = balanced_share(standing, labels), 1 / len(np.unique(labels))
     steps = ", ".join(f"{share:.1%} at {radius}" for radius, share in curve.items())
     evidence = f"at Linf 0.5 APGD-CE leaves a balanced accuracy of {balanced:.1%}, at most {limit:.1%} is possible; "
-    return Check(
-        "large radius",
-        "fail" if balanced > limit else "pass",
-        f"{evidence}PGD-10 leaves {steps} of the correctly classified images standing",
-        {"balanced_accuracy": balanced, "limit": limit, "standing": curve},
-    )
+    evidence += f"PGD-10 leaves {steps} of the correctly classified images standing"
+    values = {"balanced_accuracy": balanced, "limit": limit, "standing": curve}
+    return Check("large radius", "fail" if balanced > limit else "pass", evidence, values)
 
 
 def compare(
@@ -183,11 +156,10 @@ def compare(
     radius: str,
     gain: tuple[float, float] = (GAIN, GAIN),
 ) -> Check:
-    """Fail if an attack that should be no stronger is stronger beyond noise.
+    """Paired comparison of attacks: fail if one that should be no stronger is stronger beyond noise.
 
-    Stronger beyond noise means both: the one-sided exact McNemar test on the images that fall to only one of the two
-    gives p < 0.05, and the difference, as a share of the images, is above `gain`, from which it warns and fails.
-    Attacks come with their names and whether each image falls to them `(n,)`; `radius` is in words.
+    That is: the one-sided exact McNemar test gives p < 0.05, and the difference, as a share of the images, is above
+    `gain`, from which it warns and fails. Attacks come with their names and whether each image falls to them `(n,)`.
     """
     (one, first), (two, second) = challenger, reference
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -198,15 +170,8 @@ def compare(
         f"at {radius}, {one} fells {first.sum()} and {two} {second.sum()} of {n} images, {only_first} and "
         f"{only_second} of them alone (McNemar p = {p_value:.2g})"
     )
-    values = {
-        "radius": radius,
-        "images": n,
-        "attacks": [one, two],
-        "fallen": [int(first.sum()), int(second.sum())],
-        "alone": [only_first, only_second],
-        "gain": difference,
-        "p_value": p_value,
-    }
+    values = {"radius": radius, "images": n, "attacks": [one, two], "fallen": [int(first.sum()), int(second.sum())]}
+    values |= {"alone": [only_first, only_second], "gain": difference, "p_value": p_value}
     return Check(name, _above(difference, *gain) if p_value < SIGNIFICANT else "pass", evidence, values)
 
 

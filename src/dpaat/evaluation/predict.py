@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +40,7 @@ def predict(
     progress: bool = True,
     console: Console | None = None,
 ) -> Path:
-    """Classify images with a trained run and write a CSV file.
+    """Class probabilities for new images by a trained run, written to a CSV file.
 
     Columns: `file`, `predicted` (a class name), and `probability_<class>` for each class of the run. Images are made
     square and resized as the run's own were, and read as grey or RGB, whichever the run was trained on.
@@ -64,11 +64,12 @@ def predict(
     opened = open_run(run)
     if batch_size < 1:
         raise UserError(f"batch size: {batch_size} must be at least 1")
-    _check_output(out)
-    if isinstance(images, str):
-        names, read, remarks = _from_spec(images) if _is_spec(images) else _from_paths([images])
-    else:
-        names, read, remarks = _from_paths(images)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a CSV file")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder")
+    given = [images] if isinstance(images, str) else images
+    names, read, remarks = _from_spec(images) if isinstance(images, str) and _is_spec(images) else _from_paths(given)
     if console is not None and remarks:
         console.print("\n".join(remarks), highlight=False, soft_wrap=True)
     require_printable(names, "predict")
@@ -76,26 +77,23 @@ def predict(
     model = opened.load_model(device=target)
     size, fit, channels = opened.config.image_size, opened.config.fit, int(opened.info["channels"])
 
-    def each(function: Callable[[bytes | np.ndarray], T], rows: Iterable[int]) -> list[T]:
-        def one(row: int) -> T:
+    def each(function: Callable[[bytes | np.ndarray], T], rows: Sequence[int]) -> list[T]:
+        def one(place: int) -> T:
             try:
-                return function(read(row))
+                return function(read(rows[place]))
             except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise UserError(f"cannot read {names[row]}: {reason}; nothing was written") from None
+                raise UserError(f"cannot read {names[rows[place]]}: {reason}; nothing was written") from None
 
-        places = list(rows)
-        return list(in_threads(lambda place: one(places[place]), len(places), "", progress=False))
+        return list(in_threads(one, len(rows), "", progress=False))
 
     reading: dict[str, Any] = opened.reading if window is None else {"window": window, "known": ()}
     kinds = [kind for kind, _ in each(pixel_kind, range(len(names)))]
-    resolved = resolve_window(
-        reading["window"],
-        kinds,
-        lambda rows, count: np.stack(each(partial(pixel_quantiles, count=count), rows.tolist())),
-        spec="predict",
-        known=reading["known"],
-    )
+
+    def quantiles(rows: np.ndarray, count: int) -> np.ndarray:
+        return np.stack(each(partial(pixel_quantiles, count=count), rows.tolist()))
+
+    resolved = resolve_window(reading["window"], kinds, quantiles, spec="predict", known=reading["known"])
     decode = partial(decode_image, size=size, fit=fit, channels=channels, window=window_range(resolved))
     parts = []
     with tqdm(total=len(names), desc="predicting", unit="img", disable=None if progress else True) as bar:
@@ -107,7 +105,16 @@ def predict(
             bar.update(len(rows))
     probabilities = torch.cat(parts)
     require_finite(probabilities)
-    return _write(out, names, probabilities.numpy(), list(opened.info["classes"]))
+    classes = list(opened.info["classes"])
+    frame = pd.DataFrame(probabilities.numpy(), columns=[f"probability_{name}" for name in classes])
+    frame.insert(0, "file", names)
+    frame.insert(1, "predicted", [classes[k] for k in probabilities.numpy().argmax(axis=1)])
+    try:
+        with replacing(out) as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    return out
 
 
 def _is_spec(text: str) -> bool:
@@ -117,9 +124,8 @@ def _is_spec(text: str) -> bool:
 
 def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:
     table = load_table(spec)
-    remarks = [f"warning: {line}" for line in table.warnings] + [
-        f"note: {line}" for line in table.notes if line != UNGROUPED
-    ]
+    remarks = [f"warning: {line}" for line in table.warnings]
+    remarks += [f"note: {line}" for line in table.notes if line != UNGROUPED]
     return [table.describe(row) for row in range(len(table))], table.read, remarks
 
 
@@ -138,23 +144,3 @@ def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read, list[str]
         raise UserError("give at least one image or folder of images")
     remarks = [f"warning: {line}" for line in left_out(others, Path())]
     return [str(file) for file in files], lambda row: ImageFile(files[row]).read(), remarks
-
-
-def _check_output(out: Path) -> None:
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a CSV file")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder")
-
-
-def _write(out: Path, names: list[str], probabilities: np.ndarray, classes: list[str]) -> Path:
-    frame = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
-    frame.insert(0, "file", names)
-    frame.insert(1, "predicted", [classes[k] for k in probabilities.argmax(axis=1)])
-    try:
-        with replacing(out) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
-    return out

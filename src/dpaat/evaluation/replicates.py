@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ SMOOTHING = 3 / 4
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one run says about its images."""
+    """Predictions of one run on its images."""
 
     ids: np.ndarray  # `(N,)` str
     labels: np.ndarray  # true classes, `(N,)` int64, 0 to K - 1
@@ -55,21 +55,16 @@ class Fold:
     correct: np.ndarray  # 1 or 0 for every seed and image, `(S, N)`, or their differences
     precision: np.ndarray | None  # see `precision_moments`, `(S, 1 + blocks, K)`; None without probabilities
 
-    @property
-    def recall_weights(self) -> np.ndarray:
-        """Weight of every image in its class's recall, `(N,)`."""
-        return np.asarray(1 / np.bincount(self.images.labels)[self.images.labels])
-
     def minus(self, other: Fold) -> Fold:
-        """Take the difference of two recipes, seed by seed."""
+        """Difference of two recipes, seed by seed."""
         precision = None
         if self.precision is not None and other.precision is not None:
             precision = self.precision - other.precision
-        return Fold(self.images, self.blocks, self.correct - other.correct, precision)
+        return replace(self, correct=self.correct - other.correct, precision=precision)
 
 
 def find_fold(run: Predictions) -> Fold:
-    """Find the outcomes of one run."""
+    """Outcomes of one run."""
     blocks = merge_clusters(find_clusters(run.labels, run.groups))
     correct = (run.predicted == run.labels)[None].astype(float)
     if run.probabilities is None:
@@ -81,61 +76,63 @@ def find_fold(run: Predictions) -> Fold:
 
 
 def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
-    """Find the outcomes of several runs of one recipe, see `merge_seeds`."""
+    """Outcomes of several runs of one recipe, see `merge_seeds`."""
     return merge_seeds([find_fold(run) for run in runs])
 
 
 def merge_seeds(runs: Sequence[Fold]) -> list[Fold]:
     """Sort runs into folds: those on the same images are seeds of one.
 
-    Raises:
-        ValueError: no runs, two that share a part of their images, or that order them or the classes differently.
+    Raises ValueError for no runs, two that share a part of their images, or that order them or the classes differently.
     """
     if not runs:
         raise ValueError("there are no runs")
     folds: list[list[Fold]] = []
     for run in runs:
-        for seeds in folds:
-            first = seeds[0].images
-            if run.images.same_images(first):
-                seeds.append(run)
-                break
-            if np.isin(run.images.ids, first.ids).any():
-                raise ValueError("two runs must have all images and labels in common, in the same order, or none")
+        seeds = next((each for each in folds if run.images.same_images(each[0].images)), None)
+        if seeds is not None:
+            seeds.append(run)
+        elif any(np.isin(run.images.ids, each[0].images.ids).any() for each in folds):
+            raise ValueError("two runs must have all images and labels in common, in the same order, or none")
         else:
             folds.append([run])
     if any(list(run.images.classes) != list(runs[0].images.classes) for run in runs):
         raise ValueError("the runs differ in their classes")
-    return [_merge(seeds) for seeds in folds]
+    merged = []
+    for seeds in folds:
+        tables = [run.precision for run in seeds if run.precision is not None]
+        precision = np.concatenate(tables) if len(tables) == len(seeds) else None
+        merged.append(replace(seeds[0], correct=np.concatenate([run.correct for run in seeds]), precision=precision))
+    return merged
 
 
 def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
-    """Find the moments of every metric, pooled over folds of one recipe, or of differences, and averaged over seeds.
+    """Moments of `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
 
-    Returns `accuracy`, `balanced_accuracy` and, if all runs have probabilities, `map`.
+    They are pooled over folds of one recipe, or of differences (`paired`), and averaged over seeds.
     """
-    num_classes = len(folds[0].images.classes)
     labels = np.concatenate([fold.images.labels for fold in folds])
     clusters = find_clusters(labels, np.concatenate([fold.images.groups for fold in folds]))
     correct = np.concatenate([fold.correct.mean(axis=0) for fold in folds])
-    images = np.bincount(labels, minlength=num_classes)
+    images = np.bincount(labels, minlength=len(folds[0].images.classes))
     present = images > 0
     share = SMOOTHING / present.sum()
-
     accuracy = recall_moments(correct, clusters, images / images.sum(), share, paired=paired)
     balanced = recall_moments(correct, clusters, present / present.sum(), share, paired=paired)
+    recalls = []
+    for fold in folds:
+        own = np.bincount(fold.images.labels)
+        recalls.append(fold.correct @ (1 / own[fold.images.labels]) / np.count_nonzero(own))
     found = {
         "accuracy": _with_training(accuracy, [fold.correct.mean(axis=1) for fold in folds]),
-        "balanced_accuracy": _with_training(
-            balanced, [fold.correct @ fold.recall_weights / len(np.unique(fold.images.labels)) for fold in folds]
-        ),
+        "balanced_accuracy": _with_training(balanced, recalls),
     }
     tables = [fold.precision for fold in folds if fold.precision is not None]
     if len(tables) == len(folds):
         parts = []
         for fold, table in zip(folds, tables, strict=True):
-            own = find_clusters(fold.images.labels, fold.images.groups)
-            parts.append(precision_moments(table.mean(axis=0), fold.blocks, own, share, paired=paired))
+            lesions = find_clusters(fold.images.labels, fold.images.groups)
+            parts.append(precision_moments(table.mean(axis=0), fold.blocks, lesions, share, paired=paired))
         mean = Moments(
             float(np.mean([part.value for part in parts])),
             float(np.mean([part.center for part in parts])),
@@ -144,16 +141,6 @@ def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
         )
         found["map"] = _with_training(mean, [np.nanmean(table[:, 0], axis=1) for table in tables])
     return found
-
-
-def _merge(seeds: Sequence[Fold]) -> Fold:
-    tables = [run.precision for run in seeds if run.precision is not None]
-    return Fold(
-        seeds[0].images,
-        seeds[0].blocks,
-        np.concatenate([run.correct for run in seeds]),
-        np.concatenate(tables) if len(tables) == len(seeds) else None,
-    )
 
 
 def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:
@@ -165,8 +152,10 @@ def _with_training(moments: Moments, values: Sequence[np.ndarray]) -> Moments:
     dof = sum(len(seeds) - 1 for seeds in values)
     if dof:
         variance = sum(float(np.sum((seeds - seeds.mean()) ** 2)) for seeds in values) / dof
-        return moments.add(variance * sum(1 / len(seeds) for seeds in values) / len(values) ** 2, dof)
-    if len(values) > 1:
-        total = float(np.var([seeds[0] for seeds in values], ddof=1)) / len(values)
-        return moments.add(max(total - moments.variance, 0.0), len(values) - 1)
-    return moments
+        variance = variance * sum(1 / len(seeds) for seeds in values) / len(values) ** 2
+    elif len(values) > 1:
+        dof = len(values) - 1
+        variance = max(float(np.var([seeds[0] for seeds in values], ddof=1)) / len(values) - moments.variance, 0.0)
+    else:
+        return moments
+    return replace(moments, variances=np.append(moments.variances, variance), dof=np.append(moments.dof, dof))

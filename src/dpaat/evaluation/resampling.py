@@ -1,7 +1,7 @@
-"""The delete-one-lesion jackknife: how far a metric moves when single lesions of a class are left out.
+"""The delete-one-lesion jackknife of recalls and of average precision.
 
-Everything is conditional on the classes' numbers of images: when a lesion is left out, the others of its class are
-weighted up to the class's full size, so that the prevalence that average precision depends on stays what it is.
+When a lesion is left out, the others of its class are weighted up to the class's full size, so that the prevalence that
+average precision depends on stays what it is.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from scipy.special import xlogy
 
 MAX_BLOCKS = 50
-"""A class with more lesions is cut at random into this many blocks, left out one at a time for average precision."""
+"""A class with more lesions is cut at random into so many blocks, left out one at a time for average precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,17 @@ class Moments:
         """Their sum."""
         return float(self.variances.sum())
 
-    def add(self, variance: float, dof: float) -> Moments:
-        """Include one more source of variance."""
-        return Moments(self.value, self.center, np.append(self.variances, variance), np.append(self.dof, dof))
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Of the variance, by Satterthwaite's approximation."""
+        uncertain = np.sum(self.variances**2 / self.dof)
+        return float(self.variance**2 / uncertain) if uncertain else np.inf
+
+    def half_width(self, level: float) -> float:
+        """Half the length of Student's interval."""
+        if not self.variance:
+            return 0.0
+        return float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom) * np.sqrt(self.variance))
 
 
 def find_clusters(labels: np.ndarray, groups: np.ndarray) -> Clusters:
@@ -75,26 +84,18 @@ def merge_clusters(clusters: Clusters, limit: int = MAX_BLOCKS) -> Clusters:
 def recall_moments(
     values: np.ndarray, clusters: Clusters, weights: np.ndarray, smoothing: float, *, paired: bool
 ) -> Moments:
-    """Find the moments of a weighted sum of recalls, or of differences of recalls.
+    """Moments of a sum of recalls, weighted by `weights` `(K,)`, or of differences of recalls (`paired`).
 
     A recall is a ratio of sums over lesions, so the jackknife needs no repetition: leaving out a lesion with m of
-    the class's n images, x of them right, moves a recall r by (x - r m) / n to first order.
+    the class's n images, x of them right, moves a recall r by (x - r m) / n to first order. `values` `(N,)` are 1 for a
+    right image and 0 for a wrong one, means of such, or differences.
 
-    Args:
-        values: 1 for an image that is right, 0 for a wrong one, or the mean of several such, or a difference, `(N,)`.
-        clusters: the lesions.
-        weights: of the K classes, 0 for absent ones, `(K,)`.
-        smoothing: weight of a made-up lesion of average size in every class. Without it, a rare class on which a
-            model makes no error would count as known exactly.
-        paired: values are differences; the made-up lesion has none. Otherwise there are two, one right, one wrong.
-
-    Returns:
-        One part of variance per class present. A class of one lesion shows no spread: it takes the largest variance
-        that a recall can have, 1/4, or for a difference its square. Degrees of freedom are counted for differences;
-        elsewhere smoothing has widened the variance enough.
+    `smoothing` weighs a made-up lesion of average size in every class, without which a rare class with no error would
+    count as known exactly: two, one right and one wrong, or one without difference. A class of one lesion shows no
+    spread: it takes the largest variance that a recall can have, 1/4, or for a difference its square. Degrees of
+    freedom are counted for differences; elsewhere smoothing has widened the variance enough.
     """
-    present = np.flatnonzero(weights)
-    size = clusters.size
+    present, size = np.flatnonzero(weights), clusters.size
     images = np.bincount(clusters.label, size, len(weights))[present]
     lesions = clusters.per_class(len(weights))[present]
     sums = np.bincount(clusters.index, values)
@@ -115,19 +116,10 @@ def recall_moments(
 
 
 def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blocks: Clusters) -> np.ndarray:
-    """Compute the one-vs-rest average precision of a class on all images and without each block.
+    """One-vs-rest average precision of a class on all images and without each block, `(1 + C,)`.
 
-    Average precision is the mean, over the images of the class, of the precision at the image's score; images of
-    equal score stand or fall together, as in `torchmetrics.functional.binary_average_precision`.
-
-    Args:
-        scores: of the class, `(N,)`, higher for more likely.
-        labels: `(N,)` int64.
-        target: the class; it must have images.
-        blocks: C clusters to leave out in turn.
-
-    Returns:
-        `(1 + C,)`: first with all images. 0 without the only block of the class itself.
+    Images of equal score stand or fall together, as in `torchmetrics.functional.binary_average_precision`. The class
+    must have images; without its only block it counts 0.
     """
     positive = np.flatnonzero(labels == target)
     positive = positive[np.argsort(-scores[positive], kind="stable")]
@@ -165,23 +157,13 @@ def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blo
 def precision_moments(
     precision: np.ndarray, blocks: Clusters, clusters: Clusters, smoothing: float, *, paired: bool
 ) -> Moments:
-    """Find the moments of the mean average precision, or of a difference of two.
+    """Moments of the mean average precision, or of a difference of two (`paired`).
 
-    Args:
-        precision: what `leave_out_precision` gives for every class, or a mean or difference of such, `(1 + C, K)`;
-            NaN in the columns of absent classes.
-        blocks: the C blocks left out.
-        clusters: the lesions.
-        smoothing: weight of a made-up lesion in every class that the model misses, or that both models rank alike.
-        paired: the values are differences.
-
-    Returns:
-        One part of variance per class of the lesions left out. The jackknife's estimate of the bias is taken off
-        the center: the average precision of few images is too high on average, since each stands above itself.
-        A class of one lesion as in `recall_moments`. No degrees of freedom are lost: for a statistic as bent as this
-        one the jackknife's variance is too large on average.
-
-    Source: B. Efron, C. Stein, "The jackknife estimate of variance", Annals of Statistics 9 (1981).
+    `precision` is what `leave_out_precision` gives for every class, or a mean or difference of such, `(1 + C, K)`, NaN
+    for absent classes; `smoothing` weighs a made-up lesion in every class that the model misses, or that both models
+    rank alike. The jackknife's estimate of the bias is taken off the center: the average precision of few images is too
+    high, since each stands above itself. No degrees of freedom are lost: for a statistic as bent as this one the
+    jackknife's variance is too large (B. Efron, C. Stein, Annals of Statistics 9, 1981).
     """
     num_classes = precision.shape[1]
     present = np.flatnonzero(~np.isnan(precision[0]))

@@ -1,9 +1,8 @@
-"""Evaluate a model and keep the results in its folder."""
+"""Evaluation of a model, whose results are kept in its folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ from dpaat.data.table import tasks_of
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.clinical import clinical_analyses
-from dpaat.evaluation.corruption_suite import run_corruptions
+from dpaat.evaluation.corruptions import run_corruptions
 from dpaat.evaluation.entries import Document
-from dpaat.evaluation.masking import run_masking, summary
+from dpaat.evaluation.masking import run_masking
+from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.plan import Plan, stratified_draw
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.subject import Subject, subject_of_run
-from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
+from dpaat.evaluation.suite import Curve, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
 
 
@@ -49,11 +49,8 @@ def evaluate_run(
         progress: show a progress bar with the time left on stderr.
         options: fields of `Plan`.
 
-    Returns:
-        The document, as written to `evaluation.json`.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
+    Returns the document, as written to `evaluation.json`. Raises UserError for bad input, or a folder that cannot be
+    written.
     """
     plan = Plan(**options)
     target = resolve_device(device)
@@ -65,8 +62,7 @@ def evaluate_run(
 def source_of(subject: Subject, run: Path, device: str) -> Subject:
     """The run on which transfer attacks make the images for a subject.
 
-    Raises:
-        UserError: not a run folder, or its model answers other classes or takes other images.
+    Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
     source = subject_of_run(run, data=subject.data, device=device, progress=False)
     if (source.classes, source.channels) != (subject.classes, subject.channels):
@@ -80,24 +76,11 @@ def source_of(subject: Subject, run: Path, device: str) -> Subject:
 def evaluate(
     subject: Subject, plan: Plan, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
 ) -> Document:
-    """Measure a model, and keep the results in its folder.
+    """Measure a model by a plan, and keep the results in its folder; returns and errors as of `evaluate_run`.
 
     Each result is merged into `evaluation.json`, and its predictions written to `predictions.parquet/`, as soon as it
     is finished. Finished batches are kept aside, so that the same call after an interruption goes on where it
     stopped and ends with the same results. Other results of the same checkpoint are kept.
-
-    Args:
-        subject: the model and its data.
-        plan: what to do.
-        source: the model on which transfer attacks make their images.
-        device: where to compute.
-        progress: show a progress bar with the time left on stderr.
-
-    Returns:
-        The document, as written to `evaluation.json`.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
     """
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
@@ -113,37 +96,28 @@ def evaluate(
     writer = Writer(subject, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
         if not plan.suites:
-            for result in _single_attacks(plan, attacker, subject.classes):
+            single = (
+                run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, subject.classes)
+                if plan.ensemble_specs
+                else run_attacks(attacker, plan.specs, plan.radii, subject.classes)
+            )
+            for result in single:
                 writer.save(result)
         if "standard" in plan.suites:
             _standard(writer, attacker)
         if "masking" in plan.suites:
-            _masking(writer, attacker)
+            eps = max(plan.radii)
+            checks = run_masking(attacker, eps=eps, norm=plan.norm)
+            verdict, line = summary(checks)
+            found = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
+            writer.save_analyses({"masking": found})
         if "corruptions" in plan.suites:
-            found = run_corruptions(
-                subject.model,
-                writer.images,
-                writer.labels,
-                writer.ids,
-                classes=subject.classes,
-                batch_size=plan.batch_size,
-                device=device,
-                seed=plan.seed,
-                journal=attacker.journal.within("corruptions"),
-                progress=progress,
-            )
-            writer.save_analyses({"corruptions": found})
+            writer.save_analyses({"corruptions": run_corruptions(attacker, writer.ids, subject.classes)})
     return writer.document
 
 
-def _single_attacks(plan: Plan, attacker: Attacker, classes: Sequence[str]) -> Iterator[Result]:
-    if plan.ensemble_specs:
-        return run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, classes)
-    return run_attacks(attacker, plan.specs, plan.radii, classes)
-
-
 def _standard(writer: Writer, attacker: Attacker) -> None:
-    subject, plan = writer.subject, writer.plan
+    subject, plan, table = writer.subject, writer.plan, writer.subject.data.table
     results = []
     for found in run_standard(attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps):
         if isinstance(found, Curve):
@@ -151,7 +125,6 @@ def _standard(writer: Writer, attacker: Attacker) -> None:
         else:
             writer.save(found)
             results.append(found)
-    table = subject.data.table
     analyses = clinical_analyses(
         results,
         validation=_validation(subject, plan, attacker.device),
@@ -164,40 +137,19 @@ def _standard(writer: Writer, attacker: Attacker) -> None:
     writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
 
 
-def _masking(writer: Writer, attacker: Attacker) -> None:
-    plan, eps = writer.plan, max(writer.plan.radii)
-    checks = run_masking(attacker, eps=eps, norm=plan.norm)
-    verdict, line = summary(checks)
-    found = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
-    writer.save_analyses({"masking": found})
-
-
 def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tuple[np.ndarray, np.ndarray] | None:
     """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
     own = subject.own_data
-    if own is None or (own is subject.data and plan.split in ("val", "all")):
-        return None
-    if not len(own.rows("val")):
+    if own is None or (own is subject.data and plan.split in ("val", "all")) or not len(own.rows("val")):
         return None
     images, labels = subject.view(own, own.rows("val"))
-    attacker = Attacker(
-        subject.model,
-        images,
-        labels,
-        num_classes=len(subject.classes),
-        batch_size=plan.batch_size,
-        device=device,
-        progress=False,
-    )
+    options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "progress": False}
+    attacker = Attacker(subject.model, images, labels, num_classes=len(subject.classes), **options)
     return attacker.outputs(CLEAN).logits.numpy(), labels
 
 
 def resolve_device(device: str) -> str:
-    """Turn "auto" into the best device there is.
-
-    Raises:
-        UserError: not a device, or one that this machine does not have.
-    """
+    """The best device there is for "auto"; UserError for no device, or one that this machine does not have."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -208,11 +160,7 @@ def resolve_device(device: str) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before hours of work whether results can be written.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Find out before hours of work whether results can be written; UserError where they cannot."""
     probe = folder / f".write-test-{os.getpid()}"
     try:
         probe.write_bytes(b"")

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from dpaat.evaluation.statistics import recall_interval
+from dpaat.evaluation.means import recall_interval
 
 ATTRIBUTES = ("age", "sex", "site", "source")
 MIN_IMAGES = 10
 UNKNOWN = "unknown"
-AGE_BANDS = {"0-29": 0, "30-44": 30, "45-59": 45, "60-74": 60, "75+": 75}
-"""Name to youngest age, years."""
+AGE_BANDS = {"0-29": 0, "30-44": 30, "45-59": 45, "60-74": 60, "75+": 75}  # name to youngest age, years
 
 
-class ClassRecall(TypedDict):
-    """Recall of one class within a subgroup."""
-
-    n: int
-    recall: float
-    interval: list[float]
-
-
-class Subgroup(TypedDict):
-    """One subgroup; with fewer than 10 images `n` alone."""
-
-    n: int
-    accuracy: NotRequired[float]
-    per_class: NotRequired[dict[str, ClassRecall]]
-    excess: NotRequired[float]
-    excess_interval: NotRequired[list[float] | None]
+Subgroup = dict[str, Any]
+"""`n`, and from 10 images on `accuracy`, `per_class` (`n`, `recall`, `interval`), `excess` and `excess_interval`."""
 
 
 def subgroups(
@@ -45,7 +30,7 @@ def subgroups(
     *,
     level: float = 0.95,
 ) -> dict[str, dict[str, Subgroup]]:
-    """Compare subgroups of the images by what is known about them.
+    """Subgroup analysis by what is known about the images.
 
     Body site, age and source go with the diagnosis, so a lower accuracy may merely mean a harder mix of classes.
     `excess` compares within class: see `excess_accuracy`.
@@ -55,12 +40,11 @@ def subgroups(
             What is missing counts as "unknown".
         correct: whether each image is classified correctly `(N,)`, bool.
         labels: `(N,)`, int64, 0 to K - 1.
-        groups: lesion or patient of each image `(N,)`.
+        groups: lesion or patient of each image `(N,)`, which intervals are adjusted for.
         classes: K class names.
         level: of the intervals, in (0, 1).
 
-    Returns attribute to subgroup to `Subgroup`, with recalls of the classes present, whose intervals are adjusted for
-    groups. Age bands stand in their order, other subgroups in the alphabet's, "unknown" last.
+    Returns attribute to name to `Subgroup`. Age bands stand in their order, others in the alphabet's, "unknown" last.
     """
     if not len(frame) == len(correct) == len(labels) == len(groups):
         raise ValueError(
@@ -69,24 +53,21 @@ def subgroups(
     correct = np.asarray(correct, dtype=bool)
     found: dict[str, dict[str, Subgroup]] = {}
     for attribute in (name for name in ATTRIBUTES if name in frame):
+        column = frame[attribute]
         if attribute == "age":
-            levels, order = _age_bands(frame["age"]), [*AGE_BANDS, UNKNOWN]
-        else:
-            levels = _names(frame[attribute])
-            order = sorted(set(levels.tolist()), key=lambda name: (name == UNKNOWN, name))
-        members = {name: levels == name for name in order}
-        found[attribute] = {
-            name: _subgroup(member, correct, labels, groups, classes, level)
-            for name, member in members.items()
-            if member.any()
-        }
+            years, edges = pd.to_numeric(column, errors="coerce"), [*AGE_BANDS.values(), np.inf]
+            column = pd.cut(years, edges, right=False, labels=list(AGE_BANDS))
+        text = column.astype("string").str.strip()
+        levels = text.mask(text == "").fillna(UNKNOWN).to_numpy(dtype=str)
+        order = sorted(set(levels.tolist()), key=lambda name: (name == UNKNOWN, name))
+        found[attribute] = {name: _subgroup(levels == name, correct, labels, groups, classes, level) for name in order}
     return found
 
 
 def excess_accuracy(
     member: np.ndarray, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, level: float = 0.95
 ) -> tuple[float, list[float] | None]:
-    """By how much a subgroup is classified better than its mix of classes would have it.
+    """Excess accuracy: by how much a subgroup is classified better than its mix of classes would have it.
 
     With `c_i` whether image i is classified correctly, `R_k` the recall of class k over all images, S the subgroup and
     n its size, the excess is `D = (1/n) sum_{i in S} (c_i - R_{y_i})`. Since `R_k` holds the subgroup's own images,
@@ -94,18 +75,10 @@ def excess_accuracy(
     group share their fate: with `u_g` the sum of `a_i (c_i - R_{y_i})` over group g and G the number of groups in S,
     the variance is `G / (G - 1) * sum_g u_g^2 / n^2`, and the interval is Student's with G - 1 degrees of freedom.
     Residuals about `R_k`, rather than about the subgroup's own recall, keep it wide enough where a class has few
-    images in S.
+    images in S. `member`, at least one, and `correct` are `(N,)` bool, `labels` and `groups` `(N,)`.
 
-    Args:
-        member: whether each image is in the subgroup `(N,)`, bool, at least one.
-        correct: `(N,)`, bool.
-        labels: `(N,)`, int64, from 0.
-        groups: `(N,)`.
-        level: of the interval, in (0, 1).
-
-    Returns:
-        The excess, in [-1, 1], and its interval; None where there is nothing to judge by: the subgroup is one group,
-        holds all images of its classes, or its classes are classified all right or all wrong.
+    Returns the excess, in [-1, 1], and its interval; None where there is nothing to judge by: S is one group,
+    holds all images of its classes, or its classes are classified all right or all wrong.
     """
     n_class = np.bincount(labels)
     with np.errstate(invalid="ignore"):  # a class without images is nobody's
@@ -133,30 +106,12 @@ def _subgroup(
 ) -> Subgroup:
     n = int(member.sum())
     if n < MIN_IMAGES:
-        return Subgroup(n=n)
+        return {"n": n}
     per_class = {}
     for k in np.unique(labels[member]):
         cell = member & (labels == k)
-        interval = list(recall_interval(correct[cell], groups[cell], level))
-        per_class[classes[k]] = ClassRecall(n=int(cell.sum()), recall=float(correct[cell].mean()), interval=interval)
-    excess, excess_interval = excess_accuracy(member, correct, labels, groups, level=level)
-    return Subgroup(
-        n=n,
-        accuracy=float(correct[member].mean()),
-        per_class=per_class,
-        excess=excess,
-        excess_interval=excess_interval,
-    )
-
-
-def _age_bands(ages: pd.Series) -> np.ndarray:
-    years = pd.to_numeric(ages, errors="coerce").to_numpy(dtype=float)
-    names = np.array([UNKNOWN, *AGE_BANDS])
-    with np.errstate(invalid="ignore"):
-        band = np.searchsorted(list(AGE_BANDS.values()), years, side="right")
-    return names[np.where(np.isfinite(years), band, 0)]
-
-
-def _names(column: pd.Series) -> np.ndarray:
-    text = column.astype(object).where(column.notna(), UNKNOWN).astype(str).str.strip()
-    return text.mask(text == "", UNKNOWN).to_numpy(dtype=str)
+        interval = recall_interval(correct[cell], groups[cell], level)
+        per_class[classes[k]] = {"n": int(cell.sum()), "recall": float(correct[cell].mean()), "interval": interval}
+    excess, interval_ = excess_accuracy(member, correct, labels, groups, level=level)
+    accuracy = float(correct[member].mean())
+    return {"n": n, "accuracy": accuracy, "per_class": per_class, "excess": excess, "excess_interval": interval_}

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
 from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
-from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
 from dpaat.evaluation.specs import CLEAN, WORST_CASE, AttackSpec, attack_spec, worst_of
 from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
 """Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
-ENSEMBLE = ("apgd-t", "fab-t", "square")
-"""Attacks of the standard suite that are run on what the others left standing."""
+ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite that are run on what the others left standing
 SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 """Radii at which the security curve goes on beyond the fixed ones, by PGD on what stands."""
@@ -29,7 +27,7 @@ CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A model under one attack, or the worst case over several, at one radius."""
+    """Outcome of one attack, or of the worst case over several, at one radius."""
 
     spec: AttackSpec
     eps: float  # in units of a [0, 1] image, 0 for clean images
@@ -41,7 +39,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Curve:
-    """The worst case over growing radii, from 0."""
+    """Security curve: the worst case over growing radii, from 0."""
 
     eps: list[float]  # radii, ascending, the first 0
     accuracy: list[float]  # robust accuracy at each
@@ -50,116 +48,6 @@ class Curve:
     accuracy_area: float  # normalized area under the robust accuracy, in [0, 1]
     balanced_accuracy_area: float
     fallen_to: list[dict[str, int]]  # by radius: images that fell to each attack and not before, "" stand
-
-
-def run_attacks(
-    attacker: Attacker, specs: Sequence[AttackSpec], radii: Sequence[float], classes: Sequence[str]
-) -> Iterator[Result]:
-    """Evaluate on clean images, then under every attack at every radius, on all images; results come one by one.
-
-    Radii are in units of a [0, 1] image, ascending; 0 adds nothing to the clean result.
-    """
-    radii = [eps for eps in radii if eps > 0]
-    plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii)]
-    clean: Outputs | None = None
-    nearest: dict[AttackSpec, Outputs] = {}
-    for number, (spec, eps) in enumerate(plan):
-        left = sum(later.passes(attacker.num_classes) for later, _ in plan[number:]) * len(attacker)
-        attacker.bar.expect(f"{spec.label} {format_radius(eps)}" if eps else spec.label, left)
-        if spec == CLEAN:
-            outputs = clean = attacker.outputs(spec)
-        elif find_attack(spec.name).minimal:
-            assert clean is not None
-            if spec not in nearest:  # one run, at the largest radius, serves all
-                nearest[spec] = attacker.outputs(spec, radii[-1])
-            outputs = nearest[spec].within(eps, clean)
-        else:
-            outputs = attacker.outputs(spec, eps)
-        yield _scored(spec, eps, outputs, attacker.labels, classes)
-
-
-def run_standard(
-    attacker: Attacker,
-    radii: Sequence[float],
-    classes: Sequence[str],
-    *,
-    norm: str = "linf",
-    steps: Mapping[str, int] | None = None,
-) -> Iterator[Result | Curve]:
-    """Run the standard suite: single attacks on all images, then an ensemble on what they leave, then the curve.
-
-    FGSM, PGD and APGD-CE are scored on all images. APGD-T, FAB-T and Square attack what still stands; with APGD-CE
-    they are the ensemble of AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), for any number of classes. An
-    image counts as robust in the worst case if it withstands every one of the six.
-
-    Args:
-        attacker: the model and its images.
-        radii: fixed radii in units of a [0, 1] image, ascending.
-        classes: K class names.
-        norm: "linf" or "l2".
-        steps: budgets by attack, where not the attack's own.
-
-    Yields:
-        A result per attack and radius, then the worst case at every radius, then the curve.
-    """
-    budgets = steps or {}
-    specs = {name: attack_spec(name, steps=budgets.get(name), norm=norm) for name in SUITE_ATTACKS}
-    radii = [eps for eps in radii if eps > 0]
-    scored = [specs[name] for name in SCORED]
-    beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
-    stages: list[tuple[AttackSpec, Sequence[float]]] = [(specs["pgd"], beyond)] if beyond else []
-    stages += [(specs[name], radii) for name in ENSEMBLE] if radii else []
-    cascade = yield from _worst_case(attacker, scored, stages, radii, classes, AttackSpec(WORST_CASE, norm=norm))
-    yield _curve(cascade, radii, beyond, classes)
-
-
-def run_ensemble(
-    attacker: Attacker,
-    specs: Sequence[AttackSpec],
-    ensemble: Sequence[AttackSpec],
-    radii: Sequence[float],
-    classes: Sequence[str],
-) -> Iterator[Result]:
-    """Run attacks on all images, then an ensemble on what they leave standing, attack by attack.
-
-    Args:
-        attacker: the model and its images.
-        specs: attacks that are scored on all images; may be empty.
-        ensemble: further attacks, of which verdicts are wanted only, at least one.
-        radii: in units of a [0, 1] image, ascending.
-        classes: K class names.
-
-    Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius.
-    """
-    radii = [eps for eps in radii if eps > 0]
-    stages = [(spec, radii) for spec in ensemble] if radii else []
-    yield from _worst_case(attacker, specs, stages, radii, classes, worst_of([*specs, *ensemble]))
-
-
-def _worst_case(
-    attacker: Attacker,
-    scored: Sequence[AttackSpec],
-    stages: Sequence[tuple[AttackSpec, Sequence[float]]],
-    radii: Sequence[float],
-    classes: Sequence[str],
-    name: AttackSpec,
-) -> Generator[Result, None, Cascade]:
-    """Yield what is scored on all images, then the worst case at the radii; returns all verdicts."""
-    cascade: Cascade | None = None
-    everything = np.arange(len(attacker))
-    for result in run_attacks(attacker, scored, radii, classes):
-        if cascade is None:
-            cascade = Cascade(attacker.labels, result.predicted)
-        else:
-            cascade.note(result.spec.label, everything, result.predicted, result.eps)
-        yield result
-    assert cascade is not None
-    run_cascade(attacker, cascade, stages)
-    for eps in radii:
-        predicted, fell_to = cascade.at(eps)
-        metrics = verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(attacker.labels), classes)
-        yield Result(name, eps, predicted, metrics, fell_to=fell_to)
-    return cascade
 
 
 def evaluate_model(
@@ -193,36 +81,168 @@ def evaluate_model(
     Raises:
         UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
     """
-    attacker = Attacker(model, images, labels, num_classes=len(classes), **options)
-    try:
+    with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
         if specs is not None:
             return list(run_attacks(attacker, specs, radii, classes))
         suite = run_standard(attacker, radii, classes, norm=norm, steps=steps)
         return [result for result in suite if isinstance(result, Result)]
-    finally:
-        attacker.bar.close()
 
 
-def _scored(spec: AttackSpec, eps: float, outputs: Outputs, labels: np.ndarray, classes: Sequence[str]) -> Result:
-    probabilities = outputs.logits.double().softmax(dim=1)
-    metrics = classification_metrics(probabilities, torch.from_numpy(labels), classes)
-    return Result(spec, eps, probabilities.argmax(1).numpy(), metrics, probabilities)
+def run_attacks(
+    attacker: Attacker, specs: Sequence[AttackSpec], radii: Sequence[float], classes: Sequence[str]
+) -> Iterator[Result]:
+    """Evaluate on clean images, then under every attack at every radius, on all images; results come one by one.
+
+    Radii are in units of a [0, 1] image, ascending; 0 adds nothing to the clean result.
+    """
+    radii = [eps for eps in radii if eps > 0]
+    plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii)]
+    clean: Outputs | None = None
+    nearest: dict[AttackSpec, Outputs] = {}
+    labels = torch.from_numpy(attacker.labels)
+    for number, (spec, eps) in enumerate(plan):
+        left = sum(later.passes(attacker.num_classes) for later, _ in plan[number:]) * len(attacker)
+        attacker.bar.expect(f"{spec.label} {format_radius(eps)}" if eps else spec.label, left)
+        if clean is not None and find_attack(spec.name).minimal:
+            if spec not in nearest:  # one run, at the largest radius, serves all
+                nearest[spec] = attacker.outputs(spec, radii[-1])
+            outputs = nearest[spec].within(eps, clean)
+        else:
+            outputs = attacker.outputs(spec, eps)
+        clean = outputs if clean is None else clean
+        probabilities = outputs.logits.double().softmax(dim=1)
+        metrics = classification_metrics(probabilities, labels, classes)
+        yield Result(spec, eps, probabilities.argmax(1).numpy(), metrics, probabilities)
 
 
-def _curve(cascade: Cascade, radii: Sequence[float], beyond: Sequence[float], classes: Sequence[str]) -> Curve:
-    eps = [0.0, *radii, *beyond]
-    labels = torch.from_numpy(cascade.labels)
-    verdicts = [cascade.at(radius) for radius in eps]
-    metrics = [verdict_metrics(torch.from_numpy(predicted), labels, classes) for predicted, _ in verdicts]
-    accuracy = [each["accuracy"] for each in metrics]
-    balanced = [each["balanced_accuracy"] for each in metrics]
-    fixed = len(radii) + 1
-    return Curve(
+def run_standard(
+    attacker: Attacker,
+    radii: Sequence[float],
+    classes: Sequence[str],
+    *,
+    norm: str = "linf",
+    steps: Mapping[str, int] | None = None,
+) -> Iterator[Result | Curve]:
+    """Run the standard suite: single attacks on all images, then an ensemble on what they leave, then the curve.
+
+    FGSM, PGD and APGD-CE are scored on all images. APGD-T, FAB-T and Square attack what still stands; with APGD-CE
+    they are the ensemble of AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), for any number of classes. An
+    image counts as robust in the worst case if it withstands every one of the six. `steps` are budgets by attack, where
+    not the attack's own.
+
+    Yields:
+        A result per attack and radius, then the worst case at every radius, then the curve.
+    """
+    specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
+    radii = [eps for eps in radii if eps > 0]
+    beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
+    scored, ensemble = ([specs[name] for name in names] for names in (SCORED, ENSEMBLE))
+    worst = AttackSpec(WORST_CASE, norm=norm)
+    cascade = yield from run_ensemble(attacker, scored, ensemble, radii, classes, worst=worst, beyond=beyond)
+    eps, fixed = [0.0, *radii, *beyond], len(radii) + 1
+    verdicts = [_verdicts(cascade, radius, classes) for radius in eps]
+    accuracy = [metrics["accuracy"] for *_, metrics in verdicts]
+    balanced = [metrics["balanced_accuracy"] for *_, metrics in verdicts]
+    yield Curve(
         eps=eps,
         accuracy=accuracy,
         balanced_accuracy=balanced,
         area=eps[fixed - 1],
         accuracy_area=curve_area(eps[:fixed], accuracy[:fixed]),
         balanced_accuracy_area=curve_area(eps[:fixed], balanced[:fixed]),
-        fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to in verdicts],
+        fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to, _ in verdicts],
     )
+
+
+def run_ensemble(
+    attacker: Attacker,
+    specs: Sequence[AttackSpec],
+    ensemble: Sequence[AttackSpec],
+    radii: Sequence[float],
+    classes: Sequence[str],
+    *,
+    worst: AttackSpec | None = None,
+    beyond: Sequence[float] = (),
+) -> Generator[Result, None, Cascade]:
+    """Run attacks on all images, then an ensemble, of which verdicts are wanted only, on what they leave standing.
+
+    Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius, which
+    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`.
+    """
+    radii = [eps for eps in radii if eps > 0]
+    results = run_attacks(attacker, specs, radii, classes)
+    yield (clean := next(results))
+    cascade = Cascade(attacker.labels, clean.predicted)
+    for result in results:
+        cascade.note(result.spec.label, np.arange(len(attacker)), result.predicted, result.eps)
+        yield result
+    further = [(spec, beyond) for spec in specs if spec.name == "pgd" and beyond]
+    run_cascade(attacker, cascade, further + [(spec, radii) for spec in ensemble if radii])
+    for eps in radii:
+        predicted, fell_to, metrics = _verdicts(cascade, eps, classes)
+        yield Result(worst or worst_of([*specs, *ensemble]), eps, predicted, metrics, fell_to=fell_to)
+    return cascade
+
+
+class Cascade:
+    """Worst case over attacks noted one by one, from labels and clean predictions `(N,)`.
+
+    An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
+    0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
+    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands.
+    """
+
+    def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
+        self.labels = labels
+        self.fell = np.full(len(labels), np.inf)
+        self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
+        self.note("clean", np.arange(len(labels)), predicted, 0.0)
+
+    def standing(self, eps: float) -> np.ndarray:
+        """Positions of the images not known to fall at this radius, ascending."""
+        return np.flatnonzero(self.fell > eps)
+
+    def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
+        """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`."""
+        reached, answer = np.full(len(self.labels), np.inf), self.labels.copy()
+        reached[positions] = np.where(predicted != self.labels[positions], radius, np.inf)
+        answer[positions] = predicted
+        self.fell = np.minimum(self.fell, reached)
+        self._notes.append((label, reached, answer))
+
+    def at(self, eps: float) -> tuple[np.ndarray, np.ndarray]:
+        """The worst case at a radius: predicted class of every image `(N,)`, and the attack that it falls to `(N,)`.
+
+        The attack is the first of those noted that suffices at this radius, "" where the image stands.
+        """
+        predicted, by = self.labels.copy(), np.full(len(self.labels), "", dtype=object)
+        for label, reached, answer in self._notes:
+            new = (by == "") & (reached <= eps)
+            predicted[new], by[new] = answer[new], label
+        return predicted, by.astype(str)
+
+
+def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> None:
+    """Attack what still stands: attack by attack, each at growing radii; verdicts are taken further in place.
+
+    Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
+    stands at the smallest.
+    """
+    stages: list[tuple[AttackSpec, float, float]] = []  # the last: radius at which an image must stand to be attacked
+    for spec, radii in plan:
+        minimal = find_attack(spec.name).minimal
+        stages += [(spec, radii[-1], radii[0])] if minimal else [(spec, eps, eps) for eps in radii]
+    for number, (spec, eps, smallest) in enumerate(stages):
+        left = (
+            len(cascade.standing(lowest)) * later.passes(attacker.num_classes) for later, _, lowest in stages[number:]
+        )
+        attacker.bar.expect(f"{spec.label} {format_radius(eps)}", sum(left))
+        positions = cascade.standing(smallest)
+        outputs = attacker.outputs(spec, eps, positions)
+        radius = outputs.distance if find_attack(spec.name).minimal else eps
+        cascade.note(spec.label, positions, outputs.predicted, radius)
+
+
+def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Metrics]:
+    predicted, fell_to = cascade.at(eps)
+    return predicted, fell_to, verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(cascade.labels), classes)

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.evaluation.entries import Document, Entry, Group, groups
+from dpaat.evaluation.entries import Document, Entry, Group, Population, groups
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.radii import format_radius
-from dpaat.tables import Cell, Column, Row, Table, percent, score_cell
+from dpaat.tables import Cell, Column, Kind, Row, Table, percent, score_cell
 
 MAX_CLASSES = 20
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
@@ -28,15 +28,9 @@ def score_cells(
     """Scores of a result with their intervals; the balanced accuracy counts most."""
     if entry is None:
         return [Cell("-") for _ in keys]
-    intervals = entry.get("intervals") or {}
-    return [
-        score_cell(
-            entry["metrics"][key],
-            intervals.get(key) if key in with_interval else None,
-            kind="key" if key == "balanced_accuracy" else "",
-        )
-        for key in keys
-    ]
+    intervals = {key: value for key, value in (entry.get("intervals") or {}).items() if key in with_interval}
+    kinds: dict[str, Kind] = {"balanced_accuracy": "key"}
+    return [score_cell(entry["metrics"][key], intervals.get(key), kind=kinds.get(key, "")) for key in keys]
 
 
 def constant_row(constant: Entry, keys: Collection[str], *, times: int = 1, name: str = "always") -> Row:
@@ -49,33 +43,27 @@ def evaluation_table(document: Document) -> Lines:
     """Scores, then recall per class, for each set of images that the run was evaluated on."""
     lines: list[Lines | Text] = []
     for group in groups(document):
+        rows = [constant_row(group.constant, SCORES, name="constant:")] if group.constant else []
+        rows += [Row(condition(e), score_cells(e, SCORES, with_interval=WITH_INTERVAL)) for e in group.results]
+        table = Table("", list(SCORES.values()), rows, title=f"{group.title} (percent, 95 % intervals)")
         answers = [Text(f"warning: the model {e['one_answer']}\n") for e in group.results if e.get("one_answer")]
-        lines += [_scores(group).to_rich(), *answers, _recall(group).to_rich()]
+        lines += [table.to_rich(), *answers, _recall(group).to_rich()]
     return Lines(*lines)
 
 
 def comparison_table(runs: Mapping[str, Document]) -> Lines:
-    """Runs side by side: accuracy, balanced accuracy and mAP for every condition that any of them has.
-
-    Args:
-        runs: name to document, in the order wanted.
-    """
-    by_population: dict[str, dict[str, Group]] = {}
+    """Runs by name side by side: accuracy, balanced accuracy and mAP for every condition that any of them has."""
+    by_population: dict[Population, dict[str, Group]] = {}
     for name, document in runs.items():
         for group in groups(document):
-            by_population.setdefault(repr(group.population), {})[name] = group
+            by_population.setdefault(group.population, {})[name] = group
     return Lines(*(_comparison(found).to_rich() for found in by_population.values()))
 
 
 def analyses_summary(document: Document) -> Lines:
     """The security curve, calibration, operating points, masking checks and corruptions, those that are there."""
-    kinds = {
-        "curve": _curve,
-        "calibration": _calibration,
-        "operating_points": _operating_points,
-        "masking": _masking,
-        "corruptions": _corruptions,
-    }
+    kinds = {"curve": _curve, "calibration": _calibration, "operating_points": _operating_points}
+    kinds |= {"masking": _masking, "corruptions": _corruptions}
     found = document.get("analyses", {})
     return Lines(*(show(entry).to_rich() for name, show in kinds.items() for entry in found.get(name, [])))
 
@@ -87,49 +75,40 @@ def verdict_table(corner: str, entries: Mapping[str, Entry], title: str = "", *,
     return Table(corner, columns, rows, title=title, whole=whole)
 
 
-def _scores(group: Group) -> Table:
-    rows = [Row(condition(entry), score_cells(entry, SCORES, with_interval=WITH_INTERVAL)) for entry in group.results]
-    if constant := group.constant:
-        rows.insert(0, constant_row(constant, SCORES, name="constant:"))
-    return Table("", list(SCORES.values()), rows, title=f"{group.title} (percent, 95 % intervals)")
-
-
 def _recall(group: Group) -> Table:
-    support: dict[str, int] = group.results[0]["metrics"]["support"]
-    first: dict[str, float | None] = group.results[0]["metrics"]["per_class_recall"]
-    present = [name for name in support if support[name]]
-    absent = len(support) - len(present)
-    shown = present
+    first = group.results[0]["metrics"]
+    support: dict[str, int] = first["support"]
+    shown = present = [name for name in support if support[name]]
     title = "recall per class (percent)"
     if len(present) > MAX_CLASSES:
-        shown = sorted(present, key=lambda name: first[name] or 0.0)[:MAX_CLASSES]
-        title = f"recall per class (percent), the {MAX_CLASSES} lowest of {len(present)}"
+        shown = sorted(present, key=lambda name: first["per_class_recall"][name] or 0.0)[:MAX_CLASSES]
+        title += f", the {MAX_CLASSES} lowest of {len(present)}"
+    if len(present) < len(support):
+        title += f"; {len(support) - len(present)} absent"
     worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
     entries = worst if len(worst) > 1 else group.results
     rows = [
         Row(name, [str(support[name]), *(percent(entry["metrics"]["per_class_recall"][name]) for entry in entries)])
         for name in shown
     ]
-    title += f"; {absent} absent" if absent else ""
     return Table("class", ["images", *map(condition, entries)], rows, title=title)
 
 
 def _comparison(found: Mapping[str, Group]) -> Table:
+    def triple(entry: Entry) -> str:
+        return " ".join(percent(entry["metrics"][key]) for key in ("accuracy", "balanced_accuracy", "map"))
+
     conditions = list(dict.fromkeys(condition(entry) for group in found.values() for entry in group.results))
     any_group = next(iter(found.values()))
     title = f"{any_group.title}: accuracy, balanced accuracy, mAP (percent)"
     rows = []
     if constant := any_group.constant:
-        rows.append(Row("constant", [_triple(constant)] * len(conditions), quiet=True))
+        rows.append(Row("constant", [triple(constant)] * len(conditions), quiet=True))
         title += f"; constant = always {constant['predicts']}"
     for name, group in found.items():
-        cells = {condition(entry): _triple(entry) for entry in group.results}
+        cells = {condition(entry): triple(entry) for entry in group.results}
         rows.append(Row(name, [cells.get(heading, "-") for heading in conditions]))
     return Table("", conditions, rows, title=title)
-
-
-def _triple(entry: Entry) -> str:
-    return " ".join(percent(entry["metrics"][key]) for key in ("accuracy", "balanced_accuracy", "map"))
 
 
 def _about(entry: Entry) -> str:
@@ -173,11 +152,8 @@ def _masking(entry: Entry) -> Table:
 def _corruptions(entry: Entry) -> Table:
     scores = entry["balanced_accuracy"]
     rows = [Row(name, [percent(score) for score in found]) for name, found in scores.items() if name != "clean"]
-    found = entry["balanced_error"]
-    title = (
-        f"balanced accuracy by severity, {_about(entry)} (percent): clean {percent(1 - found['clean_error'])}, mean "
-        f"{percent(1 - found['mean_corruption_error'])}"
-    )
+    clean, mean = (percent(1 - entry["balanced_error"][name]) for name in ("clean_error", "mean_corruption_error"))
+    title = f"balanced accuracy by severity, {_about(entry)} (percent): clean {clean}, mean {mean}"
     return Table("corruption", [str(severity) for severity in range(1, 6)], rows, title=title)
 
 

@@ -55,98 +55,56 @@ class Writer:
 
     @contextmanager
     def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
-        """Make the attacker; what it finishes is kept until all is done."""
-        plan, subject = self.plan, self.subject
-        with self._journal() as journal:
-            attacker = Attacker(
-                subject.model,
-                self.images,
-                self.labels,
-                num_classes=len(subject.classes),
-                batch_size=plan.batch_size,
-                device=device,
-                seed=plan.seed,
-                precision=plan.precision,
-                source=None if source is None else source.model,
-                journal=journal,
-                progress=progress,
-            )
-            try:
-                yield attacker
-            finally:
-                attacker.bar.close()
-
-    def save(self, result: Result) -> None:
-        """Write one result with its intervals and predictions."""
-        subject = self.subject
-        entry = result_entry(
-            result,
-            self.population,
-            dict(
-                intervals(
-                    result.predicted,
-                    None if result.probabilities is None else result.probabilities.numpy(),
-                    self.labels,
-                    self.groups,
-                    subject.classes,
-                )
-            ),
-            data_spec=subject.data.table.spec,
-            **self.settings,
-        )
-        if result.spec == CLEAN and (answer := one_answer(np.array(subject.classes)[result.predicted], self.labels)):
-            entry["one_answer"] = answer
-        predictions = prediction_rows(
-            result,
-            self.population,
-            ids=self.ids.tolist(),
-            groups=self.groups.tolist(),
-            labels=self.labels,
-            classes=subject.classes,
-        )
-        self.document = save_result(
-            subject.folder, self._full_head, result=entry, constant=self.constant, predictions=predictions
-        )
-
-    def save_analyses(self, analyses: dict[str, dict[str, Any]]) -> None:
-        """Write what was concluded from several results."""
-        common = {**vars(self.population), **self.settings, "norm": self.plan.norm}
-        entries = {name: {**common, **values} for name, values in analyses.items()}
-        self.document = save_result(self.subject.folder, self._full_head, constant=self.constant, analyses=entries)
-
-    @property
-    def _full_head(self) -> dict[str, Any]:
-        return {**self.subject.head, **self.settings}
-
-    @contextmanager
-    def _journal(self) -> Iterator[Journal]:
-        """Hold the place where finished batches of this plan stand until all is done.
+        """Make the attacker; batches that it finishes are kept in a place of this plan until all is done.
 
         A second evaluation by the same plan waits for the first; another one has a place of its own. What evaluations
         of models that are gone have left is removed, unless one is still at work.
         """
-        plan, folder, checkpoint = self.plan, self.subject.folder, self.settings["checkpoint"]
+        plan, subject, folder, checkpoint = self.plan, self.subject, self.subject.folder, self.settings["checkpoint"]
         attacks = [list(names) for names in (plan.suites, plan.attacks, plan.ensemble)]
-        what = {"attacks": attacks, "steps": dict(plan.steps), "eps": plan.radii, "norm": plan.norm}
-        depends = {
-            **self.settings,
-            **vars(self.population),
-            **what,
-            "version": dpaat.__version__,
-            "ids": self.ids.tolist(),
-        }
+        depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
+        depends |= {"attacks": attacks, "steps": dict(plan.steps), "eps": plan.radii, "norm": plan.norm}
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         for left in (folder / PARTIAL).glob("*"):
             if not left.name.startswith(f"{checkpoint}-"):
                 with suppress(UserError), _claimed(folder, left.name, busy="is at work"):
                     shutil.rmtree(left, ignore_errors=True)
         name = f"{checkpoint}-{digest}"
+        journal = Journal(folder / PARTIAL / name)
+        options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "precision": plan.precision}
+        options |= {"num_classes": len(subject.classes), "source": None if source is None else source.model}
+        options |= {"device": device, "progress": progress, "journal": journal}
         with _claimed(folder, name):
             with locked(folder / RESULTS):  # where another removes the folder around it
                 (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)
-            yield (journal := Journal(folder / PARTIAL / name))
+            with Attacker(subject.model, self.images, self.labels, **options) as attacker:
+                yield attacker
             with locked(folder / RESULTS):
                 journal.clear()
+
+    def save(self, result: Result) -> None:
+        """Write one result with its intervals and predictions."""
+        subject = self.subject
+        probabilities = None if result.probabilities is None else result.probabilities.numpy()
+        found = intervals(result.predicted, probabilities, self.labels, self.groups, subject.classes)
+        spec = subject.data.table.spec
+        entry = result_entry(result, self.population, dict(found), data_spec=spec, **self.settings)
+        if result.spec == CLEAN and (answer := one_answer(np.array(subject.classes)[result.predicted], self.labels)):
+            entry["one_answer"] = answer
+        ids, groups = self.ids.tolist(), self.groups.tolist()
+        rows = prediction_rows(
+            result, self.population, ids=ids, groups=groups, labels=self.labels, classes=subject.classes
+        )
+        self._merge(result=entry, predictions=rows)
+
+    def save_analyses(self, analyses: dict[str, dict[str, Any]]) -> None:
+        """Write what was concluded from several results."""
+        common = {**vars(self.population), **self.settings, "norm": self.plan.norm}
+        self._merge(analyses={name: {**common, **values} for name, values in analyses.items()})
+
+    def _merge(self, **new: Any) -> None:
+        head = {**self.subject.head, **self.settings}
+        self.document = save_result(self.subject.folder, head, constant=self.constant, **new)
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.means import score_means
+from dpaat.evaluation.means import Score, score_means
 from dpaat.evaluation.results import require_present
-from dpaat.evaluation.statistics import Score
 from dpaat.interpret.document import INTERPRETABILITY_FILE, read_interpretability, read_scores
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.measure import RANDOM_ORDER, Measured

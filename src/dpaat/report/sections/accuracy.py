@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dpaat.evaluation.entries import note_of
+from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.metrics import one_answer
-from dpaat.evaluation.statistics import recall_interval
 from dpaat.evaluation.tables import SCORES, condition, constant_row, score_cells
 from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
