@@ -10,25 +10,16 @@ from torch.nn import functional as F
 from dpaat.attacks import pgd
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import MethodContext
-from dpaat.methods.baselines.dart import DART, DARTOptions, converging_pgd, stationarity
-from dpaat.methods.baselines.fast import FGSMRS, NFGSM, NFGSMOptions
-from dpaat.methods.baselines.fat import FAT, FATOptions, early_stopped_pgd
-from dpaat.methods.baselines.gairat import GAIRAT, GAIRATOptions, geometry_weight, pgd_with_kappa
-from dpaat.methods.baselines.mart import MART, MARTOptions, margin_term
+from dpaat.methods.baselines.dart import DART, converging_pgd, stationarity
+from dpaat.methods.baselines.fast import FGSMRS, NFGSM
+from dpaat.methods.baselines.fat import FAT, early_stopped_pgd
+from dpaat.methods.baselines.gairat import GAIRAT, geometry_weight, pgd_with_kappa
+from dpaat.methods.baselines.mart import MART, margin_term
 from dpaat.methods.baselines.pgd import PGDTraining
-from dpaat.methods.baselines.trades import TRADES, TRADESOptions, kl_divergence
+from dpaat.methods.baselines.trades import TRADES, kl_divergence
 
 EPS, STEPS, CLASSES = 8 / 255, 3, 3
-OPTIONS = {
-    FGSMRS: None,
-    NFGSM: NFGSMOptions,
-    TRADES: TRADESOptions,
-    MART: MARTOptions,
-    FAT: FATOptions,
-    GAIRAT: GAIRATOptions,
-    DART: DARTOptions,
-}
-METHODS = list(OPTIONS)
+METHODS = [FGSMRS, NFGSM, TRADES, MART, FAT, GAIRAT, DART]
 TIED = [TRADES, MART]
 MIXING = [method for method in METHODS if method not in TIED]
 
@@ -52,8 +43,7 @@ def make(method, *, epoch: int = 0, norm: str = "linf", clean_weight: float = 0.
         norm=norm,
         clean_weight=clean_weight,
     )
-    kind = OPTIONS[method]
-    made = method(context, kind(**options)) if kind else method(context)
+    made = method(context, **options)
     made.begin_epoch(epoch)
     return made
 
@@ -343,7 +333,7 @@ def test_fat_counts_misclassified_iterates_only(tau, expected):
 
 
 def test_fat_grows_more_patient():
-    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0), FATOptions())
+    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0)())
     assert made.tau == 0
     taus = []
     for epoch in (0, 49, 50, 89, 90, 119):
@@ -422,7 +412,7 @@ def test_dart_stops_where_stationary_enough(threshold, expected):
 
 
 def test_dart_threshold_falls_to_zero():
-    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0), DARTOptions())
+    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0)())
     thresholds = []
     for epoch in (0, 5, 10, 11):
         made.begin_epoch(epoch)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from torch import Tensor
 
 from dpaat.attacks.norms import NORMS
-from dpaat.errors import unknown
-
-Function = TypeVar("Function", bound=Callable[..., Tensor])
+from dpaat.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -74,27 +71,5 @@ class AttackInfo:
     needs_source: bool = False
 
 
-ATTACKS: dict[str, AttackInfo] = {}
-
-
-def register_attack(name: str, description: str, **fields: Any) -> Callable[[Function], Function]:
-    """Make an attack known by a name: a decorator; `fields` are those of `AttackInfo`."""
-
-    def register(function: Function) -> Function:
-        if name in ATTACKS and ATTACKS[name].function is not function:
-            raise ValueError(f"an attack called {name!r} is registered already")
-        ATTACKS[name] = AttackInfo(name, function, description, **fields)
-        return function
-
-    return register
-
-
-def find_attack(name: str) -> AttackInfo:
-    """Look an attack up by name.
-
-    Raises:
-        UserError: no such attack; names the nearest ones.
-    """
-    if name not in ATTACKS:
-        raise unknown("attack", name, ATTACKS)
-    return ATTACKS[name]
+ATTACKS = Registry("attack", AttackInfo)
+register_attack, find_attack = ATTACKS.register, ATTACKS.find

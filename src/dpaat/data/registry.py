@@ -9,8 +9,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from dpaat.data.table import ImageTable
-from dpaat.errors import unknown
 from dpaat.plugins import load_entry_points
+from dpaat.registry import Registry
 
 Loader = Callable[[str, str], ImageTable]
 
@@ -21,30 +21,19 @@ class DatasetInfo:
 
     Attributes:
         name: what stands before the colon of a spec.
+        load: called as `load(argument, spec)` with what stands behind the colon, and the whole spec.
         syntax: the whole spec, as people write it.
         description: one line.
-        load: called as `load(argument, spec)` with what stands behind the colon, and the whole spec.
     """
 
     name: str
+    load: Loader
     syntax: str
     description: str
-    load: Loader
 
 
-DATASETS: dict[str, DatasetInfo] = {}
-
-
-def register_dataset(name: str, syntax: str, description: str) -> Callable[[Loader], Loader]:
-    """Make a kind of dataset known by a name: a decorator of its loader."""
-
-    def register(load: Loader) -> Loader:
-        if name in DATASETS and DATASETS[name].load is not load:
-            raise ValueError(f"a kind of dataset called {name!r} is registered already")
-        DATASETS[name] = DatasetInfo(name, syntax, description, load)
-        return load
-
-    return register
+DATASETS = Registry("dataset", DatasetInfo)
+register_dataset, find_dataset = DATASETS.register, DATASETS.find
 
 
 @functools.cache
@@ -54,14 +43,3 @@ def import_loaders() -> None:
     for module in iter_modules(package.__path__):
         import_module(f"dpaat.data.{module.name}")
     load_entry_points("dpaat.datasets")
-
-
-def find_dataset(name: str) -> DatasetInfo:
-    """Look a kind of dataset up by name; after `import_loaders`.
-
-    Raises:
-        UserError: no such kind; names the nearest ones.
-    """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    return DATASETS[name]

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd
-from dpaat.methods.base import Method, MethodContext, StepOutput
-from dpaat.methods.baselines.trades import kl_divergence, refuse_clean_weight
+from dpaat.methods.base import Method, StepOutput
+from dpaat.methods.baselines.trades import kl_divergence
+from dpaat.methods.options import option
 from dpaat.methods.registry import FIXED, Cost, register_method
-from dpaat.ranges import Options, ranged
-
-
-@dataclass(frozen=True)
-class MARTOptions(Options):
-    """Options of MART.
-
-    Attributes:
-        beta: weight of the divergence, lambda in the paper, at least 0.
-    """
-
-    beta: float = ranged(5.0, "[0, inf)")
 
 
 @register_method(
@@ -32,7 +18,6 @@ class MARTOptions(Options):
     reference="Wang et al., ICLR 2020, openreview rklOg6EFwS",
     cost=Cost(2, 6, views=2),
     eps=FIXED,
-    options=MARTOptions(),
 )
 class MART(Method):
     r"""Misclassification-aware adversarial training (Wang et al., ICLR 2020, openreview rklOg6EFwS, algorithm 1).
@@ -41,26 +26,23 @@ class MART(Method):
     $BCE(p, y) = -\log p_y - \log(1 - \max_{k \ne y} p_k)$. The attack is that of fixed-radius training; the loss to
     learn from, class imbalance treated, takes the place of $-\log p_y$, and the other terms count alike for every
     sample. The two views go through the network together, and the gradient flows through all factors.
+
+    Attributes:
+        beta: weight of the divergence, lambda in the paper.
     """
 
-    def __init__(self, context: MethodContext, options: MARTOptions) -> None:
-        super().__init__(context)
-        refuse_clean_weight(context)
-        self.options = options
+    beta: float = option(5.0, "[0, inf)")
+    takes_clean_weight = False
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         context = self.context
-        x_adv = pgd(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
+        x_adv = self.pgd(model, x, y, context.eps)
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
         doubt = 1 - clean.float().softmax(1).gather(1, y[:, None])[:, 0]
-        loss = (
-            context.learn_loss(adversarial, y)
-            + margin_term(adversarial, y)
-            + self.options.beta * kl_divergence(clean, adversarial) * doubt
-        )
-        loss = context.with_teacher(loss, adversarial, x)
-        return StepOutput(loss.mean(), adversarial.detach(), index)
+        loss = context.learn_loss(adversarial, y) + margin_term(adversarial, y)
+        loss = loss + self.beta * kl_divergence(clean, adversarial) * doubt
+        return StepOutput(context.with_teacher(loss, adversarial, x).mean(), adversarial.detach(), index)
 
 
 def margin_term(logits: Tensor, y: Tensor) -> Tensor:
