@@ -333,7 +333,7 @@ def test_fat_counts_misclassified_iterates_only(tau, expected):
 
 
 def test_fat_grows_more_patient():
-    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0)())
+    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0))
     assert made.tau == 0
     taus = []
     for epoch in (0, 49, 50, 89, 90, 119):
@@ -412,7 +412,7 @@ def test_dart_stops_where_stationary_enough(threshold, expected):
 
 
 def test_dart_threshold_falls_to_zero():
-    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0)())
+    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0))
     thresholds = []
     for epoch in (0, 5, 10, 11):
         made.begin_epoch(epoch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,22 +45,14 @@ def apgd(
     no progress, which then goes back to its best point. The model runs in eval mode and is left exactly as found.
 
     Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        model: see `pgd`, as for `x`, `y`, `eps`, `norm` and `generator`.
         steps: iterations, at least 1; each costs a forward pass and an input gradient.
-        norm: "linf" or "l2".
         loss: what to raise: "ce", "dlr" (the margin where there are three classes or fewer), or a function.
         start: "random" or "zero".
-        generator: source of the random start.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: where a sample was ever misclassified, the misclassified iterate
         with the largest loss, else the iterate with the largest loss.
-
-    Raises:
-        ValueError: unknown norm, loss or start, steps below 1, radius of a wrong shape.
 
     Source:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -133,19 +125,8 @@ def apgd_targeted(
     Works for any number of classes K >= 2: at most K - 1 targets are tried, and below four classes the difference
     of two logits takes the place of the targeted DLR loss. Each target is tried on the samples still standing.
 
-    Args:
-        model: see `apgd`.
-        x: see `apgd`.
-        y: see `apgd`.
-        eps: see `apgd`.
-        steps: iterations for each target.
-        norm: see `apgd`.
-        targets: most classes to try.
-        start: see `apgd`.
-        generator: see `apgd`.
-
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached: the first that fools, else that of the likeliest target.
+    `steps` are those for each target, `targets` the most classes to try. Returned is the first image that fools, else
+    that of the likeliest target.
 
     Source:
         Croce and Hein 2020, section 4.
@@ -163,6 +144,34 @@ def apgd_targeted(
 
     targets = min(targets, logits.shape[1] - 1)
     return on_standing(model, x, y, eps=eps, attacks=map(towards, range(targets)), keep="first")
+
+
+register_attack(
+    "apgd-dlr",
+    "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+)(partial(apgd, loss="dlr"))
+
+
+@register_attack(
+    "transfer",
+    "Auto-PGD on the cross-entropy of another model, the source",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+    needs_source=True,
+)
+def transfer(model: nn.Module, x: Tensor, y: Tensor, *, source: nn.Module, **options: Any) -> Tensor:
+    """Auto-PGD on another model with the same classes, the `source`; `model` itself is not asked.
+
+    A model that falls to these images and not to attacks of its own hides its gradient. `options` are those of `apgd`.
+
+    Source:
+        Papernot et al., "Transferability in Machine Learning", 2016, arXiv 1605.07277.
+    """
+    return apgd(source, x, y, **options)
 
 
 class _Found:
@@ -187,12 +196,3 @@ def _checkpoints(steps: int) -> set[int]:
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     return {ceil(share * steps) for share in shares[1:] if share < 1}
-
-
-register_attack(
-    "apgd-dlr",
-    "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
-    cost=AttackCost(2, 2),
-    steps=100,
-    starts=True,
-)(partial(apgd, loss="dlr"))

@@ -25,14 +25,10 @@ def widen(values: Tensor, like: Tensor) -> Tensor:
 
 
 def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
-    """Bring a radius or step size to the shape `(B, 1, ..., 1)` of the batch `like`.
-
-    Args:
-        value: one number for all samples, or a tensor of shape `(B,)`.
-        like: the batch, `(B, ...)`.
+    """Bring a radius or step size, one number or one per sample `(B,)`, to the shape `(B, 1, ..., 1)` of `like`.
 
     Raises:
-        ValueError: neither a number nor of shape `(B,)`.
+        ValueError: of another shape.
     """
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.ndim, float(value))
@@ -51,11 +47,7 @@ class Ball(ABC):
         self.eps = eps
 
     def start(self, kind: Start, generator: torch.Generator | None) -> Tensor:
-        """The first point of an attack: "zero" is `x` itself, "random" a point of `random_start`.
-
-        Raises:
-            ValueError: another kind.
-        """
+        """The first point of an attack: "zero" is `x` itself, "random" a point of `random_start`."""
         if kind not in ("zero", "random"):
             raise BadValueError(f"start must be 'zero' or 'random', not {kind!r}")
         return self.random_start(generator) if kind == "random" else self.x
@@ -141,12 +133,7 @@ NORMS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
 
 
 def make_ball(norm: str, x: Tensor, eps: float | Tensor) -> Ball:
-    """Build the allowed set around `x`.
-
-    Args:
-        norm: "linf" or "l2".
-        x: images `(B, C, H, W)` in [0, 1].
-        eps: one radius, or one per sample `(B,)`, at least 0.
+    """Build the allowed set around images `x` `(B, C, H, W)`: `eps` is one radius, or one per sample `(B,)`.
 
     Raises:
         ValueError: unknown norm, or `eps` of another shape.

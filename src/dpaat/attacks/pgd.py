@@ -1,4 +1,4 @@
-"""Projected gradient descent."""
+"""Projected gradient descent, and the fast gradient sign method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
-from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
+from dpaat.attacks.norms import Start, make_ball, per_sample
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
@@ -37,7 +37,7 @@ def pgd(
 
     $x_{t+1} = \Pi_{B(x, \epsilon) \cap [0,1]}\,(x_t + \alpha\, d(\nabla_x \ell(f(x_t), y)))$ with $d$ the sign
     (Linf) or the normalized gradient (L2). Costs `steps` forward passes and input gradients; the last iterate is
-    not scored again. The model runs in eval mode and is left exactly as found.
+    not scored again. Further arguments and errors: see `dpaat.attacks`.
 
     Args:
         model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
@@ -51,17 +51,10 @@ def pgd(
         loss: what to raise, per sample; default cross-entropy.
         generator: source of the random start.
 
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached.
-
-    Raises:
-        ValueError: unknown norm or start, steps below 1, radius of a wrong shape.
-
     Source:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
-    ball = make_ball(norm, x.detach(), eps)
-    return _ascend(model, ball.start(start, generator), y, ball, steps, step_size, loss)[0]
+    return _ascend(model, x, y, eps, steps, step_size, norm, loss, start, generator)[0]
 
 
 @checked("as the loss")
@@ -77,8 +70,32 @@ def pgd_with_clean_logits(
     loss: LossFunction = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
     """`pgd` from a zero start, and the clean logits `(B, K)` that its first pass computes anyway."""
-    ball = make_ball(norm, x.detach(), eps)
-    return _ascend(model, ball.x, y, ball, steps, step_size, loss)
+    return _ascend(model, x, y, eps, steps, step_size, norm, loss, "zero", None)
+
+
+@register_attack("fgsm", "one signed gradient step (Goodfellow et al. 2015)", cost=AttackCost(base=2), starts=True)
+@checked("as the loss")
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    start: Start = "zero",
+    loss: LossFunction = cross_entropy,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Find adversarial images by one step of the whole radius: $x + \epsilon\, d(\nabla_x \ell(f(x), y))$.
+
+    `pgd` with one step of size `eps`; from a random start the step is 1.25 * eps, as in fast adversarial training
+    (Wong et al. 2020).
+
+    Source:
+        Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572, section 4.
+    """
+    step_size = eps if start == "zero" else 1.25 * eps
+    return _ascend(model, x, y, eps, 1, step_size, norm, loss, start, generator)[0]
 
 
 @checked()
@@ -116,21 +133,23 @@ def pgd_graded(
 
 def _ascend(
     model: nn.Module,
-    first: Tensor,
+    x: Tensor,
     y: Tensor,
-    ball: Ball,
+    eps: float | Tensor,
     steps: int,
     step_size: float | Tensor | None,
+    norm: str,
     loss: LossFunction,
+    start: Start,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Climb from `first`; returns the last iterate and the logits of `first`."""
+    """The last iterate, and the logits of the first."""
+    ball = make_ball(norm, x.detach(), eps)
     alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
-    x_adv = first
-    first_logits = None
+    x_adv, first = ball.start(start, generator), x.new_empty(0)
     with evaluation_mode(model):
-        for _ in range(steps):
+        for k in range(steps):
             gradient, logits = input_gradient(model, x_adv, y, loss)
-            first_logits = logits if first_logits is None else first_logits
+            first = first if k else logits
             x_adv = ball.project_(x_adv + alpha * ball.direction(gradient))
-    assert first_logits is not None
-    return x_adv, first_logits
+    return x_adv, first

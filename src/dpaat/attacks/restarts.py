@@ -32,22 +32,13 @@ def on_standing(
 ) -> Tensor:
     """Run attacks in turn on the samples that none has fooled so far; stops when none stands.
 
-    The model runs in eval mode and is left exactly as found. Each attack costs one forward pass more, which judges it.
+    Each attack costs one forward pass more, which judges it.
 
     Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        model: see `pgd`, as for `x`, `y` and `eps`.
         attacks: the attacks in their order; each is called once, with the samples that stand.
         keep: which image to return where no attack fools: that of the first attack, or the one with the largest
-            margin.
-
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached: the first that fools, else what `keep` says; `x` without attacks.
-
-    Raises:
-        ValueError: radius of a wrong shape.
+            margin; `x` without attacks.
     """
     x = x.detach()
     radius = per_sample(eps, x).flatten().expand(len(x))
@@ -87,21 +78,12 @@ def pgd_restarts(
     """Run PGD from several random starts; samples that are misclassified are not attacked again.
 
     Args:
-        model: see `pgd`.
-        x: see `pgd`.
-        y: see `pgd`.
-        eps: see `pgd`.
+        model: see `pgd`, as for the arguments not named here.
         steps: iterations from each start.
         restarts: most starts, at least 1.
-        norm: see `pgd`.
-        loss: what to raise, per sample; default margin.
-        generator: source of the random starts.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: the first misclassified result, else that with the largest margin.
-
-    Raises:
-        ValueError: restarts below 1, and what `pgd` raises.
     """
 
     def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:

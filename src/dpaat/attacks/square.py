@@ -45,15 +45,11 @@ def square(
     """Find adversarial images by random search, each inside a ball of its own radius, without any gradient.
 
     Every query changes one square window of each image, and the change stays where it raises the loss. Samples that
-    are misclassified are not queried again. The model runs in eval mode and is left exactly as found.
+    are misclassified are not queried again.
 
     Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; need not be differentiable.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
+        model: see `pgd`, as for `x`, `y`, `eps` and `norm`; need not be differentiable.
         steps: queries, at least 1; each is one forward pass of the samples still standing.
-        norm: "linf" or "l2".
         loss: what to raise, per sample; default margin.
         p_init: share of the pixels that the first windows cover, in (0, 1].
         generator: source of all random draws.
@@ -61,9 +57,6 @@ def square(
     Returns:
         Adversarial images `(B, C, H, W)`, detached: the first misclassified candidate, else the one with the largest
         loss.
-
-    Raises:
-        ValueError: unknown norm, steps below 1, p_init outside (0, 1], radius of a wrong shape.
 
     Source:
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search", ECCV

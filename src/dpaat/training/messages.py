@@ -37,9 +37,8 @@ def headline(config: TrainConfig, data: PreparedData, module: TrainingModule) ->
 
 def closing(out: Path, config: TrainConfig, info: dict[str, Any], seconds: float) -> str:
     """The line after the last epoch."""
-    score = info["kept_score"]
-    name = "last" if config.select == "last" else "best"
-    kept = f", {name} validation score {score:.1%}" if score is not None else ""
+    score, name = info["kept_score"], "last" if config.select == "last" else "best"
+    kept = "" if score is None else f", {name} validation score {score:.1%}"
     state = "finished" if info["status"] == "finished" else f"stopped after epoch {info['epochs_done']}/{config.epochs}"
     return f"{state} in {seconds:.0f} s{kept}; run folder: {out}"
 
@@ -88,16 +87,14 @@ def too_little_memory(module: TrainingModule, datamodule: DataModule, trainer: L
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    size = None
+    size, asked = None, module.config.batch_size
     try:
         module.to(device).train()
-        largest = min(module.config.batch_size, len(datamodule.train))
-        size = largest_batch(attempt, -(-largest // processes))
+        size = largest_batch(attempt, -(-min(asked, len(datamodule.train)) // processes))
     except Exception as error:
         if not out_of_memory(error):
             raise
+    text = "the device has too little memory"
     if size is None:
-        least = 2 * processes
-        return f"the device has too little memory, even for a batch of {least}; try a smaller --image-size or --model"
-    size *= processes
-    return f"the device has too little memory for --batch-size {module.config.batch_size}; about {size} would fit"
+        return f"{text}, even for a batch of {2 * processes}; try a smaller --image-size or --model"
+    return f"{text} for --batch-size {asked}; about {size * processes} would fit"
