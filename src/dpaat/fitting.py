@@ -1,7 +1,5 @@
 """Which tensors of a file are a network's, and how they are put into it."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator
@@ -29,15 +27,10 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The tensors of one network in a file.
-
-    Attributes:
-        key: their place, such as "state_dict.ema_model"; "." for the top level.
-        inner: tensors by the network's names, and what else stands under the same prefix.
-        outer: other tensors beside them.
-    """
+    """The tensors of one network in a file, those under the same prefix (`inner`) and those beside them (`outer`)."""
 
     key: str
+    """Their place, such as "state_dict.ema_model"; "." for the top level."""
     prefix: str
     inner: Tensors
     outer: Tensors
@@ -64,40 +57,28 @@ class Found:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded.
-
-    Attributes:
-        key: see `Found`.
-        tensors: of the network.
-        loaded: those that came from the file.
-        filled: counters of batches that the file lacks.
-        ignored: counters in the file that are no part of the network.
-        head: "kept", or "new" where it is to be learned.
-        outputs: of the head in the file, None where it has none.
-        adapted_from: channels that the first layer was adapted from, None where it was not.
-        dtype: of the tensors in the file.
-    """
+    """How many of the network's `tensors` came from the file, and what was done about the others."""
 
     key: str
     tensors: int
     loaded: int
     filled: int
+    """Counters of batches that the file lacks."""
     ignored: int
+    """Counters in the file that are no part of the network."""
     head: str
+    """"kept", or "new" where it is to be learned."""
     outputs: int | None
+    """Of the head in the file, None where it has none."""
     adapted_from: int | None
+    """Channels that the first layer was adapted from, None where it was not."""
     dtype: str
 
 
 def find(source: WeightsFile, network: nn.Module, config: dict[str, Any], key: str | None, channels: int) -> Found:
     """Find a network's tensors in a file, under whatever prefix and in whatever dict they stand.
 
-    Args:
-        source: the file.
-        network: of timm.
-        config: timm's, which names head and first layer.
-        key: which of several sets is meant, such as "ema_model".
-        channels: of the images.
+    `config` is timm's, which names head and first layer; `key` says which of several sets is meant.
 
     Raises:
         UserError: none, or several and no `key` that says which.
@@ -143,16 +124,9 @@ def load(
     channels: int,
     new_head: bool | None,
 ) -> Loaded:
-    """Put the tensors that were found into the network.
+    """Put the tensors that `find` found into the network.
 
-    Args:
-        source: the file.
-        found: see `find`.
-        network: of timm.
-        config: timm's, which names head and first layer.
-        num_classes: K.
-        channels: of the images.
-        new_head: whether the head is to be learned anew; None where it does not fit only.
+    `new_head` says whether the head is to be learned anew; None where it does not fit only.
 
     Raises:
         UserError: tensors that the network does not have, or a head that was to be kept and does not fit.
@@ -162,11 +136,7 @@ def load(
     own, heads = network.state_dict(), _names(config, "classifier")
     state = {n: t for n, t in found.inner.items() if n in own}
     surplus = {n: t for n, t in found.inner.items() if n not in own and not _is_statistic(n, t)}
-    ignored = {
-        n
-        for n, t in surplus.items()
-        if n.rpartition(".")[2] in _COUNTERS or (t.numel() == 1 and not t.is_floating_point())
-    }
+    ignored = {n for n, t in surplus.items() if _is_counter(n, t)}
     if surplus.keys() - ignored:
         raise not_weights(source, {n: t for n, t in found.inner.items() if n not in ignored}, own, {}, heads)
     adapted = None
@@ -180,25 +150,22 @@ def load(
     outputs = None if weight is None else int(weight.shape[0])
     fits = all(n in state and state[n].shape == own[n].shape for n in head)
     if new_head is False and not fits:
+        fault = f"its head has {outputs} outputs, but there are {num_classes} classes; name its outputs"
+        fault += ", in their order, with --classes"
         if outputs is None:
-            raise UserError(
-                f"{source.path}: holds no head ({head[0]} is missing), so it cannot classify; train it first"
-            )
-        raise UserError(
-            f"{source.path}: its head has {outputs} outputs, but there are {num_classes} classes; name its outputs, in "
-            "their order, with --classes"
-        )
-    if new_head or not fits:
-        state |= {n: own[n] for n in head}
+            fault = f"holds no head ({head[0]} is missing), so it cannot classify; train it first"
+        raise UserError(f"{source.path}: {fault}")
+    fresh = bool(new_head or not fits)
+    state |= {n: own[n] for n in head if fresh}
     filled = {n: t for n, t in own.items() if n not in state}
     network.load_state_dict(state | filled)
     return Loaded(
         key=found.key,
         tensors=len(own),
-        loaded=len(state) - (len(head) if new_head or not fits else 0),
+        loaded=len(state) - len(head) * fresh,
         filled=len(filled),
         ignored=len(ignored),
-        head="new" if new_head or not fits else "kept",
+        head="new" if fresh else "kept",
         outputs=outputs,
         adapted_from=adapted,
         dtype=str(next(t.dtype for t in state.values() if t.is_floating_point())).removeprefix("torch."),
@@ -290,6 +257,10 @@ def _same(one: Tensors, other: Tensors, own: Tensors) -> bool:
 def _form(tensor: Tensor) -> str:
     kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
     return f"{tuple(tensor.shape)}{kind}"
+
+
+def _is_counter(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] in _COUNTERS or (tensor.numel() == 1 and not tensor.is_floating_point())
 
 
 def _is_statistic(name: str, tensor: Tensor) -> bool:

@@ -1,7 +1,5 @@
 """Mean, standard deviation and range of the values that a network was trained on: stated, stored, or timm's."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -19,12 +17,9 @@ _HINT = "; did you mean --input-range 0-255?"
 
 @dataclass(frozen=True)
 class Stated:
-    """What a user says about the values that a network takes.
+    """What a user says about the values that a network takes; None where nothing is said.
 
-    Attributes:
-        mean: of 1 or C values, in the unit of `range`; None where nothing is said.
-        std: likewise, above 0.
-        range: least and largest value of a pixel; None where nothing is said.
+    Mean and std, of 1 or C values, are in the unit of the range, which goes from the least to the largest of a pixel.
     """
 
     mean: tuple[float, ...] | None
@@ -96,11 +91,9 @@ def normalization(
             pairs = "; ".join(f"{mean.tolist()} / {std.tolist()}" for mean, std in stored)
             raise UserError(f"{place}: holds several pairs of mean and std ({pairs}); say which with --mean and --std")
         scale = UNIT if unit else bounds
-        found = []
-        for mean, std in stored:
-            if not unit:
-                _check_mean(mean.tolist(), scale, f"{place}: mean")
-            found.append(_in_unit(mean, std, scale))
+        for mean, _ in () if unit else stored:
+            _check_mean(mean.tolist(), scale, f"{place}: mean")
+        found = [_in_unit(mean, std, scale) for mean, std in stored]
         states = stated.mean is not None or (unit and said is not None)
         agreeing = [pair for pair in found if not states or (said is not None and _close(pair, said))]
         if not agreeing:
@@ -109,12 +102,12 @@ def normalization(
                 f"{place}: was trained with mean {means} and std {deviations} of values in 0-1, as the file says; "
                 "leave --mean, --std and --input-range out"
             )
-        return *(_per_channel(part, channels) for part in agreeing[0]), "of the file"  # type: ignore[return-value]
-    if said is not None:
-        source = "as given" if stated.mean is not None else "none"
-        return _per_channel(said[0], channels), _per_channel(said[1], channels), source
-    mean, std = (_per_channel(torch.tensor(tuple(part)), channels) for part in default)
-    return mean, std, "of timm"
+        chosen, source = agreeing[0], "of the file"
+    elif said is not None:
+        chosen, source = said, "as given" if stated.mean is not None else "none"
+    else:
+        chosen, source = (torch.tensor(tuple(default[0])), torch.tensor(tuple(default[1]))), "of timm"
+    return _per_channel(chosen[0], channels), _per_channel(chosen[1], channels), source
 
 
 def _in_unit(mean: Tensor, std: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Registries: what can be named on the command line registers itself, by a decorator, where it is defined."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 

@@ -7,8 +7,6 @@ of all random draws. The result is a batch of adversarial images, detached, each
 Arguments out of their range raise ValueError.
 """
 
-from __future__ import annotations
-
 from dpaat.attacks.apgd import apgd as apgd
 from dpaat.attacks.apgd import apgd_targeted as apgd_targeted
 from dpaat.attacks.apgd import transfer as transfer

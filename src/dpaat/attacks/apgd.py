@@ -1,7 +1,5 @@
 """Auto-PGD: projected gradient ascent whose step size answers to its own progress."""
 
-from __future__ import annotations
-
 from functools import partial
 from math import ceil
 from typing import Any, Literal
@@ -44,11 +42,8 @@ def apgd(
     Starts with steps of 2 * eps, adds momentum, and at checkpoints halves the step size of every sample that makes
     no progress, which then goes back to its best point. The model runs in eval mode and is left exactly as found.
 
-    Args:
-        model: see `pgd`, as for `x`, `y`, `eps`, `norm` and `generator`.
-        steps: iterations, at least 1; each costs a forward pass and an input gradient.
-        loss: what to raise: "ce", "dlr" (the margin where there are three classes or fewer), or a function.
-        start: "random" or "zero".
+    Beside the arguments of all attacks: `loss` is what to raise, "ce", "dlr" (the margin where there are three classes
+    or fewer), or a function; `start` is "random" or "zero". A step costs a forward pass and an input gradient.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: where a sample was ever misclassified, the misclassified iterate

@@ -1,7 +1,5 @@
 """What every public attack is given is looked at once a call, before the first step."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math

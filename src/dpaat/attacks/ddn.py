@@ -1,7 +1,5 @@
 """Decoupled direction and norm: the nearest misclassified image in the Euclidean sense."""
 
-from __future__ import annotations
-
 from math import cos, inf, pi
 
 import torch
@@ -45,15 +43,9 @@ def ddn(
     $\alpha$ falls from 1 to 0.01 along a cosine. Iterates are not rounded to 8 bits. The radius guides nothing, so
     one run at the largest serves all smaller ones.
 
-    Args:
-        model: see `pgd`, as for `x` and `y`.
-        eps: largest radius of interest in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        steps: iterations, at least 1; each costs a forward pass and an input gradient, and the last iterate one more
-            forward pass.
-        norm: "l2"; there is no other.
-        init: length of the perturbation before the first step, above 0.
-        gamma: relative change of the length at each step, in (0, 1).
-        generator: not used, nothing is drawn.
+    Beside the arguments of all attacks: `eps` is the largest radius of interest, `norm` "l2", `init` the length of the
+    perturbation before the first step, above 0, and `gamma` in (0, 1). A step costs a forward pass and an input
+    gradient, the last iterate one more forward pass. Nothing is drawn.
 
     Returns:
         Images `(B, C, H, W)`, detached: the nearest adversarial image found if it lies within `eps`, else `x` itself;

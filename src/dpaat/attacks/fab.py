@@ -1,7 +1,5 @@
 """The fast adaptive boundary attack: the nearest misclassified image, whatever its distance."""
 
-from __future__ import annotations
-
 from math import inf
 
 import torch
@@ -57,12 +55,8 @@ def fab_targeted(
     guides nothing, so one run at the largest serves all smaller ones. Samples that are misclassified already cost one
     forward pass.
 
-    Args:
-        model: see `pgd`, as for `x`, `y` and `norm`.
-        eps: largest radius of interest in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        steps: iterations for each target, at least 1; each costs two forward passes and an input gradient.
-        targets: most classes to try, at least 1.
-        generator: not used, nothing is drawn.
+    Beside the arguments of all attacks: `eps` is the largest radius of interest, `steps` are those for a target, each
+    of two forward passes and an input gradient, and `targets` the most classes to try, at least 1. Nothing is drawn.
 
     Returns:
         As of `ddn`.

@@ -1,7 +1,5 @@
 """What every gradient attack needs: a model left as found, and the gradient for the input alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """What an attack raises: one number per sample `(B,)` from logits `(B, K)` and labels `(B,)`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

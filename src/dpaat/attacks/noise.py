@@ -1,7 +1,5 @@
 """Gaussian noise: the floor that every attack must beat."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

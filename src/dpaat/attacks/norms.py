@@ -3,8 +3,6 @@
 Images are `(B, C, H, W)` in [0, 1]; radii `eps` are `(B, 1, 1, 1)` in the same unit.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Literal
 

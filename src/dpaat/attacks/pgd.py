@@ -1,7 +1,5 @@
 """Projected gradient descent, and the fast gradient sign method."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Registry of attacks: each registers itself where it is defined, with its norms, its budget and its cost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Attacks one after another, each on what the ones before left standing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Literal
@@ -32,13 +30,9 @@ def on_standing(
 ) -> Tensor:
     """Run attacks in turn on the samples that none has fooled so far; stops when none stands.
 
-    Each attack costs one forward pass more, which judges it.
-
-    Args:
-        model: see `pgd`, as for `x`, `y` and `eps`.
-        attacks: the attacks in their order; each is called once, with the samples that stand.
-        keep: which image to return where no attack fools: that of the first attack, or the one with the largest
-            margin; `x` without attacks.
+    Each attack is called once, in their order, with the samples that stand, and costs one forward pass more, which
+    judges it. `keep` says which image to return where no attack fools: that of the first attack, or the one with the
+    largest margin; `x` without attacks.
     """
     x = x.detach()
     radius = per_sample(eps, x).flatten().expand(len(x))
@@ -77,13 +71,8 @@ def pgd_restarts(
 ) -> Tensor:
     """Run PGD from several random starts; samples that are misclassified are not attacked again.
 
-    Args:
-        model: see `pgd`, as for the arguments not named here.
-        steps: iterations from each start.
-        restarts: most starts, at least 1.
-
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached: the first misclassified result, else that with the largest margin.
+    `steps` are those from each start, `restarts` the most starts, at least 1. Returned is the first misclassified
+    result, else that with the largest margin.
     """
 
     def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:

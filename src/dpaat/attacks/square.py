@@ -1,7 +1,5 @@
 """Square Attack: random search over square patches, which sees nothing of the model but its logits."""
 
-from __future__ import annotations
-
 from math import sqrt
 
 import torch
@@ -47,12 +45,9 @@ def square(
     Every query changes one square window of each image, and the change stays where it raises the loss. Samples that
     are misclassified are not queried again.
 
-    Args:
-        model: see `pgd`, as for `x`, `y`, `eps` and `norm`; need not be differentiable.
-        steps: queries, at least 1; each is one forward pass of the samples still standing.
-        loss: what to raise, per sample; default margin.
-        p_init: share of the pixels that the first windows cover, in (0, 1].
-        generator: source of all random draws.
+    Beside the arguments of all attacks: `steps` are queries, each a forward pass of the samples still standing; `loss`
+    is what to raise, per sample, and `p_init` the share of the pixels that the first windows cover, in (0, 1]. The
+    model need not be differentiable.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: the first misclassified candidate, else the one with the largest

@@ -1,7 +1,5 @@
 """Training methods: DPAAT, and one rival a file in `baselines`, each registered where it is defined."""
 
-from __future__ import annotations
-
 from dpaat.methods import baselines as baselines
 from dpaat.methods import dpaat as dpaat
 from dpaat.methods.base import AdversarialTraining as AdversarialTraining

@@ -1,7 +1,5 @@
 """Training methods: their base classes, the run they serve, and the loss on clean and adversarial views."""
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -48,7 +46,7 @@ class MethodContext:
         return first_attack(self.adv_start, self.epochs)
 
     def with_teacher(self, loss: Tensor, logits: Tensor, x: Tensor) -> Tensor:
-        """Mix the self-teacher's loss, if there is one, into that `(B,)` of adversarial views of `x`, given their logits."""
+        """Mix the self-teacher's loss, if there is one, into that `(B,)` of views of `x` with these logits."""
         if self.teacher is None or not len(x):  # not every network takes an empty batch
             return loss
         return (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.divergence(logits, x)

@@ -1,7 +1,5 @@
 """DPAAT: dynamic perturbation-adaptive adversarial training, one class and its presets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Unequal class sizes, treated in the loss to learn from; attacks and criteria keep the plain cross-entropy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Names of methods and options in version 0.1, for run folders, grids and published results of that time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +16,7 @@ METHODS = {
 """Old name to the present one and the options that tell it apart."""
 OPTIONS = {"graded": "steps_scale", "least": "min_steps", "floor": "eps_min", "collect": "track"}
 """Old option of the DPAAT methods to the present one."""
-GONE = {
-    "signal": "loss",
-    "update": "additive",
-    "schedule": "constant",
-    "warmup": 1,
-    "loss_decay": 0.0,
-    "momentum": 0.0,
-}
+GONE = {"signal": "loss", "update": "additive", "schedule": "constant", "warmup": 1, "loss_decay": 0.0, "momentum": 0.0}
 """Option that is gone to the only value it can still have."""
 
 

@@ -1,7 +1,5 @@
 """Options of training methods, declared as attributes of their class: `beta: float = option(6.0, "[0, inf)")`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any, TypeVar

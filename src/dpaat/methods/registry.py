@@ -1,11 +1,9 @@
 """Registry of training methods: each registers itself where it is defined, with its defaults and its cost."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from dpaat.errors import UserError, unknown
 from dpaat.methods.base import Method, MethodContext
@@ -42,10 +40,10 @@ class Cost:
             return f"{self.base:g} F"
         return f"({'' if self.per_step == 1 else f'{self.per_step:g}'}K + {self.base:g}) F"
 
-    def mixed(self, other: Cost, share: float) -> Cost:
+    def mixed(self, other: Self, share: float) -> Self:
         """Mean cost where `other` takes the place of this one in a share of the steps."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Cost(*((1 - share) * one + share * two for one, two in pairs))
+        return type(self)(*((1 - share) * one + share * two for one, two in pairs))
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class MethodInfo:
     reference: str = ""
     cost: Cost = Cost(2, VIEW)
     adversarial: bool = True
-    eps: float = 0.0
+    eps: float = FIXED
     moves_radius: bool = False
     clean_weight: float = 0.0
     adv_start: float = 0.0

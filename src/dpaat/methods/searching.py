@@ -1,7 +1,5 @@
 """What the attacks of several rivals are made of: the iterates one by one, and the way to the decision boundary."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 

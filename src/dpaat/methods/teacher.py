@@ -1,7 +1,5 @@
 """Self-distillation: the run's own network, frozen when the attacks begin, teaches the adversarial views."""
 
-from __future__ import annotations
-
 import copy
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Adversarial weight perturbation: the training gradient is taken where a small change of the weights hurts most."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import deque
 from typing import Any

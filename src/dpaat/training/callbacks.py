@@ -1,7 +1,5 @@
 """What a run writes down after every epoch."""
 
-from __future__ import annotations
-
 import csv
 import io
 import time

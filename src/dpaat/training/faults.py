@@ -1,7 +1,5 @@
 """Training that goes wrong: what to look for, and what to say about it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints that a kill cannot damage, and signals that end a run between two steps."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -1,7 +1,5 @@
 """What a training says: how it starts and ends, what went wrong, and how to go on."""
 
-from __future__ import annotations
-
 import gc
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """One training run as Lightning sees it."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

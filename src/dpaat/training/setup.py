@@ -1,7 +1,5 @@
 """What a run needs before its loop starts: data, batches, network and method, as the configuration says."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -41,8 +39,7 @@ def prepare_data(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
-    """Load the data of a run by its configuration, or as splits, window and order of classes say of one begun before."""
-
+    """Load the data of a run by its configuration, or as splits, window and classes say of one begun before."""
     load = partial(
         prepare,
         config.data,

@@ -1,7 +1,5 @@
 """A stopwatch for the steps of a training, and the measures that go with it."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,23 +26,18 @@ class Stopwatch(L.Callback):
     """Times the phases of every step, and at the end the passes that no training can do without.
 
     The attack ends where the network is first called in train mode; what comes before its first call at all is
-    augmentation.
-
-    Attributes:
-        times: seconds of every step, for each of `PHASES`.
-        passes: see `time_passes`.
-        memory: see `measure_memory`.
-        epoch_end: seconds from the last validation batch to the end of the epoch: scores, logs, checkpoints.
+    augmentation. `times` are the seconds of every step, for each of `PHASES`; `epoch_end` those from the last
+    validation batch to the end of the epoch: scores, logs, checkpoints.
     """
+
+    _batch: Batch
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = defaultdict(list)
         self.passes: dict[str, float] = {}
         self.memory: dict[str, int] = {}
-        self.epoch_end = 0.0
-        self._last = 0.0
+        self.epoch_end = self._last = 0.0
         self._called = self._learning = False
-        self._batch: Batch | None = None
 
     def _lap(self, phase: str | None = None) -> None:
         now = _now()
@@ -74,8 +67,7 @@ class Stopwatch(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._lap("loading")
-        self._called = self._learning = False
-        self._batch = batch
+        self._called, self._learning, self._batch = False, False, batch
 
     def _before_network(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._learning:
@@ -99,7 +91,6 @@ class Stopwatch(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._learning = True  # validation is not a step
         assert isinstance(pl_module, TrainingModule)
-        assert self._batch is not None
         with trainer.precision_plugin.forward_context():
             self.passes = time_passes(pl_module.model, self._batch)
             self.memory = measure_memory(pl_module, self._batch)

@@ -1,7 +1,5 @@
 """Lightning's Trainer, set up to leave a run folder."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import os
@@ -30,11 +28,12 @@ from dpaat.runs import BEST, LAST
 from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter, overfitted
 from dpaat.training.keeping import AtomicCheckpointIO, BestCheckpoint, Keeper
 
-OWN_OPTIONS = frozenset(
-    "barebones callbacks check_val_every_n_epoch enable_checkpointing fast_dev_run inference_mode limit_val_batches logger "
-    "max_epochs max_steps max_time min_epochs min_steps num_sanity_val_steps overfit_batches plugins "
-    "reload_dataloaders_every_n_epochs use_distributed_sampler val_check_interval".split()
-)
+_NAMES = """
+barebones callbacks check_val_every_n_epoch enable_checkpointing fast_dev_run inference_mode limit_val_batches logger
+max_epochs max_steps max_time min_epochs min_steps num_sanity_val_steps overfit_batches plugins
+reload_dataloaders_every_n_epochs use_distributed_sampler val_check_interval
+"""
+OWN_OPTIONS = frozenset(_NAMES.split())
 """Trainer options that are not the user's: every epoch ends with one validation, one checkpoint and one row."""
 
 
@@ -63,7 +62,8 @@ def make_trainer(
         Keeper(out / LAST, config.save_every),
     ]
     show_bar = console is not None and console.is_terminal
-    callbacks += [EpochBar(refresh_rate=1, leave=False)] * show_bar + ([] if stop_after is None else [StopAfter(stop_after)])
+    callbacks += [EpochBar(refresh_rate=1, leave=False)] * show_bar
+    callbacks += [] if stop_after is None else [StopAfter(stop_after)]
     chosen = {name: getattr(config, name) for name in ("precision", "accelerator", "devices", "num_nodes", "strategy")}
     options: dict[str, Any] = chosen | {
         "max_epochs": config.epochs,

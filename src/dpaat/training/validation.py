@@ -1,7 +1,5 @@
 """Validation of an epoch: clean, and under attack at growing radii."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -80,7 +78,8 @@ def validation_scores(
     "val/score" is the one by which the best is chosen: `select` is "balanced-accuracy", "robust-balanced-accuracy"
     (mean over all radii) or "auroc".
     """
-    labels, scores, balanced = labels.cpu(), {}, []
+    labels, balanced = labels.cpu(), []
+    scores: dict[str, float | None] = {}
     for radius, output in outputs.items():
         logits = output.cpu().double()
         metrics = classification_metrics(logits.softmax(1), labels, classes)
@@ -91,10 +90,10 @@ def validation_scores(
             scores["val/auroc"] = metrics["auroc"]
         scores |= {f"val/{robust}{name}{at}": metrics[name] for name in ("accuracy", "balanced_accuracy", "map")}
         balanced.append(metrics["balanced_accuracy"])
-    scores = {name: float("nan") if value is None else value for name, value in scores.items()}
-    scores["val/score"] = {
+    known = {name: float("nan") if value is None else value for name, value in scores.items()}
+    score = {
         "balanced-accuracy": balanced[0],
         "robust-balanced-accuracy": sum(balanced) / len(balanced),
-        "auroc": scores["val/auroc"],
+        "auroc": known["val/auroc"],
     }[select]
-    return scores
+    return known | {"val/score": score}

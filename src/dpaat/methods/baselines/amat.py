@@ -1,7 +1,3 @@
-"""AMAT: a sample's radius grows as long as its loss under attack stays below a threshold from the run itself."""
-
-from __future__ import annotations
-
 from torch import Tensor, nn
 from typing_extensions import override
 

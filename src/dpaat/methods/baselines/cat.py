@@ -1,7 +1,3 @@
-"""CAT: a sample's radius grows at every visit that it withstands, and its label softens with it."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -15,7 +11,7 @@ from dpaat.radii import check_radius
 @register_method(
     "cat",
     "a radius per sample that grows at every visit it withstands, and softer labels",
-    reference="Cheng et al., IJCAI 2022, arXiv 2002.06789",
+    "Cheng et al., IJCAI 2022, arXiv 2002.06789",
     eps=LARGEST,
     moves_radius=True,
 )

@@ -1,7 +1,3 @@
-"""DART: the attack has to converge better from epoch to epoch."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -9,15 +5,12 @@ from typing_extensions import override
 from dpaat.attacks.norms import Ball, make_ball, widen
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, register_method
+from dpaat.methods.registry import register_method
 from dpaat.methods.searching import iterates
 
 
 @register_method(
-    "dart",
-    "the attack has to converge better from epoch to epoch",
-    reference="Wang et al., ICML 2019, arXiv 2112.08304",
-    eps=FIXED,
+    "dart", "the attack has to converge better from epoch to epoch", "Wang et al., ICML 2019, arXiv 2112.08304"
 )
 class DART(AdversarialTraining):
     r"""Dynamic adversarial training (Wang et al., ICML 2019, arXiv 2112.08304, algorithm 1).

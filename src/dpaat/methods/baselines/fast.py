@@ -1,7 +1,3 @@
-"""Adversarial training with a single attack step from a random start."""
-
-from __future__ import annotations
-
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -9,15 +5,11 @@ from dpaat.attacks import fgsm
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.methods.registry import Cost, register_method
 
 
 @register_method(
-    "fgsm-rs",
-    "one attack step from a random start",
-    reference="Wong et al., ICLR 2020, arXiv 2001.03994",
-    cost=Cost(0, 5),
-    eps=FIXED,
+    "fgsm-rs", "one attack step from a random start", "Wong et al., ICLR 2020, arXiv 2001.03994", cost=Cost(0, 5)
 )
 class FGSMRS(AdversarialTraining):
     r"""Minimize the loss on FGSM examples from a random start (Wong et al., ICLR 2020, arXiv 2001.03994, algorithm 3).
@@ -34,9 +26,8 @@ class FGSMRS(AdversarialTraining):
 @register_method(
     "n-fgsm",
     "one attack step from strong noise, not projected",
-    reference="de Jorge et al., NeurIPS 2022, arXiv 2202.01181",
+    "de Jorge et al., NeurIPS 2022, arXiv 2202.01181",
     cost=Cost(0, 5),
-    eps=FIXED,
 )
 class NFGSM(AdversarialTraining):
     r"""Minimize the loss on FGSM examples of noisy images (de Jorge et al., NeurIPS 2022, arXiv 2202.01181).

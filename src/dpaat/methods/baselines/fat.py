@@ -1,7 +1,3 @@
-"""Friendly adversarial training: the attack stops soon after it has succeeded."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -9,16 +5,11 @@ from typing_extensions import override
 from dpaat.attacks.norms import make_ball, widen
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, register_method
+from dpaat.methods.registry import register_method
 from dpaat.methods.searching import iterates
 
 
-@register_method(
-    "fat",
-    "the attack stops soon after it has succeeded",
-    reference="Zhang et al., ICML 2020, arXiv 2002.11242",
-    eps=FIXED,
-)
+@register_method("fat", "the attack stops soon after it has succeeded", "Zhang et al., ICML 2020, arXiv 2002.11242")
 class FAT(AdversarialTraining):
     """Learn from the least adversarial of the misclassified images (Zhang et al., ICML 2020, arXiv 2002.11242).
 

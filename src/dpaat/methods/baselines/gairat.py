@@ -1,7 +1,3 @@
-"""GAIRAT: images that an attack turns quickly weigh more."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -9,15 +5,12 @@ from typing_extensions import override
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, register_method
+from dpaat.methods.registry import register_method
 from dpaat.methods.searching import iterates
 
 
 @register_method(
-    "gairat",
-    "images that an attack turns quickly weigh more",
-    reference="Zhang et al., ICLR 2021, arXiv 2010.01736",
-    eps=FIXED,
+    "gairat", "images that an attack turns quickly weigh more", "Zhang et al., ICLR 2021, arXiv 2010.01736"
 )
 class GAIRAT(AdversarialTraining):
     """Weigh each sample by its closeness to the decision boundary (Zhang et al., ICLR 2021, arXiv 2010.01736).

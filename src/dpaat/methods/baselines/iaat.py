@@ -1,7 +1,3 @@
-"""IAAT: a sample's radius follows whether it withstands a slightly larger one."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -18,7 +14,7 @@ from dpaat.radii import check_radius
 @register_method(
     "iaat",
     "a radius per sample, by whether it withstands a slightly larger one",
-    reference="Balaji et al. 2019, arXiv 1910.08051",
+    "Balaji et al. 2019, arXiv 1910.08051",
     cost=Cost(6, 5),
     eps=LARGEST,
     moves_radius=True,

@@ -1,7 +1,3 @@
-"""IMA and AME: a sample's radius grows until its attack meets the decision boundary."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override

@@ -1,7 +1,3 @@
-"""MART: misclassified images are pulled harder."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -9,15 +5,14 @@ from typing_extensions import override
 from dpaat.methods.base import Method, StepOutput
 from dpaat.methods.baselines.trades import kl_divergence
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.methods.registry import Cost, register_method
 
 
 @register_method(
     "mart",
     "misclassified images are pulled harder",
-    reference="Wang et al., ICLR 2020, openreview rklOg6EFwS",
+    "Wang et al., ICLR 2020, openreview rklOg6EFwS",
     cost=Cost(2, 6, views=2),
-    eps=FIXED,
 )
 class MART(Method):
     r"""Misclassification-aware adversarial training (Wang et al., ICLR 2020, openreview rklOg6EFwS, algorithm 1).

@@ -1,7 +1,3 @@
-"""MMA: each image is learned at the decision boundary, as far as that is within reach."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -18,7 +14,7 @@ from dpaat.radii import check_radius
 @register_method(
     "mma",
     "images are learned at the decision boundary",
-    reference="Ding et al., ICLR 2020, arXiv 1812.02637",
+    "Ding et al., ICLR 2020, arXiv 1812.02637",
     cost=Cost(2, 17, views=2),
     eps=LARGEST,
     moves_radius=True,

@@ -1,19 +1,10 @@
-"""Standard training, and adversarial training with one fixed radius."""
-
-from __future__ import annotations
-
 from dpaat.methods.base import AdversarialTraining, Standard
-from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.methods.registry import Cost, register_method
 
-register_method("standard", "clean images only", cost=Cost(), adversarial=False)(Standard)
+register_method("standard", "clean images only", cost=Cost(), eps=0.0, adversarial=False)(Standard)
 
 
-@register_method(
-    "pgd",
-    "adversarial training with one fixed radius",
-    reference="Madry et al., ICLR 2018, arXiv 1706.06083",
-    eps=FIXED,
-)
+@register_method("pgd", "adversarial training with one fixed radius", "Madry et al., ICLR 2018, arXiv 1706.06083")
 class PGDTraining(AdversarialTraining):
     """Minimize the loss on PGD examples of one radius for all (Madry et al. 2018, arXiv 1706.06083, eq. 2.1).
 

@@ -1,22 +1,13 @@
-"""RobustLT: a radius per class, the larger the rarer the class."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, register_method
+from dpaat.methods.registry import register_method
 
 
-@register_method(
-    "robustlt",
-    "a radius per class, larger for rare ones",
-    reference="Zhang et al., CVPR 2026, arXiv 2605.13395",
-    eps=FIXED,
-)
+@register_method("robustlt", "a radius per class, larger for rare ones", "Zhang et al., CVPR 2026, arXiv 2605.13395")
 class RobustLT(AdversarialTraining):
     """Rebalance adversarial training by the perturbation (Zhang et al., CVPR 2026, arXiv 2605.13395).
 

@@ -1,21 +1,16 @@
-"""TAET: clean training first, then adversarial losses that are made equal over the classes."""
-
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from dpaat.methods.base import AdversarialTraining, StepOutput
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, register_method
+from dpaat.methods.registry import register_method
 
 
 @register_method(
     "taet",
     "clean first, then adversarial losses equalized over the classes",
-    reference="Wang et al., CVPR 2025, arXiv 2503.01924",
-    eps=FIXED,
+    "Wang et al., CVPR 2025, arXiv 2503.01924",
 )
 class TAET(AdversarialTraining):
     """Two-stage adversarial equalization training (Wang et al., CVPR 2025, arXiv 2503.01924).

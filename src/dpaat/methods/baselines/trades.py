@@ -1,7 +1,3 @@
-"""TRADES: the clean loss, and how far an attack moves the output."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,7 +6,7 @@ from typing_extensions import override
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import Method, MethodContext, StepOutput
 from dpaat.methods.options import option
-from dpaat.methods.registry import FIXED, Cost, register_method
+from dpaat.methods.registry import Cost, register_method
 from dpaat.methods.searching import iterates, score
 
 _START = 0.001
@@ -20,9 +16,8 @@ _START = 0.001
 @register_method(
     "trades",
     "clean loss, and how far an attack moves the output",
-    reference="Zhang et al., ICML 2019, arXiv 1901.08573",
+    "Zhang et al., ICML 2019, arXiv 1901.08573",
     cost=Cost(2, 7, views=2),
-    eps=FIXED,
 )
 class TRADES(Method):
     r"""Trade clean against robust error (Zhang et al., ICML 2019, arXiv 1901.08573, algorithm 1).
