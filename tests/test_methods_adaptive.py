@@ -19,6 +19,7 @@ from method_makers import (
     STEPS,
     Network,
     OnePixel,
+    assert_clean_images_are_mixed_in,
     batch,
     close,
     context,
@@ -122,14 +123,8 @@ def test_radii_are_saved_with_the_model(method):
 
 @pytest.mark.parametrize("method", MIXING)
 def test_clean_images_are_mixed_in(method):
-    model, (index, x, y) = Network(), batch()
     options = {"smoothing": 0.0} if method is CAT else {}
-    output = make(method, options=options, clean_weight=0.25, learn_loss=ninefold_loss)(model, index, x, y)
-    assert torch.equal(model.shown[-1][:6], x)
-    clean, adversarial = Network()(model.shown[-1]).chunk(2)
-    expected = 0.75 * ninefold_loss(adversarial, y).mean() + 0.25 * ninefold_loss(clean, y).mean()
-    assert torch.allclose(output.loss, expected)
-    assert torch.allclose(output.logits, adversarial)
+    assert_clean_images_are_mixed_in(make(method, options=options, clean_weight=0.25, learn_loss=ninefold_loss))
 
 
 @pytest.mark.parametrize("method", MARGINS)

@@ -21,7 +21,7 @@ from dpaat.shapes import Maybe, misfit
 
 RECORD = "dpaat"
 """Where checkpoints and exports of this package say what a state dict does not hold."""
-_OPTIONAL = {"channels": int, "stem": str, "image_size": int, "fit": str, "fingerprint": str}
+_OPTIONAL: dict[str, Any] = {"channels": int, "stem": str, "image_size": int, "fit": str, "fingerprint": str}
 _OPTIONAL |= {"split": {"seed": int, "fold": Maybe(str)}, "mean": [int | float], "std": [int | float]}
 RECORD_SHAPE = {"model": str, "classes": [str]} | {name: Maybe(kind, absent=True) for name, kind in _OPTIONAL.items()}
 _DEPTH = 4

@@ -104,24 +104,14 @@ def apgd(
 )
 @checked()
 def apgd_targeted(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    steps: int = 100,
-    norm: str = "linf",
-    targets: int = MAX_TARGETS,
-    start: Start = "random",
-    generator: torch.Generator | None = None,
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targets: int = MAX_TARGETS, **options: Any
 ) -> Tensor:
-    """Run Auto-PGD towards each of the likeliest wrong classes in turn; arguments and errors are those of `apgd`.
+    """Run Auto-PGD towards each of the likeliest wrong classes in turn; `options` are those of `apgd`.
 
     Works for any number of classes K >= 2: at most K - 1 targets are tried, and below four classes the difference
     of two logits takes the place of the targeted DLR loss. Each target is tried on the samples still standing.
 
-    `steps` are those for each target, `targets` the most classes to try. Returned is the first image that fools, else
-    that of the likeliest target.
+    At most `targets` classes are tried. Returned is the first image that fools, else that of the likeliest target.
 
     Source:
         Croce and Hein 2020, section 4.
@@ -132,8 +122,7 @@ def apgd_targeted(
 
     def towards(rank: int) -> PartialAttack:
         def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
-            loss = targeted_dlr(ranked[index, rank])
-            return apgd(model, x, y, eps=eps, steps=steps, norm=norm, loss=loss, start=start, generator=generator)
+            return apgd(model, x, y, eps=eps, loss=targeted_dlr(ranked[index, rank]), **options)
 
         return attack
 

@@ -1,5 +1,7 @@
 """Projected gradient descent, and the fast gradient sign method."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -52,48 +54,32 @@ def pgd(
     Source:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
-    return _ascend(model, x, y, eps, steps, step_size, norm, loss, start, generator)[0]
+    return _ascend(model, x, y, eps, steps, step_size, norm, start, loss, generator)[0]
 
 
 @checked("as the loss")
 def pgd_with_clean_logits(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    steps: int = 10,
-    step_size: float | Tensor | None = None,
-    norm: str = "linf",
-    loss: LossFunction = cross_entropy,
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, steps: int = 10, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`pgd` from a zero start, and the clean logits `(B, K)` that its first pass computes anyway."""
-    return _ascend(model, x, y, eps, steps, step_size, norm, loss, "zero", None)
+    return _ascend(model, x, y, eps, steps, **options)
 
 
 @register_attack("fgsm", "one signed gradient step (Goodfellow et al. 2015)", cost=AttackCost(base=2), starts=True)
 @checked("as the loss")
 def fgsm(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    norm: str = "linf",
-    start: Start = "zero",
-    loss: LossFunction = cross_entropy,
-    generator: torch.Generator | None = None,
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, start: Start = "zero", **options: Any
 ) -> Tensor:
     r"""Find adversarial images by one step of the whole radius: $x + \epsilon\, d(\nabla_x \ell(f(x), y))$.
 
-    `pgd` with one step of size `eps`; from a random start the step is 1.25 * eps, as in fast adversarial training
-    (Wong et al. 2020).
+    `pgd` with one step of size `eps`, and with its further options; from a random start the step is 1.25 * eps, as in
+    fast adversarial training (Wong et al. 2020).
 
     Source:
         Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572, section 4.
     """
     step_size = eps if start == "zero" else 1.25 * eps
-    return _ascend(model, x, y, eps, 1, step_size, norm, loss, start, generator)[0]
+    return _ascend(model, x, y, eps, 1, step_size, start=start, **options)[0]
 
 
 @checked()
@@ -135,11 +121,11 @@ def _ascend(
     y: Tensor,
     eps: float | Tensor,
     steps: int,
-    step_size: float | Tensor | None,
-    norm: str,
-    loss: LossFunction,
-    start: Start,
-    generator: torch.Generator | None,
+    step_size: float | Tensor | None = None,
+    norm: str = "linf",
+    start: Start = "zero",
+    loss: LossFunction = cross_entropy,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The last iterate, and the logits of the first."""
     ball = make_ball(norm, x.detach(), eps)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +65,8 @@ def pgd_restarts(
     eps: float | Tensor,
     steps: int = 20,
     restarts: int = 5,
-    norm: str = "linf",
     loss: LossFunction = margin,
-    generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Tensor:
     """Run PGD from several random starts; samples that are misclassified are not attacked again.
 
@@ -76,6 +75,6 @@ def pgd_restarts(
     """
 
     def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:
-        return pgd(model, x, y, eps=eps, steps=steps, norm=norm, start="random", loss=loss, generator=generator)
+        return pgd(model, x, y, eps=eps, steps=steps, start="random", loss=loss, **options)
 
     return on_standing(model, x, y, eps=eps, attacks=repeat(attack, restarts))

@@ -3,16 +3,16 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.utils.benchmark import Timer
 from typing_extensions import override
 
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.attacks.losses import cross_entropy as attack_loss
+from dpaat.attacks.losses import cross_entropy
 from dpaat.data.loading import Batch
 from dpaat.methods import StepOutput
 from dpaat.training.module import TrainingModule
@@ -106,31 +106,24 @@ class Stopwatch(L.Callback):
         self.epoch_end = self._last - before
 
 
-def time_passes(model: nn.Module, batch: Batch, repeats: int = 5) -> dict[str, float]:
-    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images.
-
-    Each is repeated at least `repeats` times, and for `LEAST_SECONDS`.
-    """
+def time_passes(model: nn.Module, batch: Batch) -> dict[str, float]:
+    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images."""
     _, images, y = batch
     x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
-    def forward() -> None:
-        with torch.no_grad():
-            model(x)
-
     def training() -> None:
-        model.train()
         with torch.enable_grad():
-            cross_entropy(model(x).float(), y).backward()
+            cross_entropy(model(x), y).mean().backward()
         model.zero_grad()
 
+    was_training = model.training
     with evaluation_mode(model):
         found = {
-            "forward": _seconds(forward, repeats),
-            "input_gradient": _seconds(lambda: input_gradient(model, x, y, attack_loss), repeats),
+            "forward": _seconds(torch.no_grad()(partial(model, x))),
+            "input_gradient": _seconds(lambda: input_gradient(model, x, y, cross_entropy)),
         }
-    was_training = model.training
-    found["training"] = _seconds(training, repeats)
+    model.train()
+    found["training"] = _seconds(training)
     model.train(was_training)
     return found
 
@@ -173,14 +166,9 @@ def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
     }
 
 
-def _seconds(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times: list[float] = []
-    while len(times) < repeats or sum(times) < LEAST_SECONDS:
-        start = _now()
-        work()
-        times.append(_now() - start)
-    return median(times)
+def _seconds(work: Callable[[], object]) -> float:
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=LEAST_SECONDS).median)
 
 
 def _now() -> float:
