@@ -79,9 +79,6 @@ def find(source: WeightsFile, network: nn.Module, config: dict[str, Any], key: s
     """Find a network's tensors in a file, under whatever prefix and in whatever dict they stand.
 
     `config` is timm's, which names head and first layer; `key` says which of several sets is meant.
-
-    Raises:
-        UserError: none, or several and no `key` that says which.
     """
     own = network.state_dict()
     heads = _names(config, "classifier")
@@ -124,12 +121,9 @@ def load(
     channels: int,
     new_head: bool | None,
 ) -> Loaded:
-    """Put the tensors that `find` found into the network.
+    """Put the tensors that were found into the network; UserError for others, and for a head to keep that does not fit.
 
     `new_head` says whether the head is to be learned anew; None where it does not fit only.
-
-    Raises:
-        UserError: tensors that the network does not have, or a head that was to be kept and does not fit.
     """
     from timm.models import adapt_input_conv
 

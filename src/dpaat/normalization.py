@@ -28,11 +28,7 @@ class Stated:
 
 
 def parse_normalization(mean: Numbers, std: Numbers, input_range: str | None) -> Stated:
-    """Read the options mean, std and input_range.
-
-    Raises:
-        UserError: not numbers, a standard deviation of 0, a mean out of the range, or one of the two alone.
-    """
+    """Read the options mean, std and input_range; UserError where they cannot be meant so."""
     means, deviations = _numbers(mean, "mean"), _numbers(std, "std")
     bounds = None if input_range is None else _range(input_range)
     if (means is None) != (deviations is None):
@@ -63,19 +59,9 @@ def normalization(
 ) -> tuple[Tensor, Tensor, str]:
     """Decide on mean and std; what stands in the file wins and must agree with what is stated.
 
-    Args:
-        stated: by the user.
-        stored: different pairs of mean and std in the file, each of 1 or C values.
-        default: timm's mean and std, of values in [0, 1].
-        channels: C.
-        unit: whether stored values count in [0, 1], whatever `stated` says.
-        place: the file, for messages.
-
-    Returns:
-        Mean and std `(C,)` for images in [0, 1], and where they come from.
-
-    Raises:
-        UserError: numbers of a wrong count, out of the range, or that contradict one another.
+    `stored` are the different pairs of mean and std in the file, each of 1 or C values, which count in [0, 1] where
+    `unit` says so, whatever is stated. Returns mean and std `(C,)` for images in [0, 1], and where they come from;
+    UserError for numbers of a wrong count, out of the range, or that contradict one another.
     """
     bounds = stated.range or UNIT
     said = None

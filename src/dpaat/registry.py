@@ -12,9 +12,7 @@ Made = TypeVar("Made")
 class Registry(dict[str, Entry], Generic[Entry]):
     """Names to what they stand for.
 
-    Args:
-        kind: of what, in messages, such as "method".
-        entry: makes an entry from its name, what is registered, and the arguments of `register`.
+    An `entry` is made of its name, what is registered, and the arguments of `register`; `kind` is for messages.
     """
 
     def __init__(self, kind: str, entry: Callable[..., Entry]) -> None:
@@ -22,11 +20,7 @@ class Registry(dict[str, Entry], Generic[Entry]):
         self.kind, self.entry = kind, entry
 
     def register(self, name: str, *values: Any, **fields: Any) -> Callable[[Made], Made]:
-        """Decorator that makes a class or function known by a name.
-
-        Raises:
-            ValueError: another one is called so.
-        """
+        """Decorator that makes a class or function known by a name; ValueError where another one is called so."""
 
         def decorate(made: Made) -> Made:
             if name in self and all(value is not made for value in vars(self[name]).values()):
@@ -37,11 +31,7 @@ class Registry(dict[str, Entry], Generic[Entry]):
         return decorate
 
     def find(self, name: str) -> Entry:
-        """Look an entry up.
-
-        Raises:
-            UserError: no such name; lists the nearest ones.
-        """
+        """Look an entry up; UserError for an unknown name, with the nearest ones."""
         if name not in self:
             raise unknown(self.kind, name, self)
         return self[name]

@@ -49,11 +49,7 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Read a file of weights, or what stands for it in a run folder or an export.
-
-    Raises:
-        UserError: no such file, or not tensors by name.
-    """
+    """Read a file of weights, or what stands for it in a run folder or an export; UserError where there are none."""
     from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, Run, read_config, read_info
 
     if path.is_dir():

@@ -23,11 +23,7 @@ def widen(values: Tensor, like: Tensor) -> Tensor:
 
 
 def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
-    """Bring a radius or step size, one number or one per sample `(B,)`, to the shape `(B, 1, ..., 1)` of `like`.
-
-    Raises:
-        ValueError: of another shape.
-    """
+    """Bring a radius or step size, one number or one per sample `(B,)`, to the shape `(B, 1, ..., 1)` of `like`."""
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.ndim, float(value))
     if value.ndim == 0:
@@ -131,11 +127,7 @@ NORMS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
 
 
 def make_ball(norm: str, x: Tensor, eps: float | Tensor) -> Ball:
-    """Build the allowed set around images `x` `(B, C, H, W)`: `eps` is one radius, or one per sample `(B,)`.
-
-    Raises:
-        ValueError: unknown norm, or `eps` of another shape.
-    """
+    """Build the allowed set around images `x` `(B, C, H, W)`: `eps` is one radius, or one per sample `(B,)`."""
     if norm not in NORMS:
         raise BadValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
     return NORMS[norm](x, per_sample(eps, x))

@@ -69,12 +69,8 @@ class StepOutput:
 class Method(nn.Module, ABC):
     """One training objective; its state, if any, is made of buffers, so that it is saved with the model.
 
-    Args:
-        context: the run.
-        options: values of the options that the class declares; see `dpaat.methods.options.option`.
-
-    Raises:
-        ValueError: an option out of its range, or a clean weight where the method has none.
+    `options` are values of those that the class declares, see `option`. ValueError for one out of its range, and for a
+    clean weight where the method has none.
     """
 
     perturbation: SampleState | None

@@ -21,11 +21,7 @@ GONE = {"signal": "loss", "update": "additive", "schedule": "constant", "warmup"
 
 
 def present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the present names into the fields of a `TrainConfig`; fields without old names stay as they are.
-
-    Raises:
-        UserError: an option that is gone, at another value than the one that is left.
-    """
+    """Put the present names into the fields of a `TrainConfig`; UserError for a value that is gone."""
     options = dict(values.get("options") or {})
     method, own = METHODS.get(values.get("method", ""), (values.get("method"), {}))
     old = (OPTIONS.keys() | GONE.keys() | {"start", "attacked"}) & options.keys()

@@ -18,11 +18,7 @@ class Option:
     allowed: str = ""
 
     def convert(self, name: str, value: Any) -> Any:
-        """A value of a configuration in the type of the default.
-
-        Raises:
-            UserError: it is not of that type, or none of the names.
-        """
+        """A value of a configuration in the type of the default; UserError where it has none, or is no such name."""
         kind = type(self.default)
         if kind is str and self.allowed:
             if value not in (names := self.allowed.split(" | ")):

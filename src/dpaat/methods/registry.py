@@ -19,12 +19,9 @@ VIEW = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a training step per image, in forward passes F.
+    """Cost of a training step per image, in forward passes F: for each attack step K, and for all else.
 
-    Attributes:
-        per_step: for each attack step K.
-        base: for all else.
-        views: of an image that are learned from, which is part of `base`.
+    `views` of an image are learned from, which is part of `base`.
     """
 
     per_step: float = 0.0
@@ -109,11 +106,7 @@ register_method, find_method = METHODS.register, METHODS.find
 
 
 def complete_options(info: MethodInfo, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill a method's further options up with its defaults.
-
-    Raises:
-        UserError: an option that the method does not have, a value of the wrong type, or one out of its range.
-    """
+    """Fill a method's further options up with its defaults; UserError for one that it does not have, or cannot take."""
     values, declared = info.defaults, info.build.declared()
     for name, value in given.items():
         if name not in values:
@@ -128,11 +121,7 @@ def complete_options(info: MethodInfo, given: Mapping[str, Any]) -> dict[str, An
 
 
 def build_method(info: MethodInfo, context: MethodContext, options: Mapping[str, Any]) -> Method:
-    """Make the method for a run.
-
-    Raises:
-        UserError: an option that the method does not have, or one out of its range.
-    """
+    """Make the method for a run; errors as of `complete_options`."""
     values = complete_options(info, options)
     try:
         return info.build(context, **values)

@@ -50,14 +50,9 @@ def score(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def bisect(crossed: Callable[[Tensor], Tensor], far: Tensor) -> tuple[Tensor, Tensor]:
-    """Enclose where each sample crosses over between 0 and `far`, by halving 10 times.
+    """Enclose where each sample has `crossed` over between 0 and `far` `(B,)`, in 10 forward passes.
 
-    Args:
-        crossed: values `(B,)` to whether each sample has crossed over there `(B,)`; one forward pass a call.
-        far: values where all of interest have crossed `(B,)`; not asked again.
-
-    Returns:
-        The last value on this side and the first one beyond, each `(B,)`, `far` / 1024 apart.
+    Returns the last value on this side and the first one beyond, each `(B,)`, `far` / 1024 apart.
     """
     near = torch.zeros_like(far)
     for _ in range(BISECTIONS):

@@ -37,9 +37,8 @@ from dpaat.runs import (
     write_config,
     write_json,
 )
-from dpaat.training import messages
+from dpaat.training import folder
 from dpaat.training.faults import TrainingError, lost_process
-from dpaat.training.folder import alone, begin, describe, finish, pause, require_empty, writing
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
@@ -81,7 +80,7 @@ def train(
     # Further processes of a distributed run find the folder that the first one has made.
     first_process = getattr(rank_zero_only, "rank", 0) == 0 and LightningEnvironment().node_rank() == 0
     console = console if first_process else None
-    say = partial(messages.say, console)
+    say = partial(folder.say, console)
     with ExitStack() as held:
         resuming = resume and any((out / name).is_file() for name in (LAST, PREVIOUS, BEST))
         begun = resuming or (resume and (out / CONFIG).is_file())
@@ -90,10 +89,10 @@ def train(
             say(f"{out}: already finished, nothing to resume")
             return out
         if first_process and begun:
-            held.enter_context(alone(out))
+            held.enter_context(folder.alone(out))
             info = read_json(out / INFO) if resuming else {}
         elif first_process:
-            require_empty(out)
+            folder.require_empty(out)
         if begun:
             before = read_config(out / CONFIG)
             check_start(out, before, info)
@@ -124,20 +123,22 @@ def train(
         module = build(config, prepared, from_checkpoint=resuming, stem=stem)
         checkpoint = newest_whole(out, module, info, lambda line: say(f"warning: {line}")) if resuming else None
         if first_process and not begun:
-            with writing(out):
+            with folder.writing(out):
                 out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(out))
-            require_empty(out)
+            held.enter_context(folder.alone(out))
+            folder.require_empty(out)
         if checkpoint is None:
-            info = describe(config, prepared, command) | ({"network": facts} if (facts := module.model.facts) else {})
+            info = folder.describe(config, prepared, command) | (
+                {"network": facts} if (facts := module.model.facts) else {}
+            )
             if first_process:
-                info = begin(out, config, info, prepared)
+                info = folder.begin(out, config, info, prepared)
         elif first_process:
             write_json(out / INFO, info | {"status": "running"})
             if data is not None:
                 write_config(out / CONFIG, config)
         module.record = Run(out, config, info).record
-        say(messages.headline(config, prepared, module))
+        say(folder.headline(config, prepared, module))
         for kind, lines in (("note", prepared.table.notes), ("warning", info.get("data_warnings", []))):
             for line in lines:
                 say(f"{kind}: {line}")
@@ -152,10 +153,10 @@ def train(
         seconds = time.perf_counter()
         _fit(trainer, module, prepared, checkpoint, out, info)
         if trainer.is_global_zero:
-            info = finish(trainer, module, out, info, [line] * too_seldom)
+            info = folder.finish(trainer, module, out, info, [line] * too_seldom)
             if answer := info["one_answer"]:
                 say(f"warning: on validation, the kept model {answer}")
-            say(messages.closing(out, config, info, time.perf_counter() - seconds))
+            say(folder.closing(out, config, info, time.perf_counter() - seconds))
     return out
 
 
@@ -190,12 +191,12 @@ def _fit(
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
         if trainer.is_global_zero:
-            pause(out, info, status="stopped")
-        raise Interrupted(messages.stopped(stop, out), 128 + stop.signum) from None
+            folder.pause(out, info, status="stopped")
+        raise Interrupted(folder.stopped(stop, out), 128 + stop.signum) from None
     except TrainingError as fault:
-        text = messages.went_wrong(fault, out, module.config, data)
+        text = folder.went_wrong(fault, out, module.config, data)
         if trainer.is_global_zero:
-            pause(out, info, status="failed", error=text)
+            folder.pause(out, info, status="failed", error=text)
         raise UserError(text) from None
     except SystemExit:  # Lightning's answer to an interruption
         if trainer.interrupted:
@@ -218,4 +219,4 @@ def _fit(
             f"without them: {go_on} --workers 0"
         )
     if exhausted:
-        raise UserError(messages.too_little_memory(module, datamodule, trainer))
+        raise UserError(folder.too_little_memory(module, datamodule, trainer))

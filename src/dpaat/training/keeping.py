@@ -145,11 +145,7 @@ def own_signals() -> Iterator[None]:
 def newest_whole(
     out: Path, module: L.LightningModule, info: Mapping[str, Any], report: Callable[[str], None]
 ) -> Path | None:
-    """Find the checkpoint to go on from, None before the first; `report` takes a line for each that is damaged.
-
-    Raises:
-        UserError: there are checkpoints, and none is whole; or one of another run stands in the place of the newest.
-    """
+    """Find the checkpoint to go on from, None before the first; `report` takes a line for each that is damaged."""
     problems: list[str] = []
     for path in [out / name for name in (LAST, PREVIOUS, BEST) if (out / name).is_file()]:
         if (problem := _problem(path, module)) is None:

@@ -40,11 +40,7 @@ OWN_OPTIONS = frozenset(_NAMES.split())
 def make_trainer(
     config: TrainConfig, out: Path, data: PreparedData, *, stop_after: int | None, console: Console | None
 ) -> L.Trainer:
-    """Make the Trainer of a run, with everything that writes into the run folder.
-
-    Raises:
-        UserError: options that Lightning refuses, such as a device that is not there.
-    """
+    """Make the Trainer of a run, with everything that writes into the run folder; UserError where Lightning refuses."""
     train_rows = data.rows("train")
     class_names = np.array(data.classes)[data.labels[train_rows]]
     watch = partial(overfitted, out, attacked_radius(config), config, len(data.classes))
