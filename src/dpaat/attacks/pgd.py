@@ -1,6 +1,7 @@
 """Projected gradient descent, and the fast gradient sign method."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy
-from dpaat.attacks.norms import Start, make_ball, per_sample
+from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
@@ -54,7 +55,8 @@ def pgd(
     Source:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
-    return _ascend(model, x, y, eps, steps, step_size, norm, start, loss, generator)[0]
+    options: dict[str, Any] = {"steps": steps, "step_size": step_size, "loss": loss}
+    return _ascend(model, x, y, eps, norm=norm, start=start, generator=generator, **options)[0]
 
 
 @checked("as the loss")
@@ -62,7 +64,7 @@ def pgd_with_clean_logits(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, steps: int = 10, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`pgd` from a zero start, and the clean logits `(B, K)` that its first pass computes anyway."""
-    return _ascend(model, x, y, eps, steps, **options)
+    return _ascend(model, x, y, eps, steps=steps, **options)
 
 
 @register_attack("fgsm", "one signed gradient step (Goodfellow et al. 2015)", cost=AttackCost(base=2), starts=True)
@@ -79,7 +81,7 @@ def fgsm(
         Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572, section 4.
     """
     step_size = eps if start == "zero" else 1.25 * eps
-    return _ascend(model, x, y, eps, 1, step_size, start=start, **options)[0]
+    return _ascend(model, x, y, eps, steps=1, step_size=step_size, start=start, **options)[0]
 
 
 @checked()
@@ -115,25 +117,56 @@ def pgd_graded(
     return x_adv[back], None if clean is None else clean[back]
 
 
+class Iterate(NamedTuple):
+    """One step of projected gradient descent, detached: image, logits and gradient at its start, image at its end."""
+
+    image: Tensor
+    logits: Tensor
+    gradient: Tensor
+    after: Tensor
+
+
+def pgd_trajectory(
+    model: nn.Module,
+    first: Tensor,
+    y: Tensor,
+    *,
+    ball: Ball,
+    steps: int,
+    step_size: float | Tensor | None = None,
+    loss: LossFunction = cross_entropy,
+) -> Iterator[Iterate]:
+    """Climb from `first` as `pgd` does, and show every step; to be run to its end.
+
+    All samples climb all steps, in eval mode, where none depends on another: a rule that stops a sample early keeps
+    an earlier iterate of it instead. That costs the passes it might save, and spares the wait for the device that
+    counting the samples still moving would need.
+    """
+    alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
+    image = first
+    with evaluation_mode(model):
+        for _ in range(steps):
+            gradient, logits = input_gradient(model, image, y, loss)
+            after = ball.project_(image + alpha * ball.direction(gradient))
+            yield Iterate(image, logits, gradient, after)
+            image = after
+
+
 def _ascend(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor,
-    steps: int,
-    step_size: float | Tensor | None = None,
+    *,
     norm: str = "linf",
     start: Start = "zero",
-    loss: LossFunction = cross_entropy,
     generator: torch.Generator | None = None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """The last iterate, and the logits of the first."""
     ball = make_ball(norm, x.detach(), eps)
-    alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
-    x_adv, first = ball.start(start, generator), x.new_empty(0)
-    with evaluation_mode(model):
-        for k in range(steps):
-            gradient, logits = input_gradient(model, x_adv, y, loss)
-            first = first if k else logits
-            x_adv = ball.project_(x_adv + alpha * ball.direction(gradient))
-    return x_adv, first
+    trajectory = pgd_trajectory(model, ball.start(start, generator), y, ball=ball, **options)
+    _, logits, _, x_adv = next(trajectory)
+    for iterate in trajectory:
+        x_adv = iterate.after
+    return x_adv, logits

@@ -1,45 +1,14 @@
-"""What the attacks of several rivals are made of: the iterates one by one, and the way to the decision boundary."""
+"""Search for the decision boundary, and the loss there."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.attacks.losses import LossFunction, cross_entropy
-from dpaat.attacks.norms import Ball
+from dpaat.attacks.gradient import evaluation_mode
 from dpaat.methods.base import MethodContext
 
 BISECTIONS = 10
-
-
-class Iterate(NamedTuple):
-    """One step of projected gradient descent, detached: image, logits and gradient at its start, image at its end."""
-
-    image: Tensor
-    logits: Tensor
-    gradient: Tensor
-    after: Tensor
-
-
-def iterates(
-    model: nn.Module, first: Tensor, y: Tensor, *, ball: Ball, steps: int, loss: LossFunction = cross_entropy
-) -> Iterator[Iterate]:
-    """Climb from `first` as `pgd` does, with steps of 2.5 * eps / steps, and show every step; to be run to its end.
-
-    All samples climb all steps, in eval mode, where none depends on another: a rule that stops a sample early keeps
-    an earlier iterate of it instead. That costs the passes it might save, and spares the wait for the device that
-    counting the samples still moving would need.
-    """
-    alpha = ball.eps * (2.5 / steps)
-    image = first
-    with evaluation_mode(model):
-        for _ in range(steps):
-            gradient, logits = input_gradient(model, image, y, loss)
-            after = ball.project_(image + alpha * ball.direction(gradient))
-            yield Iterate(image, logits, gradient, after)
-            image = after
 
 
 def score(model: nn.Module, x: Tensor) -> Tensor:

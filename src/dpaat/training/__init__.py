@@ -38,8 +38,8 @@ from dpaat.runs import (
     write_json,
 )
 from dpaat.training import folder
+from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
 from dpaat.training.faults import TrainingError, lost_process
-from dpaat.training.keeping import Stopped, newest_whole, own_signals
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import check_options, make_trainer, quiet

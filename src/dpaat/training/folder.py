@@ -27,8 +27,8 @@ from dpaat.locks import TRAINING, locked
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config, write_json
 from dpaat.training.callbacks import overfitted
+from dpaat.training.checkpointing import HANGUP, Stopped
 from dpaat.training.faults import ADVICE, TrainingError, largest_batch
-from dpaat.training.keeping import HANGUP, Stopped
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import learned_before
 from dpaat.training.trainer import attacked_radius

@@ -27,8 +27,8 @@ from dpaat.methods.base import Standard
 from dpaat.models import Classifier
 from dpaat.sample_state import SampleState
 from dpaat.training.awp import perturbed_step
+from dpaat.training.checkpointing import Keeper
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
-from dpaat.training.keeping import Keeper
 from dpaat.training.validation import RobustOutputs, validation_scores
 from dpaat.weights import RECORD
 

@@ -18,6 +18,13 @@ from dpaat.methods import StepOutput
 from dpaat.training.module import TrainingModule
 
 PHASES = ("loading", "augmentation", "attack", "forward", "backward", "optimizer", "state")
+_LAPS = {
+    "on_train_epoch_start": None,
+    "on_before_backward": "forward",
+    "on_after_backward": "backward",
+    "on_validation_epoch_end": None,
+}
+"""Hooks that end a phase, or a time that is nobody's."""
 LEAST_SECONDS = 0.5
 """How long a pass is timed at least: a small network's must outlast a moment in which others use the machine."""
 
@@ -38,6 +45,8 @@ class Stopwatch(L.Callback):
         self.memory: dict[str, int] = {}
         self.epoch_end = self._last = 0.0
         self._called = self._learning = False
+        for hook, phase in _LAPS.items():
+            setattr(self, hook, lambda *_, phase=phase: self._lap(phase))
 
     def _lap(self, phase: str | None = None) -> None:
         now = _now()
@@ -59,10 +68,6 @@ class Stopwatch(L.Callback):
         pl_module.method.after_step = timed  # type: ignore[method-assign]
 
     @override
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap()
-
-    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
@@ -80,24 +85,12 @@ class Stopwatch(L.Callback):
             self._lap("attack")
 
     @override
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._lap("forward")
-
-    @override
-    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap("backward")
-
-    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._learning = True  # validation is not a step
         assert isinstance(pl_module, TrainingModule)
         with trainer.precision_plugin.forward_context():
             self.passes = time_passes(pl_module.model, self._batch)
             self.memory = measure_memory(pl_module, self._batch)
-
-    @override
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap()
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

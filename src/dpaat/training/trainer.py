@@ -26,7 +26,7 @@ from dpaat.methods import find_method
 from dpaat.radii import format_radius
 from dpaat.runs import BEST, LAST
 from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter, overfitted
-from dpaat.training.keeping import AtomicCheckpointIO, BestCheckpoint, Keeper
+from dpaat.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, Keeper
 
 _NAMES = """
 barebones callbacks check_val_every_n_epoch enable_checkpointing fast_dev_run inference_mode limit_val_batches logger

@@ -3,10 +3,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import Ball, make_ball, widen
+from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
 from dpaat.methods.registry import register_method
-from dpaat.methods.searching import iterates
 
 
 @register_method(
@@ -52,7 +52,7 @@ def converging_pgd(
     """
     ball = make_ball(norm, x, eps)
     x_adv, moving = x, torch.ones_like(y, dtype=torch.bool)
-    for number, iterate in enumerate(iterates(model, x, y, ball=ball, steps=steps)):
+    for number, iterate in enumerate(pgd_trajectory(model, x, y, ball=ball, steps=steps)):
         if number > 0:
             moving = moving & (stationarity(ball, iterate.image, iterate.gradient) > threshold)
         x_adv = torch.where(widen(moving, x), iterate.after, x_adv)

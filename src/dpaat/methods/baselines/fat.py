@@ -3,10 +3,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball, widen
+from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
 from dpaat.methods.registry import register_method
-from dpaat.methods.searching import iterates
 
 
 @register_method("fat", "the attack stops soon after it has succeeded", "Zhang et al., ICML 2020, arXiv 2002.11242")
@@ -39,11 +39,10 @@ def early_stopped_pgd(
 ) -> Tensor:
     """PGD from `x` that takes tau steps from misclassified iterates, and then stays; a correct iterate costs none.
 
-    Source:
-        Zhang et al. 2020, algorithm 1 (PGD-K-tau).
+    Source: Zhang et al. 2020, algorithm 1 (PGD-K-tau).
     """
     x_adv, wrong = x, torch.zeros_like(y)
-    for iterate in iterates(model, x, y, ball=make_ball(norm, x, eps), steps=steps):
+    for iterate in pgd_trajectory(model, x, y, ball=make_ball(norm, x, eps), steps=steps):
         wrong = wrong + (iterate.logits.argmax(1) != y)
         x_adv = torch.where(widen(wrong <= tau, x), iterate.after, x_adv)
     return x_adv

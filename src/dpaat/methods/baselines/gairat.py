@@ -3,10 +3,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball
+from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import AdversarialTraining
 from dpaat.methods.options import option
 from dpaat.methods.registry import register_method
-from dpaat.methods.searching import iterates
 
 
 @register_method(
@@ -49,11 +49,10 @@ def pgd_with_kappa(
 ) -> tuple[Tensor, Tensor]:
     """PGD from `x`, and how many of the iterates before each step were still correct, kappa `(B,)` from 0 to `steps`.
 
-    Source:
-        Zhang et al. 2021, algorithm 1 (GA-PGD).
+    Source: Zhang et al. 2021, algorithm 1 (GA-PGD).
     """
     x_adv, kappa = x, torch.zeros_like(y)
-    for iterate in iterates(model, x, y, ball=make_ball(norm, x, eps), steps=steps):
+    for iterate in pgd_trajectory(model, x, y, ball=make_ball(norm, x, eps), steps=steps):
         kappa = kappa + (iterate.logits.argmax(1) == y)
         x_adv = iterate.after
     return x_adv, kappa

@@ -3,10 +3,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball, widen
+from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import RadiiMethod, StepOutput
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.methods.searching import bisect, iterates, margin_loss, score
+from dpaat.methods.searching import bisect, margin_loss, score
 from dpaat.sample_state import EpochRadii
 
 DEFAULTS = {"cost": Cost(2, 17, views=2), "eps": LARGEST, "moves_radius": True}
@@ -51,7 +52,7 @@ class IMA(RadiiMethod):
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         eps = self.perturbation.eps[index]
         ball = make_ball(self.context.norm, x, eps)
-        steps = iterates(model, x, y, ball=ball, steps=self.context.steps)
+        steps = pgd_trajectory(model, x, y, ball=ball, steps=self.context.steps)
         first = next(steps)
         x_adv = first.after
         for iterate in steps:

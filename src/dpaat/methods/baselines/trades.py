@@ -4,10 +4,11 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball
+from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import Method, MethodContext, StepOutput
 from dpaat.methods.options import option
 from dpaat.methods.registry import Cost, register_method
-from dpaat.methods.searching import iterates, score
+from dpaat.methods.searching import score
 
 _START = 0.001
 """Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""
@@ -54,7 +55,7 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, context: MethodContext) -> T
     clean = score(model, x)
     ball = make_ball(context.norm, x, context.eps)
     x_adv = ball.project_(x + _START * torch.randn_like(x))
-    for iterate in iterates(
+    for iterate in pgd_trajectory(
         model, x_adv, y, ball=ball, steps=context.steps, loss=lambda logits, _: kl_divergence(clean, logits)
     ):
         x_adv = iterate.after
