@@ -87,10 +87,12 @@ class TrainingModule(L.LightningModule):
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
         )
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler: LRScheduler = CosineAnnealingLR(optimizer, T_max=total)
+        scheduler: LRScheduler
         if config.schedule == "one-cycle":
             warmup = 0.25 if total != 4 else 0.5  # a warm-up of exactly one step divides by zero
             scheduler = OneCycleLR(optimizer, max_lr=config.lr, total_steps=total, pct_start=warmup)
+        else:
+            scheduler = CosineAnnealingLR(optimizer, T_max=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # --- training
@@ -195,9 +197,7 @@ class TrainingModule(L.LightningModule):
         self._unsummed = []
 
     def _gather(self, values: Tensor) -> Tensor:
-        gathered = self.all_gather(values)
-        assert isinstance(gathered, Tensor)
-        return gathered
+        return self.all_gather(values)  # type: ignore[return-value]
 
     def _batch_size(self, batch_idx: int) -> int:
         """Images of a training batch over all processes."""
