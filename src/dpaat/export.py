@@ -23,8 +23,7 @@ from dpaat.weights import RECORD
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
 README, REBUILD = "README.md", "rebuild.py"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4
-"""Largest difference of a logit, relative to 1 and to the logit, whichever is more."""
+TOLERANCE = 1e-4  #: Largest difference of a logit, relative to 1 and to the logit, whichever is more
 
 
 def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from dpaat.errors import UserError
 from dpaat.weights import WeightsFile
 
-_COUNTERS = ("total_ops", "total_params")
-"""Left in a state dict by a tool that counts operations."""
+_COUNTERS = ("total_ops", "total_params")  #: Left in a state dict by a tool that counts operations
 _STATISTICS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 """How modules call the normalization that they do before the network."""
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|network|net)\.)+")
@@ -29,8 +28,7 @@ Tensors = dict[str, Tensor]
 class Found:
     """The tensors of one network in a file, those under the same prefix (`inner`) and those beside them (`outer`)."""
 
-    key: str
-    """Their place, such as "state_dict.ema_model"; "." for the top level."""
+    key: str  #: Their place, such as "state_dict.ema_model"; "." for the top level
     prefix: str
     inner: Tensors
     outer: Tensors
@@ -62,16 +60,11 @@ class Loaded:
     key: str
     tensors: int
     loaded: int
-    filled: int
-    """Counters of batches that the file lacks."""
-    ignored: int
-    """Counters in the file that are no part of the network."""
-    head: str
-    """"kept", or "new" where it is to be learned."""
-    outputs: int | None
-    """Of the head in the file, None where it has none."""
-    adapted_from: int | None
-    """Channels that the first layer was adapted from, None where it was not."""
+    filled: int  #: Counters of batches that the file lacks
+    ignored: int  #: Counters in the file that are no part of the network
+    head: str  #: "kept", or "new" where it is to be learned
+    outputs: int | None  #: Of the head in the file, None where it has none
+    adapted_from: int | None  #: Channels that the first layer was adapted from, None where it was not
     dtype: str
 
 

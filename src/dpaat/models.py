@@ -13,8 +13,7 @@ from dpaat.normalization import Numbers, normalization, parse_normalization
 from dpaat.weights import WeightsFile, open_weights
 
 Stem = Literal["auto", "original", "small"]
-SMALL_IMAGE = 48
-"""Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew."""
+SMALL_IMAGE = 48  #: Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew
 _STEM_REDUCTION = 4
 _PHRASES = {
     "key": " of {}",

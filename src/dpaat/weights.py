@@ -19,8 +19,7 @@ from dpaat.data.files import is_file
 from dpaat.errors import UserError, first_line
 from dpaat.shapes import Maybe, misfit
 
-RECORD = "dpaat"
-"""Where checkpoints and exports of this package say what a state dict does not hold."""
+RECORD = "dpaat"  #: Where checkpoints and exports of this package say what a state dict does not hold
 _OPTIONAL: dict[str, Any] = {"channels": int, "stem": str, "image_size": int, "fit": str, "fingerprint": str}
 _OPTIONAL |= {"split": {"seed": int, "fold": Maybe(str)}, "mean": [int | float], "std": [int | float]}
 RECORD_SHAPE = {"model": str, "classes": [str]} | {name: Maybe(kind, absent=True) for name, kind in _OPTIONAL.items()}
@@ -32,15 +31,12 @@ class WeightsFile:
     """What a file of weights holds, and what it tells of them."""
 
     path: Path
-    sets: dict[str, dict[str, Tensor]]
-    """Tensors by their place in the file, such as "state_dict"; "" is its top level."""
+    sets: dict[str, dict[str, Tensor]]  #: Tensors by their place in the file, such as "state_dict"; "" is its top level
     record: dict[str, Any]
     """What this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere."""
     architecture: str | None
-    classes: tuple[str, ...] | None = None
-    """Names of the outputs in their order."""
-    folder: Path | None = None
-    """The run folder that the file stands in, if any."""
+    classes: tuple[str, ...] | None = None  #: Names of the outputs in their order
+    folder: Path | None = None  #: The run folder that the file stands in, if any
 
     @property
     def digest(self) -> str:

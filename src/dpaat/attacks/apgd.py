@@ -16,8 +16,7 @@ from dpaat.attacks.restarts import PartialAttack, on_standing
 from dpaat.errors import BadValueError
 
 MOMENTUM = 0.75
-PROGRESS = 0.75
-"""A step size is kept if at least this share of the steps since the last checkpoint raised the loss."""
+PROGRESS = 0.75  #: A step size is kept if at least this share of the steps since the last checkpoint raised the loss
 MAX_TARGETS = 9
 
 

@@ -23,8 +23,7 @@ Labels = Literal["classes", "as the loss", "unused"]
 
 OWN_LOSSES = ("ce", "dlr", cross_entropy, dlr, margin)
 """Losses for one class per image; whoever brings another one knows what labels and outputs it takes."""
-ROUNDING = 1e-6
-"""How far beyond 0 or 1 a pixel may lie: what is left where normalization was undone in float32."""
+ROUNDING = 1e-6  #: How far beyond 0 or 1 a pixel may lie: what is left where normalization was undone in float32
 MOST = {"eps": 1.0, "step_size": 1.25}
 """Largest values, in parts of the image's range; a step of 1.25 is that of FGSM from a random start."""
 

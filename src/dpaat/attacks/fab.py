@@ -13,12 +13,9 @@ from dpaat.attacks.losses import logit_lead, margin
 from dpaat.attacks.norms import make_ball, per_sample, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 
-OVERSHOOT = 1.05
-"""How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it."""
-MAX_BIAS = 0.1
-"""Largest weight of the clean image's own projection in the next iterate."""
-BACKWARD = 0.9
-"""Share of its perturbation that an adversarial iterate keeps."""
+OVERSHOOT = 1.05  #: How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it
+MAX_BIAS = 0.1  #: Largest weight of the clean image's own projection in the next iterate
+BACKWARD = 0.9  #: Share of its perturbation that an adversarial iterate keeps
 SEARCH_STEPS = 3
 SEARCH_BEYOND = 0.1
 """How far beyond the expected boundary the search looks, as a share of the way from there to what was found."""

@@ -13,8 +13,7 @@ from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
-GRANULE = 16
-"""Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size."""
+GRANULE = 16  #: Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size
 
 
 @register_attack(

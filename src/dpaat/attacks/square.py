@@ -14,8 +14,7 @@ from dpaat.errors import BadValueError
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries out of 10,000 after which the share of pixels in a window halves."""
-TILES = 5
-"""Tiles along the shorter side of the first L2 perturbation."""
+TILES = 5  #: Tiles along the shorter side of the first L2 perturbation
 
 _TINY = 1e-12
 

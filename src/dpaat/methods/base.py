@@ -24,20 +24,15 @@ LearnLoss = Callable[[Tensor, Tensor], Tensor]
 class MethodContext:
     """The run that a method serves."""
 
-    labels: Tensor
-    """Class of every training sample `(N,)`, int64."""
+    labels: Tensor  #: Class of every training sample `(N,)`, int64
     num_classes: int
     epochs: int
     learn_loss: LearnLoss
-    eps: float
-    """Perturbation radius, in pixel units of a [0, 1] image; the largest one where a method moves it."""
-    steps: int
-    """Iterations of the training attack."""
+    eps: float  #: Perturbation radius, in pixel units of a [0, 1] image; the largest one where a method moves it
+    steps: int  #: Iterations of the training attack
     norm: str
-    clean_weight: float
-    """Share of the clean loss in the objective, in [0, 1]."""
-    adv_start: float = 0.0
-    """Share of the epochs, in [0, 1), that learn from clean images only."""
+    clean_weight: float  #: Share of the clean loss in the objective, in [0, 1]
+    adv_start: float = 0.0  #: Share of the epochs, in [0, 1), that learn from clean images only
     teacher: SelfTeacher | None = None
 
     @property
@@ -56,12 +51,9 @@ class MethodContext:
 class StepOutput:
     """Objective and outputs of one mini-batch."""
 
-    loss: Tensor
-    """The objective, a scalar to call `backward` on."""
-    logits: Tensor
-    """Logits `(B, K)` of the view that was learned from, detached."""
-    index: Tensor
-    """Numbers of the samples `(B,)`."""
+    loss: Tensor  #: The objective, a scalar to call `backward` on
+    logits: Tensor  #: Logits `(B, K)` of the view that was learned from, detached
+    index: Tensor  #: Numbers of the samples `(B,)`
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     """What the method's `after_step` is to see of each sample, by name, each `(B,)`, detached."""
 
@@ -74,8 +66,7 @@ class Method(nn.Module, ABC):
     """
 
     perturbation: SampleState | None
-    takes_clean_weight = True
-    """False where an objective weighs clean and adversarial loss by an option of its own."""
+    takes_clean_weight = True  #: False where an objective weighs clean and adversarial loss by an option of its own
 
     def __init__(self, context: MethodContext, **options: Any) -> None:
         super().__init__()

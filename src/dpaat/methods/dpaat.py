@@ -29,37 +29,29 @@ class DPAAT(Method):
     the size costs nothing. The objective is (1 - w) * loss(x_adv) + w * loss(x) in the mean over the epochs, with w the
     `clean_weight`; with a self-teacher, the adversarial view learns its answer to the clean one as well. In a control
     (`radius`), sizes move as ever, by losses of an attack of their own; the objective is taken at other ones.
-
-    Attributes:
-        rule: solve the size from the losses, or step it by fixed increments.
-        scope: one threshold per class, or one for all samples.
-        statistic: the threshold as a statistic of the tracked losses: mean, median, quantile25, quantile75.
-        track: losses that the threshold is made of: those of the clean or of the adversarial views (`step` only).
-        damping: share of the old size that is kept when it is solved.
-        ramp: share of the attacks that `step` needs from 0 to `eps`; 4 attacks at the least.
-        eps_min: smallest size, as a share of `eps`.
-        eps_init: size at the start, as a share of `eps`; never below `eps_min`.
-        views: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the
-            share `clean_weight` of the epochs.
-        adv_fraction: with both views, the share of the epochs that show the adversarial one.
-        min_steps: fewest steps of an attack; their number grows with the size. 0: all attacks take `steps`.
-        steps_scale: share of `steps` that an attack takes at the size `eps`.
-        radius: size that is attacked: the image's own; or, as a control, the mean of all, the mean of its class, the
-            size of another image of the class, or a random one.
     """
 
-    rule: str = option("solve", "solve | step")
-    scope: str = option("class", "class | global")
+    rule: str = option("solve", "solve | step")  #: solve the size from the losses, or step it by fixed increments
+    scope: str = option("class", "class | global")  #: one threshold per class, or one for all samples
+    #: the threshold as a statistic of the tracked losses: mean, median, quantile25, quantile75
     statistic: str = option("mean")
+    #: losses that the threshold is made of: those of the clean or of the adversarial views (`step` only)
     track: str = option("clean", "clean | adversarial")
-    damping: float = option(0.5, "[0, 1)")
+    damping: float = option(0.5, "[0, 1)")  #: share of the old size that is kept when it is solved
+    #: share of the attacks that `step` needs from 0 to `eps`; 4 attacks at the least
     ramp: float = option(0.5, "(0, 1]")
-    eps_min: float = option(0.2, "[0, 1]")
-    eps_init: float = option(0.0, "[0, 1]")
+    eps_min: float = option(0.2, "[0, 1]")  #: smallest size, as a share of `eps`
+    eps_init: float = option(0.0, "[0, 1]")  #: size at the start, as a share of `eps`; never below `eps_min`
+    #: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the share
+    #: `clean_weight` of the epochs
     views: str = option("alternate", "both | alternate")
+    #: with both views, the share of the epochs that show the adversarial one
     adv_fraction: float = option(1.0, "(0, 1]")
+    #: fewest steps of an attack; their number grows with the size. 0: all attacks take `steps`
     min_steps: int = option(3, "[0, inf)")
-    steps_scale: float = option(1.0, "(0, 1]")
+    steps_scale: float = option(1.0, "(0, 1]")  #: share of `steps` that an attack takes at the size `eps`
+    #: size that is attacked: the image's own; or, as a control, the mean of all, the mean of its class, the size of
+    #: another image of the class, or a random one
     radius: str = option("own", "own | mean | class-mean | permuted | uniform")
     perturbation: AdaptivePerturbation
 

@@ -9,12 +9,9 @@ from dpaat.errors import UserError, unknown
 from dpaat.methods.base import Method, MethodContext
 from dpaat.registry import Registry
 
-FIXED = 4 / 255
-"""Default radius of the methods that fix one for all images."""
-LARGEST = 8 / 255
-"""Default largest radius of the methods that move it."""
-VIEW = 3
-"""Forward passes that learning from one more view of an image costs: a forward and a backward pass."""
+FIXED = 4 / 255  #: Default radius of the methods that fix one for all images
+LARGEST = 8 / 255  #: Default largest radius of the methods that move it
+VIEW = 3  #: Forward passes that learning from one more view of an image costs: a forward and a backward pass
 
 
 @dataclass(frozen=True)
@@ -45,38 +42,25 @@ class Cost:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A training method that can be named on the command line, with its defaults.
-
-    Attributes:
-        name: on the command line.
-        build: its class.
-        description: one line.
-        reference: where it was published.
-        cost: of an attacking step without a clean view beside it.
-        adversarial: whether it trains for robustness, and is therefore selected by robust validation accuracy.
-        eps: default radius.
-        moves_radius: whether a run's `eps` is only the largest radius of a sample.
-        clean_weight: default share of the clean loss.
-        adv_start: default share of the epochs before the attacks begin.
-        self_teacher: default weight of the self-teacher.
-        options: defaults of further options, where they are others than those of the class.
-        share: share of the visits that attack, in an epoch with attacks, from the clean weight and the options.
-        own_cost: its `cost` from the clean weight and the options, where `cost` alone does not tell.
-    """
+    """A training method that can be named on the command line, with its defaults."""
 
     name: str
-    build: type[Method]
+    build: type[Method]  #: its class
     description: str
-    reference: str = ""
-    cost: Cost = Cost(2, VIEW)
+    reference: str = ""  #: where it was published
+    cost: Cost = Cost(2, VIEW)  #: of an attacking step without a clean view beside it
+    #: whether it trains for robustness, and is therefore selected by robust validation accuracy
     adversarial: bool = True
-    eps: float = FIXED
-    moves_radius: bool = False
-    clean_weight: float = 0.0
-    adv_start: float = 0.0
-    self_teacher: float = 0.0
+    eps: float = FIXED  #: default radius
+    moves_radius: bool = False  #: whether a run's `eps` is only the largest radius of a sample
+    clean_weight: float = 0.0  #: default share of the clean loss
+    adv_start: float = 0.0  #: default share of the epochs before the attacks begin
+    self_teacher: float = 0.0  #: default weight of the self-teacher
+    #: defaults of further options, where they are others than those of the class
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: share of the visits that attack, in an epoch with attacks, from the clean weight and the options
     share: Callable[[float, Mapping[str, Any]], float] | None = None
+    #: its `cost` from the clean weight and the options, where `cost` alone does not tell
     own_cost: Callable[[float, Mapping[str, Any]], Cost] | None = None
 
     @property

@@ -22,8 +22,7 @@ from dpaat.errors import UserError, out_of_memory
 from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS, replacing
 from dpaat.weights import read_weights
 
-HANGUP = getattr(signal, "SIGHUP", None)
-"""The terminal was closed; None on systems without this signal."""
+HANGUP = getattr(signal, "SIGHUP", None)  #: The terminal was closed; None on systems without this signal
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if HANGUP is None else [HANGUP]))
 ASK_EVERY = 10
 """Steps between two questions to the other processes of a run whether to save or stop: each waits for all."""

@@ -32,8 +32,7 @@ from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
 from dpaat.training.validation import RobustOutputs, validation_scores
 from dpaat.weights import RECORD
 
-LOOK_EVERY = 50
-"""Steps between two looks at the device for what went wrong; each waits for it."""
+LOOK_EVERY = 50  #: Steps between two looks at the device for what went wrong; each waits for it
 
 
 class TrainingModule(L.LightningModule):

@@ -21,13 +21,11 @@ from dpaat.training.setup import build, check_splits, make_datamodule, prepare_d
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet
 
-WARMUP = 3
-"""Batches that are not counted: the first ones choose kernels and fill caches."""
+WARMUP = 3  #: Batches that are not counted: the first ones choose kernels and fill caches
 STANDING = {True: 0.5, False: 0.35}
 """Share of the validation images that are attacked at a radius, since only those still standing are: typical of
 adversarial training, and of training without."""
-SAFETY = 0.8
-"""Share of the free memory that a batch may fill."""
+SAFETY = 0.8  #: Share of the free memory that a batch may fill
 
 
 def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = None) -> dict[str, Any]:

@@ -23,13 +23,10 @@ class AMAT(IMA):
     plain cross-entropy from the training pass, are taken once and for all. From then on a sample below the threshold
     is attacked; radii grow by eps_max / 10 in an epoch and never shrink, and $x_n$ of IMA's objective is where the
     loss meets the threshold.
-
-    Attributes:
-        z: the threshold, in standard deviations of the clean losses above their mean.
-        warmup: share of the epochs, one at the least, that learn clean images only and yield the losses.
     """
 
-    z: float = option(2.0, "(-inf, inf)")
+    z: float = option(2.0, "(-inf, inf)")  #: the threshold, in standard deviations of the clean losses above their mean
+    #: share of the epochs, one at the least, that learn clean images only and yield the losses
     warmup: float = option(0.3, "[0, 1]")
 
     @override

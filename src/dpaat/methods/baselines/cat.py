@@ -25,13 +25,10 @@ class CAT(RadiiMethod):
 
     The loss at a soft label is the mean, under that label, of the run's loss to learn from. With a clean weight, the
     clean image keeps its hard label, for its radius is 0.
-
-    Attributes:
-        increment: growth of the radius in one visit, eta in the paper, in pixel units.
-        smoothing: label noise per unit of the radius, c in the paper; times eps at most 1.
     """
 
-    increment: float = option(0.005, "(0, inf)")
+    increment: float = option(0.005, "(0, inf)")  #: growth of the radius in one visit, eta in the paper, in pixel units
+    #: label noise per unit of the radius, c in the paper; times eps at most 1
     smoothing: float = option(10.0, "[0, inf)")
 
     @override

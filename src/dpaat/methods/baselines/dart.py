@@ -17,15 +17,11 @@ class DART(AdversarialTraining):
 
     A fixed radius, but each sample's attack ends where it is stationary enough: below
     $c_t = \max(0, c_{max} (1 - t / T'))$ in epoch t, from 0. Early epochs learn from unfinished attacks.
-
-    Attributes:
-        c_max: threshold of the stationarity in the first epoch, in units of the loss.
-        ramp: share of the epochs in which the threshold falls to 0.
-        weighting: none, as in the paper; or own-loss, each loss times its own value, as in the authors' code.
     """
 
-    c_max: float = option(0.5, "[0, inf)")
-    ramp: float = option(100 / 120, "(0, 1]")
+    c_max: float = option(0.5, "[0, inf)")  #: threshold of the stationarity in the first epoch, in units of the loss
+    ramp: float = option(100 / 120, "(0, 1]")  #: share of the epochs in which the threshold falls to 0
+    #: none, as in the paper; or own-loss, each loss times its own value, as in the authors' code
     weighting: str = option("none", "none | own-loss")
 
     @override

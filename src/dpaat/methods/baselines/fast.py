@@ -35,12 +35,9 @@ class NFGSM(AdversarialTraining):
     $\eta \sim U(B_{k\epsilon})$, then $x' = x + \eta + \epsilon\, d(\nabla_x \ell(f(x + \eta), y))$ with $k = 2$:
     strong noise, and no projection onto the ball, only onto the box. One step, whatever `context.steps`. In L2, which
     the paper does not treat, noise and step are those of the Euclidean ball.
-
-    Attributes:
-        noise: radius of the noise as a multiple of eps.
     """
 
-    noise: float = option(2.0, "[0, inf)")
+    noise: float = option(2.0, "[0, inf)")  #: radius of the noise as a multiple of eps
 
     @override
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -15,14 +15,10 @@ class FAT(AdversarialTraining):
 
     A fixed radius, but an attack that ends at the sample's misclassified iterate number tau + 1: in effect a radius per
     sample, without any memory. tau grows over the epochs: 0, 1, 2.
-
-    Attributes:
-        first_rise: share of the epochs after which tau rises from 0 to 1.
-        second_rise: share of the epochs after which tau rises by one more.
     """
 
-    first_rise: float = option(50 / 120, "[0, 1]")
-    second_rise: float = option(90 / 120, "[0, 1]")
+    first_rise: float = option(50 / 120, "[0, 1]")  #: share of the epochs after which tau rises from 0 to 1
+    second_rise: float = option(90 / 120, "[0, 1]")  #: share of the epochs after which tau rises by one more
 
     @override
     def begin_epoch(self, epoch: int) -> None:

@@ -17,14 +17,11 @@ class GAIRAT(AdversarialTraining):
 
     Closeness is measured by the steps that the training attack needs; the radius is the same for all. The weight is
     the sample's: with a clean weight, it holds for both of its views.
-
-    Attributes:
-        shift: Lambda in the paper; the smaller, the more the weight is concentrated on the quickly turned samples.
-        start: share of the epochs in which all samples weigh the same.
     """
 
+    #: Lambda in the paper; the smaller, the more the weight is concentrated on the quickly turned samples
     shift: float = option(-1.0, "(-inf, inf)")
-    start: float = option(0.5, "[0, 1]")
+    start: float = option(0.5, "[0, 1]")  #: share of the epochs in which all samples weigh the same
     _weight: Tensor | None = None
 
     @override

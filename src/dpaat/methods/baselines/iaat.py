@@ -26,16 +26,13 @@ class IAAT(RadiiMethod):
     attacks are those of fixed-radius training, in eval mode and from the clean image, whose logits they thus yield;
     the authors start at random and leave the network in train mode. They know no largest radius; here it is the
     run's, as for all methods.
-
-    Attributes:
-        gamma: how much larger the radius is that a sample has to withstand, in pixel units.
-        beta: weight of the new radius against the old one.
-        warmup: share of the epochs in which samples that are right get the whole radius and the others none; the
-            authors take 10 epochs.
     """
 
+    #: how much larger the radius is that a sample has to withstand, in pixel units
     gamma: float = option(1.9 / 255, "(0, inf)")
-    beta: float = option(0.1, "(0, 1]")
+    beta: float = option(0.1, "(0, 1]")  #: weight of the new radius against the old one
+    #: share of the epochs in which samples that are right get the whole radius and the others none; the authors take
+    #: 10 epochs
     warmup: float = option(0.05, "[0, 1]")
 
     @override

@@ -27,14 +27,11 @@ class IMA(RadiiMethod):
 
     The attack is that of fixed-radius training, in eval mode; the authors take 20 steps of $4 E_i / 20$ from a random
     start near the sphere.
-
-    Attributes:
-        beta: weight of the adversarial loss against the clean one.
-        increment: growth of a radius in one epoch, and the radius at the start, as a share of eps_max; the authors
-            take from 1/100 to 1/6, with 100 epochs and more.
     """
 
-    beta: float = option(0.5, "[0, 1]")
+    beta: float = option(0.5, "[0, 1]")  #: weight of the adversarial loss against the clean one
+    #: growth of a radius in one epoch, and the radius at the start, as a share of eps_max; the authors take from 1/100
+    #: to 1/6, with 100 epochs and more
     increment: float = option(0.1, "(0, 1]")
     perturbation: EpochRadii
     takes_clean_weight = False

@@ -21,12 +21,9 @@ class MART(Method):
     $BCE(p, y) = -\log p_y - \log(1 - \max_{k \ne y} p_k)$. The attack is that of fixed-radius training; the loss to
     learn from, class imbalance treated, takes the place of $-\log p_y$, and the other terms count alike for every
     sample. The two views go through the network together, and the gradient flows through all factors.
-
-    Attributes:
-        beta: weight of the divergence, lambda in the paper.
     """
 
-    beta: float = option(5.0, "[0, inf)")
+    beta: float = option(5.0, "[0, inf)")  #: weight of the divergence, lambda in the paper
     takes_clean_weight = False
 
     @override

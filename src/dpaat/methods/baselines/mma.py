@@ -28,13 +28,10 @@ class MMA(RadiiMethod):
     $\epsilon_i < d_{max}$, and at $x$ itself for those that are wrong there. Attack and search are made in eval mode;
     the authors search in train mode. Where the true class has less than half of the probability, the soft margin is
     above 0 at $x$ already, and the radius ends at 0.
-
-    Attributes:
-        beta: weight of the margin term against the clean loss.
-        least: smallest radius of the attack that gives the direction, in pixel units; at most eps counts.
     """
 
-    beta: float = option(2 / 3, "[0, 1]")
+    beta: float = option(2 / 3, "[0, 1]")  #: weight of the margin term against the clean loss
+    #: smallest radius of the attack that gives the direction, in pixel units; at most eps counts
     least: float = option(0.005, "(0, inf)")
     takes_clean_weight = False
 

@@ -16,14 +16,10 @@ class RobustLT(AdversarialTraining):
 
     With `--imbalance balanced-softmax` it stands on AT-BSL (Yue et al., CVPR 2024, arXiv 2403.10073), which is `pgd`
     with that same option.
-
-    Attributes:
-        share: a in the paper, how much of the radius the class size decides on.
-        ramp: share of the epochs in which the radii grow from 0 to their full size.
     """
 
-    share: float = option(0.3, "[0, 1]")
-    ramp: float = option(0.8, "[0, 1]")
+    share: float = option(0.3, "[0, 1]")  #: a in the paper, how much of the radius the class size decides on
+    ramp: float = option(0.8, "[0, 1]")  #: share of the epochs in which the radii grow from 0 to their full size
     radii: Tensor
 
     @override

@@ -22,18 +22,12 @@ class TAET(AdversarialTraining):
 
     AT-BSL (Yue et al., CVPR 2024, arXiv 2403.10073), which the paper compares with, needs no method of its own: it is
     `pgd` with `--imbalance balanced-softmax`.
-
-    Attributes:
-        first_stage: share of the epochs that learn clean images only; the value is ours.
-        mean: weight of the mean of the class losses.
-        deviation: weight of their variance.
-        emphasis: weight of their concentration.
     """
 
-    first_stage: float = option(0.3, "[0, 1]")
-    mean: float = option(0.1, "[0, inf)")
-    deviation: float = option(0.1, "[0, inf)")
-    emphasis: float = option(0.1, "[0, inf)")
+    first_stage: float = option(0.3, "[0, 1]")  #: share of the epochs that learn clean images only; the value is ours
+    mean: float = option(0.1, "[0, inf)")  #: weight of the mean of the class losses
+    deviation: float = option(0.1, "[0, inf)")  #: weight of their variance
+    emphasis: float = option(0.1, "[0, inf)")  #: weight of their concentration
 
     @override
     def begin_epoch(self, epoch: int) -> None:

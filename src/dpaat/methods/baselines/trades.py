@@ -27,12 +27,9 @@ class TRADES(Method):
     treated, takes the place of $\ell$, and every sample's divergence counts alike. The attack's clean distribution
     is computed once, the two views of the learning pass go through the network together, and the gradient flows
     through both.
-
-    Attributes:
-        beta: weight of the divergence, 1 / lambda in the paper.
     """
 
-    beta: float = option(6.0, "[0, inf)")
+    beta: float = option(6.0, "[0, inf)")  #: weight of the divergence, 1 / lambda in the paper
     takes_clean_weight = False
 
     @override
