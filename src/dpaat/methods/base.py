@@ -68,6 +68,9 @@ class Method(nn.Module, ABC):
     perturbation: SampleState | None
     takes_clean_weight = True  #: False where an objective weighs clean and adversarial loss by an option of its own
 
+    #: option that is the share of the epochs that learn from clean images only, and the least number of these
+    clean_first: tuple[str, int] | None = None
+
     def __init__(self, context: MethodContext, **options: Any) -> None:
         super().__init__()
         self.context, self.teacher = context, context.teacher

@@ -26,9 +26,6 @@ from dpaat.runs import SPLITS
 from dpaat.training.module import TrainingModule
 from dpaat.weights import open_weights
 
-CLEAN_FIRST = {"amat": ("warmup", 1), "taet": ("first_stage", 0)}
-"""The option of a method that is the share of the epochs that learn from clean images only, and their least number."""
-
 
 def prepare_data(
     config: TrainConfig,
@@ -139,8 +136,8 @@ def build(
 def first_attack(config: TrainConfig, method: MethodInfo) -> int:
     """The first epoch, from 0, in which training images are attacked, by a completed configuration and its method."""
     first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
-    if method.name in CLEAN_FIRST:
-        option, least = CLEAN_FIRST[method.name]
+    if method.build.clean_first:
+        option, least = method.build.clean_first
         first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
     return first
 

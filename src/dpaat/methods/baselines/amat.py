@@ -28,6 +28,7 @@ class AMAT(IMA):
     z: float = option(2.0, "(-inf, inf)")  #: the threshold, in standard deviations of the clean losses above their mean
     #: share of the epochs, one at the least, that learn clean images only and yield the losses
     warmup: float = option(0.3, "[0, 1]")
+    clean_first = ("warmup", 1)
 
     @override
     def begin_epoch(self, epoch: int) -> None:

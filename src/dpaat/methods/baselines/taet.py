@@ -28,6 +28,7 @@ class TAET(AdversarialTraining):
     mean: float = option(0.1, "[0, inf)")  #: weight of the mean of the class losses
     deviation: float = option(0.1, "[0, inf)")  #: weight of their variance
     emphasis: float = option(0.1, "[0, inf)")  #: weight of their concentration
+    clean_first = ("first_stage", 0)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
