@@ -93,8 +93,7 @@ def not_weights(
     source: WeightsFile, inner: Tensors, own: Tensors, needed: Tensors, heads: tuple[str, ...]
 ) -> UserError:
     """The error that says in one line how tensors differ from those of a network."""
-    missing = [n for n in needed if n not in inner]
-    unknown = [n for n in inner if n not in own]
+    missing, unknown = [n for n in needed if n not in inner], [n for n in inner if n not in own]
     wrong = [n for n in needed if n in inner and _form(inner[n]) != _form(needed[n]) and not n.startswith(heads)]
     first = next(iter(missing + wrong + unknown), "none")
     shapes = f" is {_form(inner[first])}, not {_form(needed[first])}" if first in wrong else ""
@@ -227,18 +226,15 @@ def _chosen(source: WeightsFile, complete: list[Found], own: Tensors, key: str |
         if len(kept) != 1:
             raise UserError(f"{source.path}: weights_key {key!r} names {len(kept)} of its sets of weights: {names}")
     averaged = [each for each in kept if each.own and each.prefix.endswith("ema.module.network.")]
-    if len(kept) > 1 and len(averaged) == 1:
-        return averaged[0]  # as the run's own evaluation takes them
+    kept = averaged if len(averaged) == 1 else kept  # as the run's own evaluation takes them
     if len(kept) > 1:
-        raise UserError(
-            f"{source.path}: holds {len(kept)} sets of weights of this model: {names}; choose one with --weights-key"
-        )
+        sets = f"{len(kept)} sets of weights of this model: {names}"
+        raise UserError(f"{source.path}: holds {sets}; choose one with --weights-key")
     return kept[0]
 
 
 def _same(one: Tensors, other: Tensors, own: Tensors) -> bool:
-    names = [n for n in own if n in one or n in other]
-    return all(n in one and n in other and torch.equal(one[n], other[n]) for n in names)
+    return all(n in one and n in other and torch.equal(one[n], other[n]) for n in own if n in one or n in other)
 
 
 def _form(tensor: Tensor) -> str:

@@ -77,16 +77,15 @@ def build_model(
         channels: 1 (grey) or 3 (RGB).
         image_size: pixels at the side.
         stem: "small" undoes the first reduction by 4 by changing strides, so that pretrained kernels stay valid;
-            "auto" keeps the stem that weights were trained with: that of the run for weights of this package, else the
-            original one. Without weights it is small below 48 pixels only.
-        weights: local file of pretrained weights, `.safetensors`, or `.pth` read without running any code in it; a run
-            folder, or an export.
+            "auto" keeps that of the weights: the run's for weights of this package, else the original one. Without
+            weights it is small below 48 pixels only.
+        weights: local file, read without running any code in it; a run folder, or an export.
         pretrained: fetch the weights that timm names for this model.
         weights_key: which of several sets in the file is meant, such as "ema_model".
         mean: of the values that the network takes, 1 or one per channel. Default: the file's, else timm's.
         std: likewise.
-        input_range: least and largest value of a pixel before normalization, such as "0-255"; default "0-1".
-            Without mean and std, values in another range than 0-1 are taken as they are.
+        input_range: of a pixel before normalization, such as "0-255"; default "0-1". Without mean and std, values in
+            another range than 0-1 are taken as they are.
         classes: K class names; a head that is known to be for others is learned anew.
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
 
@@ -133,12 +132,8 @@ def build_model(
     default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
     place = "" if source is None else str(source.path)
     means, deviations, origin = normalization(stated, stored, default, channels=channels, unit=unit, place=place)
-    facts |= {
-        "mean": means.tolist(),
-        "std": deviations.tolist(),
-        "normalization": origin,
-        "input_range": list(stated.range or (0, 1)),
-    }
+    facts |= {"mean": means.tolist(), "std": deviations.tolist(), "normalization": origin}
+    facts["input_range"] = list(stated.range or (0, 1))
     model = Classifier(network, means, deviations, facts)
     _check_fits(model, name, channels, image_size)
     return model
@@ -160,16 +155,10 @@ def describe_weights(facts: dict[str, Any]) -> str | None:
     for name, phrase in _PHRASES.items():
         if weights.get(name) not in (None, 0, ".", "float32"):
             text += phrase.format(weights[name])
-    low, high = facts["input_range"]
-    kind = facts["normalization"]
-    parts = [
-        f"{text}, head {weights['head']} for {weights['classes']} classes",
-        weights.get("outputs_are"),
-        f"stem {facts['stem']}",
-        "not normalized" if kind == "none" else f"mean/std {kind}",
-        f"input {low:g}-{high:g}",
-    ]
-    return f"weights {weights['file']}: {'; '.join(filter(None, parts))}"
+    (low, high), kind = facts["input_range"], facts["normalization"]
+    parts = [f"{text}, head {weights['head']} for {weights['classes']} classes", weights.get("outputs_are")]
+    parts += [f"stem {facts['stem']}", "not normalized" if kind == "none" else f"mean/std {kind}"]
+    return f"weights {weights['file']}: {'; '.join(filter(None, parts))}; input {low:g}-{high:g}"
 
 
 def _stem_of_weights(source: WeightsFile, stem: Stem, image_size: int, *, own: bool) -> Stem:
@@ -188,8 +177,8 @@ def _check_architecture(source: WeightsFile, name: str) -> None:
 
     told = (source.architecture or name).partition(".")[0]
     if told != name.partition(".")[0] and told in timm.list_models():
-        found = f"holds weights of {told!r}, as the file says, not of {name!r}"
-        raise UserError(f"{source.path}: {found}; give --model {told}")
+        found = f"{source.path}: holds weights of {told!r}, as the file says"
+        raise UserError(f"{found}, not of {name!r}; give --model {told}")
 
 
 def check_name(name: str) -> None:
@@ -205,7 +194,6 @@ def _shrink_stem(network: nn.Module, name: str, channels: int) -> list[dict[str,
 
     Layers that read maps of the same size go together: where a block reduces, its shortcut does so too.
     """
-    probe = 256
     strided: dict[int, list[nn.Module]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -215,15 +203,14 @@ def _shrink_stem(network: nn.Module, name: str, channels: int) -> list[dict[str,
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, channels, probe, probe))
+            network.eval()(torch.zeros(1, channels, 256, 256))
     except (RuntimeError, ValueError, AssertionError):
         strided.clear()  # a network for one size of image
     for hook in hooks:
         hook.remove()
 
-    undone = 1
+    undone, changes = 1, list[dict[str, Any]]()
     names = {module: name for name, module in network.named_modules()}
-    changes: list[dict[str, Any]] = []
     for size in sorted(strided, reverse=True):
         if undone >= _STEM_REDUCTION:
             break
@@ -252,10 +239,8 @@ def _check_fits(model: Classifier, name: str, channels: int, image_size: int) ->
         with torch.no_grad():
             logits = model.train()(torch.zeros(2, channels, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"model {name!r} cannot take images of {image_size} x {image_size} pixels ({first_line(error)}); "
-            "try a larger --image-size or --stem small"
-        ) from None
+        size = f"images of {image_size} x {image_size} pixels ({first_line(error)})"
+        raise UserError(f"model {name!r} cannot take {size}; try a larger --image-size or --stem small") from None
     finally:
         model.load_state_dict(state)
     if logits.ndim != 2:

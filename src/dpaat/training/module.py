@@ -51,8 +51,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.config, self.classes, self.adversarial = config, classes, adversarial
         self.model = model.to(memory_format=torch.channels_last)
-        self.method = method
-        self.attacking = True
+        self.method, self.attacking = method, True
         self._clean = Standard(dataclasses.replace(method.context, teacher=None))
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         if self.ema is not None:
@@ -93,8 +92,6 @@ class TrainingModule(L.LightningModule):
         else:
             scheduler = CosineAnnealingLR(optimizer, T_max=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    # --- training
 
     def on_train_start(self) -> None:
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
@@ -147,8 +144,7 @@ class TrainingModule(L.LightningModule):
         self._unsummed.append(torch.stack([output.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)]))
         self._output = output
         # Gradients are averaged over processes, whose shares differ by an image where they do not divide the batch.
-        loss: Tensor = output.loss * (len(y) * processes / total)
-        return loss
+        return output.loss * (len(y) * processes / total)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Let the method's state see the step, average the weights, look for faults; then the step may be saved."""
@@ -187,7 +183,8 @@ class TrainingModule(L.LightningModule):
         if self.trainer.world_size == 1:
             return self._train_sums
         # As int64, bit for bit: not every device has float64.
-        return self._gather(self._train_sums.view(torch.int64).to(self.device)).cpu().view(torch.float64).sum(0)
+        gathered: Any = self.all_gather(self._train_sums.view(torch.int64).to(self.device))
+        return gathered.cpu().view(torch.float64).sum(0)  # type: ignore[no-any-return]
 
     def _sum_up(self) -> None:
         """Bring the sums up to date; waits for the device."""
@@ -195,13 +192,9 @@ class TrainingModule(L.LightningModule):
             self._train_sums += step
         self._unsummed = []
 
-    def _gather(self, values: Tensor) -> Tensor:
-        return self.all_gather(values)  # type: ignore[return-value]
-
     def _batch_size(self, batch_idx: int) -> int:
         """Images of a training batch over all processes."""
-        assert self.trainer.train_dataloader is not None
-        sampler = self.trainer.train_dataloader.batch_sampler
+        sampler = self.trainer.train_dataloader.batch_sampler  # type: ignore[union-attr]
         assert isinstance(sampler, KeyedBatchSampler)
         return sampler.sizes[batch_idx]
 
@@ -214,8 +207,8 @@ class TrainingModule(L.LightningModule):
         def of_all(rows: Tensor) -> Tensor:
             # (processes, rows of each, ...); transposed, rows stand in the order of the batch and padding at its end.
             padding = -(-total // self.trainer.world_size) - len(rows)
-            gathered = self._gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
-            return gathered.transpose(0, 1).flatten(0, 1)[:total]
+            gathered: Any = self.all_gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
+            return gathered.transpose(0, 1).flatten(0, 1)[:total]  # type: ignore[no-any-return]
 
         columns = [output.loss.expand(len(output.index)), *output.rows.values()]
         values = torch.cat([torch.stack([column.detach().float() for column in columns], 1), output.logits.float()], 1)
@@ -223,8 +216,6 @@ class TrainingModule(L.LightningModule):
         rows = {name: rest[k].to(own) for k, (name, own) in enumerate(output.rows.items())}
         logits = torch.stack(rest[len(rows) :], dim=1).to(output.logits)
         return StepOutput(loss.mean().to(output.loss), logits, of_all(output.index), rows)
-
-    # --- validation
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -244,10 +235,8 @@ class TrainingModule(L.LightningModule):
         labels, outputs = self._validation.collect()
         del self._validation
         if not all(logits.isfinite().all() for logits in outputs.values()):
-            raise UserError(
-                f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
-                "the epochs before are kept; try a smaller --lr"
-            )
+            fault = f"training went wrong in epoch {self.current_epoch}: outputs are not finite"
+            raise UserError(f"{fault}; the checkpoints of the epochs before are kept; try a smaller --lr")
         answers = np.array(self.classes)[outputs[0.0].argmax(1).cpu().numpy()]
         self.one_answer = one_answer(answers, labels.cpu().numpy())
         select = self.config.select
