@@ -94,6 +94,17 @@ def step(method: Method, model: nn.Module | None = None, data: tuple[Tensor, Ten
     return output
 
 
+def assert_clean_images_are_mixed_in(made: Method) -> None:
+    """For a method with `ninefold_loss` and a clean weight of 0.25."""
+    model, (index, x, y) = Network(), batch()
+    output = made(model, index, x, y)
+    assert torch.equal(model.shown[-1][:6], x)
+    clean, adversarial = Network()(model.shown[-1]).chunk(2)
+    expected = 0.75 * ninefold_loss(adversarial, y).mean() + 0.25 * ninefold_loss(clean, y).mean()
+    assert torch.allclose(output.loss, expected)
+    assert torch.allclose(output.logits, adversarial)
+
+
 def cost(model: Network, size: int = 6) -> float:
     """Passes per sample in forward passes: an input gradient costs one more, that of the weights two."""
     *attack, learning = model.backwards

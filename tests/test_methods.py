@@ -1,4 +1,3 @@
-import dataclasses
 from importlib import import_module
 
 import pytest
@@ -51,7 +50,7 @@ def test_registry():
 def test_options_are_completed_and_converted():
     info = find_method("dpaat")
     options = complete_options(info, {"ramp": "0.25", "min_steps": "2", "statistic": "median", "damping": 0})
-    assert list(options) == [field.name for field in dataclasses.fields(info.options)]
+    assert list(options) == list(info.build.declared())
     assert (options["ramp"], options["min_steps"], options["statistic"]) == (0.25, 2, "median")
     assert isinstance(options["damping"], float)
     assert complete_options(info, options) == options

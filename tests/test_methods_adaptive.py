@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from dpaat.attacks import pgd
-from dpaat.methods.baselines.amat import AMAT, AMATOptions
-from dpaat.methods.baselines.cat import CAT, CATOptions, random_labels, soft_label_excess
-from dpaat.methods.baselines.iaat import IAAT, IAATOptions, instance_radius
-from dpaat.methods.baselines.ima import AME, IMA, AMEOptions, IMAOptions
-from dpaat.methods.baselines.mma import MMA, MMAOptions, margin_along, soft_margin
-from dpaat.methods.boundary import bisect
-from dpaat.methods.radii_state import EpochRadii, SampleRadii
+from dpaat.methods.baselines.amat import AMAT
+from dpaat.methods.baselines.cat import CAT, random_labels, soft_label_excess
+from dpaat.methods.baselines.iaat import IAAT, instance_radius
+from dpaat.methods.baselines.ima import AME, IMA
+from dpaat.methods.baselines.mma import MMA, margin_along, soft_margin
+from dpaat.methods.searching import bisect
+from dpaat.sample_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,
     EPS,
     STEPS,
     Network,
     OnePixel,
+    assert_clean_images_are_mixed_in,
     batch,
     close,
     context,
@@ -30,21 +31,13 @@ from method_makers import (
     two_classes,
 )
 
-OPTIONS = {
-    IAAT: IAATOptions,
-    CAT: CATOptions,
-    MMA: MMAOptions,
-    IMA: IMAOptions,
-    AME: AMEOptions,
-    AMAT: AMATOptions,
-}
-METHODS = list(OPTIONS)
+METHODS = [IAAT, CAT, MMA, IMA, AME, AMAT]
 MIXING = [IAAT, CAT]
 MARGINS = [MMA, IMA, AME, AMAT]
 
 
 def make(method, *, epoch: int = 9, own_context=None, options: dict[str, object] | None = None, **changes):
-    made = method(own_context or context(**changes), OPTIONS[method](**(options or {})))
+    made = method(own_context or context(**changes), **(options or {}))
     if method is AMAT and epoch == 9:
         made.perturbation.criterion.fill_(1.0)
     made.begin_epoch(epoch)
@@ -130,14 +123,8 @@ def test_radii_are_saved_with_the_model(method):
 
 @pytest.mark.parametrize("method", MIXING)
 def test_clean_images_are_mixed_in(method):
-    model, (index, x, y) = Network(), batch()
     options = {"smoothing": 0.0} if method is CAT else {}
-    output = make(method, options=options, clean_weight=0.25, learn_loss=ninefold_loss)(model, index, x, y)
-    assert torch.equal(model.shown[-1][:6], x)
-    clean, adversarial = Network()(model.shown[-1]).chunk(2)
-    expected = 0.75 * ninefold_loss(adversarial, y).mean() + 0.25 * ninefold_loss(clean, y).mean()
-    assert torch.allclose(output.loss, expected)
-    assert torch.allclose(output.logits, adversarial)
+    assert_clean_images_are_mixed_in(make(method, options=options, clean_weight=0.25, learn_loss=ninefold_loss))
 
 
 @pytest.mark.parametrize("method", MARGINS)

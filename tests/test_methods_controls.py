@@ -5,8 +5,7 @@ import torch
 
 from dpaat.attacks import pgd, pgd_graded
 from dpaat.methods import build_method, find_method
-from dpaat.methods.controls import permute_within
-from dpaat.methods.dpaat import PRESETS
+from dpaat.methods.dpaat import PRESETS, permute_within
 from method_makers import CLASSES, EPS, STEPS, Network, batch, close, context, cost, plain_loss, step
 
 CONTROLS = ["mean", "class-mean", "permuted", "uniform"]

@@ -5,77 +5,40 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dpaat.attacks import pgd
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import MethodContext
-from dpaat.methods.baselines.dart import DART, DARTOptions, converging_pgd, stationarity
-from dpaat.methods.baselines.fast import FGSMRS, NFGSM, NFGSMOptions
-from dpaat.methods.baselines.fat import FAT, FATOptions, early_stopped_pgd
-from dpaat.methods.baselines.gairat import GAIRAT, GAIRATOptions, geometry_weight, pgd_with_kappa
-from dpaat.methods.baselines.mart import MART, MARTOptions, margin_term
+from dpaat.methods.baselines.dart import DART, converging_pgd, stationarity
+from dpaat.methods.baselines.fast import FGSMRS, NFGSM
+from dpaat.methods.baselines.fat import FAT, early_stopped_pgd
+from dpaat.methods.baselines.gairat import GAIRAT, geometry_weight, pgd_with_kappa
+from dpaat.methods.baselines.mart import MART, margin_term
 from dpaat.methods.baselines.pgd import PGDTraining
-from dpaat.methods.baselines.trades import TRADES, TRADESOptions, kl_divergence
+from dpaat.methods.baselines.trades import TRADES, kl_divergence
+from method_makers import (
+    CLASSES,
+    EPS,
+    STEPS,
+    Network,
+    assert_clean_images_are_mixed_in,
+    batch,
+    close,
+    context,
+    ninefold_loss,
+    pixels,
+    plain_loss,
+)
 
-EPS, STEPS, CLASSES = 8 / 255, 3, 3
-OPTIONS = {
-    FGSMRS: None,
-    NFGSM: NFGSMOptions,
-    TRADES: TRADESOptions,
-    MART: MARTOptions,
-    FAT: FATOptions,
-    GAIRAT: GAIRATOptions,
-    DART: DARTOptions,
-}
-METHODS = list(OPTIONS)
+METHODS = [FGSMRS, NFGSM, TRADES, MART, FAT, GAIRAT, DART]
 TIED = [TRADES, MART]
 MIXING = [method for method in METHODS if method not in TIED]
 
 
-def plain_loss(logits: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def ninefold_loss(logits: Tensor, y: Tensor) -> Tensor:
-    return 9 * plain_loss(logits, y)
-
-
-def make(method, *, epoch: int = 0, norm: str = "linf", clean_weight: float = 0.0, loss=plain_loss, **options):
-    context = MethodContext(
-        labels=torch.arange(6) % CLASSES,
-        num_classes=CLASSES,
-        epochs=10,
-        learn_loss=loss,
-        eps=EPS,
-        steps=STEPS,
-        norm=norm,
-        clean_weight=clean_weight,
-    )
-    kind = OPTIONS[method]
-    made = method(context, kind(**options)) if kind else method(context)
+def make(method, *, epoch: int = 0, loss=plain_loss, norm: str = "linf", clean_weight: float = 0.0, **options):
+    made = method(context(learn_loss=loss, norm=norm, clean_weight=clean_weight), **options)
     made.begin_epoch(epoch)
     return made
-
-
-class Network(nn.Module):
-    """A small network with BatchNorm that remembers what it was shown and what came back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, CLASSES)
-        )
-        self.shown: list[Tensor] = []
-        self.backwards: list[int] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.layers(x)
-        self.shown.append(x.detach().clone())
-        if logits.requires_grad:
-            logits.register_hook(lambda gradient: self.backwards.append(len(gradient)))
-        return logits
 
 
 class OnePixel(nn.Module):
@@ -88,20 +51,6 @@ class OnePixel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixel = x.flatten(1)[:, 0]
         return torch.stack([torch.zeros_like(pixel), self.second(pixel)], dim=1)
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    index = torch.arange(6)
-    return index, torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)), index % CLASSES
-
-
-def pixels(*values: float) -> tuple[Tensor, Tensor]:
-    """Images of one pixel, all of class 0."""
-    return torch.tensor(values).reshape(-1, 1, 1, 1), torch.zeros(len(values), dtype=torch.long)
-
-
-def close(found: Tensor, expected: list[float]) -> bool:
-    return torch.allclose(found.flatten(), torch.tensor(expected), atol=1e-6)
 
 
 # --- what all have in common
@@ -167,13 +116,7 @@ def test_unknown_norm_is_refused(method):
 
 @pytest.mark.parametrize("method", MIXING)
 def test_clean_images_are_mixed_in(method):
-    model, (index, x, y) = Network(), batch()
-    output = make(method, clean_weight=0.25, loss=ninefold_loss)(model, index, x, y)
-    assert torch.equal(model.shown[-1][:6], x)
-    clean, adversarial = Network()(model.shown[-1]).chunk(2)
-    expected = 0.75 * ninefold_loss(adversarial, y).mean() + 0.25 * ninefold_loss(clean, y).mean()
-    assert torch.allclose(output.loss, expected)
-    assert torch.allclose(output.logits, adversarial)
+    assert_clean_images_are_mixed_in(make(method, clean_weight=0.25, loss=ninefold_loss))
 
 
 @pytest.mark.parametrize("method", TIED)
@@ -331,19 +274,19 @@ BEYOND = OnePixel(lambda pixel: pixel - 0.65)
     ],
 )
 def test_fat_stops_after_tau_steps_from_misclassified_iterates(tau, expected):
-    x, y = pixels(0.0, 0.3, 0.7)
+    _, x, y = pixels(0.0, 0.3, 0.7)
     assert close(early_stopped_pgd(BEYOND, x, y, eps=0.5, steps=10, tau=tau), expected)
 
 
 @pytest.mark.parametrize(("tau", "expected"), [(0, 0.425), (1, 0.425), (4, 0.425), (10, 0.55)])
 def test_fat_counts_misclassified_iterates_only(tau, expected):
-    x, y = pixels(0.3)
+    _, x, y = pixels(0.3)
     bump = OnePixel(lambda pixel: 0.05 - (pixel - 0.45).abs())  # to and fro: 0.425, where it is wrong, and 0.55
     assert close(early_stopped_pgd(bump, x, y, eps=0.5, steps=10, tau=tau), [expected])
 
 
 def test_fat_grows_more_patient():
-    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0), FATOptions())
+    made = FAT(MethodContext(torch.zeros(1), 2, 120, plain_loss, EPS, STEPS, "linf", 0.0))
     assert made.tau == 0
     taus = []
     for epoch in (0, 49, 50, 89, 90, 119):
@@ -366,7 +309,7 @@ def test_fat_learns_from_the_stopped_images():
 
 
 def test_kappa_counts_correct_iterates():
-    x, y = pixels(0.0, 0.3, 0.7)
+    _, x, y = pixels(0.0, 0.3, 0.7)
     x_adv, kappa = pgd_with_kappa(BEYOND, x, y, eps=0.5, steps=10)
     assert kappa.tolist() == [10, 3, 0]
     assert close(x_adv, [0.5, 0.8, 1.0])
@@ -417,12 +360,12 @@ def test_stationarity_by_hand(norm, dual):
 def test_dart_stops_where_stationary_enough(threshold, expected):
     # The loss is 100 + pixel below 0.5 and rises 4 times as fast above; steps of 0.1 inside a radius of 0.4.
     model = OnePixel(lambda pixel: 100 + torch.where(pixel < 0.5, pixel, 4 * pixel))
-    x, y = pixels(0.0, 0.55, 0.25)
+    _, x, y = pixels(0.0, 0.55, 0.25)
     assert close(converging_pgd(model, x, y, eps=0.4, steps=10, threshold=threshold), expected)
 
 
 def test_dart_threshold_falls_to_zero():
-    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0), DARTOptions())
+    made = DART(MethodContext(torch.zeros(1), 2, 12, plain_loss, EPS, STEPS, "linf", 0.0))
     thresholds = []
     for epoch in (0, 5, 10, 11):
         made.begin_epoch(epoch)

@@ -6,16 +6,15 @@ import pytest
 import torch
 
 from dpaat.attacks import pgd
-from dpaat.methods.baselines.robustlt import RobustLT, RobustLTOptions, class_radii
-from dpaat.methods.baselines.taet import TAET, TAETOptions, harl
+from dpaat.methods.baselines.robustlt import RobustLT, class_radii
+from dpaat.methods.baselines.taet import TAET, harl
 from method_makers import CLASSES, EPS, STEPS, Network, batch, close, context, cost, ninefold_loss, plain_loss
 
-OPTIONS = {TAET: TAETOptions, RobustLT: RobustLTOptions}
-METHODS = list(OPTIONS)
+METHODS = [TAET, RobustLT]
 
 
 def make(method, *, epoch: int = 9, options: dict[str, object] | None = None, **changes):
-    made = method(context(**changes), OPTIONS[method](**(options or {})))
+    made = method(context(**changes), **(options or {}))
     made.begin_epoch(epoch)
     return made
 

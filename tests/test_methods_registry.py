@@ -10,7 +10,7 @@ from dpaat.benchmark.cost import step_passes
 from dpaat.config import TrainConfig, complete
 from dpaat.methods import METHODS, Cost, Method, build_method, complete_options, find_method, register_method
 from dpaat.methods.base import Standard
-from dpaat.methods.dpaat import DPAAT, DPAATOptions
+from dpaat.methods.dpaat import DPAAT
 from dpaat.methods.registry import FIXED, LARGEST
 from dpaat.methods.teacher import SelfTeacher
 from method_makers import Network, batch, context, cost
@@ -21,27 +21,27 @@ TIED = {"trades", "mart", "mma", "ima", "ame", "amat"}
 
 
 def test_a_name_is_given_once(monkeypatch):
-    monkeypatch.setattr(import_module("dpaat.methods.registry"), "METHODS", dict(METHODS))
+    monkeypatch.setitem(METHODS, "pgd", METHODS["pgd"])
     register_method("pgd", "the same class again", eps=FIXED)(METHODS["pgd"].build)
 
     class Another(Standard):
         pass
 
     for name in ("pgd", "dpaat"):
-        with pytest.raises(ValueError, match=f"a method called '{name}' is registered already"):
+        with pytest.raises(ValueError, match=f"another method called '{name}' is registered already"):
             register_method(name, "another class", eps=FIXED)(Another)
 
 
 def test_a_method_from_elsewhere_can_be_named(monkeypatch):
-    registry = import_module("dpaat.methods.registry")
-    monkeypatch.setattr(registry, "METHODS", dict(METHODS))
+    monkeypatch.setitem(METHODS, "own", METHODS["pgd"])  # so that it is taken back
+    METHODS.pop("own")
 
     @register_method("own", "a method of one's own", eps=FIXED)
     class Own(Method):
         def forward(self, model, index, x, y):
             raise NotImplementedError
 
-    assert isinstance(build_method(registry.find_method("own"), context(), {}), Own)
+    assert isinstance(build_method(find_method("own"), context(), {}), Own)
     assert complete(TrainConfig(method="own")).eps == "4/255"
 
 
@@ -135,18 +135,19 @@ def test_weight_perturbation_costs_a_pass_for_every_view_learned_from(name):
 def test_presets():
     """What each name stands for: whoever changes a number here changes a method that others have run."""
     found = {
-        name: (info.eps, info.clean_weight, info.adv_start, info.self_teacher, info.options)
+        name: (info.eps, info.clean_weight, info.adv_start, info.self_teacher, info.defaults)
         for name, info in METHODS.items()
         if info.build is DPAAT
     }
-    stepped = DPAATOptions(rule="step", eps_min=0.0, eps_init=0.125, views="both", min_steps=0)
-    turns = replace(stepped, views="alternate")
+    own = {name: declared.default for name, declared in DPAAT.declared().items()}
+    stepped = own | {"rule": "step", "eps_min": 0.0, "eps_init": 0.125, "views": "both", "min_steps": 0}
+    turns = stepped | {"views": "alternate"}
     assert found == {
-        "dpaat": (LARGEST, 0.85, 0.5, 0.7, DPAATOptions()),
-        "dpaat-v1": (4 / 255, 0.85, 0.5, 0.0, replace(turns, eps_init=0.25, min_steps=5)),
+        "dpaat": (LARGEST, 0.85, 0.5, 0.7, own),
+        "dpaat-v1": (4 / 255, 0.85, 0.5, 0.0, turns | {"eps_init": 0.25, "min_steps": 5}),
         "dpaat-half": (LARGEST, 0.5, 0.0, 0.0, stepped),
-        "dpaat-fast": (LARGEST, 0.5, 0.0, 0.0, replace(turns, min_steps=1, steps_scale=0.5)),
-        "dpaat-paper": (LARGEST, 0.0, 0.0, 0.0, replace(turns, scope="global", track="adversarial")),
+        "dpaat-fast": (LARGEST, 0.5, 0.0, 0.0, turns | {"min_steps": 1, "steps_scale": 0.5}),
+        "dpaat-paper": (LARGEST, 0.0, 0.0, 0.0, turns | {"scope": "global", "track": "adversarial"}),
     }
     assert all(info.moves_radius for info in METHODS.values() if info.build is DPAAT)
 

@@ -159,7 +159,7 @@ def test_devices_may_change_on_the_command_line(tiny_images, tmp_path, capfd):
 
 
 def test_broken_in_the_middle_of_an_epoch(tiny_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(dpaat.training.keeping, "ASK_EVERY", 1)
+    monkeypatch.setattr(dpaat.training.checkpointing, "ASK_EVERY", 1)
     changes = {"save_every": 0, "ema_decay": 0.9}
     whole = run(tiny_images, tmp_path / "whole", 2, **changes)
     broken = tmp_path / "broken"

@@ -1,7 +1,5 @@
 """A trained network for other programs: ONNX and safetensors, checked against the original."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import runpy
@@ -25,8 +23,7 @@ from dpaat.weights import RECORD
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
 README, REBUILD = "README.md", "rebuild.py"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4
-"""Largest difference of a logit, relative to 1 and to the logit, whichever is more."""
+TOLERANCE = 1e-4  #: Largest difference of a logit, relative to 1 and to the logit, whichever is more
 
 
 def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
@@ -34,15 +31,8 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
 
     The ONNX model takes `images` `(B, C, H, W)`, float32 in [0, 1], for any B, and gives `logits` `(B, K)`;
     normalization is inside. The safetensors hold the network's weights by timm's names; `model.json` says what else is
-    needed, such as the strides of a small stem, and `rebuild.py` builds the network from both.
-
-    Args:
-        path: the run folder.
-        out: the folder to write into.
-        images: how many test images to compare on; random ones where the run's data are not there.
-
-    Returns:
-        What stands in `model.json`.
+    needed, such as the strides of a small stem, and is returned; `rebuild.py` builds the network from both. The logits
+    of `images` test images are compared; of random ones where the run's data are not there.
 
     Raises:
         UserError: no run, the extra `export` is not installed, a network that ONNX cannot express, outputs that differ.
@@ -65,9 +55,7 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
         "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit}
         | {"window": run.info.get("window") or "full"},
         "output": {"name": "logits", "shape": ["batch", len(run.info["classes"])]},
-        "network": run.info.get("network"),
-        "licence": run.info.get("licence"),
-        "citation": run.info.get("citation"),
+        **{name: run.info.get(name) for name in ("network", "licence", "citation")},
     }
     with torch.inference_mode():
         expected = model(x).numpy()
@@ -97,8 +85,7 @@ def _test_images(run: Run, count: int) -> tuple[Tensor, str]:
     try:
         data = run.prepare(progress=False)
     except UserError:
-        size = run.config.image_size
-        shape = (count, int(run.info["channels"]), size, size)
+        shape = (count, int(run.info["channels"]), *(run.config.image_size,) * 2)
         return torch.rand(shape, generator=torch.Generator().manual_seed(0)), "random images"
     rows = data.rows("test")[:count]
     return torch.from_numpy(np.ascontiguousarray(data.images[rows])).float() / 255, "test images"
@@ -108,15 +95,9 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            program = torch.onnx.export(
-                model,
-                (x[:2],),
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                verbose=False,
-            )
+            names = {"input_names": ["images"], "output_names": ["logits"]}
+            batch = ({0: torch.export.Dim("batch")},)
+            program = torch.onnx.export(model, (x[:2],), **names, dynamic_shapes=batch, dynamo=True, verbose=False)  # type: ignore[arg-type]
         except Exception as error:  # whatever a network holds that the exporter cannot express
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: this network cannot be written as ONNX: {reason}") from None
@@ -134,12 +115,9 @@ def _write_weights(model: Classifier, run: Run, path: Path) -> None:
 
 def _readme(card: dict[str, Any]) -> str:
     """What the folder holds and how to use it; the numbers stand in the card."""
-    side, lines = card["image_size"], card["strides"]
-    stem = (
-        f"timm's {card['model']} with {len(lines)} strides changed, as `strides` in `{CARD}` lists"
-        if lines
-        else "timm's"
-    )
+    side, stem = card["image_size"], "timm's"
+    if lines := card["strides"]:
+        stem = f"timm's {card['model']} with {len(lines)} strides changed, as `strides` in `{CARD}` lists"
     return f"""# {card["model"]}, {len(card["classes"])} classes
 
 Images are ({card["channels"]}, {side}, {side}), float32, values in [0, 1]; logits are in the order of `classes` in

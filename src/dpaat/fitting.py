@@ -1,7 +1,5 @@
 """Which tensors of a file are a network's, and how they are put into it."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator
@@ -15,8 +13,7 @@ from torch import Tensor, nn
 from dpaat.errors import UserError
 from dpaat.weights import WeightsFile
 
-_COUNTERS = ("total_ops", "total_params")
-"""Left in a state dict by a tool that counts operations."""
+_COUNTERS = ("total_ops", "total_params")  #: Left in a state dict by a tool that counts operations
 _STATISTICS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 """How modules call the normalization that they do before the network."""
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|network|net)\.)+")
@@ -29,15 +26,9 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The tensors of one network in a file.
+    """The tensors of one network in a file, those under the same prefix (`inner`) and those beside them (`outer`)."""
 
-    Attributes:
-        key: their place, such as "state_dict.ema_model"; "." for the top level.
-        inner: tensors by the network's names, and what else stands under the same prefix.
-        outer: other tensors beside them.
-    """
-
-    key: str
+    key: str  #: Their place, such as "state_dict.ema_model"; "." for the top level
     prefix: str
     inner: Tensors
     outer: Tensors
@@ -64,43 +55,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded.
-
-    Attributes:
-        key: see `Found`.
-        tensors: of the network.
-        loaded: those that came from the file.
-        filled: counters of batches that the file lacks.
-        ignored: counters in the file that are no part of the network.
-        head: "kept", or "new" where it is to be learned.
-        outputs: of the head in the file, None where it has none.
-        adapted_from: channels that the first layer was adapted from, None where it was not.
-        dtype: of the tensors in the file.
-    """
+    """How many of the network's `tensors` came from the file, and what was done about the others."""
 
     key: str
     tensors: int
     loaded: int
-    filled: int
-    ignored: int
-    head: str
-    outputs: int | None
-    adapted_from: int | None
+    filled: int  #: Counters of batches that the file lacks
+    ignored: int  #: Counters in the file that are no part of the network
+    head: str  #: "kept", or "new" where it is to be learned
+    outputs: int | None  #: Of the head in the file, None where it has none
+    adapted_from: int | None  #: Channels that the first layer was adapted from, None where it was not
     dtype: str
 
 
 def find(source: WeightsFile, network: nn.Module, config: dict[str, Any], key: str | None, channels: int) -> Found:
     """Find a network's tensors in a file, under whatever prefix and in whatever dict they stand.
 
-    Args:
-        source: the file.
-        network: of timm.
-        config: timm's, which names head and first layer.
-        key: which of several sets is meant, such as "ema_model".
-        channels: of the images.
-
-    Raises:
-        UserError: none, or several and no `key` that says which.
+    `config` is timm's, which names head and first layer; `key` says which of several sets is meant.
     """
     own = network.state_dict()
     heads = _names(config, "classifier")
@@ -122,8 +93,7 @@ def not_weights(
     source: WeightsFile, inner: Tensors, own: Tensors, needed: Tensors, heads: tuple[str, ...]
 ) -> UserError:
     """The error that says in one line how tensors differ from those of a network."""
-    missing = [n for n in needed if n not in inner]
-    unknown = [n for n in inner if n not in own]
+    missing, unknown = [n for n in needed if n not in inner], [n for n in inner if n not in own]
     wrong = [n for n in needed if n in inner and _form(inner[n]) != _form(needed[n]) and not n.startswith(heads)]
     first = next(iter(missing + wrong + unknown), "none")
     shapes = f" is {_form(inner[first])}, not {_form(needed[first])}" if first in wrong else ""
@@ -143,30 +113,16 @@ def load(
     channels: int,
     new_head: bool | None,
 ) -> Loaded:
-    """Put the tensors that were found into the network.
+    """Put the tensors that were found into the network; UserError for others, and for a head to keep that does not fit.
 
-    Args:
-        source: the file.
-        found: see `find`.
-        network: of timm.
-        config: timm's, which names head and first layer.
-        num_classes: K.
-        channels: of the images.
-        new_head: whether the head is to be learned anew; None where it does not fit only.
-
-    Raises:
-        UserError: tensors that the network does not have, or a head that was to be kept and does not fit.
+    `new_head` says whether the head is to be learned anew; None where it does not fit only.
     """
     from timm.models import adapt_input_conv
 
     own, heads = network.state_dict(), _names(config, "classifier")
     state = {n: t for n, t in found.inner.items() if n in own}
     surplus = {n: t for n, t in found.inner.items() if n not in own and not _is_statistic(n, t)}
-    ignored = {
-        n
-        for n, t in surplus.items()
-        if n.rpartition(".")[2] in _COUNTERS or (t.numel() == 1 and not t.is_floating_point())
-    }
+    ignored = {n for n, t in surplus.items() if _is_counter(n, t)}
     if surplus.keys() - ignored:
         raise not_weights(source, {n: t for n, t in found.inner.items() if n not in ignored}, own, {}, heads)
     adapted = None
@@ -180,25 +136,22 @@ def load(
     outputs = None if weight is None else int(weight.shape[0])
     fits = all(n in state and state[n].shape == own[n].shape for n in head)
     if new_head is False and not fits:
+        fault = f"its head has {outputs} outputs, but there are {num_classes} classes; name its outputs"
+        fault += ", in their order, with --classes"
         if outputs is None:
-            raise UserError(
-                f"{source.path}: holds no head ({head[0]} is missing), so it cannot classify; train it first"
-            )
-        raise UserError(
-            f"{source.path}: its head has {outputs} outputs, but there are {num_classes} classes; name its outputs, in "
-            "their order, with --classes"
-        )
-    if new_head or not fits:
-        state |= {n: own[n] for n in head}
+            fault = f"holds no head ({head[0]} is missing), so it cannot classify; train it first"
+        raise UserError(f"{source.path}: {fault}")
+    fresh = bool(new_head or not fits)
+    state |= {n: own[n] for n in head if fresh}
     filled = {n: t for n, t in own.items() if n not in state}
     network.load_state_dict(state | filled)
     return Loaded(
         key=found.key,
         tensors=len(own),
-        loaded=len(state) - (len(head) if new_head or not fits else 0),
+        loaded=len(state) - len(head) * fresh,
         filled=len(filled),
         ignored=len(ignored),
-        head="new" if new_head or not fits else "kept",
+        head="new" if fresh else "kept",
         outputs=outputs,
         adapted_from=adapted,
         dtype=str(next(t.dtype for t in state.values() if t.is_floating_point())).removeprefix("torch."),
@@ -273,23 +226,24 @@ def _chosen(source: WeightsFile, complete: list[Found], own: Tensors, key: str |
         if len(kept) != 1:
             raise UserError(f"{source.path}: weights_key {key!r} names {len(kept)} of its sets of weights: {names}")
     averaged = [each for each in kept if each.own and each.prefix.endswith("ema.module.network.")]
-    if len(kept) > 1 and len(averaged) == 1:
-        return averaged[0]  # as the run's own evaluation takes them
+    kept = averaged if len(averaged) == 1 else kept  # as the run's own evaluation takes them
     if len(kept) > 1:
-        raise UserError(
-            f"{source.path}: holds {len(kept)} sets of weights of this model: {names}; choose one with --weights-key"
-        )
+        sets = f"{len(kept)} sets of weights of this model: {names}"
+        raise UserError(f"{source.path}: holds {sets}; choose one with --weights-key")
     return kept[0]
 
 
 def _same(one: Tensors, other: Tensors, own: Tensors) -> bool:
-    names = [n for n in own if n in one or n in other]
-    return all(n in one and n in other and torch.equal(one[n], other[n]) for n in names)
+    return all(n in one and n in other and torch.equal(one[n], other[n]) for n in own if n in one or n in other)
 
 
 def _form(tensor: Tensor) -> str:
     kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
     return f"{tuple(tensor.shape)}{kind}"
+
+
+def _is_counter(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] in _COUNTERS or (tensor.numel() == 1 and not tensor.is_floating_point())
 
 
 def _is_statistic(name: str, tensor: Tensor) -> bool:

@@ -42,7 +42,7 @@ def _methods(containing: str) -> RenderableType:
         if containing not in info.name:
             continue
         radius = format_radius(info.eps) if info.adversarial else ""
-        own = {} if info.options is None else vars(info.options)
+        own = info.defaults
         cost = str(info.step_cost(info.clean_weight, own, info.adv_start, info.self_teacher))
         source = f" ({info.reference})" if info.reference else ""
         weight = f"{info.clean_weight:g}" if radius else ""

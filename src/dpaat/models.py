@@ -1,7 +1,5 @@
 """Any timm CNN as a classifier of images in [0, 1], with normalization inside and a stem that fits small images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,20 +13,23 @@ from dpaat.normalization import Numbers, normalization, parse_normalization
 from dpaat.weights import WeightsFile, open_weights
 
 Stem = Literal["auto", "original", "small"]
-SMALL_IMAGE = 48
-"""Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew."""
+SMALL_IMAGE = 48  #: Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew
 _STEM_REDUCTION = 4
+_PHRASES = {
+    "key": " of {}",
+    "dtype": " in {}",
+    "filled": ", {} counters filled in",
+    "ignored": ", {} counters ignored",
+    "adapted_from": ", first layer adapted from {} channels",
+}
 
 
 class Classifier(nn.Module):
-    """A network behind the normalization it was made for.
+    """A network of timm behind the normalization it was made for.
 
-    Keeping normalization inside lets every attack work on images in [0, 1], whatever the network expects.
-
-    Attributes:
-        network: of timm.
-        facts: what its state dict does not tell, ready for JSON: `stem` and the `strides` that were changed for it,
-            `mean`, `std` and where they come from, and how `weights` were read, None for new ones.
+    Keeping normalization inside lets every attack work on images in [0, 1], whatever the network expects. `facts` are
+    what its state dict does not tell, ready for JSON: `stem` and the `strides` that were changed for it, `mean`, `std`
+    and where they come from, and how `weights` were read, None for new ones.
     """
 
     mean: Tensor
@@ -49,8 +50,7 @@ class Classifier(nn.Module):
             raise BadValueError(
                 f"images must be of shape (B, {channels}, H, W), floating in [0, 1], not {tuple(x.shape)}, {x.dtype}"
             )
-        logits: Tensor = self.network((x - self.mean) / self.std)
-        return logits
+        return self.network((x - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
 def build_model(
@@ -77,16 +77,15 @@ def build_model(
         channels: 1 (grey) or 3 (RGB).
         image_size: pixels at the side.
         stem: "small" undoes the first reduction by 4 by changing strides, so that pretrained kernels stay valid;
-            "auto" keeps the stem that weights were trained with: that of the run for weights of this package, else the
-            original one. Without weights it is small below 48 pixels only.
-        weights: local file of pretrained weights, `.safetensors`, or `.pth` read without running any code in it; a run
-            folder, or an export.
+            "auto" keeps that of the weights: the run's for weights of this package, else the original one. Without
+            weights it is small below 48 pixels only.
+        weights: local file, read without running any code in it; a run folder, or an export.
         pretrained: fetch the weights that timm names for this model.
         weights_key: which of several sets in the file is meant, such as "ema_model".
         mean: of the values that the network takes, 1 or one per channel. Default: the file's, else timm's.
         std: likewise.
-        input_range: least and largest value of a pixel before normalization, such as "0-255"; default "0-1".
-            Without mean and std, values in another range than 0-1 are taken as they are.
+        input_range: of a pixel before normalization, such as "0-255"; default "0-1". Without mean and std, values in
+            another range than 0-1 are taken as they are.
         classes: K class names; a head that is known to be for others is learned anew.
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
 
@@ -115,20 +114,11 @@ def build_model(
     stored: list[tuple[Tensor, Tensor]] = []
     unit = False
     if source is not None:
-        found = find(source, network, config, weights_key, channels)
-        record = source.record
-        other_classes = not keep_head and classes is not None and (source.classes or tuple(classes)) != tuple(classes)
-        loaded = load(
-            source,
-            found,
-            network,
-            config,
-            num_classes=num_classes,
-            channels=channels,
-            new_head=False if keep_head else other_classes or None,
-        )
-        unit = found.own or bool(record)
-        stored = found.statistics
+        found, record = find(source, network, config, weights_key, channels), source.record
+        other_classes = classes is not None and (source.classes or tuple(classes)) != tuple(classes)
+        new_head = False if keep_head else other_classes or None
+        loaded = load(source, found, network, config, num_classes=num_classes, channels=channels, new_head=new_head)
+        unit, stored = found.own or bool(record), found.statistics
         if not stored and "mean" in record:
             stored = [(torch.tensor(record["mean"]), torch.tensor(record["std"]))]
         stem = _stem_of_weights(source, stem, image_size, own=found.own)
@@ -142,12 +132,8 @@ def build_model(
     default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
     place = "" if source is None else str(source.path)
     means, deviations, origin = normalization(stated, stored, default, channels=channels, unit=unit, place=place)
-    facts |= {
-        "mean": means.tolist(),
-        "std": deviations.tolist(),
-        "normalization": origin,
-        "input_range": list(stated.range or (0, 1)),
-    }
+    facts |= {"mean": means.tolist(), "std": deviations.tolist(), "normalization": origin}
+    facts["input_range"] = list(stated.range or (0, 1))
     model = Classifier(network, means, deviations, facts)
     _check_fits(model, name, channels, image_size)
     return model
@@ -166,23 +152,13 @@ def describe_weights(facts: dict[str, Any]) -> str | None:
     if not weights:
         return None
     text = f"{weights.get('loaded')} of {weights['tensors']} tensors" if weights.get("tensors") else "fetched"
-    for name, phrase in {
-        "key": "of {}",
-        "dtype": "in {}",
-        "filled": ", {} counters filled in",
-        "ignored": ", {} counters ignored",
-        "adapted_from": ", first layer adapted from {} channels",
-    }.items():
+    for name, phrase in _PHRASES.items():
         if weights.get(name) not in (None, 0, ".", "float32"):
-            text += ("" if phrase.startswith(",") else " ") + phrase.format(weights[name])
-    parts = [f"{text}, head {weights['head']} for {weights['classes']} classes"]
-    if weights.get("outputs_are"):
-        parts.append(weights["outputs_are"])
-    parts.append(f"stem {facts['stem']}")
-    low, high = facts["input_range"]
-    kind = facts["normalization"]
-    parts.append("not normalized" if kind == "none" else f"mean/std {kind}")
-    return f"weights {weights['file']}: {'; '.join([*parts, f'input {low:g}-{high:g}'])}"
+            text += phrase.format(weights[name])
+    (low, high), kind = facts["input_range"], facts["normalization"]
+    parts = [f"{text}, head {weights['head']} for {weights['classes']} classes", weights.get("outputs_are")]
+    parts += [f"stem {facts['stem']}", "not normalized" if kind == "none" else f"mean/std {kind}"]
+    return f"weights {weights['file']}: {'; '.join(filter(None, parts))}; input {low:g}-{high:g}"
 
 
 def _stem_of_weights(source: WeightsFile, stem: Stem, image_size: int, *, own: bool) -> Stem:
@@ -190,10 +166,8 @@ def _stem_of_weights(source: WeightsFile, stem: Stem, image_size: int, *, own: b
         return stem
     known: Stem | None = source.record.get("stem")
     if known is None and (own or source.record) and image_size < SMALL_IMAGE:
-        raise UserError(
-            f"{source.path}: a network of dpaat without a record of its stem; give --stem small or --stem original, or "
-            "the file in its run folder"
-        )
+        remedy = "give --stem small or --stem original, or the file in its run folder"
+        raise UserError(f"{source.path}: a network of dpaat without a record of its stem; {remedy}")
     return known or "original"
 
 
@@ -203,17 +177,12 @@ def _check_architecture(source: WeightsFile, name: str) -> None:
 
     told = (source.architecture or name).partition(".")[0]
     if told != name.partition(".")[0] and told in timm.list_models():
-        raise UserError(
-            f"{source.path}: holds weights of {told!r}, as the file says, not of {name!r}; give --model {told}"
-        )
+        found = f"{source.path}: holds weights of {told!r}, as the file says"
+        raise UserError(f"{found}, not of {name!r}; give --model {told}")
 
 
 def check_name(name: str) -> None:
-    """Look a model up by name, without building it.
-
-    Raises:
-        UserError: no such model; names the nearest ones.
-    """
+    """Raise UserError for a name that timm does not know, with the nearest ones."""
     import timm
 
     if name not in timm.list_models() and name not in timm.list_pretrained():
@@ -221,14 +190,10 @@ def check_name(name: str) -> None:
 
 
 def _shrink_stem(network: nn.Module, name: str, channels: int) -> list[dict[str, Any]]:
-    """Set strides to 1 until the first reduction by 4 is undone.
+    """Set strides to 1 until the first reduction by 4 is undone; returns the new attributes of each `module` changed.
 
     Layers that read maps of the same size go together: where a block reduces, its shortcut does so too.
-
-    Returns:
-        What was changed: `module`, its new `stride` and, where it is another one, its new `kernel_size`.
     """
-    probe = 256
     strided: dict[int, list[nn.Module]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -238,15 +203,14 @@ def _shrink_stem(network: nn.Module, name: str, channels: int) -> list[dict[str,
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, channels, probe, probe))
+            network.eval()(torch.zeros(1, channels, 256, 256))
     except (RuntimeError, ValueError, AssertionError):
         strided.clear()  # a network for one size of image
     for hook in hooks:
         hook.remove()
 
-    undone = 1
+    undone, changes = 1, list[dict[str, Any]]()
     names = {module: name for name, module in network.named_modules()}
-    changes: list[dict[str, Any]] = []
     for size in sorted(strided, reverse=True):
         if undone >= _STEM_REDUCTION:
             break
@@ -275,10 +239,8 @@ def _check_fits(model: Classifier, name: str, channels: int, image_size: int) ->
         with torch.no_grad():
             logits = model.train()(torch.zeros(2, channels, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"model {name!r} cannot take images of {image_size} x {image_size} pixels ({first_line(error)}); "
-            "try a larger --image-size or --stem small"
-        ) from None
+        size = f"images of {image_size} x {image_size} pixels ({first_line(error)})"
+        raise UserError(f"model {name!r} cannot take {size}; try a larger --image-size or --stem small") from None
     finally:
         model.load_state_dict(state)
     if logits.ndim != 2:

@@ -1,7 +1,5 @@
 """Mean, standard deviation and range of the values that a network was trained on: stated, stored, or timm's."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -19,12 +17,9 @@ _HINT = "; did you mean --input-range 0-255?"
 
 @dataclass(frozen=True)
 class Stated:
-    """What a user says about the values that a network takes.
+    """What a user says about the values that a network takes; None where nothing is said.
 
-    Attributes:
-        mean: of 1 or C values, in the unit of `range`; None where nothing is said.
-        std: likewise, above 0.
-        range: least and largest value of a pixel; None where nothing is said.
+    Mean and std, of 1 or C values, are in the unit of the range, which goes from the least to the largest of a pixel.
     """
 
     mean: tuple[float, ...] | None
@@ -33,11 +28,7 @@ class Stated:
 
 
 def parse_normalization(mean: Numbers, std: Numbers, input_range: str | None) -> Stated:
-    """Read the options mean, std and input_range.
-
-    Raises:
-        UserError: not numbers, a standard deviation of 0, a mean out of the range, or one of the two alone.
-    """
+    """Read the options mean, std and input_range; UserError where they cannot be meant so."""
     means, deviations = _numbers(mean, "mean"), _numbers(std, "std")
     bounds = None if input_range is None else _range(input_range)
     if (means is None) != (deviations is None):
@@ -68,19 +59,9 @@ def normalization(
 ) -> tuple[Tensor, Tensor, str]:
     """Decide on mean and std; what stands in the file wins and must agree with what is stated.
 
-    Args:
-        stated: by the user.
-        stored: different pairs of mean and std in the file, each of 1 or C values.
-        default: timm's mean and std, of values in [0, 1].
-        channels: C.
-        unit: whether stored values count in [0, 1], whatever `stated` says.
-        place: the file, for messages.
-
-    Returns:
-        Mean and std `(C,)` for images in [0, 1], and where they come from.
-
-    Raises:
-        UserError: numbers of a wrong count, out of the range, or that contradict one another.
+    `stored` are the different pairs of mean and std in the file, each of 1 or C values, which count in [0, 1] where
+    `unit` says so, whatever is stated. Returns mean and std `(C,)` for images in [0, 1], and where they come from;
+    UserError for numbers of a wrong count, out of the range, or that contradict one another.
     """
     bounds = stated.range or UNIT
     said = None
@@ -96,11 +77,9 @@ def normalization(
             pairs = "; ".join(f"{mean.tolist()} / {std.tolist()}" for mean, std in stored)
             raise UserError(f"{place}: holds several pairs of mean and std ({pairs}); say which with --mean and --std")
         scale = UNIT if unit else bounds
-        found = []
-        for mean, std in stored:
-            if not unit:
-                _check_mean(mean.tolist(), scale, f"{place}: mean")
-            found.append(_in_unit(mean, std, scale))
+        for mean, _ in () if unit else stored:
+            _check_mean(mean.tolist(), scale, f"{place}: mean")
+        found = [_in_unit(mean, std, scale) for mean, std in stored]
         states = stated.mean is not None or (unit and said is not None)
         agreeing = [pair for pair in found if not states or (said is not None and _close(pair, said))]
         if not agreeing:
@@ -109,12 +88,12 @@ def normalization(
                 f"{place}: was trained with mean {means} and std {deviations} of values in 0-1, as the file says; "
                 "leave --mean, --std and --input-range out"
             )
-        return *(_per_channel(part, channels) for part in agreeing[0]), "of the file"  # type: ignore[return-value]
-    if said is not None:
-        source = "as given" if stated.mean is not None else "none"
-        return _per_channel(said[0], channels), _per_channel(said[1], channels), source
-    mean, std = (_per_channel(torch.tensor(tuple(part)), channels) for part in default)
-    return mean, std, "of timm"
+        chosen, source = agreeing[0], "of the file"
+    elif said is not None:
+        chosen, source = said, "as given" if stated.mean is not None else "none"
+    else:
+        chosen, source = (torch.tensor(tuple(default[0])), torch.tensor(tuple(default[1]))), "of timm"
+    return _per_channel(chosen[0], channels), _per_channel(chosen[1], channels), source
 
 
 def _in_unit(mean: Tensor, std: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,6 @@ After each mini-batch, `update` takes the losses of its samples:
 The state never sees a model, and an update never waits for the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -197,12 +195,12 @@ class AdaptivePerturbation(SampleState):
         fresh = self._statistic(self.loss, group, self.visits > 0, len(self.criterion))
         self.criterion.copy_(torch.where(torch.isfinite(fresh), fresh, self.criterion))
 
+    @override
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` carries beside the buffers: the attacks left until the next renewal."""
         return {"until_renewal": self._until_renewal}
 
+    @override
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take back what `get_extra_state` gave."""
         self._until_renewal = min(int(state["until_renewal"]), self.renew_every)
 
     @override

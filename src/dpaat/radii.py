@@ -1,7 +1,5 @@
 """Perturbation radii as people write them: 0.03, 8/255."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -13,17 +11,12 @@ def check_radius(
 ) -> None:
     """Refuse a radius beyond the range of an image in [0, 1]: it is a slip, mostly of the unit.
 
-    Args:
-        value: the radius.
-        norm: "linf" or "l2".
-        pixels: values of an image, C * H * W; None leaves L2 without an upper end.
-        name: the option it came from, for the error.
-        text: how it was written.
-        most: the upper end, in parts of the image's range.
+    `pixels` are the values of an image, C * H * W; None leaves L2 without an upper end, which is sqrt(pixels), the
+    diameter of the box, else. `most` is the upper end in parts of the image's range. `name` and `text` tell the error
+    where the radius came from, and how it was written.
 
     Raises:
-        BadValueError: an unknown norm, or a radius that is negative, NaN, infinite, or beyond 1 (Linf) or the diameter
-            sqrt(C * H * W) of the box (L2).
+        BadValueError: an unknown norm, or a radius that is negative, NaN, infinite, or too large.
     """
     if norm not in ("linf", "l2"):
         raise BadValueError(f"norm must be linf or l2, not {norm!r}")
@@ -33,22 +26,15 @@ def check_radius(
     largest = most if norm == "linf" else math.inf if pixels is None else most * math.sqrt(pixels)
     if value > largest * (1 + 1e-6):  # float32 rounds
         meant = f"; did you mean {text}/255?" if "/" not in text and value / 255 <= largest else ""
-        raise BadValueError(
-            f"{name}: {text} is more than {largest:.4g}, the largest {norm} distance of two images in [0, 1]{meant}"
-        )
+        distance = f"the largest {norm} distance of two images in [0, 1]"
+        raise BadValueError(f"{name}: {text} is more than {largest:.4g}, {distance}{meant}")
 
 
 def parse_radius(value: str | float, name: str = "eps", norm: str = "linf", *, pixels: int | None = None) -> float:
-    """Read a radius in units of a [0, 1] image.
-
-    Args:
-        value: a number, or text such as "0.03" or "8/255".
-        name: the option it came from, for the error.
-        norm: see `check_radius`.
-        pixels: see `check_radius`.
+    """Read a radius in units of a [0, 1] image from a number or text such as "0.03" or "8/255"; see `check_radius`.
 
     Raises:
-        UserError: not a number, or see `check_radius`.
+        UserError: not a number, or one that `check_radius` refuses.
     """
     try:
         numerator, slash, denominator = str(value).partition("/")
@@ -72,16 +58,14 @@ def parse_radii(
     if not radii:
         raise UserError(f"{name}: give at least one radius, such as 8/255")
     for before, after, text in zip(radii, radii[1:], parts[1:], strict=False):
-        if after == before:
-            raise UserError(f"{name}: {str(text).strip()} stands twice")
-        if after < before:
-            raise UserError(f"{name}: {str(text).strip()} is out of order; write radii from small to large")
+        if after <= before:
+            fault = "stands twice" if after == before else "is out of order; write radii from small to large"
+            raise UserError(f"{name}: {str(text).strip()} {fault}")
     return radii
 
 
 def format_radius(eps: float) -> str:
     """Write a radius the way the field does: "8/255" where it is a whole number of 255ths, else decimals."""
     grey_levels = eps * 255
-    if eps and abs(grey_levels - round(grey_levels)) < 1e-4:
-        return f"{round(grey_levels)}/255"
-    return f"{eps:g}"
+    whole = eps and abs(grey_levels - round(grey_levels)) < 1e-4
+    return f"{round(grey_levels)}/255" if whole else f"{eps:g}"

@@ -1,9 +1,7 @@
 """Per-sample training state: one row of buffers for every training image, alike in all processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -54,12 +52,7 @@ class SampleState(nn.Module):
         return [index, *(values.detach().to(self.eps)[first] for values in columns)]
 
     def _check(self, index: Tensor, *columns: Tensor) -> None:
-        """Refuse a mini-batch that is none.
-
-        Raises:
-            TypeError: `index` is no tensor of integers, a column none of floating values.
-            ValueError: columns of another length than the index, or an index beyond N.
-        """
+        """Refuse a mini-batch that is none: TypeError for types, ValueError for shapes and an index beyond N."""
         kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
         if not isinstance(index, Tensor) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
             raise TypeError(f"index must be a tensor of sample numbers (integers), not {kind}")
@@ -71,9 +64,8 @@ class SampleState(nn.Module):
                     f"index and losses must have one shape (B,), not {tuple(index.shape)} and {tuple(values.shape)}"
                 )
         if index.device.type == "cpu" and len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self.eps):
-            raise ValueError(
-                f"index must lie in 0 to {len(self.eps) - 1}, not {int(index.min())} to {int(index.max())}"
-            )
+            found = f"{int(index.min())} to {int(index.max())}"
+            raise ValueError(f"index must lie in 0 to {len(self.eps) - 1}, not {found}")
 
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -83,7 +75,7 @@ class SampleState(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampleState:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in before.items():
@@ -92,10 +84,50 @@ class SampleState(nn.Module):
         return self
 
 
+class SampleRadii(SampleState):
+    """Per-sample radii that a method sets itself, with the losses that are logged beside them."""
+
+    @torch.no_grad()
+    def record(self, index: Tensor, eps: Tensor, loss: Tensor) -> None:
+        """Take the new radii and the losses of a mini-batch, each `(B,)`.
+
+        An index that stands twice is recorded once, by its first row; a row that is not finite leaves all as it was.
+        """
+        index, eps, loss = self._rows(index, eps, loss)
+        usable = torch.isfinite(eps) & torch.isfinite(loss)
+        for column, values in ((self.recorded, eps), (self.loss, loss)):
+            column[index] = torch.where(usable, values, column[index])
+        self.visits[index] += usable
+
+    @property
+    def recorded(self) -> Tensor:
+        """The rows `(N,)` that new radii are written to."""
+        return self.eps
+
+
+class EpochRadii(SampleRadii):
+    """Radii that stand still in an epoch: the last that is recorded of a sample takes effect in the next."""
+
+    upcoming: Tensor
+
+    def __init__(self, num_samples: int, eps: float = 0.0) -> None:
+        super().__init__(num_samples, eps)
+        self.register_buffer("upcoming", self.eps.clone())
+
+    @property
+    @override
+    def recorded(self) -> Tensor:
+        return self.upcoming
+
+    def begin_epoch(self) -> None:
+        """Put the recorded radii into effect."""
+        self.eps.copy_(self.upcoming)
+
+
 def first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
     """Sort the index, and give every row the position of the first row with the same index.
 
-    Equal rows then write equal values, so the order in which a device writes them does not matter.
+    Equal rows then write equal values, in whatever order a device writes them.
     """
     ordered, position = index.sort(stable=True)
     is_first = torch.ones_like(ordered, dtype=torch.bool)

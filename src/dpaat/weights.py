@@ -1,7 +1,5 @@
 """Weights from files, which may come from anywhere: read without running any code that they hold."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json
@@ -21,42 +19,24 @@ from dpaat.data.files import is_file
 from dpaat.errors import UserError, first_line
 from dpaat.shapes import Maybe, misfit
 
-RECORD = "dpaat"
-"""Where checkpoints and exports of this package say what a state dict does not hold."""
-RECORD_SHAPE = {
-    "model": str,
-    "classes": [str],
-    "channels": Maybe(int, absent=True),
-    "stem": Maybe(str, absent=True),
-    "image_size": Maybe(int, absent=True),
-    "fit": Maybe(str, absent=True),
-    "fingerprint": Maybe(str, absent=True),
-    "split": Maybe({"seed": int, "fold": Maybe(str)}, absent=True),
-    "mean": Maybe([int | float], absent=True),
-    "std": Maybe([int | float], absent=True),
-}
+RECORD = "dpaat"  #: Where checkpoints and exports of this package say what a state dict does not hold
+_OPTIONAL: dict[str, Any] = {"channels": int, "stem": str, "image_size": int, "fit": str, "fingerprint": str}
+_OPTIONAL |= {"split": {"seed": int, "fold": Maybe(str)}, "mean": [int | float], "std": [int | float]}
+RECORD_SHAPE = {"model": str, "classes": [str]} | {name: Maybe(kind, absent=True) for name, kind in _OPTIONAL.items()}
 _DEPTH = 4
 
 
 @dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """What a file of weights holds.
-
-    Attributes:
-        path: the file.
-        sets: dicts of tensors by their place in the file, such as "state_dict"; "" is its top level.
-        record: what this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere.
-        architecture: the network's name, where the file tells.
-        classes: names of the outputs in their order, where the file tells.
-        folder: the run folder that the file stands in, if any.
-    """
+    """What a file of weights holds, and what it tells of them."""
 
     path: Path
-    sets: dict[str, dict[str, Tensor]]
+    sets: dict[str, dict[str, Tensor]]  #: Tensors by their place in the file, such as "state_dict"; "" is its top level
     record: dict[str, Any]
+    """What this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere."""
     architecture: str | None
-    classes: tuple[str, ...] | None = None
-    folder: Path | None = None
+    classes: tuple[str, ...] | None = None  #: Names of the outputs in their order
+    folder: Path | None = None  #: The run folder that the file stands in, if any
 
     @property
     def digest(self) -> str:
@@ -65,11 +45,7 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Read a file of weights, or what stands for it in a run folder or an export.
-
-    Raises:
-        UserError: no such file, or not tensors by name.
-    """
+    """Read a file of weights, or what stands for it in a run folder or an export; UserError where there are none."""
     from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, Run, read_config, read_info
 
     if path.is_dir():
@@ -92,17 +68,12 @@ def open_weights(path: Path) -> WeightsFile:
     if where is not None or record.get("stem") not in (None, "original", "small"):
         raise UserError(f"{path}: damaged, its record of the training has no usable {where or 'stem'!r}")
     told = record.get("model") or content.get("arch")
-    architecture = told if isinstance(told, str) else None
     classes = tuple(record["classes"]) if record else _told_classes(content)
-    return WeightsFile(path, _sets(content, path), record, architecture, classes, folder)
+    return WeightsFile(path, _sets(content, path), record, told if isinstance(told, str) else None, classes, folder)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint without running any code that the file may hold.
-
-    Raises:
-        UserError: no such file, or not a plain state dict of tensors.
-    """
+    """Read the state dict of a checkpoint without running any code that it may hold; UserError where there is none."""
     sets = _sets(_read(path)[0], path)
     return sets.get("state_dict") or sets.get("") or next(iter(sets.values()))
 

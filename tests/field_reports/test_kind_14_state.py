@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dpaat import AdaptivePerturbation
-from dpaat.methods.radii_state import EpochRadii, SampleRadii
+from dpaat.sample_state import EpochRadii, SampleRadii
 
 SAMPLES = 6
 

@@ -202,7 +202,7 @@ def test_memory_that_ends_while_a_checkpoint_is_read_is_not_blamed_on_it(
     tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = train(tiny_config(tiny_images, **QUICK), tmp_path / "run", stop_after=1)
-    monkeypatch.setattr(dpaat.training.keeping, "read_weights", raising(MemoryError()))
+    monkeypatch.setattr(dpaat.training.checkpointing, "read_weights", raising(MemoryError()))
     assert "damaged" not in fails(capfd, "train", f"--out={run}", "--resume", names=("too little memory",))
 
 

@@ -1,42 +1,32 @@
-"""Attacks: pure functions of a model and a batch, with a radius per sample in every norm."""
+"""Attacks: pure functions of a model and a batch, called `attack(model, x, y, *, eps, norm="linf", ...)`.
 
-from __future__ import annotations
+The model maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; it runs in eval mode and is left exactly as found.
+`x` are clean images, `y` their labels `(B,)`, int64. `eps` is a radius in pixel units of a [0, 1] image, one number or
+one per sample `(B,)`, in the `norm` "linf" or "l2". `steps` are iterations, at least 1, and `generator` is the source
+of all random draws. The result is a batch of adversarial images, detached, each within `eps` of its own and in [0, 1].
+Arguments out of their range raise ValueError.
+"""
 
-from dpaat.attacks.apgd import apgd, apgd_targeted
-from dpaat.attacks.checks import unchecked
-from dpaat.attacks.ddn import ddn
-from dpaat.attacks.fab import fab_targeted
-from dpaat.attacks.fgsm import fgsm
-from dpaat.attacks.noise import gaussian_noise
-from dpaat.attacks.norms import NORMS
-from dpaat.attacks.pgd import pgd, pgd_graded, pgd_with_clean_logits
-from dpaat.attacks.registry import ATTACKS, AttackCost, AttackInfo, find_attack, register_attack
-from dpaat.attacks.restarts import on_standing, pgd_restarts
-from dpaat.attacks.square import square
-from dpaat.attacks.transfer import transfer
+from dpaat.attacks.apgd import apgd as apgd
+from dpaat.attacks.apgd import apgd_targeted as apgd_targeted
+from dpaat.attacks.apgd import transfer as transfer
+from dpaat.attacks.checks import unchecked as unchecked
+from dpaat.attacks.ddn import ddn as ddn
+from dpaat.attacks.fab import fab_targeted as fab_targeted
+from dpaat.attacks.noise import gaussian_noise as gaussian_noise
+from dpaat.attacks.norms import NORMS as NORMS
+from dpaat.attacks.pgd import fgsm as fgsm
+from dpaat.attacks.pgd import pgd as pgd
+from dpaat.attacks.pgd import pgd_graded as pgd_graded
+from dpaat.attacks.pgd import pgd_with_clean_logits as pgd_with_clean_logits
+from dpaat.attacks.registry import ATTACKS as ATTACKS
+from dpaat.attacks.registry import AttackCost as AttackCost
+from dpaat.attacks.registry import AttackInfo as AttackInfo
+from dpaat.attacks.registry import find_attack as find_attack
+from dpaat.attacks.registry import register_attack as register_attack
+from dpaat.attacks.restarts import on_standing as on_standing
+from dpaat.attacks.restarts import pgd_restarts as pgd_restarts
+from dpaat.attacks.square import square as square
 from dpaat.plugins import load_entry_points
-
-__all__ = [
-    "ATTACKS",
-    "NORMS",
-    "AttackCost",
-    "AttackInfo",
-    "apgd",
-    "apgd_targeted",
-    "ddn",
-    "fab_targeted",
-    "fgsm",
-    "find_attack",
-    "gaussian_noise",
-    "on_standing",
-    "pgd",
-    "pgd_graded",
-    "pgd_restarts",
-    "pgd_with_clean_logits",
-    "register_attack",
-    "square",
-    "transfer",
-    "unchecked",
-]
 
 load_entry_points("dpaat.attacks")

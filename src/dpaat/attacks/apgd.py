@@ -1,10 +1,8 @@
 """Auto-PGD: projected gradient ascent whose step size answers to its own progress."""
 
-from __future__ import annotations
-
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +16,7 @@ from dpaat.attacks.restarts import PartialAttack, on_standing
 from dpaat.errors import BadValueError
 
 MOMENTUM = 0.75
-PROGRESS = 0.75
-"""A step size is kept if at least this share of the steps since the last checkpoint raised the loss."""
+PROGRESS = 0.75  #: A step size is kept if at least this share of the steps since the last checkpoint raised the loss
 MAX_TARGETS = 9
 
 
@@ -44,23 +41,12 @@ def apgd(
     Starts with steps of 2 * eps, adds momentum, and at checkpoints halves the step size of every sample that makes
     no progress, which then goes back to its best point. The model runs in eval mode and is left exactly as found.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        steps: iterations, at least 1; each costs a forward pass and an input gradient.
-        norm: "linf" or "l2".
-        loss: what to raise: "ce", "dlr" (the margin where there are three classes or fewer), or a function.
-        start: "random" or "zero".
-        generator: source of the random start.
+    Beside the arguments of all attacks: `loss` is what to raise, "ce", "dlr" (the margin where there are three classes
+    or fewer), or a function; `start` is "random" or "zero". A step costs a forward pass and an input gradient.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: where a sample was ever misclassified, the misclassified iterate
         with the largest loss, else the iterate with the largest loss.
-
-    Raises:
-        ValueError: unknown norm, loss or start, steps below 1, radius of a wrong shape.
 
     Source:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -117,35 +103,14 @@ def apgd(
 )
 @checked()
 def apgd_targeted(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    steps: int = 100,
-    norm: str = "linf",
-    targets: int = MAX_TARGETS,
-    start: Start = "random",
-    generator: torch.Generator | None = None,
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targets: int = MAX_TARGETS, **options: Any
 ) -> Tensor:
-    """Run Auto-PGD towards each of the likeliest wrong classes in turn; arguments and errors are those of `apgd`.
+    """Run Auto-PGD towards each of the likeliest wrong classes in turn; `options` are those of `apgd`.
 
     Works for any number of classes K >= 2: at most K - 1 targets are tried, and below four classes the difference
     of two logits takes the place of the targeted DLR loss. Each target is tried on the samples still standing.
 
-    Args:
-        model: see `apgd`.
-        x: see `apgd`.
-        y: see `apgd`.
-        eps: see `apgd`.
-        steps: iterations for each target.
-        norm: see `apgd`.
-        targets: most classes to try.
-        start: see `apgd`.
-        generator: see `apgd`.
-
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached: the first that fools, else that of the likeliest target.
+    At most `targets` classes are tried. Returned is the first image that fools, else that of the likeliest target.
 
     Source:
         Croce and Hein 2020, section 4.
@@ -156,13 +121,40 @@ def apgd_targeted(
 
     def towards(rank: int) -> PartialAttack:
         def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
-            loss = targeted_dlr(ranked[index, rank])
-            return apgd(model, x, y, eps=eps, steps=steps, norm=norm, loss=loss, start=start, generator=generator)
+            return apgd(model, x, y, eps=eps, loss=targeted_dlr(ranked[index, rank]), **options)
 
         return attack
 
     targets = min(targets, logits.shape[1] - 1)
     return on_standing(model, x, y, eps=eps, attacks=map(towards, range(targets)), keep="first")
+
+
+register_attack(
+    "apgd-dlr",
+    "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+)(partial(apgd, loss="dlr"))
+
+
+@register_attack(
+    "transfer",
+    "Auto-PGD on the cross-entropy of another model, the source",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+    needs_source=True,
+)
+def transfer(model: nn.Module, x: Tensor, y: Tensor, *, source: nn.Module, **options: Any) -> Tensor:
+    """Auto-PGD on another model with the same classes, the `source`; `model` itself is not asked.
+
+    A model that falls to these images and not to attacks of its own hides its gradient. `options` are those of `apgd`.
+
+    Source:
+        Papernot et al., "Transferability in Machine Learning", 2016, arXiv 1605.07277.
+    """
+    return apgd(source, x, y, **options)
 
 
 class _Found:
@@ -187,12 +179,3 @@ def _checkpoints(steps: int) -> set[int]:
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     return {ceil(share * steps) for share in shares[1:] if share < 1}
-
-
-register_attack(
-    "apgd-dlr",
-    "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
-    cost=AttackCost(2, 2),
-    steps=100,
-    starts=True,
-)(partial(apgd, loss="dlr"))

@@ -1,11 +1,8 @@
 """What every public attack is given is looked at once a call, before the first step."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -26,8 +23,7 @@ Labels = Literal["classes", "as the loss", "unused"]
 
 OWN_LOSSES = ("ce", "dlr", cross_entropy, dlr, margin)
 """Losses for one class per image; whoever brings another one knows what labels and outputs it takes."""
-ROUNDING = 1e-6
-"""How far beyond 0 or 1 a pixel may lie: what is left where normalization was undone in float32."""
+ROUNDING = 1e-6  #: How far beyond 0 or 1 a pixel may lie: what is left where normalization was undone in float32
 MOST = {"eps": 1.0, "step_size": 1.25}
 """Largest values, in parts of the image's range; a step of 1.25 is that of FGSM from a random start."""
 
@@ -38,7 +34,7 @@ _unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
 def unchecked() -> Iterator[None]:
     """Let attacks take the values of images, labels and radii for granted, for loops that must not wait for the device.
 
-    To look at values costs one wait for the device a call. Shapes, types and plain numbers are checked all the same.
+    Shapes, types and plain numbers are checked all the same.
     """
     token = _unchecked.set(True)
     try:
@@ -52,11 +48,9 @@ def checked(
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make an attack check its arguments, and the first answer of the model; attacks within it look at no value again.
 
-    Args:
-        labels: "classes" `(B,)`; "as the loss" leaves them, and the model's outputs, to a loss that is not ours;
-            "unused" of an attack that asks neither.
-        unbounded: whether the radius may be infinite.
-        passes_on: whether it runs attacks that it was given, which look for themselves.
+    Labels are "classes" `(B,)`; "as the loss" leaves them, and the model's outputs, to a loss that is not ours;
+    "unused" asks for neither. An `unbounded` radius may be infinite. An attack that `passes_on` runs others, which look
+    for themselves.
     """
 
     def decorate(attack: Callable[P, T]) -> Callable[P, T]:
@@ -66,7 +60,9 @@ def checked(
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
-            values: Mapping[str, Any] = given.arguments
+            values: dict[str, Any] = {**given.arguments}
+            if "options" in values:  # those of another attack
+                values = {"norm": "linf"} | values | values["options"]
             x, y, loss = values["x"], values["y"], values.get("loss", "ce")
             own = labels == "classes" or (labels == "as the loss" and loss in OWN_LOSSES)
             _check_images(x)
@@ -86,25 +82,14 @@ def checked(
 
 
 def check_logits(logits: object, batch: int, num_classes: int | None = None) -> Tensor:
-    """Refuse what is not one row of logits `(B, K)` per image, K at least 2.
-
-    Args:
-        logits: what a model returned.
-        batch: B.
-        num_classes: K, where it is known.
-
-    Raises:
-        BadValueError: says what the model returned.
-    """
+    """Refuse, as BadValueError, what is not one row of logits `(B, K)` per image of a `batch`, K at least 2."""
     wanted = f"({batch}, {num_classes or 'K'})"
     if not isinstance(logits, Tensor):
         raise BadValueError(f"the model must return logits {wanted}; it returned a {type(logits).__name__}")
     found = f"it returned {tuple(logits.shape)}, {logits.dtype}"
     if num_classes is None and logits.shape in ((batch,), (batch, 1)):
-        raise BadValueError(
-            f"the model must return logits of shape {wanted}, one for each class; {found}; where one logit z stands "
-            "for two classes, return torch.stack([-z, z], 1) / 2"
-        )
+        remedy = "where one logit z stands for two classes, return torch.stack([-z, z], 1) / 2"
+        raise BadValueError(f"the model must return logits of shape {wanted}, one for each class; {found}; {remedy}")
     if logits.ndim != 2 or len(logits) != batch or num_classes not in (None, logits.shape[1]):
         classes = "" if num_classes is None else f" and {num_classes} classes"
         raise BadValueError(f"the model must return logits of shape {wanted} for {batch} images{classes}; {found}")
@@ -114,20 +99,13 @@ def check_logits(logits: object, batch: int, num_classes: int | None = None) -> 
 
 
 def check_labels(x: Tensor, y: object) -> None:
-    """Refuse labels that are not class numbers `(B,)`, int64, on the device of the images.
-
-    Raises:
-        BadValueError: says what they are.
-    """
+    """Refuse, as BadValueError, labels that are not class numbers `(B,)`, int64, on the device of the images."""
     wanted = f"labels must be class numbers of shape ({len(x)},), int64"
     if not isinstance(y, Tensor):
         raise BadValueError(f"{wanted}, not a {type(y).__name__}")
-    if y.is_floating_point():
-        raise BadValueError(
-            f"{wanted}, not {tuple(y.shape)}, {y.dtype}: for soft or multi-hot ones give pgd a loss of your own"
-        )
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        raise BadValueError(f"{wanted}, not {tuple(y.shape)}, {y.dtype}")
+        hint = ": for soft or multi-hot ones give pgd a loss of your own" if y.is_floating_point() else ""
+        raise BadValueError(f"{wanted}, not {tuple(y.shape)}, {y.dtype}{hint}")
     if y.device != x.device:
         raise BadValueError(f"labels are on {y.device}, images on {x.device}; bring them to one device")
 
@@ -152,9 +130,8 @@ def _check_images(x: object) -> None:
         hint = "; give grey images an axis for the channel: x[:, None]" if x.ndim == 3 else ""
         raise BadValueError(f"images must be of shape (B, C, H, W), not {tuple(x.shape)}{hint}")
     if x.shape[3] in (1, 3, 4) and min(x.shape[1:3]) >= 8:
-        raise BadValueError(
-            f"images must be of shape (B, C, H, W); {tuple(x.shape)} has channels last: x.permute(0, 3, 1, 2)"
-        )
+        found = f"{tuple(x.shape)} has channels last: x.permute(0, 3, 1, 2)"
+        raise BadValueError(f"images must be of shape (B, C, H, W); {found}")
 
 
 def _check_numbers(values: Mapping[str, Any], *, unbounded: bool) -> None:
@@ -174,11 +151,9 @@ def _check_numbers(values: Mapping[str, Any], *, unbounded: bool) -> None:
         value = values.get(name, 1)
         if isinstance(value, Tensor):  # of a graded attack
             continue
-        try:
-            whole = operator.index(value)
-        except TypeError:
-            raise BadValueError(f"{name} must be a whole number, not {value!r}") from None
-        if whole < 1:
+        if not hasattr(value, "__index__"):
+            raise BadValueError(f"{name} must be a whole number, not {value!r}")
+        if value < 1:
             raise BadValueError(f"{name} must be at least 1, not {value}")
 
 
@@ -194,13 +169,10 @@ def _check_values(values: Mapping[str, Any], y: Tensor | None, *, unbounded: boo
     found = dict(zip(parts, zip(ends[::2], ends[1::2], strict=True), strict=True))
     low, high = found["images"]
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        hint = (
-            "they hold NaN"
-            if math.isnan(low)
-            else "leave normalization to the model, and clamp what resizing has overshot"
-            if low < 0
-            else "did you divide by 255?"
-        )
+        hint = "did you divide by 255?"
+        if low < 0:
+            hint = "leave normalization to the model, and clamp what resizing has overshot"
+        hint = "they hold NaN" if math.isnan(low) else hint
         raise BadValueError(f"images must lie in [0, 1]; these go from {low:g} to {high:g}; {hint}")
     for name, end in [(radius, end) for radius in MOST for end in found.get(radius, ())]:
         if not (unbounded and end == math.inf):
@@ -229,9 +201,8 @@ def _first_answer(model: object, highest: int | None) -> Iterator[None]:
             )
         classes = logits.shape[1]
         if highest is not None and highest >= classes:
-            raise BadValueError(
-                f"labels go up to {highest}, but the model tells {classes} classes apart, 0 to {classes - 1}"
-            )
+            found = f"the model tells {classes} classes apart, 0 to {classes - 1}"
+            raise BadValueError(f"labels go up to {highest}, but {found}")
 
     hook = model.register_forward_hook(look)
     try:

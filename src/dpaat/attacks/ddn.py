@@ -1,7 +1,5 @@
 """Decoupled direction and norm: the nearest misclassified image in the Euclidean sense."""
 
-from __future__ import annotations
-
 from math import cos, inf, pi
 
 import torch
@@ -43,26 +41,15 @@ def ddn(
     A step of length $\alpha$ along the gradient of the cross-entropy gives the direction of the next perturbation;
     its length is $1 - \gamma$ times the last one's where the last iterate is adversarial, else $1 + \gamma$ times.
     $\alpha$ falls from 1 to 0.01 along a cosine. Iterates are not rounded to 8 bits. The radius guides nothing, so
-    one run at the largest serves all smaller ones. The model runs in eval mode and is left exactly as found.
+    one run at the largest serves all smaller ones.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: largest radius of interest in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        steps: iterations, at least 1; each costs a forward pass and an input gradient, and the last iterate one more
-            forward pass.
-        norm: "l2"; there is no other.
-        init: length of the perturbation before the first step, above 0.
-        gamma: relative change of the length at each step, in (0, 1).
-        generator: not used, nothing is drawn; here so that all attacks are called alike.
+    Beside the arguments of all attacks: `eps` is the largest radius of interest, `norm` "l2", `init` the length of the
+    perturbation before the first step, above 0, and `gamma` in (0, 1). A step costs a forward pass and an input
+    gradient, the last iterate one more forward pass. Nothing is drawn.
 
     Returns:
         Images `(B, C, H, W)`, detached: the nearest adversarial image found if it lies within `eps`, else `x` itself;
         `x` too where it is misclassified already.
-
-    Raises:
-        ValueError: another norm, steps below 1, init or gamma out of range, radius of a wrong shape.
 
     Source:
         Rony et al., "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses",
@@ -91,13 +78,9 @@ def ddn(
 
 
 class Nearest:
-    """The nearest misclassified image found so far, per sample.
+    """The nearest misclassified image found so far, per sample: `image`, `distance` and `margin`.
 
-    Attributes:
-        ball: around the clean images, with the largest radii of interest.
-        image: `(B, C, H, W)`, the clean one while nothing is found.
-        distance: from the clean image `(B,)`, infinite while nothing is found.
-        margin: best other logit minus the true one `(B,)`, infinite while nothing is found.
+    While nothing is found, the clean image of the `ball`, and infinity.
     """
 
     def __init__(self, ball: Ball) -> None:

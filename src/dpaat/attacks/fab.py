@@ -1,7 +1,5 @@
 """The fast adaptive boundary attack: the nearest misclassified image, whatever its distance."""
 
-from __future__ import annotations
-
 from math import inf
 
 import torch
@@ -11,16 +9,13 @@ from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import checked
 from dpaat.attacks.ddn import Nearest
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.attacks.losses import LossFunction, margin
+from dpaat.attacks.losses import logit_lead, margin
 from dpaat.attacks.norms import make_ball, per_sample, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 
-OVERSHOOT = 1.05
-"""How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it."""
-MAX_BIAS = 0.1
-"""Largest weight of the clean image's own projection in the next iterate."""
-BACKWARD = 0.9
-"""Share of its perturbation that an adversarial iterate keeps."""
+OVERSHOOT = 1.05  #: How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it
+MAX_BIAS = 0.1  #: Largest weight of the clean image's own projection in the next iterate
+BACKWARD = 0.9  #: Share of its perturbation that an adversarial iterate keeps
 SEARCH_STEPS = 3
 SEARCH_BEYOND = 0.1
 """How far beyond the expected boundary the search looks, as a share of the way from there to what was found."""
@@ -55,24 +50,13 @@ def fab_targeted(
     adversarial iterate it then goes back towards the clean image. One start, at the clean image itself. Works for any
     number of classes K >= 2: at most K - 1 targets are tried. Being misclassified as any class counts. The radius
     guides nothing, so one run at the largest serves all smaller ones. Samples that are misclassified already cost one
-    forward pass. The model runs in eval mode and is left exactly as found.
+    forward pass.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: largest radius of interest in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        steps: iterations for each target, at least 1; each costs two forward passes and an input gradient.
-        norm: "linf" or "l2".
-        targets: most classes to try, at least 1.
-        generator: not used, nothing is drawn; here so that all attacks are called alike.
+    Beside the arguments of all attacks: `eps` is the largest radius of interest, `steps` are those for a target, each
+    of two forward passes and an input gradient, and `targets` the most classes to try, at least 1. Nothing is drawn.
 
     Returns:
-        Images `(B, C, H, W)`, detached: the nearest adversarial image found if it lies within `eps`, else `x` itself;
-        `x` too where it is misclassified already.
-
-    Raises:
-        ValueError: unknown norm, steps or targets below 1, radius of a wrong shape.
+        As of `ddn`.
 
     Source:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
@@ -104,14 +88,8 @@ def way_to_plane(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Te
     and piecewise linear in t, so Newton's method from t = 0 rises to the solution and meets it after finitely many
     steps, three or so on images: several times faster than sorting the pixels by where they reach the box.
 
-    Args:
-        point: p, images `(B, C, H, W)` in [0, 1].
-        normal: w `(B, C, H, W)`; a plane without a normal is reached by staying.
-        offset: b `(B,)`.
-        norm: "linf" or "l2", in which the way is measured.
-
-    Returns:
-        $z - p$, `(B, C, H, W)`; where the plane misses the box, the way to the corner of the box nearest to it.
+    Points p and normals w are `(B, C, H, W)`, offsets b `(B,)`. A plane without a normal is reached by staying; where
+    it misses the box, the way is that to the nearest corner.
 
     Source:
         Croce and Hein 2020, arXiv 1907.02044, projection on a hyperplane with box constraints.
@@ -139,7 +117,7 @@ def way_to_plane(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Te
 def _approach(model: nn.Module, y: Tensor, target: Tensor, nearest: Nearest, steps: int, norm: str) -> None:
     """Iterate towards one target per sample."""
     x = current = nearest.ball.x
-    lead = _lead_of(target)
+    lead = logit_lead(target)
     for _ in range(steps):
         gradient, logits = input_gradient(model, current, y, lead)
         moved = _step(x, current, gradient.nan_to_num_(0, 0, 0), lead(logits, y).to(x).nan_to_num_(0), norm)
@@ -170,16 +148,6 @@ def _search(model: nn.Module, y: Tensor, nearest: Nearest, clean: Tensor) -> Non
         inside = margins <= 0
         inner = torch.where(widen(inside, inner), between, inner)
         inner_margin = torch.where(inside, margins, inner_margin)
-
-
-def _lead_of(target: Tensor) -> LossFunction:
-    """How far the target's logit is ahead of the true one."""
-
-    def lead(logits: Tensor, y: Tensor) -> Tensor:
-        logits = logits.float()
-        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
-
-    return lead
 
 
 def _total(batch: Tensor) -> Tensor:

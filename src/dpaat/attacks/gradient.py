@@ -1,7 +1,5 @@
 """What every gradient attack needs: a model left as found, and the gradient for the input alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,10 +31,8 @@ def input_gradient(
     """Gradient of each sample's loss for its own input, and the logits that were computed on the way.
 
     The losses are summed, not averaged: a mean divides the gradient by B, which half precision flushes to zero.
-    `torch.autograd.grad` for the input alone leaves the parameters' `.grad` untouched and computes none.
-
-    Returns:
-        gradient `(B, C, H, W)`, logits `(B, K)`, both detached.
+    `torch.autograd.grad` for the input alone leaves the parameters' `.grad` untouched and computes none. Both results,
+    `(B, C, H, W)` and `(B, K)`, are detached.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()

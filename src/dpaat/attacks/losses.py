@@ -1,7 +1,5 @@
 """What an attack raises: one number per sample `(B,)` from logits `(B, K)` and labels `(B,)`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -46,22 +44,28 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + _TINY)
 
 
-def targeted_dlr(target: Tensor) -> LossFunction:
-    """Make the loss that pulls samples towards given classes.
+def logit_lead(target: Tensor) -> LossFunction:
+    """Make the loss: how far the logit of a given class `(B,)` is ahead of the true one."""
 
-    Args:
-        target: class to be predicted instead of the true one `(B,)`.
+    def lead(logits: Tensor, y: Tensor) -> Tensor:
+        logits = logits.float()
+        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+    return lead
+
+
+def targeted_dlr(target: Tensor) -> LossFunction:
+    """Make the loss that pulls samples towards given classes `(B,)` instead of their own.
 
     Source:
         Croce and Hein 2020, eq. 7; with three classes or fewer the plain difference of the two logits.
     """
+    lead = logit_lead(target)
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
-        logits = logits.float()
-        difference = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
         if logits.shape[1] <= 3:
-            return difference
-        ordered = logits.sort(dim=1, descending=True).values
-        return difference / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + _TINY)
+            return lead(logits, y)
+        ordered = logits.float().sort(dim=1, descending=True).values
+        return lead(logits, y) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + _TINY)
 
     return loss

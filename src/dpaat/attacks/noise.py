@@ -1,7 +1,5 @@
 """Gaussian noise: the floor that every attack must beat."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -23,20 +21,8 @@ def gaussian_noise(
 ) -> Tensor:
     """Add one draw of Gaussian noise to each image, brought into a ball of its own radius; the model is not asked.
 
-    Args:
-        model: not used.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: not used.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`. In Linf it is also the
-            standard deviation before clipping; in L2 the noise has this length before the box clips it.
-        norm: "linf" or "l2".
-        generator: source of the noise.
-
-    Returns:
-        Noisy images `(B, C, H, W)`, detached.
-
-    Raises:
-        ValueError: unknown norm, radius of a wrong shape.
+    In Linf, `eps` is also the standard deviation before clipping; in L2, the noise has this length before the box
+    clips it.
     """
     ball = make_ball(norm, x.detach(), eps)
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

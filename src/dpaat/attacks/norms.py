@@ -3,8 +3,6 @@
 Images are `(B, C, H, W)` in [0, 1]; radii `eps` are `(B, 1, 1, 1)` in the same unit.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -25,15 +23,7 @@ def widen(values: Tensor, like: Tensor) -> Tensor:
 
 
 def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
-    """Bring a radius or step size to the shape `(B, 1, ..., 1)` of the batch `like`.
-
-    Args:
-        value: one number for all samples, or a tensor of shape `(B,)`.
-        like: the batch, `(B, ...)`.
-
-    Raises:
-        ValueError: neither a number nor of shape `(B,)`.
-    """
+    """Bring a radius or step size, one number or one per sample `(B,)`, to the shape `(B, 1, ..., 1)` of `like`."""
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.ndim, float(value))
     if value.ndim == 0:
@@ -51,11 +41,7 @@ class Ball(ABC):
         self.eps = eps
 
     def start(self, kind: Start, generator: torch.Generator | None) -> Tensor:
-        """The first point of an attack: "zero" is `x` itself, "random" a point of `random_start`.
-
-        Raises:
-            ValueError: another kind.
-        """
+        """The first point of an attack: "zero" is `x` itself, "random" a point of `random_start`."""
         if kind not in ("zero", "random"):
             raise BadValueError(f"start must be 'zero' or 'random', not {kind!r}")
         return self.random_start(generator) if kind == "random" else self.x
@@ -141,16 +127,7 @@ NORMS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
 
 
 def make_ball(norm: str, x: Tensor, eps: float | Tensor) -> Ball:
-    """Build the allowed set around `x`.
-
-    Args:
-        norm: "linf" or "l2".
-        x: images `(B, C, H, W)` in [0, 1].
-        eps: one radius, or one per sample `(B,)`, at least 0.
-
-    Raises:
-        ValueError: unknown norm, or `eps` of another shape.
-    """
+    """Build the allowed set around images `x` `(B, C, H, W)`: `eps` is one radius, or one per sample `(B,)`."""
     if norm not in NORMS:
         raise BadValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
     return NORMS[norm](x, per_sample(eps, x))

@@ -1,6 +1,7 @@
-"""Projected gradient descent."""
+"""Projected gradient descent, and the fast gradient sign method."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,7 @@ from dpaat.attacks.norms import Ball, Start, make_ball, per_sample
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
-GRANULE = 16
-"""Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size."""
+GRANULE = 16  #: Batch sizes of a graded attack are multiples of it: kernels are compiled and cached for each size
 
 
 @register_attack(
@@ -37,7 +37,7 @@ def pgd(
 
     $x_{t+1} = \Pi_{B(x, \epsilon) \cap [0,1]}\,(x_t + \alpha\, d(\nabla_x \ell(f(x_t), y)))$ with $d$ the sign
     (Linf) or the normalized gradient (L2). Costs `steps` forward passes and input gradients; the last iterate is
-    not scored again. The model runs in eval mode and is left exactly as found.
+    not scored again. Further arguments and errors: see `dpaat.attacks`.
 
     Args:
         model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
@@ -51,34 +51,36 @@ def pgd(
         loss: what to raise, per sample; default cross-entropy.
         generator: source of the random start.
 
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached.
-
-    Raises:
-        ValueError: unknown norm or start, steps below 1, radius of a wrong shape.
-
     Source:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
-    ball = make_ball(norm, x.detach(), eps)
-    return _ascend(model, ball.start(start, generator), y, ball, steps, step_size, loss)[0]
+    options: dict[str, Any] = {"steps": steps, "step_size": step_size, "loss": loss}
+    return _ascend(model, x, y, eps, norm=norm, start=start, generator=generator, **options)[0]
 
 
 @checked("as the loss")
 def pgd_with_clean_logits(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float | Tensor,
-    steps: int = 10,
-    step_size: float | Tensor | None = None,
-    norm: str = "linf",
-    loss: LossFunction = cross_entropy,
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, steps: int = 10, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`pgd` from a zero start, and the clean logits `(B, K)` that its first pass computes anyway."""
-    ball = make_ball(norm, x.detach(), eps)
-    return _ascend(model, ball.x, y, ball, steps, step_size, loss)
+    return _ascend(model, x, y, eps, steps=steps, **options)
+
+
+@register_attack("fgsm", "one signed gradient step (Goodfellow et al. 2015)", cost=AttackCost(base=2), starts=True)
+@checked("as the loss")
+def fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, start: Start = "zero", **options: Any
+) -> Tensor:
+    r"""Find adversarial images by one step of the whole radius: $x + \epsilon\, d(\nabla_x \ell(f(x), y))$.
+
+    `pgd` with one step of size `eps`, and with its further options; from a random start the step is 1.25 * eps, as in
+    fast adversarial training (Wong et al. 2020).
+
+    Source:
+        Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572, section 4.
+    """
+    step_size = eps if start == "zero" else 1.25 * eps
+    return _ascend(model, x, y, eps, steps=1, step_size=step_size, start=start, **options)[0]
 
 
 @checked()
@@ -114,23 +116,56 @@ def pgd_graded(
     return x_adv[back], None if clean is None else clean[back]
 
 
-def _ascend(
+class Iterate(NamedTuple):
+    """One step of projected gradient descent, detached: image, logits and gradient at its start, image at its end."""
+
+    image: Tensor
+    logits: Tensor
+    gradient: Tensor
+    after: Tensor
+
+
+def pgd_trajectory(
     model: nn.Module,
     first: Tensor,
     y: Tensor,
+    *,
     ball: Ball,
     steps: int,
-    step_size: float | Tensor | None,
-    loss: LossFunction,
-) -> tuple[Tensor, Tensor]:
-    """Climb from `first`; returns the last iterate and the logits of `first`."""
+    step_size: float | Tensor | None = None,
+    loss: LossFunction = cross_entropy,
+) -> Iterator[Iterate]:
+    """Climb from `first` as `pgd` does, and show every step; to be run to its end.
+
+    All samples climb all steps, in eval mode, where none depends on another: a rule that stops a sample early keeps
+    an earlier iterate of it instead. That costs the passes it might save, and spares the wait for the device that
+    counting the samples still moving would need.
+    """
     alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
-    x_adv = first
-    first_logits = None
+    image = first
     with evaluation_mode(model):
         for _ in range(steps):
-            gradient, logits = input_gradient(model, x_adv, y, loss)
-            first_logits = logits if first_logits is None else first_logits
-            x_adv = ball.project_(x_adv + alpha * ball.direction(gradient))
-    assert first_logits is not None
-    return x_adv, first_logits
+            gradient, logits = input_gradient(model, image, y, loss)
+            after = ball.project_(image + alpha * ball.direction(gradient))
+            yield Iterate(image, logits, gradient, after)
+            image = after
+
+
+def _ascend(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor,
+    *,
+    norm: str = "linf",
+    start: Start = "zero",
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """The last iterate, and the logits of the first."""
+    ball = make_ball(norm, x.detach(), eps)
+    trajectory = pgd_trajectory(model, ball.start(start, generator), y, ball=ball, **options)
+    _, logits, _, x_adv = next(trajectory)
+    for iterate in trajectory:
+        x_adv = iterate.after
+    return x_adv, logits

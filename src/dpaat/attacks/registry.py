@@ -1,36 +1,23 @@
 """Registry of attacks: each registers itself where it is defined, with its norms, its budget and its cost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from torch import Tensor
 
 from dpaat.attacks.norms import NORMS
-from dpaat.errors import unknown
-
-Function = TypeVar("Function", bound=Callable[..., Tensor])
+from dpaat.registry import Registry
 
 
 @dataclass(frozen=True)
 class AttackCost:
-    """Cost of an attack per image, in forward passes F; an input gradient costs 1 F more than its forward pass.
+    """Cost of an attack per image, in forward passes F; an input gradient costs 1 F more than its forward pass."""
 
-    Attributes:
-        per_step: for each step K, or each query.
-        base: beside the steps.
-        each: what steps and base are made for: "target" (a wrong class), "start", or "" for once.
-        most: number of targets or starts at the most.
-        once: further passes.
-    """
-
-    per_step: float = 0
-    base: float = 0
-    each: str = ""
-    most: int = 1
-    once: float = 0
+    per_step: float = 0  #: for each step K, or each query
+    base: float = 0  #: beside the steps
+    each: str = ""  #: what steps and base are made for: "target" (a wrong class), "start", or "" for once
+    most: int = 1  #: number of targets or starts at the most
+    once: float = 0  #: further passes
 
     def passes(self, steps: int, classes: int) -> int:
         """Most forward passes per image."""
@@ -46,55 +33,22 @@ class AttackCost:
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """An attack that can be named on the command line.
-
-    Attributes:
-        name: its key.
-        function: called as `function(model, x, y, eps=, norm=, generator=)`, with `steps=`, `start=` and `source=`
-            where it takes them.
-        description: one line.
-        cost: per image.
-        steps: usual number of steps, or of queries where there are no gradients; None if it takes none.
-        norms: those that it knows.
-        starts: whether it takes `start`, "zero" or "random".
-        minimal: whether it looks for the nearest adversarial image, so that one run serves all radii.
-        black_box: whether it sees the logits only.
-        needs_source: whether it takes `source`, another model to make its images on.
-    """
+    """An attack that can be named on the command line."""
 
     name: str
+    #: called as `function(model, x, y, eps=, norm=, generator=)`, with `steps=`, `start=` and `source=` where it takes
+    #: them
     function: Callable[..., Tensor]
     description: str
-    cost: AttackCost
+    cost: AttackCost  #: per image
+    #: usual number of steps, or of queries where there are no gradients; None if it takes none
     steps: int | None = None
-    norms: tuple[str, ...] = tuple(NORMS)
-    starts: bool = False
-    minimal: bool = False
-    black_box: bool = False
-    needs_source: bool = False
+    norms: tuple[str, ...] = tuple(NORMS)  #: those that it knows
+    starts: bool = False  #: whether it takes `start`, "zero" or "random"
+    minimal: bool = False  #: whether it looks for the nearest adversarial image, so that one run serves all radii
+    black_box: bool = False  #: whether it sees the logits only
+    needs_source: bool = False  #: whether it takes `source`, another model to make its images on
 
 
-ATTACKS: dict[str, AttackInfo] = {}
-
-
-def register_attack(name: str, description: str, **fields: Any) -> Callable[[Function], Function]:
-    """Make an attack known by a name: a decorator; `fields` are those of `AttackInfo`."""
-
-    def register(function: Function) -> Function:
-        if name in ATTACKS and ATTACKS[name].function is not function:
-            raise ValueError(f"an attack called {name!r} is registered already")
-        ATTACKS[name] = AttackInfo(name, function, description, **fields)
-        return function
-
-    return register
-
-
-def find_attack(name: str) -> AttackInfo:
-    """Look an attack up by name.
-
-    Raises:
-        UserError: no such attack; names the nearest ones.
-    """
-    if name not in ATTACKS:
-        raise unknown("attack", name, ATTACKS)
-    return ATTACKS[name]
+ATTACKS = Registry("attack", AttackInfo)
+register_attack, find_attack = ATTACKS.register, ATTACKS.find

@@ -1,10 +1,8 @@
 """Attacks one after another, each on what the ones before left standing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,22 +30,9 @@ def on_standing(
 ) -> Tensor:
     """Run attacks in turn on the samples that none has fooled so far; stops when none stands.
 
-    The model runs in eval mode and is left exactly as found. Each attack costs one forward pass more, which judges it.
-
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        attacks: the attacks in their order; each is called once, with the samples that stand.
-        keep: which image to return where no attack fools: that of the first attack, or the one with the largest
-            margin.
-
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached: the first that fools, else what `keep` says; `x` without attacks.
-
-    Raises:
-        ValueError: radius of a wrong shape.
+    Each attack is called once, in their order, with the samples that stand, and costs one forward pass more, which
+    judges it. `keep` says which image to return where no attack fools: that of the first attack, or the one with the
+    largest margin; `x` without attacks.
     """
     x = x.detach()
     radius = per_sample(eps, x).flatten().expand(len(x))
@@ -80,31 +65,16 @@ def pgd_restarts(
     eps: float | Tensor,
     steps: int = 20,
     restarts: int = 5,
-    norm: str = "linf",
     loss: LossFunction = margin,
-    generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Tensor:
     """Run PGD from several random starts; samples that are misclassified are not attacked again.
 
-    Args:
-        model: see `pgd`.
-        x: see `pgd`.
-        y: see `pgd`.
-        eps: see `pgd`.
-        steps: iterations from each start.
-        restarts: most starts, at least 1.
-        norm: see `pgd`.
-        loss: what to raise, per sample; default margin.
-        generator: source of the random starts.
-
-    Returns:
-        Adversarial images `(B, C, H, W)`, detached: the first misclassified result, else that with the largest margin.
-
-    Raises:
-        ValueError: restarts below 1, and what `pgd` raises.
+    `steps` are those from each start, `restarts` the most starts, at least 1. Returned is the first misclassified
+    result, else that with the largest margin.
     """
 
     def attack(x: Tensor, y: Tensor, eps: Tensor, _: Tensor) -> Tensor:
-        return pgd(model, x, y, eps=eps, steps=steps, norm=norm, start="random", loss=loss, generator=generator)
+        return pgd(model, x, y, eps=eps, steps=steps, start="random", loss=loss, **options)
 
     return on_standing(model, x, y, eps=eps, attacks=repeat(attack, restarts))

@@ -1,7 +1,5 @@
 """Square Attack: random search over square patches, which sees nothing of the model but its logits."""
 
-from __future__ import annotations
-
 from math import sqrt
 
 import torch
@@ -16,8 +14,7 @@ from dpaat.errors import BadValueError
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries out of 10,000 after which the share of pixels in a window halves."""
-TILES = 5
-"""Tiles along the shorter side of the first L2 perturbation."""
+TILES = 5  #: Tiles along the shorter side of the first L2 perturbation
 
 _TINY = 1e-12
 
@@ -45,25 +42,15 @@ def square(
     """Find adversarial images by random search, each inside a ball of its own radius, without any gradient.
 
     Every query changes one square window of each image, and the change stays where it raises the loss. Samples that
-    are misclassified are not queried again. The model runs in eval mode and is left exactly as found.
+    are misclassified are not queried again.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; need not be differentiable.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`, int64.
-        eps: radius in pixel units of a [0, 1] image; one number, or one per sample `(B,)`.
-        steps: queries, at least 1; each is one forward pass of the samples still standing.
-        norm: "linf" or "l2".
-        loss: what to raise, per sample; default margin.
-        p_init: share of the pixels that the first windows cover, in (0, 1].
-        generator: source of all random draws.
+    Beside the arguments of all attacks: `steps` are queries, each a forward pass of the samples still standing; `loss`
+    is what to raise, per sample, and `p_init` the share of the pixels that the first windows cover, in (0, 1]. The
+    model need not be differentiable.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: the first misclassified candidate, else the one with the largest
         loss.
-
-    Raises:
-        ValueError: unknown norm, steps below 1, p_init outside (0, 1], radius of a wrong shape.
 
     Source:
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search", ECCV

@@ -22,7 +22,7 @@ from dpaat.benchmark.plans import Plans, arguments_of
 from dpaat.errors import Interrupted
 from dpaat.locks import TRAINING, locked
 from dpaat.runs import LAST
-from dpaat.training.keeping import HANGUP, own_signals
+from dpaat.training.checkpointing import HANGUP, own_signals
 
 LOG, ERRORS = "benchmark.log", "benchmark.err"
 EVALUATION_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}

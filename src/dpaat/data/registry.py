@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dpaat.data.table import ImageTable
 from dpaat.plugins import import_all
+from dpaat.registry import Registry
 
 Loader = Callable[[str, str], ImageTable]
 
@@ -15,24 +16,13 @@ class DatasetInfo:
     """A kind of dataset, `name` before the colon of a spec; `load(argument, spec)` takes what stands behind it."""
 
     name: str
+    load: Loader
     syntax: str  # the whole spec, as people write it
     description: str
-    load: Loader
 
 
-DATASETS: dict[str, DatasetInfo] = {}
-
-
-def register_dataset(name: str, syntax: str, description: str) -> Callable[[Loader], Loader]:
-    """Make a kind of dataset known by a name: a decorator of its loader."""
-
-    def register(load: Loader) -> Loader:
-        if name in DATASETS and DATASETS[name].load is not load:
-            raise ValueError(f"a kind of dataset called {name!r} is registered already")
-        DATASETS[name] = DatasetInfo(name, syntax, description, load)
-        return load
-
-    return register
+DATASETS = Registry("dataset", DatasetInfo)
+register_dataset, find_dataset = DATASETS.register, DATASETS.find
 
 
 @functools.cache

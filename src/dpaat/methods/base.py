@@ -1,16 +1,20 @@
-"""Training method: base class, the run it serves, and the loss on clean and adversarial views."""
+"""Training methods: their base classes, the run they serve, and the loss on clean and adversarial views."""
 
-from __future__ import annotations
-
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from dpaat.attacks import pgd
+from dpaat.attacks.losses import cross_entropy
+from dpaat.methods.options import Option
 from dpaat.methods.teacher import SelfTeacher
-from dpaat.sample_state import SampleState
+from dpaat.sample_state import SampleRadii, SampleState
 
 LearnLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits `(B, K)` and labels `(B,)` to the loss to learn from, per sample `(B,)`, class imbalance treated."""
@@ -20,20 +24,15 @@ LearnLoss = Callable[[Tensor, Tensor], Tensor]
 class MethodContext:
     """The run that a method serves."""
 
-    labels: Tensor
-    """Class of every training sample `(N,)`, int64."""
+    labels: Tensor  #: Class of every training sample `(N,)`, int64
     num_classes: int
     epochs: int
     learn_loss: LearnLoss
-    eps: float
-    """Perturbation radius, in pixel units of a [0, 1] image; the largest one where a method moves it."""
-    steps: int
-    """Iterations of the training attack."""
+    eps: float  #: Perturbation radius, in pixel units of a [0, 1] image; the largest one where a method moves it
+    steps: int  #: Iterations of the training attack
     norm: str
-    clean_weight: float
-    """Share of the clean loss in the objective, in [0, 1]."""
-    adv_start: float = 0.0
-    """Share of the epochs, in [0, 1), that learn from clean images only."""
+    clean_weight: float  #: Share of the clean loss in the objective, in [0, 1]
+    adv_start: float = 0.0  #: Share of the epochs, in [0, 1), that learn from clean images only
     teacher: SelfTeacher | None = None
 
     @property
@@ -42,13 +41,7 @@ class MethodContext:
         return first_attack(self.adv_start, self.epochs)
 
     def with_teacher(self, loss: Tensor, logits: Tensor, x: Tensor) -> Tensor:
-        """Mix the self-teacher's loss, if there is one, into a loss on adversarial views `(B,)`.
-
-        Args:
-            loss: of the adversarial views, per sample `(B,)`.
-            logits: of the adversarial views `(B, K)`.
-            x: the clean images `(B, C, H, W)`.
-        """
+        """Mix the self-teacher's loss, if there is one, into that `(B,)` of views of `x` with these logits."""
         if self.teacher is None or not len(x):  # not every network takes an empty batch
             return loss
         return (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.divergence(logits, x)
@@ -58,26 +51,56 @@ class MethodContext:
 class StepOutput:
     """Objective and outputs of one mini-batch."""
 
-    loss: Tensor
-    """The objective, a scalar to call `backward` on."""
-    logits: Tensor
-    """Logits `(B, K)` of the view that was learned from, detached."""
-    index: Tensor
-    """Numbers of the samples `(B,)`."""
+    loss: Tensor  #: The objective, a scalar to call `backward` on
+    logits: Tensor  #: Logits `(B, K)` of the view that was learned from, detached
+    index: Tensor  #: Numbers of the samples `(B,)`
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     """What the method's `after_step` is to see of each sample, by name, each `(B,)`, detached."""
 
 
 class Method(nn.Module, ABC):
-    """One training objective; its state, if any, is made of buffers, so that it is saved with the model."""
+    """One training objective; its state, if any, is made of buffers, so that it is saved with the model.
+
+    `options` are values of those that the class declares, see `option`. ValueError for one out of its range, and for a
+    clean weight where the method has none.
+    """
 
     perturbation: SampleState | None
+    takes_clean_weight = True  #: False where an objective weighs clean and adversarial loss by an option of its own
 
-    def __init__(self, context: MethodContext) -> None:
+    #: option that is the share of the epochs that learn from clean images only, and the least number of these
+    clean_first: tuple[str, int] | None = None
+
+    def __init__(self, context: MethodContext, **options: Any) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.teacher = context, context.teacher
         self.perturbation = None
-        self.teacher = context.teacher
+        if context.clean_weight > 0 and not self.takes_clean_weight:
+            raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
+        for name, value in self.checked(options).items():
+            setattr(self, name, value)
+        self.setup()
+        self.begin_epoch(context.first_attack)
+
+    @classmethod
+    def declared(cls) -> dict[str, Option]:
+        """The options of the class and of those that it derives from."""
+        mro = reversed(cls.__mro__)
+        return {name: found for base in mro for name, found in vars(base).items() if isinstance(found, Option)}
+
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options with their values; raises ValueError for one out of its range."""
+        declared = cls.declared()
+        if unknown := options.keys() - declared.keys():
+            raise TypeError(f"{cls.__name__} has no option {min(unknown)!r}")
+        values = {name: options.get(name, found.default) for name, found in declared.items()}
+        for name, found in declared.items():
+            found.check(name, values[name])
+        return values
+
+    def setup(self) -> None:
+        """Make the method's state, when its options are set."""
 
     @abstractmethod
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
@@ -96,19 +119,65 @@ class Method(nn.Module, ABC):
     def after_step(self, output: StepOutput) -> None:
         """Let the method's state see a step; with several processes, the step of all of them together."""
 
+    def clean_step(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        """The objective on clean images alone."""
+        logits = model(x)
+        return StepOutput(self.context.learn_loss(logits, y).mean(), logits.detach(), index)
 
-def first_attack(adv_start: float, epochs: int) -> int:
-    """The first epoch with attacks, from 0, of a run whose share `adv_start` of the epochs learns from clean images."""
-    return min(round(adv_start * epochs), epochs - 1)
+    def pgd(self, model: nn.Module, x: Tensor, y: Tensor, eps: float | Tensor) -> Tensor:
+        """The training attack at a radius, one for all or one per sample `(B,)`."""
+        return pgd(model, x, y, eps=eps, steps=self.context.steps, norm=self.context.norm)
 
 
 class Standard(Method):
     """Standard training: the loss on clean images; the reference for accuracy."""
 
+    @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        """Compute the objective of a mini-batch."""
-        logits = model(x)
-        return StepOutput(self.context.learn_loss(logits, y).mean(), logits.detach(), index)
+        return self.clean_step(model, index, x, y)
+
+
+class AdversarialTraining(Method):
+    """The loss on attacked images, mixed with the clean one; rivals replace the attack or the loss."""
+
+    @override
+    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
+        x_adv = self.attack(model, x, y)
+        context = dataclasses.replace(self.context, learn_loss=self.learn_loss)
+        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
+        return StepOutput(loss, logits.detach(), index)
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Adversarial images `(B, C, H, W)`: by default PGD at the run's radius."""
+        return self.pgd(model, x, y, self.context.eps)
+
+    def learn_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Loss to learn from, per sample `(B,)`, for either view."""
+        return self.context.learn_loss(logits, y)
+
+
+class RadiiMethod(Method, ABC):
+    """A method whose step yields each sample's new radius, "eps", and its "loss" for the log."""
+
+    perturbation: SampleRadii
+
+    @override
+    def setup(self) -> None:
+        self.perturbation = SampleRadii(len(self.context.labels))
+
+    def output(self, loss: Tensor, logits: Tensor, index: Tensor, y: Tensor, eps: Tensor) -> StepOutput:
+        """The output of a step: mean loss, adversarial logits, new radii, and the cross-entropy for the log."""
+        logits = logits.detach()
+        return StepOutput(loss.mean(), logits, index, {"eps": eps, "loss": cross_entropy(logits, y)})
+
+    @override
+    def after_step(self, output: StepOutput) -> None:
+        self.perturbation.record(output.index, output.rows["eps"], output.rows["loss"])
+
+
+def first_attack(adv_start: float, epochs: int) -> int:
+    """The first epoch with attacks, from 0, of a run whose share `adv_start` of the epochs learns from clean images."""
+    return min(round(adv_start * epochs), epochs - 1)
 
 
 def mixed_loss(

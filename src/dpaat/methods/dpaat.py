@@ -1,10 +1,7 @@
 """DPAAT: dynamic perturbation-adaptive adversarial training, one class and its presets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,60 +9,16 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd_graded
 from dpaat.attacks.losses import cross_entropy
-from dpaat.methods.base import Method, MethodContext, StepOutput
-from dpaat.methods.boundary import score
-from dpaat.methods.controls import CONTROLS
+from dpaat.methods.base import Method, StepOutput
+from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, VIEW, Cost, register_method
-from dpaat.perturbation import AdaptivePerturbation, solved, stepped
-from dpaat.ranges import Options, ranged
+from dpaat.methods.searching import score
+from dpaat.perturbation import AdaptivePerturbation, mean, solved, stepped
 
 MIN_RAMP = 4.0
 """Fewest attacks from 0 to eps_max with fixed increments: in a very short run one attack must not decide."""
 GOLDEN, UNIT = 2654435769, 2**32
 """The golden ratio as a fraction of 2^32: its multiples, modulo 2^32, spread evenly, whichever samples meet."""
-
-
-@dataclass(frozen=True)
-class DPAATOptions(Options):
-    """Options of DPAAT; shares of `eps` are shares of the largest perturbation size.
-
-    Attributes:
-        rule: solve the size from the losses, or step it by fixed increments.
-        scope: one threshold per class, or one for all samples.
-        statistic: the threshold as a statistic of the tracked losses: mean, median, quantile25, quantile75.
-        track: losses that the threshold is made of: those of the clean or of the adversarial views (`step` only).
-        damping: share of the old size that is kept when it is solved, in [0, 1).
-        ramp: share of the attacks that `step` needs from 0 to `eps`, in (0, 1]; 4 attacks at the least.
-        eps_min: smallest size, as a share of `eps`, in [0, 1].
-        eps_init: size at the start, as a share of `eps`, in [0, 1]; never below `eps_min`.
-        views: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the
-            share `clean_weight` of the epochs.
-        adv_fraction: with both views, the share of the epochs that show the adversarial one, in (0, 1].
-        min_steps: fewest steps of an attack; their number grows with the size. 0: all attacks take `steps`.
-        steps_scale: share of `steps` that an attack takes at the size `eps`, in (0, 1].
-        radius: size that is attacked: the image's own; or, as a control, the mean of all, the mean of its class, the
-            size of another image of the class, or a random one.
-    """
-
-    rule: Literal["solve", "step"] = "solve"
-    scope: Literal["class", "global"] = "class"
-    statistic: str = "mean"
-    track: Literal["clean", "adversarial"] = "clean"
-    damping: float = ranged(0.5, "[0, 1)")
-    ramp: float = ranged(0.5, "(0, 1]")
-    eps_min: float = ranged(0.2, "[0, 1]")
-    eps_init: float = ranged(0.0, "[0, 1]")
-    views: Literal["both", "alternate"] = "alternate"
-    adv_fraction: float = ranged(1.0, "(0, 1]")
-    min_steps: int = ranged(3, "[0, inf)")
-    steps_scale: float = ranged(1.0, "(0, 1]")
-    radius: Literal["own", "mean", "class-mean", "permuted", "uniform"] = "own"
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rule == "solve" and self.track != "clean":
-            raise ValueError(f"track must be clean with the rule solve, not {self.track}")
 
 
 class DPAAT(Method):
@@ -78,26 +31,56 @@ class DPAAT(Method):
     (`radius`), sizes move as ever, by losses of an attack of their own; the objective is taken at other ones.
     """
 
+    rule: str = option("solve", "solve | step")  #: solve the size from the losses, or step it by fixed increments
+    scope: str = option("class", "class | global")  #: one threshold per class, or one for all samples
+    #: the threshold as a statistic of the tracked losses: mean, median, quantile25, quantile75
+    statistic: str = option("mean")
+    #: losses that the threshold is made of: those of the clean or of the adversarial views (`step` only)
+    track: str = option("clean", "clean | adversarial")
+    damping: float = option(0.5, "[0, 1)")  #: share of the old size that is kept when it is solved
+    #: share of the attacks that `step` needs from 0 to `eps`; 4 attacks at the least
+    ramp: float = option(0.5, "(0, 1]")
+    eps_min: float = option(0.2, "[0, 1]")  #: smallest size, as a share of `eps`
+    eps_init: float = option(0.0, "[0, 1]")  #: size at the start, as a share of `eps`; never below `eps_min`
+    #: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the share
+    #: `clean_weight` of the epochs
+    views: str = option("alternate", "both | alternate")
+    #: with both views, the share of the epochs that show the adversarial one
+    adv_fraction: float = option(1.0, "(0, 1]")
+    #: fewest steps of an attack; their number grows with the size. 0: all attacks take `steps`
+    min_steps: int = option(3, "[0, inf)")
+    steps_scale: float = option(1.0, "(0, 1]")  #: share of `steps` that an attack takes at the size `eps`
+    #: size that is attacked: the image's own; or, as a control, the mean of all, the mean of its class, the size of
+    #: another image of the class, or a random one
+    radius: str = option("own", "own | mean | class-mean | permuted | uniform")
     perturbation: AdaptivePerturbation
 
-    def __init__(self, context: MethodContext, options: DPAATOptions) -> None:
-        super().__init__(context)
-        self.options, self._epoch = options, context.first_attack
-        self._share = adversarial_share(context.clean_weight, vars(options))
-        self._both = shows_both(context.clean_weight, vars(options))
+    @override
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        values = super().checked(options)
+        if values["rule"] == "solve" and values["track"] != "clean":
+            raise ValueError(f"track must be clean with the rule solve, not {values['track']}")
+        return values
+
+    @override
+    def setup(self) -> None:
+        context = self.context
+        options = {name: getattr(self, name) for name in self.declared()}
+        self._share = adversarial_share(context.clean_weight, options)
+        self._both = shows_both(context.clean_weight, options)
         attacks = (context.epochs - context.first_attack) * self._share
-        by_class = options.scope == "class"
-        solving = options.rule == "solve"
+        by_class, solving = self.scope == "class", self.rule == "solve"
         self.perturbation = AdaptivePerturbation(
             len(context.labels),
             context.eps,
             labels=context.labels if by_class else None,
             num_classes=context.num_classes if by_class else 1,
-            eps_min=options.eps_min * context.eps,
-            eps_init=max(options.eps_init, options.eps_min) * context.eps,
-            statistic=options.statistic,
-            rule=solved if solving else stepped(context.eps / max(MIN_RAMP, options.ramp * attacks)),
-            damping=options.damping if solving else 0.0,
+            eps_min=self.eps_min * context.eps,
+            eps_init=max(self.eps_init, self.eps_min) * context.eps,
+            statistic=self.statistic,
+            rule=solved if solving else stepped(context.eps / max(MIN_RAMP, self.ramp * attacks)),
+            damping=self.damping if solving else 0.0,
             warmup=0 if solving else 1,
             norm=context.norm,
         )
@@ -112,13 +95,13 @@ class DPAAT(Method):
         attacked = turn.nonzero()[:, 0]
         view, clean = self.attack(model, x, y, self.perturbation.eps[index], turn)
         at_own = None
-        if self.options.radius != "own":
+        if self.radius != "own":
             at_own = score(model, view[attacked]) if len(attacked) else None
             view, _ = self.attack(model, x, y, self.radii(index), turn)
         loss, logits, beside = self._learn(model, x, view, y, attacked)
         seen = logits if at_own is None else logits.index_copy(0, attacked, at_own.to(logits))
         rows = {"adv_loss": cross_entropy(seen, y)}
-        if self.options.track == "clean":
+        if self.track == "clean":
             known = clean if beside is None or at_own is not None else beside
             # Images that took no step show in the learning pass what they are.
             known = seen if known is None else torch.where(known.isnan(), seen, known.to(seen))
@@ -127,11 +110,11 @@ class DPAAT(Method):
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor, turn: Tensor) -> tuple[Tensor, Tensor | None]:
         """The views of a mini-batch, attacked where it is their turn, and the clean logits of those, NaN elsewhere."""
-        context, options = self.context, self.options
+        context = self.context
         steps = torch.full_like(eps, context.steps)
-        if options.min_steps:
-            least = min(options.min_steps, context.steps)
-            steps = (options.steps_scale * context.steps * eps / context.eps).ceil().clamp(min=least)
+        if self.min_steps:
+            least = min(self.min_steps, context.steps)
+            steps = (self.steps_scale * context.steps * eps / context.eps).ceil().clamp(min=least)
         return pgd_graded(model, x, y, eps=eps, steps=(steps * ((eps > 0) & turn)).int(), norm=context.norm)
 
     def _learn(
@@ -159,13 +142,29 @@ class DPAAT(Method):
 
     def radii(self, index: Tensor) -> Tensor:
         """Sizes `(B,)` that a control learns at."""
-        return CONTROLS[self.options.radius](self.perturbation.eps, index, self.context, self._epoch)
+        eps, context = self.perturbation.eps, self.context
+        if self.radius == "mean":
+            return eps.mean().expand(len(index))
+        if self.radius == "class-mean":
+            labels = context.labels.to(eps.device)
+            return mean(eps, labels, torch.ones_like(eps, dtype=torch.bool), context.num_classes)[labels[index]]
+        if self.radius == "permuted":  # anew in every epoch, alike in all processes and on resuming
+            partner = permute_within(context.labels.cpu(), torch.Generator().manual_seed(self._epoch))
+            return eps[partner.to(index.device)[index]]
+        return context.eps * torch.rand(len(index), device=eps.device)
 
     @override
     def after_step(self, output: StepOutput) -> None:
         rows = self.is_adversarial(output.index).nonzero()[:, 0]
         losses = {"clean_loss": output.rows["tracked_loss"][rows]} if "tracked_loss" in output.rows else {}
         self.perturbation.update(output.index[rows], output.rows["adv_loss"][rows], **losses, gathered=True)
+
+
+def permute_within(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a permutation of the samples `(N,)` that leaves each in its class, given as `labels` `(N,)`."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    return torch.empty_like(shuffled).scatter_(0, labels.argsort(stable=True), by_class)
 
 
 def adversarial_share(clean_weight: float, options: Mapping[str, Any]) -> float:
@@ -187,21 +186,20 @@ def step_cost(clean_weight: float, options: Mapping[str, Any]) -> Cost:
     return Cost(2 * (1 + controlled) * scale * share, VIEW * views + controlled * share, views)
 
 
-STEPPED = DPAATOptions(rule="step", eps_min=0.0, eps_init=0.125, views="both", min_steps=0)
+STEPPED = {"rule": "step", "eps_min": 0.0, "eps_init": 0.125, "views": "both", "min_steps": 0}
 PRESETS: dict[str, dict[str, Any]] = {
     "dpaat": {
         "description": "a size per image, solved from its losses; attacks from mid-training on, mostly clean images",
         "clean_weight": 0.85,
         "adv_start": 0.5,
         "self_teacher": 0.7,
-        "options": DPAATOptions(),
     },
     "dpaat-v1": {
         "description": "default of version 0.1: sizes in fixed increments; attacks from mid-training on, mostly clean",
         "eps": 4 / 255,
         "clean_weight": 0.85,
         "adv_start": 0.5,
-        "options": replace(STEPPED, eps_init=0.25, views="alternate", min_steps=5),
+        "options": STEPPED | {"eps_init": 0.25, "views": "alternate", "min_steps": 5},
     },
     "dpaat-half": {
         "description": "sizes in fixed increments; half clean, half adversarial, at every visit",
@@ -211,11 +209,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dpaat-fast": {
         "description": "dpaat-half with one view of an image a visit, and attack steps in proportion to its size",
         "clean_weight": 0.5,
-        "options": replace(STEPPED, views="alternate", min_steps=1, steps_scale=0.5),
+        "options": STEPPED | {"views": "alternate", "min_steps": 1, "steps_scale": 0.5},
     },
     "dpaat-paper": {
         "description": "sizes against the mean of all adversarial losses, no clean images: the abstract to the letter",
-        "options": replace(STEPPED, scope="global", track="adversarial", views="alternate"),
+        "options": STEPPED | {"scope": "global", "track": "adversarial", "views": "alternate"},
     },
 }
 """Preset to its defaults: fields of `MethodInfo`; the largest size is 8/255 where none is given."""

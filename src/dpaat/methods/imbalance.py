@@ -1,7 +1,5 @@
 """Unequal class sizes, treated in the loss to learn from; attacks and criteria keep the plain cross-entropy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,14 +8,11 @@ from dpaat.methods.base import LearnLoss
 
 
 def learning_loss(imbalance: str, labels: Tensor, num_classes: int) -> LearnLoss:
-    """Make the loss to learn from, per sample, with the class sizes taken into account.
+    """Make the loss to learn from, per sample, with the sizes of the classes in `labels` `(N,)` taken into account.
 
-    Args:
-        imbalance: "none", "sampler" (the batches are balanced instead), "weights" (by the inverse square root of
-            the class size, mean 1 over the images), or "balanced-softmax" (cross-entropy of the logits plus the log
-            class sizes; Ren et al., NeurIPS 2020, arXiv 2007.10740, eq. 4).
-        labels: training labels `(N,)`.
-        num_classes: K.
+    By `imbalance`: "none", "sampler" (the batches are balanced instead), "weights" (by the inverse square root of the
+    class size, mean 1 over the images), or "balanced-softmax" (cross-entropy of the logits plus the log class sizes;
+    Ren et al., NeurIPS 2020, arXiv 2007.10740, eq. 4).
     """
     counts = torch.bincount(labels, minlength=num_classes).clamp(min=1).float()
     shift = counts.log() if imbalance == "balanced-softmax" else torch.zeros(num_classes)

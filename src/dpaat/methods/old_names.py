@@ -1,7 +1,5 @@
 """Names of methods and options in version 0.1, for run folders, grids and published results of that time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,23 +16,12 @@ METHODS = {
 """Old name to the present one and the options that tell it apart."""
 OPTIONS = {"graded": "steps_scale", "least": "min_steps", "floor": "eps_min", "collect": "track"}
 """Old option of the DPAAT methods to the present one."""
-GONE = {
-    "signal": "loss",
-    "update": "additive",
-    "schedule": "constant",
-    "warmup": 1,
-    "loss_decay": 0.0,
-    "momentum": 0.0,
-}
+GONE = {"signal": "loss", "update": "additive", "schedule": "constant", "warmup": 1, "loss_decay": 0.0, "momentum": 0.0}
 """Option that is gone to the only value it can still have."""
 
 
 def present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the present names into the fields of a `TrainConfig`; fields without old names stay as they are.
-
-    Raises:
-        UserError: an option that is gone, at another value than the one that is left.
-    """
+    """Put the present names into the fields of a `TrainConfig`; UserError for a value that is gone."""
     options = dict(values.get("options") or {})
     method, own = METHODS.get(values.get("method", ""), (values.get("method"), {}))
     old = (OPTIONS.keys() | GONE.keys() | {"start", "attacked"}) & options.keys()

@@ -1,7 +1,5 @@
 """Self-distillation: the run's own network, frozen when the attacks begin, teaches the adversarial views."""
 
-from __future__ import annotations
-
 import copy
 from typing import Self
 
@@ -12,10 +10,10 @@ from typing_extensions import override
 
 
 class SelfTeacher(nn.Module):
-    r"""Frozen copy of the network whose clean answers the adversarial views learn.
+    r"""Frozen copy of the network whose clean answers the adversarial views learn; saved with the method.
 
     $T^2\, KL(p_T(f_0(x)) \,\|\, p_T(f(x')))$ with $f_0$ the network as it stood when the attacks began and $p_T$ the
-    softmax of logits divided by $T$. Nothing comes from outside the run. The copy is saved with the method.
+    softmax of logits divided by $T$.
 
     Args:
         model: the network, whose weights are copied.

@@ -1,7 +1,5 @@
 """Adversarial weight perturbation: the training gradient is taken where a small change of the weights hurts most."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import deque
 from typing import Any
@@ -17,7 +15,7 @@ from dpaat.methods import Method, StepOutput
 def perturbed_step(
     method: Method, model: nn.Module, index: Tensor, x: Tensor, y: Tensor, *, gamma: float
 ) -> StepOutput:
-    r"""Make a step whose loss has, for the weights $w$, the gradient of the objective at $w + v$.
+    r"""Make a step whose loss has, for the weights $w$, the gradient of the objective at $w + v$, $v$ of share `gamma`.
 
     The method computes its objective twice, from the same adversarial images: at $w$, for `perturbed_weights`, and at
     $w + v$, to learn from. The attack belongs to the first time and meets the unperturbed network; the second time is
@@ -27,15 +25,8 @@ def perturbed_step(
 
     All but the loss is that of the unperturbed network: the logits, what the method's state is to see, and the
     running statistics of BatchNorm, which are updated once. The weights themselves are never touched. With several
-    processes, each perturbs by the gradient of its own part of the batch.
-
-    Args:
-        method: any method whose `forward` changes nothing but the model's buffers.
-        model: maps images in [0, 1] to logits, in train mode.
-        index: numbers of the samples `(B,)`.
-        x: augmented images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`.
-        gamma: size of the perturbation, as a share of the norm of each weight tensor, in (0, 1).
+    processes, each perturbs by the gradient of its own part of the batch. Other arguments as of `Method.forward`, which
+    must change nothing but the model's buffers.
 
     Source:
         Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020, arXiv 2004.05884,
@@ -55,25 +46,18 @@ def perturbed_weights(model: nn.Module, loss: Tensor, gamma: float) -> dict[str,
     r"""The weights $w + v$ with $v = \gamma \|w\|\, g / \|g\|$ for every weight tensor, $g$ the gradient of the loss.
 
     Norms and biases, all tensors of one dimension, stay as they are, as in the authors' code; so do frozen weights and
-    those with $g = 0$.
-
-    Args:
-        model: the network.
-        loss: scalar with a graph to the weights, which is used up; only its gradient's direction counts.
-        gamma: size of the perturbation relative to the weights, at least 0.
-
-    Returns:
-        The perturbed tensors by their names in the model, each with the identity as its derivative for the weights.
+    those with $g = 0$. Each tensor returned, by its name in the model, has the identity as its derivative for the
+    weight. The graph of the loss is used up.
 
     Source:
         Wu et al. 2020, section 4: one step of the maximization, to the bound on each layer.
     """
     weights = {name: w for name, w in model.named_parameters() if w.requires_grad and w.ndim > 1}
     gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-    sizes = [
-        gamma * w.detach().norm() / g.norm().clamp(min=1e-12) for w, g in zip(weights.values(), gradients, strict=True)
-    ]
-    return {name: w + size * g for (name, w), size, g in zip(weights.items(), sizes, gradients, strict=True)}
+    return {
+        name: w + gamma * w.detach().norm() / g.norm().clamp(min=1e-12) * g
+        for (name, w), g in zip(weights.items(), gradients, strict=True)
+    }
 
 
 class _Recorder(nn.Module):
@@ -106,10 +90,8 @@ class _Player(nn.Module):
         if self.model.training:
             # BatchNorm writes its running statistics into the copies.
             buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            logits: Tensor = functional_call(self.model, {**self.weights, **buffers}, (x,))
-            return logits
-        answer: Tensor = _Recorded.apply(x, self.answers)
-        return answer
+            return functional_call(self.model, {**self.weights, **buffers}, (x,))  # type: ignore[no-any-return]
+        return _Recorded.apply(x, self.answers)  # type: ignore[no-any-return]
 
 
 class _Recorded(torch.autograd.Function):

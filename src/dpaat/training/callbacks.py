@@ -1,7 +1,5 @@
 """What a run writes down after every epoch."""
 
-from __future__ import annotations
-
 import csv
 import io
 import time
@@ -31,14 +29,8 @@ class EpochLog(L.Callback):
     """Append a row to `metrics.csv` and `timing.csv`, and a part to `perturbation.parquet`, after every epoch.
 
     On resuming, rows of epochs that are about to be repeated are dropped, so that the files end up as those of an
-    unbroken run. Wall-clock times stand in a file of their own: they alone differ from run to run.
-
-    Args:
-        folder: the run folder.
-        ids: ids of the training images, in their order.
-        class_names: class of each training image.
-        console: where to print the line of an epoch; None for silence.
-        watch: what there is to warn of after the epochs so far, see `overfitted`.
+    unbroken run. Wall-clock times stand in a file of their own: they alone differ from run to run. `watch` says what
+    there is to warn of after the epochs so far.
     """
 
     def __init__(
@@ -49,10 +41,8 @@ class EpochLog(L.Callback):
         console: Console | None,
         watch: Callable[[], str | None],
     ) -> None:
-        self.folder, self.ids, self.class_names, self.console = folder, ids, class_names, console
-        self.watch = watch
-        self._started = self._run_started = 0.0
-        self._first_epoch = 0
+        self.folder, self.ids, self.class_names, self.console, self.watch = folder, ids, class_names, console, watch
+        self._started, self._run_started, self._first_epoch = 0.0, 0.0, 0
         self._warned: set[str] = set()
 
     @override
@@ -101,32 +91,20 @@ class EpochLog(L.Callback):
             return
         part = self.folder / "perturbation.parquet" / f"epoch-{epoch:04d}.parquet"
         part.parent.mkdir(exist_ok=True)
-        frame = pd.DataFrame(
-            {
-                "id": self.ids,
-                "class": self.class_names,
-                "epoch": np.int32(epoch),
-                "eps": state.eps.cpu().numpy(),
-                "loss": state.loss.cpu().numpy(),
-            }
-        )
+        rows = {"id": self.ids, "class": self.class_names, "epoch": np.int32(epoch)}
+        rows |= {"eps": state.eps.cpu().numpy(), "loss": state.loss.cpu().numpy()}
         with replacing(part) as temporary:
-            frame.to_parquet(temporary, index=False)
+            pd.DataFrame(rows).to_parquet(temporary, index=False)
 
     def _print(self, trainer: L.Trainer, row: dict[str, Any], now: float, answer: str | None) -> None:
         if self.console is None:
             return
-        assert trainer.max_epochs is not None
-        done = row["epoch"] + 1
-        left = (now - self._run_started) / (done - self._first_epoch) * (trainer.max_epochs - done)
+        done, epochs = row["epoch"] + 1, trainer.max_epochs or 0
+        left = (now - self._run_started) / (done - self._first_epoch) * (epochs - done)
         text = (
-            f"epoch {done:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
-            f"  loss {row['train/loss']:.3f}"
-            f"  val: accuracy {row['val/accuracy']:.1%}, balanced {row['val/balanced_accuracy']:.1%}"
-            f", score {row['val/score']:.1%}"
-        )
-        if "eps/mean" in row:
-            text += f"  mean eps {row['eps/mean'] * 255:.2f}/255"
+            f"epoch {done:>{len(str(epochs))}}/{epochs}  loss {row['train/loss']:.3f}  val: accuracy "
+            f"{row['val/accuracy']:.1%}, balanced {row['val/balanced_accuracy']:.1%}, score {row['val/score']:.1%}"
+        ) + (f"  mean eps {row['eps/mean'] * 255:.2f}/255" if "eps/mean" in row else "")
         self.console.print(f"{text}  left {_clock(left)}", highlight=False, soft_wrap=True)
         for warning in (self.watch(), answer and f"on validation, the model {answer}"):
             if warning and warning not in self._warned:
@@ -137,13 +115,8 @@ class EpochLog(L.Callback):
 def overfitted(folder: Path, attacked: str | None, config: TrainConfig, num_classes: int) -> str | None:
     """What there is to warn of after the epochs in a run folder's `metrics.csv`: catastrophic overfitting, or None.
 
-    Epochs before the first attack say nothing about it.
-
-    Args:
-        folder: the run folder.
-        attacked: name of the robust balanced accuracy on validation to watch; None where there is none.
-        config: of the run, completed.
-        num_classes: K.
+    Epochs before the first attack say nothing about it. `attacked` names the robust balanced accuracy on validation to
+    watch; None where there is none.
     """
     method = find_method(config.method)
     if attacked is None or not (folder / "metrics.csv").exists():
@@ -167,10 +140,7 @@ def overfitted(folder: Path, attacked: str | None, config: TrainConfig, num_clas
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's bar, gone when the epoch is over: the line of the epoch takes its place."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=1, leave=False)
+    """Lightning's bar without numbers of its own."""
 
     @override
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
@@ -178,15 +148,10 @@ class EpochBar(TQDMProgressBar):
 
 
 class StopAfter(L.Callback):
-    """End this call after some epochs; the run goes on with `--resume`.
-
-    Args:
-        epochs: how many epochs to train in this call.
-    """
+    """End this call after some epochs; the run goes on with `--resume`."""
 
     def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-        self._first_epoch = 0
+        self.epochs, self._first_epoch = epochs, 0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -203,14 +168,13 @@ def _radius_scores(module: TrainingModule) -> dict[str, float]:
     state, classes = module.perturbation, module.classes
     if state is None:
         return {}
-    eps = state.eps.cpu().double()
+    eps, shares = state.eps.cpu().double(), (10, 50, 90)
     scores = {"eps/mean": float(eps.mean())}
-    for share in (10, 50, 90):
-        scores[f"eps/q{share}"] = float(eps.quantile(share / 100))
+    scores |= {f"eps/q{share}": float(eps.quantile(share / 100)) for share in shares}
     scores["eps/share_zero"] = float((eps == 0).double().mean())
     scores["eps/share_max"] = float((eps >= module.config.radius * (1 - 1e-6)).double().mean())
     by_class = pd.Series(eps.numpy()).groupby(module.method.context.labels.numpy())
-    per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in (10, 50, 90)}
+    per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in shares}
     for kind, values in per_class.items():
         for label, name in enumerate(classes):
             scores[f"eps/{kind}/{name}"] = float(values.get(label, float("nan")))
@@ -221,13 +185,13 @@ def _radius_scores(module: TrainingModule) -> dict[str, float]:
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     """Add a row by replacing the whole file: a few hundred rows at most, and none is ever half written."""
-    text = io.StringIO(newline="")
+    text = io.StringIO(path.read_text(encoding="utf-8") if path.exists() else "", newline="")
+    text.seek(0, io.SEEK_END)
     writer = csv.DictWriter(text, row, lineterminator="\n")
     if not path.exists():
         writer.writeheader()
     writer.writerow(row)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_text(path, before + text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _keep_epochs_before(path: Path, epoch: int) -> None:

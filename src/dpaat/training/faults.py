@@ -1,7 +1,5 @@
 """Training that goes wrong: what to look for, and what to say about it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,13 +14,7 @@ COLLAPSE, LEAST = 0.5, 1.5
 
 
 class TrainingError(Exception):
-    """Training has gone wrong.
-
-    Args:
-        cause: `LOSS`, `EPS` or `WEIGHTS`.
-        step: the step at fault, counted in batches from 0 over the whole run.
-        rows: numbers of the samples at fault in the training split.
-    """
+    """Training has gone wrong: by `LOSS`, `EPS` or `WEIGHTS`, at a batch counted from 0, with samples `rows`."""
 
     def __init__(self, cause: str, step: int, rows: list[int]) -> None:
         super().__init__(cause)
@@ -32,10 +24,7 @@ class TrainingError(Exception):
 class FaultWatch:
     """Remembers the first step that went wrong on the device, so that no step has to wait for the answer.
 
-    Args:
-        num_samples: N, the size of the training split.
-        eps_limit: what no perturbation size can sensibly exceed, in the norm of the run.
-        device: where the training runs.
+    No perturbation size of the `num_samples` may exceed `eps_limit`.
     """
 
     def __init__(self, num_samples: int, eps_limit: float, device: torch.device) -> None:
@@ -46,13 +35,7 @@ class FaultWatch:
 
     @torch.no_grad()
     def look(self, step: int, output: StepOutput, eps: Tensor | None) -> None:
-        """Look at a step that is done; never waits for the device.
-
-        Args:
-            step: its number.
-            output: what it yielded.
-            eps: perturbation sizes `(N,)` after the step, of a method that has them.
-        """
+        """Look at a step that is done, and at the perturbation sizes `(N,)` after it; never waits for the device."""
         lost = ~torch.isfinite(output.loss)
         at_fault = ~torch.isfinite(output.logits).all(1)
         for values in output.rows.values():
@@ -68,11 +51,7 @@ class FaultWatch:
         self._rows[output.index] = self._rows[output.index] | (at_fault & first)
 
     def check(self) -> None:
-        """Wait for the device and tell.
-
-        Raises:
-            TrainingError: a step since the beginning went wrong.
-        """
+        """Wait for the device; raise TrainingError if a step since the beginning went wrong."""
         step, lost = self._first.tolist()
         if step >= 0:
             raise TrainingError(LOSS if lost else EPS, step, self._rows.nonzero()[:, 0].tolist())
@@ -85,10 +64,8 @@ def lost_process(error: RuntimeError) -> bool:
 
 def finite(module: nn.Module) -> bool:
     """Whether all weights and running statistics of a network are finite."""
-    values = [
-        value for value in module.state_dict().values() if isinstance(value, Tensor) and value.is_floating_point()
-    ]
-    return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
+    values = (value for value in module.state_dict().values() if isinstance(value, Tensor))
+    return bool(torch.stack([torch.isfinite(value).all() for value in values if value.is_floating_point()]).all())
 
 
 def catastrophic_overfitting(
@@ -96,15 +73,16 @@ def catastrophic_overfitting(
 ) -> int | None:
     """The first epoch in which robust balanced accuracy collapsed while training accuracy under attack did not fall.
 
-    The training attack has then become easy for the network, and says nothing about a stronger one.
+    The training attack has then become easy for the network, and says nothing about a stronger one. A network that
+    answers the same class whatever the image has a balanced accuracy of 1 / K, and gives up no robustness when it
+    begins to learn.
 
     Args:
         train: accuracy of each epoch on the adversarial views that were learned from, in [0, 1].
         robust: balanced accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
-        num_classes: K; a network that answers the same class whatever the image has a balanced accuracy of 1 / K, and
-            gives up no robustness when it begins to learn.
-        causes: what else may take robustness with it, of each epoch, at least 0: clean accuracy, or the radii that are
-            trained at; where one has halved as well, the fall is another one.
+        num_classes: K.
+        causes: what else may take robustness with it, of each epoch: clean accuracy, or the radii that are trained at;
+            where one has halved as well, the fall is another one.
 
     Returns:
         The number of an epoch whose robust balanced accuracy is below half of the best before, which was 1.5 / K at
@@ -126,15 +104,7 @@ def catastrophic_overfitting(
 
 
 def largest_batch(attempt: Callable[[int], object], batch_size: int) -> int | None:
-    """Halve a batch size until a step fits into memory.
-
-    Args:
-        attempt: makes a step of the given size; raises what `out_of_memory` knows where it does not fit.
-        batch_size: what did not fit.
-
-    Returns:
-        The first half, quarter, ... that fits, at least 2; or None.
-    """
+    """The first half, quarter, ... of a batch size, at least 2, with which `attempt` does not run out of memory."""
     size = batch_size // 2
     while size >= 2:
         try:

@@ -1,10 +1,9 @@
 """One training run as Lightning sees it."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,6 +14,7 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from dpaat.attacks import unchecked
 from dpaat.config import TrainConfig
@@ -27,25 +27,23 @@ from dpaat.methods.base import Standard
 from dpaat.models import Classifier
 from dpaat.sample_state import SampleState
 from dpaat.training.awp import perturbed_step
+from dpaat.training.checkpointing import Keeper
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
-from dpaat.training.keeping import Keeper
 from dpaat.training.validation import RobustOutputs, validation_scores
 from dpaat.weights import RECORD
 
-LOOK_EVERY = 50
-"""Steps between two looks at the device for what went wrong; each waits for it."""
+LOOK_EVERY = 50  #: Steps between two looks at the device for what went wrong; each waits for it
 
 
 class TrainingModule(L.LightningModule):
     """Model and method together; everything that a resumed run needs is in its checkpoint.
 
-    Args:
-        config: the completed configuration.
-        model: the classifier.
-        method: the training objective, with its state.
-        classes: class names.
-        adversarial: whether the best epoch is chosen by robust scores.
+    `adversarial` says whether the best epoch is chosen by robust scores; the configuration is a completed one.
     """
+
+    _validation: RobustOutputs
+    _output: StepOutput
+    _watch: FaultWatch
 
     def __init__(
         self, config: TrainConfig, model: Classifier, method: Method, classes: tuple[str, ...], adversarial: bool
@@ -53,8 +51,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.config, self.classes, self.adversarial = config, classes, adversarial
         self.model = model.to(memory_format=torch.channels_last)
-        self.method = method
-        self.attacking = True
+        self.method, self.attacking = method, True
         self._clean = Standard(dataclasses.replace(method.context, teacher=None))
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         if self.ema is not None:
@@ -64,10 +61,7 @@ class TrainingModule(L.LightningModule):
         self.epoch_scores: dict[str, float] = {}
         self.record: dict[str, Any] = {}
         self.one_answer: str | None = None
-        self._validation: RobustOutputs | None = None
-        self._output: StepOutput | None = None
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
-        self._watch: FaultWatch | None = None
 
     @property
     def evaluated(self) -> Classifier:
@@ -91,18 +85,13 @@ class TrainingModule(L.LightningModule):
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
         )
         total = int(self.trainer.estimated_stepping_batches)
+        scheduler: LRScheduler
         if config.schedule == "one-cycle":
-            scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=config.lr,
-                total_steps=total,
-                pct_start=0.25 if total != 4 else 0.5,  # a warm-up of exactly one step divides by zero
-            )
+            warmup = 0.25 if total != 4 else 0.5  # a warm-up of exactly one step divides by zero
+            scheduler = OneCycleLR(optimizer, max_lr=config.lr, total_steps=total, pct_start=warmup)
         else:
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+            scheduler = CosineAnnealingLR(optimizer, T_max=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    # --- training
 
     def on_train_start(self) -> None:
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
@@ -148,26 +137,21 @@ class TrainingModule(L.LightningModule):
         x = x.contiguous(memory_format=torch.channels_last)
         objective = self.method if self.attacking else self._clean
         with unchecked():  # no step waits for the device, and whole grey levels over 255 lie in [0, 1]
-            if self.config.awp:
-                output = perturbed_step(objective, self.model, index, x, y, gamma=self.config.awp)
-            else:
-                output = objective(self.model, index, x, y)
+            step = partial(perturbed_step, objective, gamma=self.config.awp) if self.config.awp else objective
+            output: StepOutput = step(self.model, index, x, y)
         correct = (output.logits.argmax(1) == y).sum()
         # Summed later, on the CPU: no step waits for the device, and not every device has float64.
         self._unsummed.append(torch.stack([output.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)]))
         self._output = output
         # Gradients are averaged over processes, whose shares differ by an image where they do not divide the batch.
-        loss: Tensor = output.loss * (len(y) * processes / total)
-        return loss
+        return output.loss * (len(y) * processes / total)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Let the method's state see the step, average the weights, look for faults; then the step may be saved."""
-        assert self._output is not None
-        assert self._watch is not None
-        output = (
-            self._output if self.trainer.world_size == 1 else self._of_all(self._output, self._batch_size(batch_idx))
-        )
-        self._output = None
+        output = self._output
+        del self._output
+        if self.trainer.world_size > 1:
+            output = self._of_all(output, self._batch_size(batch_idx))
         if self.attacking:
             self.method.after_step(output)
         eps = None if self.perturbation is None else self.perturbation.eps
@@ -184,12 +168,7 @@ class TrainingModule(L.LightningModule):
                 callback.after_step(self.trainer, self.check)
 
     def check(self) -> None:
-        """Look at the steps so far and at the weights.
-
-        Raises:
-            TrainingError: something went wrong.
-        """
-        assert self._watch is not None
+        """Look at the steps so far and at the weights; raise TrainingError where something went wrong."""
         self._watch.check()
         if not finite(self.model):
             raise TrainingError(WEIGHTS, self.trainer.fit_loop.total_batch_idx, [])
@@ -201,46 +180,35 @@ class TrainingModule(L.LightningModule):
 
     def _sums_of_all(self) -> Tensor:
         self._sum_up()
-        sums = self._train_sums
         if self.trainer.world_size == 1:
-            return sums
+            return self._train_sums
         # As int64, bit for bit: not every device has float64.
-        return self._gather(sums.view(torch.int64).to(self.device)).cpu().view(torch.float64).sum(0)
+        gathered: Any = self.all_gather(self._train_sums.view(torch.int64).to(self.device))
+        return gathered.cpu().view(torch.float64).sum(0)  # type: ignore[no-any-return]
 
     def _sum_up(self) -> None:
         """Bring the sums up to date; waits for the device."""
-        if self._unsummed:
-            for step in torch.stack(self._unsummed).cpu().double():
-                self._train_sums += step
-            self._unsummed = []
-
-    def _gather(self, values: Tensor) -> Tensor:
-        gathered = self.all_gather(values)
-        assert isinstance(gathered, Tensor)
-        return gathered
+        for step in torch.stack(self._unsummed).cpu().double() if self._unsummed else ():
+            self._train_sums += step
+        self._unsummed = []
 
     def _batch_size(self, batch_idx: int) -> int:
         """Images of a training batch over all processes."""
-        assert self.trainer.train_dataloader is not None
-        sampler = self.trainer.train_dataloader.batch_sampler
+        sampler = self.trainer.train_dataloader.batch_sampler  # type: ignore[union-attr]
         assert isinstance(sampler, KeyedBatchSampler)
         return sampler.sizes[batch_idx]
 
     def _of_all(self, output: StepOutput, total: int) -> StepOutput:
-        """Gather the output of a step from all processes, as of one process that has the whole batch.
+        """Gather the output of a step from all processes, as of one process that has the whole batch of `total` images.
 
         Every process gets the same, bit for bit, and so comes to the same state, and to the same fault if there is one.
-
-        Args:
-            output: of this process.
-            total: images of the batch over all processes.
         """
 
         def of_all(rows: Tensor) -> Tensor:
             # (processes, rows of each, ...); transposed, rows stand in the order of the batch and padding at its end.
             padding = -(-total // self.trainer.world_size) - len(rows)
-            gathered = self._gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
-            return gathered.transpose(0, 1).flatten(0, 1)[:total]
+            gathered: Any = self.all_gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
+            return gathered.transpose(0, 1).flatten(0, 1)[:total]  # type: ignore[no-any-return]
 
         columns = [output.loss.expand(len(output.index)), *output.rows.values()]
         values = torch.cat([torch.stack([column.detach().float() for column in columns], 1), output.logits.float()], 1)
@@ -249,22 +217,14 @@ class TrainingModule(L.LightningModule):
         logits = torch.stack(rest[len(rows) :], dim=1).to(output.logits)
         return StepOutput(loss.mean().to(output.loss), logits, of_all(output.index), rows)
 
-    # --- validation
-
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
         config = self.config
-        self._validation = RobustOutputs(
-            self.evaluated,
-            config.val_radii,
-            steps=config.val_steps,
-            norm=config.norm,
-            batch_size=config.batch_size,
-        )
+        options = {"steps": config.val_steps, "norm": config.norm, "batch_size": config.batch_size}
+        self._validation = RobustOutputs(self.evaluated, config.val_radii, **options)  # type: ignore[arg-type]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Look at a batch, clean and attacked."""
-        assert self._validation is not None
         _, images, y = batch
         self._validation.add((images.float() / 255).contiguous(memory_format=torch.channels_last), y)
         if batch_idx + 1 == self.trainer.num_val_batches[0]:
@@ -272,14 +232,11 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch and publish the score by which the best checkpoint is chosen."""
-        assert self._validation is not None
         labels, outputs = self._validation.collect()
-        self._validation = None
+        del self._validation
         if not all(logits.isfinite().all() for logits in outputs.values()):
-            raise UserError(
-                f"training went wrong in epoch {self.current_epoch}: outputs are not finite; the checkpoints of "
-                "the epochs before are kept; try a smaller --lr"
-            )
+            fault = f"training went wrong in epoch {self.current_epoch}: outputs are not finite"
+            raise UserError(f"{fault}; the checkpoints of the epochs before are kept; try a smaller --lr")
         answers = np.array(self.classes)[outputs[0.0].argmax(1).cpu().numpy()]
         self.one_answer = one_answer(answers, labels.cpu().numpy())
         select = self.config.select

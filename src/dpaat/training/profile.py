@@ -1,7 +1,5 @@
 """Where the time of a training step goes, and what a whole run will take: measured on the run's own model and data."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import tempfile
@@ -23,24 +21,18 @@ from dpaat.training.setup import build, check_splits, make_datamodule, prepare_d
 from dpaat.training.stopwatch import PHASES, Stopwatch
 from dpaat.training.trainer import check_options, make_trainer, quiet
 
-WARMUP = 3
-"""Batches that are not counted: the first ones choose kernels and fill caches."""
+WARMUP = 3  #: Batches that are not counted: the first ones choose kernels and fill caches
 STANDING = {True: 0.5, False: 0.35}
 """Share of the validation images that are attacked at a radius, since only those still standing are: typical of
 adversarial training, and of training without."""
-SAFETY = 0.8
-"""Share of the free memory that a batch may fill."""
+SAFETY = 0.8  #: Share of the free memory that a batch may fill
 
 
 def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = None) -> dict[str, Any]:
     """Train a few batches as `train` would, in a folder that is thrown away, with a stopwatch.
 
     They are trained as in the last epoch, which is a costly one: some methods attack less, or not at all, before.
-
-    Args:
-        config: the run.
-        batches: how many batches to measure.
-        cache_dir: where decoded images are kept.
+    `batches` are measured.
 
     Returns:
         Ready for JSON: `batch`, median seconds of a step and of its phases; `passes`, seconds of a pass over a batch;
@@ -89,7 +81,12 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
         "end": watch.epoch_end,
     }
     device = trainer.strategy.root_device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
+    fits = max(int((SAFETY * free - watch.memory["model"]) * config.batch_size / watch.memory["batch"]), 0)
     return {
         **provenance(str(device)),
         "config": dataclasses.asdict(config),
@@ -100,8 +97,7 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
         "floor": floor,
         "over_floor": step / floor,
         "images_per_second": config.batch_size / step,
-        "memory": watch.memory
-        | {"free": free, "fits": _fitting(free, watch.memory["model"], watch.memory["batch"] / config.batch_size)},
+        "memory": watch.memory | {"free": free, "fits": fits},
         "epoch": parts | {"seconds": sum(parts.values())},
         "run": config.epochs * sum(parts.values()),
     }
@@ -119,29 +115,19 @@ def profile_table(found: dict[str, Any]) -> RenderableType:
     """Show what `profile` found."""
     config, memory, epoch = found["config"], found["memory"], found["epoch"]
     batch, step = found["batch"], found["batch"]["seconds"]
-    rows = [
-        Row(phase, [f"{1000 * seconds:,.1f}", f"{seconds / step:.1%}"]) for phase, seconds in batch["phases"].items()
-    ]
-    rows.append(Row("step", [f"{1000 * step:,.1f}", f"{found['images_per_second']:,.0f} images/s"]))
-    rows.append(Row("floor", [f"{1000 * found['floor']:,.1f}", f"step = {found['over_floor']:.2f} x floor"]))
+    lines = [(phase, seconds, f"{seconds / step:.1%}") for phase, seconds in batch["phases"].items()]
+    lines += [("step", step, f"{found['images_per_second']:,.0f} images/s")]
+    lines += [("floor", found["floor"], f"step = {found['over_floor']:.2f} x floor")]
+    rows = [Row(name, [f"{1000 * seconds:,.1f}", share]) for name, seconds, share in lines]
     title = f"a step of {config['method']} with {config['batch_size']} images on {found['device']}"
-    table = Table("phase", ["ms", "share"], rows, title=title).to_rich()
     fits = f"{memory['fits']:,} images a batch would fit" if memory["fits"] else "not even one image would fit"
-    lines = (
+    return Group(
+        Table("phase", ["ms", "share"], rows, title=title).to_rich(),
         f"memory: network and optimizer {_bytes(memory['model'])}, batch {_bytes(memory['batch'])}; "
         f"{fits} into the {_bytes(memory['free'])} that are free",
         f"time: {_duration(epoch['seconds'])} an epoch (training {_duration(epoch['training'])}, validation about "
         f"{_duration(epoch['validation'])}), {_duration(found['run'])} for {config['epochs']} epochs like the last",
     )
-    return Group(table, *lines)
-
-
-def _fitting(free: int, model: int, per_image: float) -> int:
-    return max(int((SAFETY * free - model) / per_image), 0)
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _bytes(count: float) -> str:

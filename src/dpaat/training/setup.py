@@ -1,10 +1,9 @@
 """What a run needs before its loop starts: data, batches, network and method, as the configuration says."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -27,9 +26,6 @@ from dpaat.runs import SPLITS
 from dpaat.training.module import TrainingModule
 from dpaat.weights import open_weights
 
-CLEAN_FIRST = {"amat": ("warmup", 1), "taet": ("first_stage", 0)}
-"""The option of a method that is the share of the epochs that learn from clean images only, and their least number."""
-
 
 def prepare_data(
     config: TrainConfig,
@@ -40,41 +36,30 @@ def prepare_data(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> PreparedData:
-    """Load the data of a run by its configuration, or as `own_splits` and `own_window` say of one begun before.
-
-    `classes` is the order that they had then.
-    """
-
-    def load(splits: Path | None, fold: str | None) -> PreparedData:
-        return prepare(
-            config.data,
-            image_size=config.image_size,
-            fit=config.fit,
-            seed=config.seed,
-            fold=fold,
-            splits=splits,
-            classes=classes,
-            window=own_window or config.window,
-            cache_dir=cache_dir,
-            progress=progress,
-        )
-
+    """Load the data of a run by its configuration, or as splits, window and classes say of one begun before."""
+    load = partial(
+        prepare,
+        config.data,
+        image_size=config.image_size,
+        fit=config.fit,
+        seed=config.seed,
+        classes=classes,
+        window=own_window or config.window,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
     if own_splits is None:
-        return load(Path(config.splits) if config.splits else None, config.fold)
+        return load(splits=Path(config.splits) if config.splits else None, fold=config.fold)
     try:
-        return load(own_splits, None)
+        return load(splits=own_splits, fold=None)
     except UserError:  # the images may have other names where they were moved to
-        if (found := recognized(load(None, None), read_splits(own_splits))) is None:
+        if (found := recognized(load(splits=None, fold=None), read_splits(own_splits))) is None:
             raise
         return found
 
 
 def check_splits(config: TrainConfig, data: PreparedData) -> None:
-    """Check that there is something to learn from and to validate on.
-
-    Raises:
-        UserError: an empty split, or a class without an image to learn from.
-    """
+    """Raise UserError for an empty split, or a class without an image to learn from."""
     if found := refusals(data.table, data.split):
         raise UserError(f"{config.data}: {found[0]}")
 
@@ -102,13 +87,8 @@ def learned_before(config: TrainConfig, data: PreparedData) -> list[str]:
 
 def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:
     """Make the batches of a run."""
-    return DataModule(
-        data,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        balanced=config.imbalance == "sampler",
-        workers=config.workers,
-    )
+    balanced = config.imbalance == "sampler"
+    return DataModule(data, batch_size=config.batch_size, seed=config.seed, balanced=balanced, workers=config.workers)
 
 
 def build(
@@ -116,11 +96,7 @@ def build(
 ) -> TrainingModule:
     """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says.
 
-    Args:
-        config: the run.
-        data: its data.
-        from_checkpoint: whether the run goes on.
-        stem: that it was begun with, where it goes on.
+    Where the run goes on from a checkpoint, `stem` is the one it was begun with.
     """
     for name, radius in (("eps", config.radius), *(("val_eps", radius) for radius in config.val_radii)):
         check_radius(radius, config.norm, pixels=data.table.channels * config.image_size**2, name=name)
@@ -158,39 +134,30 @@ def build(
 
 
 def first_attack(config: TrainConfig, method: MethodInfo) -> int:
-    """The first epoch, from 0, in which training images are attacked.
-
-    Args:
-        config: a completed configuration.
-        method: its method.
-    """
+    """The first epoch, from 0, in which training images are attacked, by a completed configuration and its method."""
     first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
-    if method.name in CLEAN_FIRST:
-        option, least = CLEAN_FIRST[method.name]
+    if method.build.clean_first:
+        option, least = method.build.clean_first
         first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
     return first
 
 
 def attacked_visits(config: TrainConfig, method: MethodInfo) -> float:
-    """How often a run attacks a training image, in the mean; arguments as of `first_attack`."""
+    """How often a run attacks a training image, in the mean."""
     epochs = max(0, config.epochs - first_attack(config, method))
     return epochs * method.attacked(config.clean_weight or 0.0, config.options)
 
 
 def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | None:
-    """Say how often a method that moves radii attacks an image in this run.
+    """How often a method that moves radii attacks an image in this run, and whether that is too seldom to move a size.
 
-    With the rule "step" a size moves by one increment at an attack, after the first one.
-
-    Returns:
-        The line, and whether that is too seldom to move a size; None for a method that moves none.
+    None for other methods. With the rule "step" a size moves by one increment at an attack, after the first one.
     """
     if not method.moves_radius:
         return None
     visits, needed = attacked_visits(config, method), 1.0
-    line = (
-        f"each training image will be attacked about {_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
-    )
+    often = f"{_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
+    line = f"each training image will be attacked about {often}"
     if config.options.get("rule") == "step":
         increments = max(0.0, visits - 1)  # the first one is tracked only
         needed += 1

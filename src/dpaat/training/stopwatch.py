@@ -1,25 +1,30 @@
 """A stopwatch for the steps of a training, and the measures that go with it."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.utils.benchmark import Timer
 from typing_extensions import override
 
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.attacks.losses import cross_entropy as attack_loss
+from dpaat.attacks.losses import cross_entropy
 from dpaat.data.loading import Batch
 from dpaat.methods import StepOutput
 from dpaat.training.module import TrainingModule
 
 PHASES = ("loading", "augmentation", "attack", "forward", "backward", "optimizer", "state")
+_LAPS = {
+    "on_train_epoch_start": None,
+    "on_before_backward": "forward",
+    "on_after_backward": "backward",
+    "on_validation_epoch_end": None,
+}
+"""Hooks that end a phase, or a time that is nobody's."""
 LEAST_SECONDS = 0.5
 """How long a pass is timed at least: a small network's must outlast a moment in which others use the machine."""
 
@@ -28,23 +33,20 @@ class Stopwatch(L.Callback):
     """Times the phases of every step, and at the end the passes that no training can do without.
 
     The attack ends where the network is first called in train mode; what comes before its first call at all is
-    augmentation.
-
-    Attributes:
-        times: seconds of every step, for each of `PHASES`.
-        passes: see `time_passes`.
-        memory: see `measure_memory`.
-        epoch_end: seconds from the last validation batch to the end of the epoch: scores, logs, checkpoints.
+    augmentation. `times` are the seconds of every step, for each of `PHASES`; `epoch_end` those from the last
+    validation batch to the end of the epoch: scores, logs, checkpoints.
     """
+
+    _batch: Batch
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = defaultdict(list)
         self.passes: dict[str, float] = {}
         self.memory: dict[str, int] = {}
-        self.epoch_end = 0.0
-        self._last = 0.0
+        self.epoch_end = self._last = 0.0
         self._called = self._learning = False
-        self._batch: Batch | None = None
+        for hook, phase in _LAPS.items():
+            setattr(self, hook, lambda *_, phase=phase: self._lap(phase))
 
     def _lap(self, phase: str | None = None) -> None:
         now = _now()
@@ -66,16 +68,11 @@ class Stopwatch(L.Callback):
         pl_module.method.after_step = timed  # type: ignore[method-assign]
 
     @override
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap()
-
-    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._lap("loading")
-        self._called = self._learning = False
-        self._batch = batch
+        self._called, self._learning, self._batch = False, False, batch
 
     def _before_network(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._learning:
@@ -88,25 +85,12 @@ class Stopwatch(L.Callback):
             self._lap("attack")
 
     @override
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._lap("forward")
-
-    @override
-    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap("backward")
-
-    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._learning = True  # validation is not a step
         assert isinstance(pl_module, TrainingModule)
-        assert self._batch is not None
         with trainer.precision_plugin.forward_context():
             self.passes = time_passes(pl_module.model, self._batch)
             self.memory = measure_memory(pl_module, self._batch)
-
-    @override
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap()
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,31 +99,24 @@ class Stopwatch(L.Callback):
         self.epoch_end = self._last - before
 
 
-def time_passes(model: nn.Module, batch: Batch, repeats: int = 5) -> dict[str, float]:
-    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images.
-
-    Each is repeated at least `repeats` times, and for `LEAST_SECONDS`.
-    """
+def time_passes(model: nn.Module, batch: Batch) -> dict[str, float]:
+    """Median seconds of a `forward` pass, of one with an `input_gradient`, and of a `training` pass on clean images."""
     _, images, y = batch
     x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
-    def forward() -> None:
-        with torch.no_grad():
-            model(x)
-
     def training() -> None:
-        model.train()
         with torch.enable_grad():
-            cross_entropy(model(x).float(), y).backward()
+            cross_entropy(model(x), y).mean().backward()
         model.zero_grad()
 
+    was_training = model.training
     with evaluation_mode(model):
         found = {
-            "forward": _seconds(forward, repeats),
-            "input_gradient": _seconds(lambda: input_gradient(model, x, y, attack_loss), repeats),
+            "forward": _seconds(torch.no_grad()(partial(model, x))),
+            "input_gradient": _seconds(lambda: input_gradient(model, x, y, cross_entropy)),
         }
-    was_training = model.training
-    found["training"] = _seconds(training, repeats)
+    model.train()
+    found["training"] = _seconds(training)
     model.train(was_training)
     return found
 
@@ -182,14 +159,9 @@ def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
     }
 
 
-def _seconds(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times: list[float] = []
-    while len(times) < repeats or sum(times) < LEAST_SECONDS:
-        start = _now()
-        work()
-        times.append(_now() - start)
-    return median(times)
+def _seconds(work: Callable[[], object]) -> float:
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=LEAST_SECONDS).median)
 
 
 def _now() -> float:

@@ -1,7 +1,5 @@
 """Lightning's Trainer, set up to leave a run folder."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import os
@@ -28,55 +26,28 @@ from dpaat.methods import find_method
 from dpaat.radii import format_radius
 from dpaat.runs import BEST, LAST
 from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter, overfitted
-from dpaat.training.keeping import AtomicCheckpointIO, BestCheckpoint, Keeper
+from dpaat.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, Keeper
 
-OWN_OPTIONS = frozenset(
-    {
-        "barebones",
-        "callbacks",
-        "check_val_every_n_epoch",
-        "enable_checkpointing",
-        "fast_dev_run",
-        "inference_mode",
-        "limit_val_batches",
-        "logger",
-        "max_epochs",
-        "max_steps",
-        "max_time",
-        "min_epochs",
-        "min_steps",
-        "num_sanity_val_steps",
-        "overfit_batches",
-        "plugins",
-        "reload_dataloaders_every_n_epochs",
-        "use_distributed_sampler",
-        "val_check_interval",
-    }
-)
+_NAMES = """
+barebones callbacks check_val_every_n_epoch enable_checkpointing fast_dev_run inference_mode limit_val_batches logger
+max_epochs max_steps max_time min_epochs min_steps num_sanity_val_steps overfit_batches plugins
+reload_dataloaders_every_n_epochs use_distributed_sampler val_check_interval
+"""
+OWN_OPTIONS = frozenset(_NAMES.split())
 """Trainer options that are not the user's: every epoch ends with one validation, one checkpoint and one row."""
 
 
 def make_trainer(
     config: TrainConfig, out: Path, data: PreparedData, *, stop_after: int | None, console: Console | None
 ) -> L.Trainer:
-    """Make the Trainer of a run, with everything that writes into the run folder.
-
-    Raises:
-        UserError: options that Lightning refuses, such as a device that is not there.
-    """
+    """Make the Trainer of a run, with everything that writes into the run folder; UserError where Lightning refuses."""
     train_rows = data.rows("train")
     class_names = np.array(data.classes)[data.labels[train_rows]]
-    folder = out / Path(BEST).parent
+    watch = partial(overfitted, out, attacked_radius(config), config, len(data.classes))
     callbacks: list[L.Callback] = [
-        EpochLog(
-            out,
-            data.ids[train_rows],
-            class_names,
-            console,
-            partial(overfitted, out, attacked_radius(config), config, len(data.classes)),
-        ),
+        EpochLog(out, data.ids[train_rows], class_names, console, watch),
         BestCheckpoint(
-            folder,
+            out / Path(BEST).parent,
             filename=Path(BEST).stem,
             monitor="val/score",
             mode="max",
@@ -87,17 +58,11 @@ def make_trainer(
         Keeper(out / LAST, config.save_every),
     ]
     show_bar = console is not None and console.is_terminal
-    if show_bar:
-        callbacks.append(EpochBar())
-    if stop_after is not None:
-        callbacks.append(StopAfter(stop_after))
-    options: dict[str, Any] = {
+    callbacks += [EpochBar(refresh_rate=1, leave=False)] * show_bar
+    callbacks += [] if stop_after is None else [StopAfter(stop_after)]
+    chosen = {name: getattr(config, name) for name in ("precision", "accelerator", "devices", "num_nodes", "strategy")}
+    options: dict[str, Any] = chosen | {
         "max_epochs": config.epochs,
-        "precision": config.precision,
-        "accelerator": config.accelerator,
-        "devices": config.devices,
-        "num_nodes": config.num_nodes,
-        "strategy": config.strategy,
         "logger": TensorBoardLogger(out, name="", version="tensorboard"),
         "callbacks": callbacks,
         "plugins": [AtomicCheckpointIO()],
@@ -112,8 +77,7 @@ def make_trainer(
         with quiet():
             trainer = L.Trainer(**options | config.trainer)
     except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        names = ("precision", "accelerator", "devices", "num_nodes", "strategy")
-        chosen = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(TrainConfig, name)}
+        chosen = {name: value for name, value in chosen.items() if value != getattr(TrainConfig, name)}
         chosen |= {f"trainer.{name}": value for name, value in config.trainer.items()}
         listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
         raise UserError(f"Lightning refuses {listed or 'these options'}: {str(error).splitlines()[0]}") from None
@@ -121,11 +85,12 @@ def make_trainer(
     if isinstance(launcher, _MultiProcessingLauncher):
         raise UserError(f"strategy: {config.strategy} starts its processes in a way that loses the run; use ddp")
     cores = os.cpu_count() or 1
-    starts_them = (
+    if (
         isinstance(launcher, _SubprocessScriptLauncher)
         and not launcher.cluster_environment.creates_processes_externally
-    )
-    if starts_them and isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+        and isinstance(trainer.accelerator, CPUAccelerator)
+        and trainer.num_devices > cores
+    ):
         raise UserError(f"devices: {trainer.num_devices} processes are more than the {cores} cores of this machine")
     smallest = min(batch_sizes(len(train_rows), config.batch_size))
     processes = trainer.num_devices * trainer.num_nodes
@@ -150,11 +115,7 @@ def attacked_radius(config: TrainConfig) -> str | None:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Check the names of further Trainer options.
-
-    Raises:
-        UserError: no option of the Trainer, or one that would break what a run folder promises.
-    """
+    """Raise UserError for what is no Trainer option, or one that would break what a run folder promises."""
     known = inspect.signature(L.Trainer).parameters
     own = OWN_OPTIONS | {name for name in known if hasattr(TrainConfig, name)}
     for name in options:

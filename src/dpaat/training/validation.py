@@ -1,7 +1,5 @@
 """Validation of an epoch: clean, and under attack at growing radii."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,14 +15,7 @@ class RobustOutputs:
     """What a network says of images that are attacked at growing radii, as long as they stand.
 
     Those that stand wait until there is a batch of them: in small batches, each of another size, a CPU takes a quarter
-    longer for an image. At most a batch waits at each radius.
-
-    Args:
-        model: maps images in [0, 1] to logits.
-        radii: ascending, in pixel units of a [0, 1] image.
-        steps: iterations of PGD at each radius.
-        norm: "linf" or "l2".
-        batch_size: images to attack at once.
+    longer for an image. At most a batch of `batch_size` waits at each of the ascending radii, attacked by PGD.
     """
 
     def __init__(self, model: nn.Module, radii: Sequence[float], *, steps: int, norm: str, batch_size: int) -> None:
@@ -82,15 +73,13 @@ class RobustOutputs:
 def validation_scores(
     labels: Tensor, outputs: Mapping[float, Tensor], classes: Sequence[str], select: str
 ) -> dict[str, float]:
-    """Scores of an epoch, and "val/score", the one by which the best is chosen.
+    """Scores of an epoch from labels `(N,)` and logits `(N, K)` at every radius from 0.
 
-    Args:
-        labels: `(N,)`.
-        outputs: radius to logits `(N, K)`, from radius 0.
-        classes: names of the K classes.
-        select: "balanced-accuracy", "robust-balanced-accuracy" (mean over all radii) or "auroc".
+    "val/score" is the one by which the best is chosen: `select` is "balanced-accuracy", "robust-balanced-accuracy"
+    (mean over all radii) or "auroc".
     """
-    labels, scores, balanced = labels.cpu(), {}, []
+    labels, balanced = labels.cpu(), []
+    scores: dict[str, float | None] = {}
     for radius, output in outputs.items():
         logits = output.cpu().double()
         metrics = classification_metrics(logits.softmax(1), labels, classes)
@@ -98,18 +87,13 @@ def validation_scores(
         robust = "robust_" if radius else ""
         if not radius:
             scores["val/loss"] = float(F.cross_entropy(logits, labels))
-            scores["val/auroc"] = _number(metrics["auroc"])
-        scores[f"val/{robust}accuracy{at}"] = metrics["accuracy"]
-        scores[f"val/{robust}balanced_accuracy{at}"] = metrics["balanced_accuracy"]
-        scores[f"val/{robust}map{at}"] = _number(metrics["map"])
+            scores["val/auroc"] = metrics["auroc"]
+        scores |= {f"val/{robust}{name}{at}": metrics[name] for name in ("accuracy", "balanced_accuracy", "map")}
         balanced.append(metrics["balanced_accuracy"])
-    scores["val/score"] = {
+    known = {name: float("nan") if value is None else value for name, value in scores.items()}
+    score = {
         "balanced-accuracy": balanced[0],
         "robust-balanced-accuracy": sum(balanced) / len(balanced),
-        "auroc": scores["val/auroc"],
+        "auroc": known["val/auroc"],
     }[select]
-    return scores
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+    return known | {"val/score": score}

@@ -1,42 +1,19 @@
-"""CAT: a sample's radius grows at every visit that it withstands, and its label softens with it."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd
-from dpaat.attacks.losses import cross_entropy
-from dpaat.methods.base import LearnLoss, MethodContext, StepOutput, mixed_loss
-from dpaat.methods.radii_state import RadiiMethod, SampleRadii
+from dpaat.methods.base import LearnLoss, RadiiMethod, StepOutput, mixed_loss
+from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, register_method
 from dpaat.radii import check_radius
-from dpaat.ranges import Options, ranged
-
-
-@dataclass(frozen=True)
-class CATOptions(Options):
-    """Options of CAT.
-
-    Attributes:
-        increment: growth of the radius in one visit, eta in the paper, in pixel units, above 0.
-        smoothing: label noise per unit of the radius, c in the paper, at least 0; times eps at most 1.
-    """
-
-    increment: float = ranged(0.005, "(0, inf)")
-    smoothing: float = ranged(10.0, "[0, inf)")
 
 
 @register_method(
     "cat",
     "a radius per sample that grows at every visit it withstands, and softer labels",
-    reference="Cheng et al., IJCAI 2022, arXiv 2002.06789",
+    "Cheng et al., IJCAI 2022, arXiv 2002.06789",
     eps=LARGEST,
     moves_radius=True,
-    options=CATOptions(),
 )
 class CAT(RadiiMethod):
     r"""Customized adversarial training (Cheng et al., IJCAI 2022, arXiv 2002.06789, algorithm 1, with cross-entropy).
@@ -50,27 +27,27 @@ class CAT(RadiiMethod):
     clean image keeps its hard label, for its radius is 0.
     """
 
-    def __init__(self, context: MethodContext, options: CATOptions) -> None:
-        super().__init__(context)
-        check_radius(options.increment, context.norm, name="increment")
-        if not 0 <= options.smoothing * context.eps <= 1:
-            raise ValueError(f"smoothing times eps must lie in [0, 1], not {options.smoothing} * {context.eps:.4g}")
-        self.options = options
-        self.perturbation = SampleRadii(len(context.labels))
+    increment: float = option(0.005, "(0, inf)")  #: growth of the radius in one visit, eta in the paper, in pixel units
+    #: label noise per unit of the radius, c in the paper; times eps at most 1
+    smoothing: float = option(10.0, "[0, inf)")
+
+    @override
+    def setup(self) -> None:
+        super().setup()
+        check_radius(self.increment, self.context.norm, name="increment")
+        if self.smoothing * self.context.eps > 1:
+            raise ValueError(f"smoothing times eps must lie in [0, 1], not {self.smoothing} * {self.context.eps:.4g}")
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        context, options = self.context, self.options
-        before = self.perturbation.eps[index]
-        trial = (before + options.increment).clamp(max=context.eps)
-        x_adv = pgd(model, x, y, eps=trial, steps=context.steps, norm=context.norm)
-        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
+        context, before = self.context, self.perturbation.eps[index]
+        trial = (before + self.increment).clamp(max=context.eps)
+        loss, logits, _ = mixed_loss(model, x, self.pgd(model, x, y, trial), y, context)
         adversarial = logits.detach()
         eps = torch.where(adversarial.argmax(1) == y, trial, before)
         noise = random_labels(adversarial)
-        softening = soft_label_excess(context.learn_loss, logits, y, noise, options.smoothing * eps)
-        loss = loss + (1 - context.clean_weight) * softening.mean()
-        return StepOutput(loss, adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
+        softening = soft_label_excess(context.learn_loss, logits, y, noise, self.smoothing * eps)
+        return self.output(loss + (1 - context.clean_weight) * softening.mean(), adversarial, index, y, eps)
 
 
 def random_labels(logits: Tensor) -> Tensor:

@@ -1,27 +1,17 @@
-"""Adversarial training with a single attack step from a random start."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import fgsm
 from dpaat.attacks.norms import make_ball
-from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
-from dpaat.methods.registry import FIXED, Cost, register_method
-from dpaat.ranges import Options, ranged
+from dpaat.methods.base import AdversarialTraining
+from dpaat.methods.options import option
+from dpaat.methods.registry import Cost, register_method
 
 
 @register_method(
-    "fgsm-rs",
-    "one attack step from a random start",
-    reference="Wong et al., ICLR 2020, arXiv 2001.03994",
-    cost=Cost(0, 5),
-    eps=FIXED,
+    "fgsm-rs", "one attack step from a random start", "Wong et al., ICLR 2020, arXiv 2001.03994", cost=Cost(0, 5)
 )
-class FGSMRS(Method):
+class FGSMRS(AdversarialTraining):
     r"""Minimize the loss on FGSM examples from a random start (Wong et al., ICLR 2020, arXiv 2001.03994, algorithm 3).
 
     $\delta \sim U(B_\epsilon)$, then $\delta \leftarrow \Pi_{B_\epsilon}(\delta + 1.25\, \epsilon\, d(\nabla_x
@@ -29,33 +19,17 @@ class FGSMRS(Method):
     """
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        context = self.context
-        x_adv = fgsm(model, x, y, eps=context.eps, norm=context.norm, start="random")
-        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
-        return StepOutput(loss, logits.detach(), index)
-
-
-@dataclass(frozen=True)
-class NFGSMOptions(Options):
-    """Options of N-FGSM.
-
-    Attributes:
-        noise: radius of the noise as a multiple of eps, at least 0.
-    """
-
-    noise: float = ranged(2.0, "[0, inf)")
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return fgsm(model, x, y, eps=self.context.eps, norm=self.context.norm, start="random")
 
 
 @register_method(
     "n-fgsm",
     "one attack step from strong noise, not projected",
-    reference="de Jorge et al., NeurIPS 2022, arXiv 2202.01181",
+    "de Jorge et al., NeurIPS 2022, arXiv 2202.01181",
     cost=Cost(0, 5),
-    eps=FIXED,
-    options=NFGSMOptions(),
 )
-class NFGSM(Method):
+class NFGSM(AdversarialTraining):
     r"""Minimize the loss on FGSM examples of noisy images (de Jorge et al., NeurIPS 2022, arXiv 2202.01181).
 
     $\eta \sim U(B_{k\epsilon})$, then $x' = x + \eta + \epsilon\, d(\nabla_x \ell(f(x + \eta), y))$ with $k = 2$:
@@ -63,14 +37,9 @@ class NFGSM(Method):
     the paper does not treat, noise and step are those of the Euclidean ball.
     """
 
-    def __init__(self, context: MethodContext, options: NFGSMOptions) -> None:
-        super().__init__(context)
-        self.options = options
+    noise: float = option(2.0, "[0, inf)")  #: radius of the noise as a multiple of eps
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        context = self.context
-        noisy = make_ball(context.norm, x, self.options.noise * context.eps).random_start(None)
-        x_adv = fgsm(model, noisy, y, eps=context.eps, norm=context.norm)
-        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
-        return StepOutput(loss, logits.detach(), index)
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        eps, norm = self.context.eps, self.context.norm
+        return fgsm(model, make_ball(norm, x, self.noise * eps).random_start(None), y, eps=eps, norm=norm)

@@ -1,46 +1,20 @@
-"""IMA and AME: a sample's radius grows until its attack meets the decision boundary."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import MethodContext, StepOutput
-from dpaat.methods.baselines.trades import refuse_clean_weight
-from dpaat.methods.boundary import bisect, score
-from dpaat.methods.iterates import Iterate, iterates
-from dpaat.methods.radii_state import EpochRadii, RadiiMethod
+from dpaat.attacks.pgd import pgd_trajectory
+from dpaat.methods.base import RadiiMethod, StepOutput
+from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.ranges import Options, ranged
+from dpaat.methods.searching import bisect, margin_loss, score
+from dpaat.sample_state import EpochRadii
 
-
-@dataclass(frozen=True)
-class IMAOptions(Options):
-    """Options of IMA.
-
-    Attributes:
-        beta: weight of the adversarial loss against the clean one, in [0, 1].
-        increment: growth of a radius in one epoch, and the radius at the start, as a share of eps_max, in (0, 1];
-            the authors take from 1/100 to 1/6, with 100 epochs and more.
-    """
-
-    beta: float = ranged(0.5, "[0, 1]")
-    increment: float = ranged(0.1, "(0, 1]")
+DEFAULTS = {"cost": Cost(2, 17, views=2), "eps": LARGEST, "moves_radius": True}
 
 
 @register_method(
-    "ima",
-    "a radius per sample that grows until the boundary is met",
-    reference="Ma, Liang 2020, arXiv 2005.09147",
-    cost=Cost(2, 17, views=2),
-    eps=LARGEST,
-    moves_radius=True,
-    options=IMAOptions(),
+    "ima", "a radius per sample that grows until the boundary is met", "Ma, Liang 2020, arXiv 2005.09147", **DEFAULTS
 )
 class IMA(RadiiMethod):
     r"""Increasing-margin adversarial training (Ma and Liang 2020, arXiv 2005.09147).
@@ -55,12 +29,17 @@ class IMA(RadiiMethod):
     start near the sphere.
     """
 
-    def __init__(self, context: MethodContext, options: IMAOptions) -> None:
-        super().__init__(context)
-        refuse_clean_weight(context)
-        self.options = options
-        self.increment = options.increment * context.eps
-        self.perturbation: EpochRadii = EpochRadii(len(context.labels), self.increment)
+    beta: float = option(0.5, "[0, 1]")  #: weight of the adversarial loss against the clean one
+    #: growth of a radius in one epoch, and the radius at the start, as a share of eps_max; the authors take from 1/100
+    #: to 1/6, with 100 epochs and more
+    increment: float = option(0.1, "(0, 1]")
+    perturbation: EpochRadii
+    takes_clean_weight = False
+
+    @override
+    def setup(self) -> None:
+        self.step = self.increment * self.context.eps
+        self.perturbation = EpochRadii(len(self.context.labels), self.step)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
@@ -68,15 +47,13 @@ class IMA(RadiiMethod):
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        context, beta = self.context, self.options.beta
         eps = self.perturbation.eps[index]
-        ball = make_ball(context.norm, x, eps)
-        first: Iterate | None = None
-        x_adv = x
-        for iterate in iterates(model, x, y, ball=ball, steps=context.steps):
-            first = first or iterate
+        ball = make_ball(self.context.norm, x, eps)
+        steps = pgd_trajectory(model, x, y, ball=ball, steps=self.context.steps)
+        first = next(steps)
+        x_adv = first.after
+        for iterate in steps:
             x_adv = iterate.after
-        assert first is not None
         held = self.holds(first.logits, y)
         found = held & ~self.holds(score(model, x_adv), y)
 
@@ -86,13 +63,9 @@ class IMA(RadiiMethod):
         share, _ = bisect(lambda share: ~self.holds(score(model, at(share)), y), torch.ones_like(eps))
         at_margin = at(torch.where(found, share, 0))
         moved = torch.where(found, self.met(eps, ball.distance(at_margin)), eps + self.growth(eps, first.gradient))
-        eps = torch.where(held, moved, eps).clamp(max=context.eps)
-
-        clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
-        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
-        loss = (1 - beta) * context.learn_loss(clean, y) + beta * found * on_adversarial
-        adversarial = adversarial.detach()
-        return StepOutput(loss.mean(), adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
+        eps = torch.where(held, moved, eps).clamp(max=self.context.eps)
+        loss, logits = margin_loss(model, x, at_margin, y, found, self.beta, self.context)
+        return self.output(loss, logits, index, y, eps)
 
     def holds(self, logits: Tensor, y: Tensor) -> Tensor:
         """Whether the network copes with each sample `(B,)`: here, whether it is classified rightly."""
@@ -104,33 +77,20 @@ class IMA(RadiiMethod):
 
     def growth(self, eps: Tensor, gradient: Tensor) -> Tensor:
         """How much the radius of a sample grows whose attack at `eps` has failed; gradient of its clean loss."""
-        return torch.full_like(eps, self.increment)
+        return torch.full_like(eps, self.step)
 
 
-@dataclass(frozen=True)
-class AMEOptions(IMAOptions):
-    """Options of AME: those of IMA, with an increment of 2/255 at eps 8/255."""
-
-    increment: float = ranged(0.25, "(0, 1]")
-
-
-@register_method(
-    "ame",
-    "as ima, in smaller and smaller increments",
-    reference="Ma, Liang, Neurocomputing 2023",
-    cost=Cost(2, 17, views=2),
-    eps=LARGEST,
-    moves_radius=True,
-    options=AMEOptions(),
-)
+@register_method("ame", "as ima, in smaller and smaller increments", "Ma, Liang, Neurocomputing 2023", **DEFAULTS)
 class AME(IMA):
     r"""Adaptive margin evolution (Ma and Liang, Neurocomputing 2023, doi 10.1016/j.neucom.2023.126524).
 
     As IMA, but a radius grows by $\Delta\, 0.9^{\lfloor E_i / \Delta \rfloor} / (1 + \max |\nabla_x \ell|)$, less
     and less and on steep losses less, and where the attack succeeds, it becomes the distance of the boundary. The
     authors know no largest radius, and stop when no radius has grown in 5 epochs; here the largest one and the number
-    of epochs are the run's.
+    of epochs are the run's. The increment is 2/255 at eps 8/255.
     """
+
+    increment: float = option(0.25, "(0, 1]")
 
     @override
     def met(self, eps: Tensor, margin: Tensor) -> Tensor:
@@ -139,5 +99,5 @@ class AME(IMA):
     @override
     def growth(self, eps: Tensor, gradient: Tensor) -> Tensor:
         # a radius of n increments has passed n of them, which rounding must not undo
-        passed = torch.floor(eps / self.increment + 1e-4)
-        return self.increment * 0.9**passed / (1 + gradient.abs().flatten(1).amax(1))
+        passed = torch.floor(eps / self.step + 1e-4)
+        return self.step * 0.9**passed / (1 + gradient.abs().flatten(1).amax(1))

@@ -1,38 +1,18 @@
-"""MART: misclassified images are pulled harder."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd
-from dpaat.methods.base import Method, MethodContext, StepOutput
-from dpaat.methods.baselines.trades import kl_divergence, refuse_clean_weight
-from dpaat.methods.registry import FIXED, Cost, register_method
-from dpaat.ranges import Options, ranged
-
-
-@dataclass(frozen=True)
-class MARTOptions(Options):
-    """Options of MART.
-
-    Attributes:
-        beta: weight of the divergence, lambda in the paper, at least 0.
-    """
-
-    beta: float = ranged(5.0, "[0, inf)")
+from dpaat.methods.base import Method, StepOutput
+from dpaat.methods.baselines.trades import kl_divergence
+from dpaat.methods.options import option
+from dpaat.methods.registry import Cost, register_method
 
 
 @register_method(
     "mart",
     "misclassified images are pulled harder",
-    reference="Wang et al., ICLR 2020, openreview rklOg6EFwS",
+    "Wang et al., ICLR 2020, openreview rklOg6EFwS",
     cost=Cost(2, 6, views=2),
-    eps=FIXED,
-    options=MARTOptions(),
 )
 class MART(Method):
     r"""Misclassification-aware adversarial training (Wang et al., ICLR 2020, openreview rklOg6EFwS, algorithm 1).
@@ -43,24 +23,18 @@ class MART(Method):
     sample. The two views go through the network together, and the gradient flows through all factors.
     """
 
-    def __init__(self, context: MethodContext, options: MARTOptions) -> None:
-        super().__init__(context)
-        refuse_clean_weight(context)
-        self.options = options
+    beta: float = option(5.0, "[0, inf)")  #: weight of the divergence, lambda in the paper
+    takes_clean_weight = False
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         context = self.context
-        x_adv = pgd(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
+        x_adv = self.pgd(model, x, y, context.eps)
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
         doubt = 1 - clean.float().softmax(1).gather(1, y[:, None])[:, 0]
-        loss = (
-            context.learn_loss(adversarial, y)
-            + margin_term(adversarial, y)
-            + self.options.beta * kl_divergence(clean, adversarial) * doubt
-        )
-        loss = context.with_teacher(loss, adversarial, x)
-        return StepOutput(loss.mean(), adversarial.detach(), index)
+        loss = context.learn_loss(adversarial, y) + margin_term(adversarial, y)
+        loss = loss + self.beta * kl_divergence(clean, adversarial) * doubt
+        return StepOutput(context.with_teacher(loss, adversarial, x).mean(), adversarial.detach(), index)
 
 
 def margin_term(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,46 +1,23 @@
-"""MMA: each image is learned at the decision boundary, as far as that is within reach."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd_with_clean_logits
-from dpaat.attacks.losses import cross_entropy
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import MethodContext, StepOutput
-from dpaat.methods.baselines.trades import refuse_clean_weight
-from dpaat.methods.boundary import bisect, score
-from dpaat.methods.radii_state import RadiiMethod, SampleRadii
+from dpaat.methods.base import RadiiMethod, StepOutput
+from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
+from dpaat.methods.searching import bisect, margin_loss, score
 from dpaat.radii import check_radius
-from dpaat.ranges import Options, ranged
-
-
-@dataclass(frozen=True)
-class MMAOptions(Options):
-    """Options of MMA.
-
-    Attributes:
-        beta: weight of the margin term against the clean loss, in [0, 1].
-        least: smallest radius of the attack that gives the direction, in pixel units, above 0; at most eps counts.
-    """
-
-    beta: float = ranged(2 / 3, "[0, 1]")
-    least: float = ranged(0.005, "(0, inf)")
 
 
 @register_method(
     "mma",
     "images are learned at the decision boundary",
-    reference="Ding et al., ICLR 2020, arXiv 1812.02637",
+    "Ding et al., ICLR 2020, arXiv 1812.02637",
     cost=Cost(2, 17, views=2),
     eps=LARGEST,
     moves_radius=True,
-    options=MMAOptions(),
 )
 class MMA(RadiiMethod):
     r"""Max-margin adversarial training (Ding et al., ICLR 2020, arXiv 1812.02637, algorithms 1 and 2).
@@ -53,43 +30,34 @@ class MMA(RadiiMethod):
     above 0 at $x$ already, and the radius ends at 0.
     """
 
-    def __init__(self, context: MethodContext, options: MMAOptions) -> None:
-        super().__init__(context)
-        refuse_clean_weight(context)
-        check_radius(options.least, context.norm, name="least")
-        self.options = options
-        self.perturbation = SampleRadii(len(context.labels))
+    beta: float = option(2 / 3, "[0, 1]")  #: weight of the margin term against the clean loss
+    #: smallest radius of the attack that gives the direction, in pixel units; at most eps counts
+    least: float = option(0.005, "(0, inf)")
+    takes_clean_weight = False
+
+    @override
+    def setup(self) -> None:
+        super().setup()
+        check_radius(self.least, self.context.norm, name="least")
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        context, options = self.context, self.options
-        stored = self.perturbation.eps[index]
-        last = stored.clamp(min=min(options.least, context.eps))
+        context, stored = self.context, self.perturbation.eps[index]
+        last = stored.clamp(min=min(self.least, context.eps))
         x_adv, clean_at_start = pgd_with_clean_logits(model, x, y, eps=last, steps=context.steps, norm=context.norm)
         correct = clean_at_start.argmax(1) == y
         direction = (x_adv - x) / widen(make_ball(context.norm, x, last).distance(x_adv), x).clamp_(min=1e-12)
         margin = margin_along(model, x, y, direction, context.eps)
         at_margin = torch.where(widen(correct, x), (x + widen(margin, x) * direction).clamp(0, 1), x)
-
-        clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
         within_reach = ~correct | (margin < context.eps)
-        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
-        loss = (1 - options.beta) * context.learn_loss(clean, y)
-        loss = loss + options.beta * within_reach * on_adversarial
-        adversarial = adversarial.detach()
-        eps = torch.where(correct, margin, stored)
-        return StepOutput(loss.mean(), adversarial, index, {"eps": eps, "loss": cross_entropy(adversarial, y)})
+        loss, logits = margin_loss(model, x, at_margin, y, within_reach, self.beta, context)
+        return self.output(loss, logits, index, y, torch.where(correct, margin, stored))
 
 
 def margin_along(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, eps_max: float) -> Tensor:
-    """How far from `x` the soft margin reaches 0 `(B,)`, in [0, eps_max]; eps_max where it does not.
+    """How far from `x` along a `direction` of length 1 the soft margin reaches 0 `(B,)`, in [0, eps_max].
 
-    Args:
-        model: maps images in [0, 1] to logits; left exactly as found.
-        x: clean images `(B, C, H, W)` in [0, 1].
-        y: labels `(B,)`.
-        direction: perturbations of length 1 `(B, C, H, W)`; the images on the way are brought into the box.
-        eps_max: end of the search.
+    eps_max where it does not reach 0; the images on the way are brought into the box.
     """
 
     def crossed(eps: Tensor) -> Tensor:

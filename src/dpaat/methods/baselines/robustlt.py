@@ -1,40 +1,14 @@
-"""RobustLT: a radius per class, the larger the rarer the class."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dpaat.attacks import pgd
-from dpaat.methods.base import Method, MethodContext, StepOutput, mixed_loss
-from dpaat.methods.registry import FIXED, register_method
-from dpaat.ranges import Options, ranged
+from dpaat.methods.base import AdversarialTraining
+from dpaat.methods.options import option
+from dpaat.methods.registry import register_method
 
 
-@dataclass(frozen=True)
-class RobustLTOptions(Options):
-    """Options of RobustLT.
-
-    Attributes:
-        share: a in the paper, how much of the radius the class size decides on, in [0, 1].
-        ramp: share of the epochs in which the radii grow from 0 to their full size, in [0, 1].
-    """
-
-    share: float = ranged(0.3, "[0, 1]")
-    ramp: float = ranged(0.8, "[0, 1]")
-
-
-@register_method(
-    "robustlt",
-    "a radius per class, larger for rare ones",
-    reference="Zhang et al., CVPR 2026, arXiv 2605.13395",
-    eps=FIXED,
-    options=RobustLTOptions(),
-)
-class RobustLT(Method):
+@register_method("robustlt", "a radius per class, larger for rare ones", "Zhang et al., CVPR 2026, arXiv 2605.13395")
+class RobustLT(AdversarialTraining):
     """Rebalance adversarial training by the perturbation (Zhang et al., CVPR 2026, arXiv 2605.13395).
 
     Fixed-radius training with the radii of `class_radii` times a linear ramp over the epochs, steps in proportion.
@@ -44,26 +18,23 @@ class RobustLT(Method):
     with that same option.
     """
 
+    share: float = option(0.3, "[0, 1]")  #: a in the paper, how much of the radius the class size decides on
+    ramp: float = option(0.8, "[0, 1]")  #: share of the epochs in which the radii grow from 0 to their full size
     radii: Tensor
 
-    def __init__(self, context: MethodContext, options: RobustLTOptions) -> None:
-        super().__init__(context)
-        self.options = options
-        counts = torch.bincount(context.labels, minlength=context.num_classes)
-        self.register_buffer("radii", class_radii(counts, context.eps, options.share), persistent=False)
-        self.begin_epoch(0)
+    @override
+    def setup(self) -> None:
+        counts = torch.bincount(self.context.labels, minlength=self.context.num_classes)
+        self.register_buffer("radii", class_radii(counts, self.context.eps, self.share), persistent=False)
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        length = self.options.ramp * self.context.epochs
+        length = self.ramp * self.context.epochs
         self.reached = min(1.0, epoch / length) if length else 1.0
 
     @override
-    def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
-        context = self.context
-        x_adv = pgd(model, x, y, eps=self.reached * self.radii[y], steps=context.steps, norm=context.norm)
-        loss, logits, _ = mixed_loss(model, x, x_adv, y, context)
-        return StepOutput(loss, logits.detach(), index)
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return self.pgd(model, x, y, self.reached * self.radii[y])
 
 
 def class_radii(counts: Tensor, eps: float, share: float) -> Tensor:

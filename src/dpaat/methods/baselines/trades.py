@@ -1,43 +1,24 @@
-"""TRADES: the clean loss, and how far an attack moves the output."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.norms import make_ball
+from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import Method, MethodContext, StepOutput
-from dpaat.methods.iterates import iterates
-from dpaat.methods.registry import FIXED, Cost, register_method
-from dpaat.ranges import Options, ranged
+from dpaat.methods.options import option
+from dpaat.methods.registry import Cost, register_method
+from dpaat.methods.searching import score
 
 _START = 0.001
 """Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""
 
 
-@dataclass(frozen=True)
-class TRADESOptions(Options):
-    """Options of TRADES.
-
-    Attributes:
-        beta: weight of the divergence, 1 / lambda in the paper, at least 0.
-    """
-
-    beta: float = ranged(6.0, "[0, inf)")
-
-
 @register_method(
     "trades",
     "clean loss, and how far an attack moves the output",
-    reference="Zhang et al., ICML 2019, arXiv 1901.08573",
+    "Zhang et al., ICML 2019, arXiv 1901.08573",
     cost=Cost(2, 7, views=2),
-    eps=FIXED,
-    options=TRADESOptions(),
 )
 class TRADES(Method):
     r"""Trade clean against robust error (Zhang et al., ICML 2019, arXiv 1901.08573, algorithm 1).
@@ -48,10 +29,8 @@ class TRADES(Method):
     through both.
     """
 
-    def __init__(self, context: MethodContext, options: TRADESOptions) -> None:
-        super().__init__(context)
-        refuse_clean_weight(context)
-        self.options = options
+    beta: float = option(6.0, "[0, inf)")  #: weight of the divergence, 1 / lambda in the paper
+    takes_clean_weight = False
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
@@ -59,7 +38,7 @@ class TRADES(Method):
         x_adv = _attack(model, x, y, context)
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
         divergence = kl_divergence(clean, adversarial)
-        loss = context.learn_loss(clean, y) + self.options.beta * context.with_teacher(divergence, adversarial, x)
+        loss = context.learn_loss(clean, y) + self.beta * context.with_teacher(divergence, adversarial, x)
         return StepOutput(loss.mean(), adversarial.detach(), index)
 
 
@@ -69,22 +48,11 @@ def kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     return F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
 
 
-def refuse_clean_weight(context: MethodContext) -> None:
-    """Refuse what has no meaning in an objective that weighs clean and adversarial loss by itself.
-
-    Raises:
-        ValueError: a clean weight.
-    """
-    if context.clean_weight > 0:
-        raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
-
-
 def _attack(model: nn.Module, x: Tensor, y: Tensor, context: MethodContext) -> Tensor:
-    with evaluation_mode(model), torch.no_grad():
-        clean = model(x)
+    clean = score(model, x)
     ball = make_ball(context.norm, x, context.eps)
     x_adv = ball.project_(x + _START * torch.randn_like(x))
-    for iterate in iterates(
+    for iterate in pgd_trajectory(
         model, x_adv, y, ball=ball, steps=context.steps, loss=lambda logits, _: kl_divergence(clean, logits)
     ):
         x_adv = iterate.after

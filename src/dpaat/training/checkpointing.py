@@ -1,7 +1,5 @@
 """Checkpoints that a kill cannot damage, and signals that end a run between two steps."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time
@@ -24,21 +22,14 @@ from dpaat.errors import UserError, out_of_memory
 from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS, replacing
 from dpaat.weights import read_weights
 
-HANGUP = getattr(signal, "SIGHUP", None)
-"""The terminal was closed; None on systems without this signal."""
+HANGUP = getattr(signal, "SIGHUP", None)  #: The terminal was closed; None on systems without this signal
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if HANGUP is None else [HANGUP]))
 ASK_EVERY = 10
 """Steps between two questions to the other processes of a run whether to save or stop: each waits for all."""
 
 
 class Stopped(BaseException):
-    """Ends Lightning's loop after a save that a signal asked for.
-
-    Args:
-        signum: number of the signal.
-        epoch: epoch in which it ended, from 0.
-        step: optimizer steps done.
-    """
+    """Ends Lightning's loop after a save that a signal asked for, in an epoch counted from 0, after optimizer steps."""
 
     def __init__(self, signum: int, epoch: int, step: int) -> None:
         super().__init__(signum)
@@ -84,11 +75,7 @@ class Keeper(Checkpoint):
 
     A save within an epoch happens after a step that is complete: the method's state has seen it, the
     average of the weights has been moved, and no gradient is being accumulated. After the last step of an epoch comes
-    no such save, as the epoch's own follows the validation.
-
-    Args:
-        path: where the last checkpoint stands.
-        save_every: minutes between two saves within an epoch.
+    no such save, as the epoch's own follows the validation. `save_every` counts minutes.
     """
 
     def __init__(self, path: Path, save_every: float) -> None:
@@ -105,14 +92,9 @@ class Keeper(Checkpoint):
                     signal.signal(signum, self._take)
 
     def after_step(self, trainer: L.Trainer, check: Callable[[], None]) -> None:
-        """Save if it is time, and stop if a signal has come.
+        """Save if it is time, and raise `Stopped` if a signal has come.
 
-        Args:
-            trainer: Lightning's.
-            check: raises where the training has gone wrong, so that no such state is ever saved.
-
-        Raises:
-            Stopped: a signal has come, and the run is saved.
+        `check` raises where the training has gone wrong, so that no such state is ever saved.
         """
         done = trainer.fit_loop.batch_idx + 1
         if trainer.is_last_batch or done % trainer.accumulate_grad_batches:
@@ -129,8 +111,7 @@ class Keeper(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
-        assert trainer.max_epochs is not None
-        if _any(trainer, self._signum != 0) and trainer.current_epoch + 1 < trainer.max_epochs:
+        if _any(trainer, self._signum != 0) and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             raise Stopped(self._signum or signal.SIGTERM, trainer.current_epoch, trainer.global_step)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -163,25 +144,10 @@ def own_signals() -> Iterator[None]:
 def newest_whole(
     out: Path, module: L.LightningModule, info: Mapping[str, Any], report: Callable[[str], None]
 ) -> Path | None:
-    """Find the checkpoint to go on from, and report each that is skipped for its damage.
-
-    Args:
-        out: the run folder.
-        module: what the checkpoint must fit.
-        info: what `run.json` says.
-        report: takes one line for each damaged checkpoint.
-
-    Returns:
-        Its path, or None where no checkpoint has been written yet.
-
-    Raises:
-        UserError: there are checkpoints, and none is whole; or one of another run stands in the place of the newest.
-    """
-    present = [out / name for name in (LAST, PREVIOUS, BEST) if (out / name).is_file()]
+    """Find the checkpoint to go on from, None before the first; `report` takes a line for each that is damaged."""
     problems: list[str] = []
-    for path in present:
-        problem = _problem(path, module)
-        if problem is None:
+    for path in [out / name for name in (LAST, PREVIOUS, BEST) if (out / name).is_file()]:
+        if (problem := _problem(path, module)) is None:
             if not is_sealed(out, path.relative_to(out).as_posix(), info):
                 raise UserError(f"{path}: not what this run saved; put a copy back, or remove it to go on from another")
             for skipped in problems:
@@ -194,7 +160,7 @@ def newest_whole(
 
 
 def _problem(path: Path, module: L.LightningModule) -> str | None:
-    """What is wrong with a checkpoint, found without running any code it may hold."""
+    """What is wrong with a checkpoint, found without running any code it may hold; None for a whole one."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch itself does not compare checksums
