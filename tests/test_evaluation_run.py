@@ -12,8 +12,8 @@ from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, predict
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.metrics import constant_predictor
-from dpaat.evaluation.plan import stratified_draw
 from dpaat.evaluation.results import read_evaluation
 from dpaat.models import build_model
 from dpaat.runs import write_config, write_json

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dpaat.shapes import Maybe, load_json, load_yaml, misfit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +28,6 @@ from dpaat.data.splits import export_splits, import_splits
 from dpaat.errors import UserError, is_printable
 from dpaat.radii import parse_radii
 from dpaat.runs import read_config, read_info, read_json
-from dpaat.shapes import Maybe, load_json, load_yaml, misfit
 from dpaat.weights import read_weights
 from training_makers import fails, make_images
 

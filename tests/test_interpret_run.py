@@ -15,8 +15,8 @@ from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.data import prepare
 from dpaat.errors import UserError
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.means import score_means
-from dpaat.evaluation.plan import stratified_draw
 from dpaat.interpret import compare_explanations, explain_run, read_interpretability, read_maps, read_scores
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.scoring import SCORES

@@ -6,7 +6,8 @@ import difflib
 import errno
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 MEMORY = (
     "allocate memory",
@@ -41,6 +42,15 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Name the place in whatever `UserError` comes up."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:

@@ -14,7 +14,7 @@ def emulation(precision: str, device: str | torch.device) -> str | None:
     seven times as long as in float32.
 
     Args:
-        precision: as in `TrainConfig.precision` or `Plan.precision`.
+        precision: as in `TrainConfig.precision` or `EvaluateConfig.precision`.
         device: where to compute.
 
     Returns:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import yaml
-from jsonargparse import ArgumentParser
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from dpaat.config import TrainConfig
 from dpaat.consistency import CONFIG as CONFIG
@@ -21,7 +21,7 @@ from dpaat.consistency import SPLITS as SPLITS
 from dpaat.consistency import check_checkpoint, check_end, check_log, check_start, file_digest
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
-from dpaat.shapes import Maybe, load_json, load_yaml, misfit
+from dpaat.validation import Int, load_json, load_yaml, misfit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,37 +31,45 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 INFO = "run.json"
-INFO_SHAPE = {
-    "schema_version": int,
-    "classes": [str],
-    "channels": int,
-    "fingerprint": str,
-    "train_counts": {str: int},
-    "split_counts": Maybe({str: {str: int}}, absent=True),
-    "data": str,
-    "config": Maybe(dict, absent=True),
-    "epochs_done": Maybe(int, absent=True),
-    "command": Maybe(str, absent=True),
-    "window": Maybe(str, absent=True),
-    "pixels": Maybe([str], absent=True),
-    "notes": Maybe([str], absent=True),
-    "data_warnings": Maybe([str], absent=True),
-    "licence": Maybe(str, absent=True),
-    "citation": Maybe(str, absent=True),
-    "network": Maybe(
-        {
-            "stem": str,
-            "normalization": str,
-            "input_range": [int | float],
-            "weights": Maybe({"file": str, "head": str, "classes": int}),
-        },
-        absent=True,
-    ),
-    "warnings": Maybe([str], absent=True),
-    "one_answer": Maybe(str, absent=True),
-    "files": Maybe({str: str}, absent=True),
-}
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
+
+
+class _UsedWeights(TypedDict):
+    file: str
+    head: str
+    classes: Int
+
+
+class _Network(TypedDict):
+    stem: Literal["original", "small"]
+    normalization: str
+    input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    weights: _UsedWeights | None
+
+
+class Info(TypedDict):
+    """What others rely on in `run.json`."""
+
+    schema_version: Int
+    classes: Annotated[list[str], Field(min_length=2)]
+    channels: Literal[1, 3]
+    fingerprint: str
+    train_counts: dict[str, Int]
+    split_counts: NotRequired[dict[str, dict[str, Int]] | None]
+    data: str
+    config: NotRequired[dict[str, Any] | None]
+    epochs_done: NotRequired[Int | None]
+    command: NotRequired[str | None]
+    window: NotRequired[str | None]
+    pixels: NotRequired[list[str] | None]
+    notes: NotRequired[list[str] | None]
+    data_warnings: NotRequired[list[str] | None]
+    licence: NotRequired[str | None]
+    citation: NotRequired[str | None]
+    network: NotRequired[_Network | None]
+    warnings: NotRequired[list[str] | None]
+    one_answer: NotRequired[str | None]
+    files: NotRequired[dict[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -237,7 +245,7 @@ def read_info(path: Path) -> dict[str, Any]:
     version = info.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:  # first: the fields of a newer schema are not known
         raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
-    where = misfit(info, INFO_SHAPE) or _contradiction(info)
+    where = misfit(info, Info) or _contradiction(info)
     if where:
         raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
     return info
@@ -246,13 +254,8 @@ def read_info(path: Path) -> dict[str, Any]:
 def _contradiction(info: dict[str, Any]) -> str | None:
     """A field of the right type that does not fit the others."""
     classes = info["classes"]
-    if len(set(classes)) < max(len(classes), 2) or not all(map(is_printable, classes)):
+    if len(set(classes)) < len(classes) or not all(map(is_printable, classes)):
         return "classes"
-    if info["channels"] not in (1, 3):
-        return "channels"
-    network = info.get("network") or {"stem": "small", "input_range": [0, 1]}
-    if network["stem"] not in ("original", "small") or len(network["input_range"]) != 2:
-        return "network"
     counts = {"train_counts": info["train_counts"], **(info.get("split_counts") or {})}
     return next((name for name, found in counts.items() if set(found) != set(classes)), None)
 
@@ -263,14 +266,12 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         UserError: not readable, with fields that do not exist, or with values of a wrong type.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         values = load_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise TypeError("no fields")
-        return TrainConfig(**vars(parser.parse_object(present_names(values))))
-    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, ArgumentError, UserError) as error:
+            raise UserError("no fields")
+        return TrainConfig(**present_names(values))
+    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path}: not a configuration ({' '.join(str(error).split())})") from None
 
 

@@ -12,30 +12,39 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dpaat.data.files import is_file
 from dpaat.errors import UserError, first_line
-from dpaat.shapes import Maybe, misfit
+from dpaat.validation import Int, misfit
 
 RECORD = "dpaat"
 """Where checkpoints and exports of this package say what a state dict does not hold."""
-RECORD_SHAPE = {
-    "model": str,
-    "classes": [str],
-    "channels": Maybe(int, absent=True),
-    "stem": Maybe(str, absent=True),
-    "image_size": Maybe(int, absent=True),
-    "fit": Maybe(str, absent=True),
-    "fingerprint": Maybe(str, absent=True),
-    "split": Maybe({"seed": int, "fold": Maybe(str)}, absent=True),
-    "mean": Maybe([int | float], absent=True),
-    "std": Maybe([int | float], absent=True),
-}
 _DEPTH = 4
+
+
+class _Split(TypedDict):
+    seed: Int
+    fold: str | None
+
+
+class Record(TypedDict):
+    """What this package writes beside the weights."""
+
+    model: str
+    classes: list[str]
+    channels: NotRequired[Int | None]
+    stem: NotRequired[Literal["original", "small"] | None]
+    image_size: NotRequired[Int | None]
+    fit: NotRequired[str | None]
+    fingerprint: NotRequired[str | None]
+    split: NotRequired[_Split | None]
+    mean: NotRequired[list[float] | None]
+    std: NotRequired[list[float] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,7 @@ class WeightsFile:
     Attributes:
         path: the file.
         sets: dicts of tensors by their place in the file, such as "state_dict"; "" is its top level.
-        record: what this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere.
+        record: what this package wrote beside the weights (`Record`); empty for weights from elsewhere.
         architecture: the network's name, where the file tells.
         classes: names of the outputs in their order, where the file tells.
         folder: the run folder that the file stands in, if any.
@@ -88,9 +97,8 @@ def open_weights(path: Path) -> WeightsFile:
     if record is None and folder is not None:
         record = Run(folder, read_config(folder / CONFIG), read_info(folder / INFO)).record
     record = record if isinstance(record, dict) else {}
-    where = misfit(record, RECORD_SHAPE) if record else None
-    if where is not None or record.get("stem") not in (None, "original", "small"):
-        raise UserError(f"{path}: damaged, its record of the training has no usable {where or 'stem'!r}")
+    if record and (where := misfit(record, Record)):
+        raise UserError(f"{path}: damaged, its record of the training has no usable {where!r}")
     told = record.get("model") or content.get("arch")
     architecture = told if isinstance(told, str) else None
     classes = tuple(record["classes"]) if record else _told_classes(content)

@@ -18,12 +18,12 @@ from dpaat.benchmark.grid import Cell
 from dpaat.benchmark.plans import Plans, digest
 from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.errors import UserError
-from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import EVALUATION_FILE
+from dpaat.measurement import EvaluateConfig
 from dpaat.methods import complete_options, find_method
 from dpaat.methods.old_names import present_names
 from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
-from dpaat.shapes import load_yaml
+from dpaat.validation import load_yaml
 
 RECORD = "cell.json"
 
@@ -60,7 +60,7 @@ class CellRun:
         before = self.record.get("seconds", {})
         self.note(seconds=before | {kind: round(before.get(kind, 0.0) + seconds, 1)})
 
-    def note_evaluated(self, plan: Plan) -> None:
+    def note_evaluated(self, plan: EvaluateConfig) -> None:
         """Remember that a plan was carried out."""
         self.note(evaluated=[*self.record.get("evaluated", []), digest(plan)])
 
@@ -76,7 +76,7 @@ class CellRun:
             return (self.folder / INFO).is_file() and self.info["status"] == "finished"
         return False
 
-    def evaluated(self, plan: Plan) -> bool:
+    def evaluated(self, plan: EvaluateConfig) -> bool:
         """Whether a plan was carried out on the finished training."""
         known = (self.folder / EVALUATION_FILE).is_file() and digest(plan) in self.record.get("evaluated", [])
         return known and self.trained

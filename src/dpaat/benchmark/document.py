@@ -12,7 +12,7 @@ from dpaat.benchmark.grid import Grid
 from dpaat.benchmark.outcomes import CellOutcome
 from dpaat.benchmark.plans import ranked_attack, words
 from dpaat.benchmark.summary import summarize
-from dpaat.evaluation.plan import Plan
+from dpaat.measurement import EvaluateConfig
 from dpaat.provenance import provenance
 
 SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ def front_comparisons(table: Document) -> list[tuple[str, str, Document]]:
     return [(row["recipe"], family, front) for row in table["rows"] for family, front in row["fronts"].items()]
 
 
-def _plan(plan: Plan) -> Document:
+def _plan(plan: EvaluateConfig) -> Document:
     return {
         "suites": list(plan.suites),
         "attacks": words(plan),

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from dpaat.benchmark.aggregate import Aggregate, Document, Replicate
 from dpaat.benchmark.contrasts import front_contrast
-from dpaat.benchmark.grid import Cell, Grid
+from dpaat.benchmark.grid import Cell, Grid, Recipe
 from dpaat.benchmark.outcomes import CellOutcome
-from dpaat.benchmark.recipes import Recipe
 from dpaat.evaluation.statistics import Contrast, adjust
 
 ALL = "all models"

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from dpaat.evaluation.attacking import Attacker, ImageArray
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
 from dpaat.evaluation.masking_verdicts import (
     MIN_CORRECT,
@@ -27,7 +28,6 @@ from dpaat.evaluation.masking_verdicts import (
     judge_start,
     summary,
 )
-from dpaat.evaluation.plan import stratified_draw
 
 LARGE_RADIUS = 0.5
 

@@ -21,7 +21,7 @@ from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
 from dpaat.radii import format_radius
 from dpaat.runs import BEST, remove_leftovers, replacing, write_text
-from dpaat.shapes import load_json
+from dpaat.validation import load_json
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"

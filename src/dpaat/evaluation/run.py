@@ -17,14 +17,15 @@ from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruption_suite import run_corruptions
 from dpaat.evaluation.entries import Document
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.masking import run_masking, summary
-from dpaat.evaluation.plan import Plan, stratified_draw
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.subject import Subject, subject_of_run
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
+from dpaat.measurement import EvaluateConfig
 
 
 def evaluate_run(
@@ -47,7 +48,7 @@ def evaluate_run(
         source: run folder of the model on which transfer attacks make their images.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
-        options: fields of `Plan`.
+        options: fields of `EvaluateConfig`.
 
     Returns:
         The document, as written to `evaluation.json`.
@@ -55,7 +56,7 @@ def evaluate_run(
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
-    plan = Plan(**options)
+    plan = EvaluateConfig(**options)
     target = resolve_device(device)
     subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
     other = None if source is None else source_of(subject, source, target)
@@ -78,7 +79,7 @@ def source_of(subject: Subject, run: Path, device: str) -> Subject:
 
 
 def evaluate(
-    subject: Subject, plan: Plan, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
+    subject: Subject, plan: EvaluateConfig, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
 ) -> Document:
     """Measure a model, and keep the results in its folder.
 
@@ -136,7 +137,7 @@ def evaluate(
     return writer.document
 
 
-def _single_attacks(plan: Plan, attacker: Attacker, classes: Sequence[str]) -> Iterator[Result]:
+def _single_attacks(plan: EvaluateConfig, attacker: Attacker, classes: Sequence[str]) -> Iterator[Result]:
     if plan.ensemble_specs:
         return run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, classes)
     return run_attacks(attacker, plan.specs, plan.radii, classes)
@@ -172,7 +173,9 @@ def _masking(writer: Writer, attacker: Attacker) -> None:
     writer.save_analyses({"masking": found})
 
 
-def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tuple[np.ndarray, np.ndarray] | None:
+def _validation(
+    subject: Subject, plan: EvaluateConfig, device: str | torch.device
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
     own = subject.own_data
     if own is None or (own is subject.data and plan.split in ("val", "all")):

@@ -22,17 +22,17 @@ from dpaat.data.findings import warnings_of
 from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out, recognized
 from dpaat.data.splits import import_splits, read_splits
 from dpaat.errors import UserError, unknown
+from dpaat.evaluation.images import RowView
 from dpaat.fitting import channels_of
+from dpaat.measurement import SPLITS, Foreign, Inputs
 from dpaat.methods import find_method
-from dpaat.models import Stem, build_model
-from dpaat.normalization import Numbers
+from dpaat.models import build_model
 from dpaat.provenance import provenance
 from dpaat.radii import check_radius
 from dpaat.runs import INFO, Run, open_run
 from dpaat.runs import SPLITS as SPLITS_FILE
 from dpaat.weights import WeightsFile, open_weights
 
-SPLITS = ("train", "val", "test", "all")
 LATER = {
     "adv_start",
     "input_range",
@@ -43,28 +43,6 @@ LATER = {
     "window",
 }
 """Fields of later versions: left out of a recipe's digest while at their defaults, so that it stays what it was."""
-
-
-@dataclass(frozen=True, eq=False)
-class RowView:
-    """Some rows of a memory map, read when indexed; grey images are shown as RGB where a model needs three channels.
-
-    Attributes:
-        images: `(M, C, H, W)`, uint8.
-        rows: `(N,)` row numbers.
-        channels: channels wanted, C or 3.
-    """
-
-    images: np.ndarray
-    rows: np.ndarray
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, positions: np.ndarray, /) -> np.ndarray:
-        images = np.asarray(self.images[self.rows[positions]])
-        return np.repeat(images, self.channels // images.shape[1], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,52 +162,30 @@ def subject_of_run(
     )
 
 
-def subject_of_weights(
-    name: str,
-    weights: Path,
-    *,
-    data: str,
-    out: Path,
-    seed: int,
-    device: str,
-    progress: bool,
-    window: str = "auto",
-    image_size: int | None = None,
-    stem: Stem = "auto",
-    weights_key: str | None = None,
-    classes: str | Sequence[str] | None = None,
-    mean: Numbers = None,
-    std: Numbers = None,
-    input_range: str | None = None,
-) -> Subject:
+def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: bool) -> Subject:
     """Take weights that were trained elsewhere.
 
-    What a state dict does not hold is taken from what is stated here; else from the record that checkpoints and exports
-    of this package carry; else by the rules below. All of it stands in the head of the results, as `network`.
+    What a state dict does not hold is taken from what is stated; else from the record that checkpoints and exports of
+    this package carry; else by the rules of `Foreign`. All of it stands in the head of the results, as `network`.
 
     Args:
-        name: a timm model name.
-        weights: a state dict of that model, read without running any code in it; or a run folder, or an export.
-        data: the dataset, whose classes are matched with the model's by name.
-        out: folder for the results, made if need be.
+        given: model, weights and how they are read; `out` is made if need be.
+        inputs: the dataset, whose classes are matched with the model's by name, and a device of this machine.
         seed: of the split, where the dataset has none.
-        device: a device of this machine.
         progress: show progress of decoding.
-        window: how the values of the pixels are read, see `dpaat.data.prepare`.
-        image_size: pixels at the side; default the record's, else 64.
-        stem: see `dpaat.models.build_model`.
-        weights_key: likewise.
-        classes: names of the model's outputs, in their order; default the record's, else the dataset's.
-        mean: see `dpaat.models.build_model`.
-        std: likewise.
-        input_range: likewise.
 
     Raises:
         UserError: weights that do not fit the model and the classes, or data that cannot be read.
     """
-    source = open_weights(weights)
-    prepared, left_out = _prepare_for(source, data, window, image_size=image_size, seed=seed, progress=progress)
-    outputs, said = _outputs(source, classes, prepared)
+    assert given.model
+    assert given.weights
+    assert given.out
+    assert inputs.data
+    name, out, data, device = given.model, Path(given.out), inputs.data, inputs.device
+    window = inputs.window or "auto"
+    source = open_weights(Path(given.weights))
+    prepared, left_out = _prepare_for(source, data, window, image_size=given.image_size, seed=seed, progress=progress)
+    outputs, said = _outputs(source, given.classes, prepared)
     channels = source.record.get("channels") or channels_of(source, name) or int(prepared.images.shape[1])
     _check_channels(prepared, channels, str(source.path))
     model = build_model(
@@ -237,12 +193,12 @@ def subject_of_weights(
         num_classes=len(outputs),
         channels=channels,
         image_size=int(prepared.images.shape[2]),
-        stem=stem,
+        stem=given.stem,
         weights=source,
-        weights_key=weights_key,
-        mean=mean,
-        std=std,
-        input_range=input_range,
+        weights_key=given.weights_key,
+        mean=given.mean,
+        std=given.std,
+        input_range=given.input_range,
         keep_head=True,
     )
     _check_classes(prepared, outputs, str(source.path))
@@ -307,15 +263,13 @@ def _prepare_for(
     return prepare(data, progress=False, **options, **record["split"]), None
 
 
-def _outputs(
-    source: WeightsFile, classes: str | Sequence[str] | None, data: PreparedData
-) -> tuple[tuple[str, ...], str]:
+def _outputs(source: WeightsFile, classes: str | None, data: PreparedData) -> tuple[tuple[str, ...], str]:
     """Names of the model's outputs in their order, and where they come from."""
     recorded = source.classes
     if classes is None:
         said = "classes as trained" if source.record else f"classes {', '.join(recorded or ())} as the file says"
         return (recorded, said) if recorded else (data.classes, "classes in the data's order")
-    names = tuple(name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes))
+    names = tuple(name.strip() for name in classes.split(","))
     if len(set(names)) < max(len(names), 2) or not all(names):
         raise UserError(f"classes: {','.join(names)} must be two or more different names, with commas")
     if recorded and (len(names) != len(recorded) or (names != recorded and sorted(names) == sorted(recorded))):

@@ -10,14 +10,15 @@ from dpaat.interpret.layers import Layer, find_layer, list_layers
 from dpaat.interpret.maps import MAPS, Attribution
 from dpaat.interpret.masks import area_chance, energy_inside, iou_chance, pointing_game, top_area_iou
 from dpaat.interpret.randomization import Verdict, randomization_check
-from dpaat.interpret.run import ExplainPlan, explain, explain_run
+from dpaat.interpret.run import explain, explain_run
 from dpaat.interpret.similarity import rank_correlation, structural_similarity
 from dpaat.interpret.tables import explanation_tables
+from dpaat.measurement import ExplainConfig
 
 __all__ = [
     "MAPS",
     "Attribution",
-    "ExplainPlan",
+    "ExplainConfig",
     "Layer",
     "Verdict",
     "area_chance",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,91 +11,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dpaat.attacks import NORMS
-from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Entry, Population
-from dpaat.evaluation.plan import DEFAULT_RADII, stratified_draw
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
-from dpaat.evaluation.specs import AttackSpec, attack_spec
-from dpaat.evaluation.subject import SPLITS, Subject, subject_of_run
+from dpaat.evaluation.specs import AttackSpec
+from dpaat.evaluation.subject import Subject, subject_of_run
 from dpaat.interpret.document import read_interpretability, save_explanation
 from dpaat.interpret.layers import Layer, find_layer
-from dpaat.interpret.maps import MAPS, Attribution, find_maps
 from dpaat.interpret.measure import Measured, measure
 from dpaat.interpret.randomization import judge
 from dpaat.interpret.scoring import SCORES, count_empty, image_scores, masks_tensor, summarize
 from dpaat.interpret.similarity import scaled
-from dpaat.radii import format_radius, parse_radii
+from dpaat.measurement import ExplainConfig
+from dpaat.radii import format_radius
 from dpaat.runs import open_run
 
 KEPT = 200
 """Images whose maps are written to the folder, a stratified draw of those explained."""
-DEFAULT_EPS = {norm: (radii[2],) for norm, radii in DEFAULT_RADII.items()}
-
-
-@dataclass(frozen=True)
-class ExplainPlan:
-    """What to explain, and how.
-
-    Attributes:
-        maps: kinds of map, see `dpaat.interpret.MAPS`.
-        max_samples: explain a seeded draw of so many images; half of the places are shared out evenly among classes.
-        eps: radii of the adversarial images, ascending, above 0; default 4/255, in L2 1.
-        steps: of PGD.
-        norm: "linf" or "l2".
-        split: "train", "val", "test" or "all".
-        layer: for Grad-CAM; None takes the deepest with a map of 8 x 8 or more.
-        batch_size: images per batch.
-        seed: of the draw, of the attack's starts and of the randomized model.
-
-    Raises:
-        UserError: a value out of its range, naming it.
-    """
-
-    maps: Sequence[str] = tuple(MAPS)
-    max_samples: int = 100
-    eps: Sequence[float] | None = None
-    steps: int = 20
-    norm: str = "linf"
-    split: str = "test"
-    layer: str | None = None
-    batch_size: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for kind, name, known in (("norm", self.norm, NORMS), ("split", self.split, SPLITS)):
-            if name not in known:
-                raise unknown(kind, name, known)
-        for name, value in (("batch size", self.batch_size), ("max samples", self.max_samples)):
-            if value < 1:
-                raise UserError(f"{name}: {value} must be at least 1")
-        self.kinds, self.spec  # noqa: B018 - looked up here for their errors
-        if min(self.radii) <= 0:
-            raise UserError("eps: the clean images are explained anyway; give radii above 0, such as 4/255")
-        if self.layer is not None and not self.needs_layer:
-            raise UserError(f"layer: {', '.join(self.maps)} does not look at a layer; add grad-cam to --maps")
-
-    @property
-    def kinds(self) -> list[Attribution]:
-        """The kinds of map."""
-        return find_maps(list(self.maps))
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether any of them looks at a layer."""
-        return any(kind.needs_layer for kind in self.kinds)
-
-    @property
-    def radii(self) -> list[float]:
-        """Radii, ascending."""
-        return parse_radii(list(DEFAULT_EPS[self.norm] if self.eps is None else self.eps), norm=self.norm)
-
-    @property
-    def spec(self) -> AttackSpec:
-        """The attack."""
-        return attack_spec("pgd", steps=self.steps, norm=self.norm)
 
 
 def explain_run(
@@ -104,17 +37,13 @@ def explain_run(
     *,
     data: str | None = None,
     window: str | None = None,
-    norm: str | None = None,
     device: str = "auto",
     progress: bool = True,
     **options: Any,
 ) -> Document:
     """Explain a trained run, and keep numbers and maps in its folder.
 
-    Args as for `dpaat.evaluation.evaluate_run`, but for:
-        window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
-        norm: "linf" or "l2"; None for the run's own.
-        options: fields of `ExplainPlan`.
+    Args as for `dpaat.evaluation.evaluate_run`, but `options` are fields of `ExplainConfig`.
 
     Returns:
         The document, as written to `interpretability.json`.
@@ -122,18 +51,20 @@ def explain_run(
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
-    plan = ExplainPlan(norm=open_run(run).config.norm if norm is None else norm, **options)
+    plan = ExplainConfig(**options)
+    plan = dataclasses.replace(plan, norm=plan.norm or open_run(run).config.norm)
     target = resolve_device(device)
     subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
     return explain(subject, plan, target, progress=progress)
 
 
-def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progress: bool = True) -> Document:
+def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
     """Explain a model by a plan, and keep numbers and maps in its folder; returns the document as written.
 
     Raises:
         UserError: bad input, or a folder that cannot be written.
     """
+    assert plan.norm
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     require_present(subject.folder, subject.head, "explain")
@@ -198,7 +129,7 @@ def _draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     return stratified_draw(labels, n, seed=seed, at_least=max(1, n // (2 * len(np.unique(labels)))))
 
 
-def _settings(plan: ExplainPlan, *, device: str, layer: Layer | None) -> Entry:
+def _settings(plan: ExplainConfig, *, device: str, layer: Layer | None) -> Entry:
     attack: AttackSpec = plan.spec
     return {
         "attack": {**vars(attack), "label": attack.label, "start": attack.start},
@@ -213,7 +144,7 @@ def _settings(plan: ExplainPlan, *, device: str, layer: Layer | None) -> Entry:
     }
 
 
-def _kept(found: Measured, plan: ExplainPlan, keep: np.ndarray, masks: Tensor | None) -> dict[str, np.ndarray]:
+def _kept(found: Measured, plan: ExplainConfig, keep: np.ndarray, masks: Tensor | None) -> dict[str, np.ndarray]:
     """Maps and all that is shown with them, see `docs/interpretability.md`."""
     names, conditions = [kind.name for kind in plan.kinds], [0.0, *plan.radii]
     arrays = {

@@ -13,7 +13,7 @@ from torch import nn
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.data import PreparedData
-from dpaat.evaluation.subject import RowView
+from dpaat.evaluation.images import RowView
 from dpaat.report.view import RunView
 from dpaat.runs import Run, open_run
 
