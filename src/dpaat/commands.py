@@ -17,10 +17,10 @@ from dpaat.measurement import EvaluateConfig, ExplainConfig, Foreign, Inputs, Re
 
 def train(
     config: TrainConfig,
-    out: str | None = None,
+    out: Path | None = None,
     resume: bool = False,
     stop_after: int | None = None,
-    cache: str | None = None,
+    cache: Path | None = None,
     *,
     _explicit: Callable[[], dict[str, Any]],
     _argv: list[str],
@@ -42,18 +42,18 @@ def train(
     """
     if out is None:
         raise UserError("out: name the run folder to make, such as --out runs/ham")
-    folder, given = Path(out), _explicit() if resume else {}
-    if resume and (folder / "config.yaml").is_file():
-        config = _begun(folder, {name: value for name, value in given.items() if name in vars(config)})
+    given = _explicit() if resume else {}
+    if resume and (out / "config.yaml").is_file():
+        config = _begun(out, {name: value for name, value in given.items() if name in vars(config)})
     from dpaat import training
 
     training.train(
         config,
-        folder,
+        out,
         resume=resume,
         data=given.get("data"),
         stop_after=stop_after,
-        cache_dir=Path(cache) if cache else None,
+        cache_dir=cache,
         command=shlex.join(["dpaat", *_argv]),
         console=_console(),
     )
@@ -81,7 +81,7 @@ def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
 
 
 def evaluate(
-    run: str | None = None, /, *, config: EvaluateConfig, inputs: Inputs, foreign: Foreign, source: str | None = None
+    run: Path | None = None, /, *, config: EvaluateConfig, inputs: Inputs, foreign: Foreign, source: Path | None = None
 ) -> None:
     """Measure a run on clean images and under attack at fixed radii; results go to its evaluation.json.
 
@@ -115,14 +115,14 @@ def evaluate(
             raise UserError(
                 f"evaluate: --{idle[0].replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
             )
-        subject = subject_of_run(Path(run), data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
+        subject = subject_of_run(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
     else:
         for name in ("model", "weights", "data", "out"):
             if {**vars(foreign), "data": inputs.data}[name] is None:
                 raise UserError(f"evaluate: name a run folder, or weights from elsewhere with --{name}")
         subject = subject_of_weights(foreign, inputs, seed=config.seed, progress=True)
         _say(describe_weights(subject.head["network"]) or "")
-    other = None if source is None else source_of(subject, Path(source), inputs.device)
+    other = None if source is None else source_of(subject, source, inputs.device)
     slow = emulation(config.precision, inputs.device)
     _warn([*subject.warnings, *([slow] if slow else [])])
     document = measure(subject, config, source=other, device=inputs.device)
@@ -131,7 +131,7 @@ def evaluate(
 
 
 def predict(
-    run: str, images: list[str], /, *, reading: Reading, batch_size: int = 128, out: str = "predictions.csv"
+    run: Path, images: list[str], /, *, reading: Reading, batch_size: int = 128, out: Path = Path("predictions.csv")
 ) -> None:
     """Classify images with a run; probabilities go to a CSV file.
 
@@ -148,18 +148,12 @@ def predict(
     """
     from dpaat.evaluation import predict as classify
 
-    found = classify(
-        Path(run),
-        images[0] if len(images) == 1 else [Path(name) for name in images],
-        Path(out),
-        batch_size=batch_size,
-        console=_console(),
-        **vars(reading),
-    )
+    what: Any = images[0] if len(images) == 1 else images
+    found = classify(run, what, out, batch_size=batch_size, console=_console(), **vars(reading))
     _say(f"written to {found}")
 
 
-def explain(run: str, /, *, config: ExplainConfig, inputs: Inputs) -> None:
+def explain(run: Path, /, *, config: ExplainConfig, inputs: Inputs) -> None:
     """Compute attribution maps of a run on clean images and under attack, and score them.
 
     They are scored against lesion masks, against each other and against chance; numbers go to its
@@ -179,13 +173,13 @@ def explain(run: str, /, *, config: ExplainConfig, inputs: Inputs) -> None:
     """
     from dpaat.interpret import explain_run, explanation_tables
 
-    document = explain_run(Path(run), **vars(inputs), **vars(config))
+    document = explain_run(run, **vars(inputs), **vars(config))
     _warn(document["data_warnings"])
     _console().print(explanation_tables(document))
-    _say(f"written to {Path(run) / 'interpretability.json'}")
+    _say(f"written to {run / 'interpretability.json'}")
 
 
-def compare(runs: list[str], /, out: str = "comparison.json") -> None:
+def compare(runs: list[Path], /, out: Path = Path("comparison.json")) -> None:
     """Compare evaluated runs image by image with the first; runs that differ in seed or fold only are pooled.
 
     Args:
@@ -198,26 +192,26 @@ def compare(runs: list[str], /, out: str = "comparison.json") -> None:
     """
     from dpaat.evaluation.compare import compare_runs, differences_table, write_comparison
 
-    document = compare_runs([Path(run) for run in runs])
-    write_comparison(document, Path(out))
+    document = compare_runs(runs)
+    write_comparison(document, out)
     _warn(f"{name}: {line}" for name, lines in document["data_warnings"].items() for line in lines)
     _console().print(differences_table(document))
     _say(f"written to {out}")
 
 
 def benchmark(
-    grid: str,
+    grid: Path,
     /,
     data: list[str] = [],  # noqa: B006 - never changed
-    out: str | None = None,
+    out: Path | None = None,
     workers: int | None = None,
     only: str = "*",
-    known: str | None = None,
+    known: Path | None = None,
     reference: str | None = None,
     models: str | None = None,
     summary_only: bool = False,
     dry_run: bool = False,
-) -> int:
+) -> bool:
     """Train and evaluate every cell of a grid, several side by side, and sum up what is finished.
 
     What is done is not repeated, what failed is tried again, and one failure does not stop the rest.
@@ -246,20 +240,15 @@ def benchmark(
     from dpaat import benchmark as module
 
     kept = [name.strip() for name in models.split(",")] if models else []
-    found = module.read_grid(Path(grid), data=data or [], workers=workers, reference=reference, models=kept)
-    options: dict[str, Any] = {
-        "out": Path(out) if out else None,
-        "known": Path(known) if known else None,
-        "only": only,
-        "console": _console(),
-    }
+    found = module.read_grid(grid, data=data or [], workers=workers, reference=reference, models=kept)
+    options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": _console()}
     if dry_run:
         module.list_cells(found, **options)
-        return 0
-    return int(module.benchmark(found, summary_only=summary_only, **options) > 0)
+        return False
+    return module.benchmark(found, summary_only=summary_only, **options) > 0
 
 
-def profile(config: TrainConfig, batches: int = 9, out: str | None = None, cache: str | None = None) -> None:
+def profile(config: TrainConfig, batches: int = 9, out: Path | None = None, cache: Path | None = None) -> None:
     """Measure where the time of a training step goes, and estimate the whole run.
 
     Args:
@@ -275,13 +264,13 @@ def profile(config: TrainConfig, batches: int = 9, out: str | None = None, cache
     from dpaat.runs import write_json
     from dpaat.training import profile as module
 
-    found = module.profile(config, batches=batches, cache_dir=Path(cache) if cache else None)
+    found = module.profile(config, batches=batches, cache_dir=cache)
     _console().print(module.profile_table(found))
     if out:
-        write_json(Path(out), found)
+        write_json(out, found)
 
 
-def export(run: str, /, out: str = "export", images: int = 100) -> None:
+def export(run: Path, /, out: Path = Path("export"), images: int = 100) -> None:
     """Write a run's network as ONNX and safetensors, and check that they agree with it.
 
     Args:
@@ -294,7 +283,7 @@ def export(run: str, /, out: str = "export", images: int = 100) -> None:
     """
     from dpaat import export as module
 
-    checked = module.export(Path(run), Path(out), images=images)["checked"]
+    checked = module.export(run, out, images=images)["checked"]
     worst = max(checked["largest_difference"].values())
     _say(
         f"written to {out}: ONNX and safetensors agree with the run on {checked['images']} {checked['of']} "
@@ -302,7 +291,7 @@ def export(run: str, /, out: str = "export", images: int = 100) -> None:
     )
 
 
-def report(runs: list[str], /, out: str | None = None, format: str = "html", no_images: bool = False) -> None:
+def report(runs: list[Path], /, out: Path | None = None, format: str = "html", no_images: bool = False) -> None:
     """Write one self-contained HTML page about one or more runs, or a model card.
 
     Args:
@@ -318,8 +307,8 @@ def report(runs: list[str], /, out: str | None = None, format: str = "html", no_
     """
     from dpaat.report import write_report
 
-    file = Path(out or ("model-card.md" if format == "md" else "report.html"))
-    write_report([Path(run) for run in runs], file, format=format, images=not no_images)
+    file = out or Path("model-card.md" if format == "md" else "report.html")
+    write_report(runs, file, format=format, images=not no_images)
     _say(f"written to {file}")
 
 
@@ -330,9 +319,9 @@ def data_check(
     seed: int = 0,
     fold: str | None = None,
     window: str = "auto",
-    splits: str | None = None,
-    export: str | None = None,
-) -> int:
+    splits: Path | None = None,
+    export: Path | None = None,
+) -> bool:
     """Print classes, groups, splits, leaks, duplicate and unreadable files.
 
     Args:
@@ -350,17 +339,8 @@ def data_check(
     """
     from dpaat.data.check import check
 
-    problems = check(
-        data,
-        image_size=image_size,
-        window=window,
-        seed=seed,
-        fold=fold,
-        splits=Path(splits) if splits else None,
-        export=Path(export) if export else None,
-        console=_console(),
-    )
-    return int(problems > 0)
+    options: dict[str, Any] = {"window": window, "seed": seed, "fold": fold, "splits": splits, "export": export}
+    return check(data, image_size=image_size, console=_console(), **options) > 0
 
 
 def list_names(what: str, filter: str = "", /) -> None:
@@ -375,7 +355,7 @@ def list_names(what: str, filter: str = "", /) -> None:
     _console().print(listing(what, filter))
 
 
-def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: str | None = None) -> None:
+def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: Path | None = None) -> None:
     """Train standard, fixed-radius and DPAAT models on embedded images (or --data), evaluate them and write a report.
 
     It takes a few minutes on two cores.
@@ -388,7 +368,7 @@ def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0
     """
     from dpaat import quickstart as module
 
-    module.quickstart(data=data, out=Path(out) if out else None, epochs=epochs, seed=seed, console=_console())
+    module.quickstart(data=data, out=out, epochs=epochs, seed=seed, console=_console())
 
 
 def _console() -> Console:

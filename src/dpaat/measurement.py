@@ -78,7 +78,7 @@ class Inputs(Reading):
 
 @dataclass(config=STRICT)
 class Measurement(Checked):
-    """What evaluations and explanations share."""
+    """Radii, images and seed."""
 
     norm: Norm | None = option("linf", "norm of the radii")
     eps: Annotated[tuple[float, ...] | None, BeforeValidator(_radii)] = option(
@@ -91,7 +91,18 @@ class Measurement(Checked):
 
 
 @dataclass(config=STRICT)
-class EvaluateConfig(Measurement):
+class Attacks(Checked):
+    """Attacks of an evaluation."""
+
+    suites: Names = option(list, "standard, masking, corruptions; empty for single attacks")
+    attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
+    ensemble: Names = option(list, "further attacks, made only on what those leave standing")
+    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
+    precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
+
+
+@dataclass(config=STRICT)
+class EvaluateConfig(Measurement, Attacks):
     """Attacks, radii and images of an evaluation; fields, defaults and ranges are those of `dpaat evaluate --help`.
 
     Raises:
@@ -99,11 +110,6 @@ class EvaluateConfig(Measurement):
     """
 
     norm: Norm = option("linf", "norm of the radii")
-    suites: Names = option(list, "standard, masking, corruptions; empty for single attacks")
-    attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
-    ensemble: Names = option(list, "further attacks, made only on what those leave standing")
-    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
-    precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
 
     def __post_init__(self) -> None:
         from dpaat.attacks import find_attack

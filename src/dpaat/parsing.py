@@ -7,7 +7,7 @@ import os
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from docstring_parser import parse
@@ -63,8 +63,10 @@ def command_parser(command: Callable[..., Any]) -> Parser:
         if hasattr(kind, "__pydantic_fields__"):
             _add_fields(parser, kind)
         elif parameter.kind is parameter.POSITIONAL_ONLY:
-            nargs: Any = "+" if kind == list[str] else None if default is parameter.empty else "?"
-            parser.add_argument(name, type=str if nargs == "+" else kind, nargs=nargs, help=_help(helps[name]))
+            own: dict[str, Any] = {"type": kind} if default is parameter.empty else {"nargs": "?", "default": default}
+            if get_origin(kind) is list:
+                own = {"nargs": "+", "type": get_args(kind)[0]}
+            parser.add_argument(name, help=_help(helps[name]), **({"type": kind} | own))
         elif kind is bool:
             parser.add_argument(f"--{name}", action="store_true", help=_help(helps[name]))
         elif kind == list[str]:

@@ -166,30 +166,25 @@ class Run:
         from dpaat.data import prepare
         from dpaat.data.values import FULL
 
-        config = self.config
+        spec, then = self.config.data, self.info["fingerprint"]
+        options: dict[str, Any] = {"image_size": self.config.image_size, "fit": self.config.fit}
         with moved(self.path):
             data = prepare(
-                config.data,
-                image_size=config.image_size,
-                fit=config.fit,
+                spec,
                 splits=self.path / SPLITS,
                 classes=self.info["classes"],
                 window=self.info.get("window") or FULL,
                 progress=progress,
+                **options,
             )
-        if data.fingerprint != self.info["fingerprint"]:
-            in_order = prepare(
-                config.data, image_size=config.image_size, fit=config.fit, window=data.window, progress=False
-            )
-            if in_order.fingerprint == self.info["fingerprint"]:
-                raise UserError(
-                    f"{self.path / INFO}: damaged, its classes are not those of {config.data} in their order"
-                )
-            raise UserError(
-                f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "
-                f"which {self.path} was trained; the data have changed since"
-            )
-        return data
+        if data.fingerprint == then:
+            return data
+        if prepare(spec, window=data.window, progress=False, **options).fingerprint == then:
+            raise UserError(f"{self.path / INFO}: damaged, its classes are not those of {spec} in their order")
+        raise UserError(
+            f"{spec}: fingerprint {data.fingerprint} differs from {then}, with which {self.path} was trained; the data "
+            "have changed since"
+        )
 
 
 @contextmanager
@@ -290,7 +285,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object")
     return content

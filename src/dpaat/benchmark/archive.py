@@ -94,7 +94,7 @@ def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
     """Everything that the outcome of a cell depends on besides code and data."""
     evaluations = {"evaluate": plans.main, "subset": plans.draw, "masking": plans.masking}
     return {
-        "train": comparable(dataclasses.asdict(cell.config)),
+        "train": comparable(vars(cell.config)),
         **{name: {} if plan is None else values_of(_on_all(plan)) for name, plan in evaluations.items()},
     }
 
@@ -111,10 +111,8 @@ def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str
         if known:
             known = comparable(known) if part == "train" else {**values_of(EvaluateConfig()), **known}
         for name in fields or known:
-            if known.get(name) != fields.get(name):
-                raise UserError(
-                    f"{path}: was computed with {part} {name} {known.get(name)!r}, the grid says {fields.get(name)!r}"
-                )
+            if (then := known.get(name)) != (wanted := fields.get(name)):
+                raise UserError(f"{path}: was computed with {part} {name} {then!r}, the grid says {wanted!r}")
 
 
 def _pack(part: str, outcome: Outcome) -> Arrays:

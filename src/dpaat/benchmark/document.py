@@ -50,16 +50,8 @@ def front_comparisons(table: Document) -> list[tuple[str, str, Document]]:
 
 
 def _plan(plan: EvaluateConfig) -> Document:
-    return {
-        "suites": list(plan.suites),
-        "attacks": words(plan),
-        "ranked": ranked_attack(plan).label,
-        "eps": plan.radii,
-        "norm": plan.norm,
-        "split": plan.split,
-        "max_samples": plan.max_samples,
-        "seed": plan.seed,
-    }
+    same = {name: getattr(plan, name) for name in ("suites", "norm", "split", "max_samples", "seed")}
+    return {**same, "attacks": words(plan), "ranked": ranked_attack(plan).label, "eps": plan.radii}
 
 
 def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:

@@ -115,10 +115,13 @@ def values_of(plan: EvaluateConfig) -> dict[str, Any]:
 
 def arguments_of(plan: EvaluateConfig, run: Path, device: str) -> list[str]:
     """The command line that carries a plan out."""
-    found = {name: value for name, value in values_of(plan).items() if value is not None} | {"device": device}
-    texts = {
+    texts: dict[str, Any] = {
         "eps": ",".join(map(repr, plan.radii)),
         "steps": ",".join(f"{name}={steps}" for name, steps in plan.steps.items()),
-    } | {name: ",".join(getattr(plan, name)) for name in ("suites", "attacks", "ensemble")}
-    options = {FLAGS.get(name, name).replace("_", "-"): value for name, value in (found | texts).items()}
-    return ["evaluate", str(run), *(f"--{name}={value}" for name, value in options.items())]
+        "suites": ",".join(plan.suites),
+        "attacks": "" if plan.suites else ",".join(plan.attacks),
+        "ensemble": ",".join(plan.ensemble),
+        "device": device,
+    }
+    said = {FLAGS.get(name, name): value for name, value in (vars(plan) | texts).items() if value not in (None, "")}
+    return ["evaluate", str(run), *(f"--{name.replace('_', '-')}={value}" for name, value in said.items())]

@@ -47,30 +47,17 @@ LATER = {
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model, the data it is tried on, and where its results go.
+    """A model, the data it is tried on, and where its results go."""
 
-    Attributes:
-        folder: where results go: the run folder, or one that was named.
-        model: maps images in [0, 1] to logits `(B, K)`.
-        classes: K class names.
-        channels: of the images that the model takes.
-        data: the dataset, split.
-        own_data: the data it was trained on, whose validation split sets thresholds and temperature; None where
-            they are not there.
-        majority: the class most frequent in training.
-        head: what every result says about where it comes from; `checkpoint` identifies the weights.
-        left_out: how many images of another dataset the model has learned from; None for its own.
-    """
-
-    folder: Path
-    model: nn.Module
-    classes: tuple[str, ...]
-    channels: int
-    data: PreparedData
-    own_data: PreparedData | None
-    majority: str
-    head: dict[str, Any]
-    left_out: LeftOut | None = None
+    folder: Path  # where results go: the run folder, or one that was named
+    model: nn.Module  # maps images in [0, 1] to logits (B, K)
+    classes: tuple[str, ...]  # K names
+    channels: int  # of the images that the model takes
+    data: PreparedData  # split
+    own_data: PreparedData | None  # that it was trained on, for thresholds and temperature; None if not there
+    majority: str  # the class most frequent in training
+    head: dict[str, Any]  # what every result says about where it comes from; `checkpoint` identifies the weights
+    left_out: LeftOut | None = None  # images of another dataset that it has learned from; None for its own
 
     @property
     def warnings(self) -> list[str]:
@@ -123,41 +110,41 @@ def subject_of_run(
         UserError: not a run folder, or data that do not fit.
     """
     run = open_run(path)
+    info, config = run.info, run.config
     if window is not None and data is None:
         raise UserError("window: the run's own data are read as in training; it goes with --data")
     prepared, left_out = _prepare(run, data, window, progress=progress)
-    classes, channels = tuple(run.info["classes"]), int(run.info["channels"])
-    _check_classes(prepared, classes, str(run.path))
-    _check_channels(prepared, channels, str(run.path))
-    if prepared.fingerprint == run.info["fingerprint"] and prepared.classes != classes:
+    classes, channels = tuple(info["classes"]), int(info["channels"])
+    _check_fit(prepared, classes, channels, str(run.path))
+    same = prepared.fingerprint == info["fingerprint"]
+    if same and prepared.classes != classes:
         raise UserError(
             f"{run.path / INFO}: damaged, its classes are not those of {prepared.table.spec} in their order"
         )
-    counts: dict[str, int] = run.info["train_counts"]
-    own = prepared.fingerprint == run.info["fingerprint"] or (left_out is not None and left_out.own)
+    counts: dict[str, int] = info["train_counts"]
+    warnings: list[str] = list(info.get("data_warnings") or [])
     return Subject(
         folder=run.path,
         model=run.load_model(device=device).to(memory_format=torch.channels_last),  # up to 1.6 x faster
         classes=classes,
         channels=channels,
         data=prepared,
-        own_data=prepared if own else _own_data(run),
+        own_data=prepared if same or (left_out is not None and left_out.own) else _own_data(run),
         majority=max(counts, key=counts.__getitem__),
         left_out=left_out,
         head=_head(
             prepared,
             classes,
-            device=device,
+            device,
             checkpoint=run.checkpoint_digest,
             run=run.path.resolve().name,
-            method=run.config.method,
-            model=run.config.model,
-            training_seed=run.config.seed,
-            fold=run.config.fold,
-            recipe=_recipe(run),
-            window=prepared.window,
-            data_warnings=_warnings(run, prepared),
-            network=run.info.get("network") or {"stem": run.stem},
+            method=config.method,
+            model=config.model,
+            training_seed=config.seed,
+            fold=config.fold,
+            recipe=_recipe(config),
+            data_warnings=warnings if same else [*warnings, *warnings_of(prepared, trained=False)],
+            network=info.get("network") or {"stem": run.stem},
         ),
     )
 
@@ -180,28 +167,20 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
     assert given.model
     assert given.weights
     assert given.out
-    assert inputs.data
-    name, out, data, device = given.model, Path(given.out), inputs.data, inputs.device
-    window = inputs.window or "auto"
-    source = open_weights(Path(given.weights))
-    prepared, left_out = _prepare_for(source, data, window, image_size=given.image_size, seed=seed, progress=progress)
+    out, source = Path(given.out), open_weights(Path(given.weights))
+    prepared, left_out = _prepare_for(source, given, inputs, seed=seed, progress=progress)
     outputs, said = _outputs(source, given.classes, prepared)
-    channels = source.record.get("channels") or channels_of(source, name) or int(prepared.images.shape[1])
-    _check_channels(prepared, channels, str(source.path))
+    channels = source.record.get("channels") or channels_of(source, given.model) or int(prepared.images.shape[1])
     model = build_model(
-        name,
+        given.model,
         num_classes=len(outputs),
         channels=channels,
         image_size=int(prepared.images.shape[2]),
-        stem=given.stem,
         weights=source,
-        weights_key=given.weights_key,
-        mean=given.mean,
-        std=given.std,
-        input_range=given.input_range,
         keep_head=True,
+        **{name: getattr(given, name) for name in ("stem", "weights_key", "mean", "std", "input_range")},
     )
-    _check_classes(prepared, outputs, str(source.path))
+    _check_fit(prepared, outputs, channels, str(source.path))
     model.facts["weights"]["outputs_are"] = said
     learned = prepared.rows("train")
     counts = np.bincount(prepared.labels[learned] if len(learned) else prepared.labels, minlength=len(prepared.classes))
@@ -211,10 +190,10 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
         raise UserError(f"{out}: cannot be made ({error.strerror})") from None
     # The same file read in another way is another model.
     read = {key: model.facts[key] for key in ("stem", "mean", "std")} | {"key": model.facts["weights"]["key"]}
-    identity = json.dumps([source.digest, name, read, outputs])
+    identity = json.dumps([source.digest, given.model, read, outputs])
     return Subject(
         folder=out,
-        model=model.eval().to(torch.device(device)).to(memory_format=torch.channels_last),
+        model=model.eval().to(torch.device(inputs.device)).to(memory_format=torch.channels_last),
         classes=outputs,
         channels=channels,
         data=prepared,
@@ -224,15 +203,11 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
         head=_head(
             prepared,
             outputs,
-            device=device,
+            inputs.device,
             checkpoint=hashlib.sha256(identity.encode()).hexdigest()[:16],
             run=out.resolve().name,
-            method=None,
-            model=name,
-            training_seed=None,
-            fold=None,
-            recipe=None,
-            window=prepared.window,
+            model=given.model,
+            **dict.fromkeys(("method", "training_seed", "fold", "recipe")),
             data_warnings=warnings_of(prepared),
             network=model.facts,
         ),
@@ -240,16 +215,17 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
 
 
 def _prepare_for(
-    source: WeightsFile, data: str, window: str, *, image_size: int | None, seed: int, progress: bool
+    source: WeightsFile, given: Foreign, inputs: Inputs, *, seed: int, progress: bool
 ) -> tuple[PreparedData, LeftOut | None]:
     """Load a dataset as the record of the weights says; the data of the training are split as then."""
-    record = source.record
+    record, data = source.record, inputs.data
+    assert data
     options: dict[str, Any] = {
-        "image_size": record.get("image_size", 64) if image_size is None else image_size,
+        "image_size": given.image_size or record.get("image_size", 64),
         "fit": record.get("fit", "crop"),
-        "window": window,
+        "window": inputs.window or "auto",
     }
-    if window == "auto" and "window" in record:
+    if options["window"] == "auto" and "window" in record:
         options |= {"window": record["window"], "known": tuple(record["known"])}
     prepared = prepare(data, seed=seed, training=False, progress=progress, **options)
     if source.folder is not None:
@@ -277,25 +253,25 @@ def _outputs(source: WeightsFile, classes: str | None, data: PreparedData) -> tu
     return names, f"classes {', '.join(names)} as given"
 
 
-def _head(data: PreparedData, classes: tuple[str, ...], *, device: str, **fields: Any) -> dict[str, Any]:
+def _head(data: PreparedData, classes: tuple[str, ...], device: str, **fields: Any) -> dict[str, Any]:
     return {
         **provenance(device),
         **fields,
+        "window": data.window,
         "classes": list(classes),
         "synthetic": data.table.synthetic,
         "data_fingerprint": data.fingerprint,
     }
 
 
-def _recipe(run: Run) -> str:
+def _recipe(config: TrainConfig) -> str:
     """8 hex digits that runs share which differ in seed, fold and machine only."""
     own = ("data", "seed", "fold", "splits", *PLACE)
-    default = dataclasses.asdict(TrainConfig())
-    method = find_method(run.config.method)
-    default |= {name: getattr(method, name) for name in OWN_DEFAULTS}
+    method = find_method(config.method)
+    default = vars(TrainConfig()) | {name: getattr(method, name) for name in OWN_DEFAULTS}
     fields = {
         name: value
-        for name, value in dataclasses.asdict(run.config).items()
+        for name, value in vars(config).items()
         if name not in own and not (name in LATER and value in (None, default[name]))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
@@ -337,12 +313,6 @@ def _unseen(other: PreparedData, run: Run) -> tuple[PreparedData, LeftOut | None
     return leave_out(other, known)
 
 
-def _warnings(run: Run, data: PreparedData) -> list[str]:
-    """What training found in the run's data, and what there is in another dataset."""
-    found: list[str] = list(run.info.get("data_warnings") or [])
-    return found if data.fingerprint == run.info["fingerprint"] else [*found, *warnings_of(data, trained=False)]
-
-
 def _own_data(run: Run) -> PreparedData | None:
     try:
         return run.prepare(progress=False)
@@ -350,14 +320,9 @@ def _own_data(run: Run) -> PreparedData | None:
         return None
 
 
-def _check_classes(data: PreparedData, classes: tuple[str, ...], model: str) -> None:
-    strange = [name for name in data.classes if name not in classes]
+def _check_fit(data: PreparedData, classes: tuple[str, ...], channels: int, model: str) -> None:
+    spec, strange = data.table.spec, [name for name in data.classes if name not in classes]
     if strange:
-        raise UserError(
-            f"{data.table.spec}: classes unknown to {model}: {', '.join(strange)}; it knows {', '.join(classes)}"
-        )
-
-
-def _check_channels(data: PreparedData, channels: int, model: str) -> None:
+        raise UserError(f"{spec}: classes unknown to {model}: {', '.join(strange)}; it knows {', '.join(classes)}")
     if int(data.images.shape[1]) not in (1, channels):
-        raise UserError(f"{data.table.spec}: RGB images, but {model} was trained on grey ones")
+        raise UserError(f"{spec}: RGB images, but {model} was trained on grey ones")

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
-from dpaat.evaluation.results import outdated, read_evaluation
-from dpaat.evaluation.stored import predictions_part, read_frame
+from dpaat.evaluation.results import outdated, predictions_part, read_evaluation
+from dpaat.evaluation.stored import read_frame
 from dpaat.runs import CONFIG, read_folder, read_json
 
 EXPLANATIONS = "interpretability.json"
