@@ -28,7 +28,8 @@ from dpaat.data.images import decode_image
 from dpaat.data.splits import export_splits, import_splits
 from dpaat.errors import UserError, is_printable
 from dpaat.radii import parse_radii
-from dpaat.runs import read_config, read_info, read_json
+from dpaat.runs import read_config, read_info
+from dpaat.storage import read_json
 from dpaat.validation import Int, load_json, load_yaml, misfit
 from dpaat.weights import read_weights
 from training_makers import fails, make_images

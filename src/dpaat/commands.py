@@ -261,7 +261,7 @@ def profile(config: TrainConfig, batches: int = 9, out: Path | None = None, cach
         dpaat profile --data ham10000:DIR --image-size 64 --model resnet18
         dpaat profile --config runs/ham/config.yaml --batch-size 256 --out profile.json
     """
-    from dpaat.runs import write_json
+    from dpaat.storage import write_json
     from dpaat.training import profile as module
 
     found = module.profile(config, batches=batches, cache_dir=cache)

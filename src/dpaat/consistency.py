@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import json
 import zipfile
@@ -24,7 +23,7 @@ MOVABLE = (*PLACE, "data")
 
 def seal(config: TrainConfig, splits: Path) -> dict[str, Any]:
     """What `run.json` keeps at the start, to notice later changes: the configuration, and a digest of the splits."""
-    return {"config": json.loads(json.dumps(dataclasses.asdict(config))), "splits_digest": file_digest(splits)}
+    return {"config": json.loads(json.dumps(vars(config))), "splits_digest": file_digest(splits)}
 
 
 def seal_end(folder: Path) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> N
         UserError: names the file, and what to do.
     """
     begun: dict[str, Any] = info.get("config") or {}
-    now, defaults = dataclasses.asdict(config), dataclasses.asdict(TrainConfig())
+    now, defaults = vars(config), vars(TrainConfig())
     for name in now if begun else ():
         before, after = (_comparable(name, value) for value in (begun.get(name, defaults[name]), now[name]))
         if name not in MOVABLE and before != after:

@@ -22,7 +22,7 @@ from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.precision import emulation
-from dpaat.runs import write_json, write_text
+from dpaat.storage import write_json, write_text
 from dpaat.tables import Row, Table
 
 SPLIT_SEED = 0

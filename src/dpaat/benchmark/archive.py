@@ -20,7 +20,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.replicates import Fold, Predictions
 from dpaat.evaluation.resampling import find_clusters, merge_clusters
 from dpaat.measurement import EvaluateConfig
-from dpaat.runs import replacing
+from dpaat.storage import replacing
 
 FOLDER = "outcomes"
 HEAD = "head"

@@ -22,7 +22,8 @@ from dpaat.evaluation.results import EVALUATION_FILE
 from dpaat.measurement import EvaluateConfig
 from dpaat.methods import complete_options, find_method
 from dpaat.methods.old_names import present_names
-from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
+from dpaat.runs import CONFIG, INFO, LAST, SPLITS, write_config
+from dpaat.storage import read_json, write_json
 from dpaat.validation import load_yaml, misfit
 
 RECORD = "cell.json"

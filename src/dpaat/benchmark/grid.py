@@ -9,11 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from dpaat.benchmark.datasets import data_name, public_spec, replace_data
+from dpaat.benchmark.datasets import GRIDS, data_name, find_grid, public_spec, read_yaml, replace_data
 from dpaat.benchmark.plans import Plans, read_plans
 from dpaat.config import SEED, TrainConfig, complete
 from dpaat.data.splits import parse_fold
@@ -21,10 +20,8 @@ from dpaat.errors import UserError, at, unknown
 from dpaat.models import check_name as check_model
 from dpaat.radii import format_radius, parse_radii
 from dpaat.training.trainer import check_options
-from dpaat.validation import STRICT, Checked, fields_of, load_yaml, option
+from dpaat.validation import STRICT, Checked, fields_of, option
 
-GRIDS = Path(__file__).parent / "grids"
-"""Grids that come with the package."""
 AXES = {"model": "models", "data": "data", "fold": "folds", "seed": "seeds", "splits": "folds"}
 """Fields of a training run that are axes of the grid, and the axis that sets them."""
 
@@ -134,7 +131,7 @@ def read_grid(
         UserError: what is wrong, naming the file and the field.
     """
     path = find_grid(path)
-    content = _read_yaml(path)
+    content = read_yaml(path)
     with at(str(path)):
         given = {"workers": workers, "reference": reference}
         grid = BenchmarkGrid(**content | {name: value for name, value in given.items() if value is not None})
@@ -162,30 +159,6 @@ def read_grid(
         public = content | {"data": [public_spec(spec) for spec in specs]}
         command = _command(path, data, reference, models)
         return Grid(path.stem, command, public, recipes, compared, cells, plans, grid.workers, grid.threads)
-
-
-def find_grid(path: Path) -> Path:
-    """Path of a grid that is named by its file, or by its name if it comes with the package.
-
-    Raises:
-        UserError: a name that none of them has.
-    """
-    if path.is_file() or path.suffix or len(path.parts) > 1:
-        return path
-    known = [file.stem for file in GRIDS.glob("*.yaml")]
-    if str(path) not in known:
-        raise unknown("grid", str(path), known)
-    return GRIDS / f"{path}.yaml"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a grid; it needs the fields recipes, models and data")
-    return content
 
 
 def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:

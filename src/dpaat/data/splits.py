@@ -18,7 +18,7 @@ from dpaat.data.frames import read_text_table, rows_of
 from dpaat.data.names import split_name
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed
-from dpaat.runs import replacing
+from dpaat.storage import replacing
 
 DEFAULT_FOLDS = 5
 VAL_FOLDS = 8

@@ -18,7 +18,7 @@ from dpaat.evaluation.schema import Compared
 from dpaat.evaluation.statistics import Predictions, Score, adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES, condition
-from dpaat.runs import write_text
+from dpaat.storage import write_text
 from dpaat.tables import Cell, Kind, Row, Table, score_cell
 from dpaat.validation import misfit
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpaat.errors import UserError
-from dpaat.runs import replacing
+from dpaat.storage import replacing
 
 Arrays = dict[str, np.ndarray]
 

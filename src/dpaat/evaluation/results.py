@@ -21,7 +21,8 @@ from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
 from dpaat.radii import format_radius
-from dpaat.runs import BEST, read_json, remove_leftovers, replacing, write_text
+from dpaat.runs import BEST
+from dpaat.storage import read_json, remove_leftovers, replacing, write_text
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"

@@ -142,7 +142,7 @@ def subject_of_run(
             model=config.model,
             training_seed=config.seed,
             fold=config.fold,
-            recipe=_recipe(config),
+            recipe=_recipe(run),
             data_warnings=warnings if same else [*warnings, *warnings_of(prepared, trained=False)],
             network=info.get("network") or {"stem": run.stem},
         ),
@@ -264,14 +264,14 @@ def _head(data: PreparedData, classes: tuple[str, ...], device: str, **fields: A
     }
 
 
-def _recipe(config: TrainConfig) -> str:
+def _recipe(run: Run) -> str:
     """8 hex digits that runs share which differ in seed, fold and machine only."""
     own = ("data", "seed", "fold", "splits", *PLACE)
-    method = find_method(config.method)
+    method = find_method(run.config.method)
     default = vars(TrainConfig()) | {name: getattr(method, name) for name in OWN_DEFAULTS}
     fields = {
         name: value
-        for name, value in vars(config).items()
+        for name, value in vars(run.config).items()
         if name not in own and not (name in LATER and value in (None, default[name]))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]

@@ -18,7 +18,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
 from dpaat.evaluation.results import read_document, require_present, writing
 from dpaat.locks import RESULTS, locked
-from dpaat.runs import remove_leftovers, replacing, write_text
+from dpaat.storage import remove_leftovers, replacing, write_text
 
 SCHEMA_VERSION = 1
 INTERPRETABILITY_FILE = "interpretability.json"

@@ -18,7 +18,7 @@ from dpaat.report.drawing import own_file, own_ids
 from dpaat.report.overview import overview_tables
 from dpaat.report.sections import all_sections
 from dpaat.report.view import RunView, read_run, unique
-from dpaat.runs import write_text
+from dpaat.storage import write_text
 from dpaat.tables import code_html
 
 FORMATS = ("html", "md")

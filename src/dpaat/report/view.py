@@ -17,7 +17,8 @@ from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.results import outdated, predictions_part, read_evaluation
 from dpaat.evaluation.stored import read_frame
-from dpaat.runs import CONFIG, read_folder, read_json
+from dpaat.runs import CONFIG, read_folder
+from dpaat.storage import read_json
 
 EXPLANATIONS = "interpretability.json"
 

@@ -31,20 +31,8 @@ from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
 from dpaat.provenance import provenance
-from dpaat.runs import (
-    BEST,
-    CONFIG,
-    INFO,
-    LAST,
-    PREVIOUS,
-    SPLITS,
-    Run,
-    moved,
-    read_config,
-    read_json,
-    write_config,
-    write_json,
-)
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
+from dpaat.storage import read_json, write_json
 from dpaat.training.callbacks import overfitted
 from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.keeping import Stopped, newest_whole, own_signals
