@@ -10,7 +10,6 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NotRequired
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from typing_extensions import TypedDict
 
 from data_makers import half_mask, jpeg, make_ham, write_csv
 from dpaat.cli import main
@@ -30,7 +28,7 @@ from dpaat.errors import UserError, is_printable
 from dpaat.radii import parse_radii
 from dpaat.runs import read_config, read_info
 from dpaat.storage import read_json
-from dpaat.validation import Int, load_json, load_yaml, misfit
+from dpaat.validation import Int, load_json, load_yaml, maybe, misfit, record
 from dpaat.weights import read_weights
 from training_makers import fails, make_images
 
@@ -136,20 +134,10 @@ def test_ordinary_aliases_are_read():
     assert load_yaml("a: &a {x: 1}\nb: [*a, *a]") == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
 
 
-class Row(TypedDict):
-    x: float
-    y: NotRequired[str | None]
-
-
-class Shape(TypedDict):
-    n: Int
-    rows: list[Row]
-    names: dict[str, bool]
-
-
 def test_models_of_json_name_the_place():
+    shape = record(n=Int, rows=list[record(x=float, y=maybe(str))], names=dict[str, bool])
     sound = {"n": 1, "rows": [{"x": 1}, {"x": 0.5, "y": "a"}], "names": {"b": True}, "more": []}
-    assert misfit(sound, Shape) is None
+    assert misfit(sound, shape) is None
     for change, place in [
         ({"n": True}, "n"),
         ({"n": 2**63}, "n"),
@@ -159,7 +147,7 @@ def test_models_of_json_name_the_place():
         ({"rows": [{"x": 1, "y": 2}]}, "rows[0].y"),
         ({"names": {"b": 1}}, "names.b"),
     ]:
-        assert misfit(sound | change, Shape) == place
+        assert misfit(sound | change, shape) == place
 
 
 # --- tables

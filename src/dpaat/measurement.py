@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Precision = Literal["32", "bf16"]
 Split = Literal["train", "val", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+FLAGS = {"suites": "suite", "attacks": "attack"}
+"""Option of a field that is called otherwise on the command line."""
 SUITES = ("standard", "masking", "corruptions")
 DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
 

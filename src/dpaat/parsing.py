@@ -15,8 +15,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dpaat.plugins import VARIABLE
 
-FLAGS = {"suites": "suite", "attacks": "attack"}
-"""Option of a field that is called otherwise on the command line."""
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 
 
@@ -80,6 +78,8 @@ def _add_fields(parser: Parser, config: type[Any]) -> None:
     """One option for every field of a configuration, in a group for each class that it is made of."""
     if config.__name__ == "TrainConfig":
         parser.add_argument("--config", action="config", help="YAML file with any of these options, as a run's own")
+    from dpaat.measurement import FLAGS
+
     groups: dict[type[Any], Any] = {}
     for name, field in config.__pydantic_fields__.items():
         home = next(base for base in reversed(config.__mro__) if name in vars(base).get("__annotations__", {}))
@@ -99,6 +99,8 @@ def _help(text: str, default: Any = None) -> str:
 
 def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
     """Call a command with what was parsed; `further` are its parameters that begin with "_"."""
+    from dpaat.measurement import FLAGS
+
     positional, named = [], {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         kind = parameter.annotation

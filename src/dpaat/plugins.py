@@ -13,11 +13,7 @@ VARIABLE = "DPAAT_PLUGIN"
 
 
 def load_entry_points(group: str) -> None:
-    """Import what installed packages offer in a group: `dpaat.methods`, `dpaat.attacks` or `dpaat.datasets`.
-
-    Raises:
-        UserError: one of them cannot be imported.
-    """
+    """Import what installed packages offer in a group, such as `dpaat.methods`; UserError for what cannot be."""
     for entry in entry_points(group=group):
         try:
             entry.load()
@@ -26,11 +22,7 @@ def load_entry_points(group: str) -> None:
 
 
 def load_plugins(names: str) -> None:
-    """Import modules by name, comma-separated, for this process and those that it starts.
-
-    Raises:
-        UserError: one of them cannot be imported.
-    """
+    """Import modules by name, comma-separated, for this process and those that it starts; UserError as above."""
     for name in filter(None, (part.strip() for part in names.split(","))):
         try:
             import_module(name)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
-from typing_extensions import TypedDict
 
 from dpaat.config import TrainConfig
 from dpaat.consistency import ANEW, check_checkpoint, check_end, check_log, check_start, file_digest
@@ -19,7 +18,7 @@ from dpaat.consistency import SPLITS as SPLITS
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
 from dpaat.storage import read_json, write_text
-from dpaat.validation import Int, load_yaml, misfit
+from dpaat.validation import Int, load_yaml, maybe, misfit, record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,42 +31,29 @@ INFO = "run.json"
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
 
-class _UsedWeights(TypedDict):
-    file: str
-    head: str
-    classes: Int
-
-
-class _Network(TypedDict):
-    stem: Literal["original", "small"]
-    normalization: str
-    input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
-    weights: _UsedWeights | None
-
-
-class Info(TypedDict):
-    """What others rely on in `run.json`."""
-
-    schema_version: Int
-    classes: Annotated[list[str], Field(min_length=2)]
-    channels: Literal[1, 3]
-    fingerprint: str
-    train_counts: dict[str, Int]
-    split_counts: NotRequired[dict[str, dict[str, Int]] | None]
-    data: str
-    config: NotRequired[dict[str, Any] | None]
-    epochs_done: NotRequired[Int | None]
-    command: NotRequired[str | None]
-    window: NotRequired[str | None]
-    pixels: NotRequired[list[str] | None]
-    notes: NotRequired[list[str] | None]
-    data_warnings: NotRequired[list[str] | None]
-    licence: NotRequired[str | None]
-    citation: NotRequired[str | None]
-    network: NotRequired[_Network | None]
-    warnings: NotRequired[list[str] | None]
-    one_answer: NotRequired[str | None]
-    files: NotRequired[dict[str, str] | None]
+INFO_SHAPE = record(
+    schema_version=Int,
+    classes=Annotated[list[str], Field(min_length=2)],
+    channels=Literal[1, 3],
+    fingerprint=str,
+    train_counts=dict[str, Int],
+    split_counts=maybe(dict[str, dict[str, Int]]),
+    data=str,
+    config=maybe(dict[str, Any]),
+    epochs_done=maybe(Int),
+    network=maybe(
+        record(
+            stem=Literal["original", "small"],
+            normalization=str,
+            input_range=Annotated[list[float], Field(min_length=2, max_length=2)],
+            weights=record(file=str, head=str, classes=Int) | None,
+        )
+    ),
+    files=maybe(dict[str, str]),
+    **dict.fromkeys(("command", "window", "licence", "citation", "one_answer"), maybe(str)),
+    **dict.fromkeys(("pixels", "notes", "data_warnings", "warnings"), maybe(list[str])),
+)
+"""What others rely on in `run.json`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class Run:
 
     path: Path  # the run folder
     config: TrainConfig  # completed, as it was trained with
-    info: dict[str, Any]  # what was known at the start and at the end, see `Info`
+    info: dict[str, Any]  # what was known at the start and at the end, see `INFO_SHAPE`
 
     @property
     def checkpoint(self) -> Path:
@@ -217,7 +203,7 @@ def read_info(path: Path) -> dict[str, Any]:
     version = info.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:  # first: the fields of a newer schema are not known
         raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
-    where = misfit(info, Info) or _contradiction(info)
+    where = misfit(info, INFO_SHAPE) or _contradiction(info)
     if where:
         raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
     return info

@@ -7,13 +7,14 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NotRequired, Self
 
 import yaml
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs, ErrorDetails
+from typing_extensions import TypedDict
 
 from dpaat.errors import UserError, unknown
 
@@ -24,7 +25,7 @@ Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MAX_YAML_VALUES = 100_000
 """A hand-written file is far below; aliases of aliases unfold a few lines to billions."""
-RULES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+RULES = {"ge": "at least {:n}", "gt": "above {:n}", "le": "at most {:n}", "lt": "below {:n}"}
 
 
 def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
@@ -81,6 +82,26 @@ def misfit(value: object, kind: Any) -> str | None:
     return None
 
 
+def record(**fields: Any) -> Any:
+    """The type of a JSON object with these fields, and perhaps others; those of `maybe` may be null or missing."""
+    return TypedDict("record", fields)  # type: ignore[operator]
+
+
+def maybe(kind: Any) -> Any:
+    """The type of a field that may be null or missing."""
+    return NotRequired[kind | None]
+
+
+def many(kind: Any, *rules: Any) -> Any:
+    """The type of a list of values of a type, each of which follows some rules."""
+    return list[Annotated[kind, *rules] if rules else kind]
+
+
+def named(kind: Any, *rules: Any) -> Any:
+    """The type of an object with values of a type under any names, which as a whole follows some rules."""
+    return Annotated[dict[str, kind], *rules] if rules else dict[str, kind]
+
+
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
@@ -131,7 +152,7 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
         return str(unknown(where, str(value), re.findall(r"'([^']*)'", context["expected"])))
     if kind == "string_type":
         return f"{where}: {not_text(value)}"
-    if rule := next((text.format(f"{context[name]:g}") for name, text in RULES.items() if name in context), None):
+    if rule := next((text.format(context[name]) for name, text in RULES.items() if name in context), None):
         return f"{where}: {value} is out of range; it must be {rule}"
     return f"{where}: {value!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
 

@@ -12,39 +12,31 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from dpaat.data.files import is_file
 from dpaat.errors import UserError, first_line
-from dpaat.validation import Int, misfit
+from dpaat.validation import Int, maybe, misfit
+from dpaat.validation import record as made
 
 RECORD = "dpaat"
 """Where checkpoints and exports of this package say what a state dict does not hold."""
 _DEPTH = 4
 
 
-class _Split(TypedDict):
-    seed: Int
-    fold: str | None
-
-
-class Record(TypedDict):
-    """What this package writes beside the weights."""
-
-    model: str
-    classes: list[str]
-    channels: NotRequired[Int | None]
-    stem: NotRequired[Literal["original", "small"] | None]
-    image_size: NotRequired[Int | None]
-    fit: NotRequired[str | None]
-    fingerprint: NotRequired[str | None]
-    split: NotRequired[_Split | None]
-    mean: NotRequired[list[float] | None]
-    std: NotRequired[list[float] | None]
+RECORD_SHAPE = made(
+    model=str,
+    classes=list[str],
+    stem=maybe(Literal["original", "small"]),
+    split=maybe(made(seed=Int, fold=str | None)),
+    **dict.fromkeys(("fit", "fingerprint"), maybe(str)),
+    **dict.fromkeys(("channels", "image_size"), maybe(Int)),
+    **dict.fromkeys(("mean", "std"), maybe(list[float])),
+)
+"""What this package writes beside the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +46,7 @@ class WeightsFile:
     Attributes:
         path: the file.
         sets: dicts of tensors by their place in the file, such as "state_dict"; "" is its top level.
-        record: what this package wrote beside the weights (`Record`); empty for weights from elsewhere.
+        record: what this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere.
         architecture: the network's name, where the file tells.
         classes: names of the outputs in their order, where the file tells.
         folder: the run folder that the file stands in, if any.
@@ -97,7 +89,7 @@ def open_weights(path: Path) -> WeightsFile:
     if record is None and folder is not None:
         record = Run(folder, read_config(folder / CONFIG), read_info(folder / INFO)).record
     record = record if isinstance(record, dict) else {}
-    if record and (where := misfit(record, Record)):
+    if record and (where := misfit(record, RECORD_SHAPE)):
         raise UserError(f"{path}: damaged, its record of the training has no usable {where!r}")
     told = record.get("model") or content.get("arch")
     architecture = told if isinstance(told, str) else None

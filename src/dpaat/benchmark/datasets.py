@@ -65,6 +65,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path}: not a grid; it needs the fields recipes, models and data")
     return content

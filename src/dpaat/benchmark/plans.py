@@ -13,8 +13,7 @@ from pydantic.dataclasses import dataclass
 from dpaat.errors import UserError, at, unknown
 from dpaat.evaluation.specs import WORST_CASE, AttackSpec, is_worst_case, worst_of
 from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
-from dpaat.measurement import EvaluateConfig
-from dpaat.parsing import FLAGS
+from dpaat.measurement import FLAGS, EvaluateConfig
 from dpaat.validation import STRICT, fields_of, option
 
 DRAWN = ("suites", "attacks", "ensemble", "steps", "eps", "max_samples", "batch_size", "precision")

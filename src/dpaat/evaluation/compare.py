@@ -14,7 +14,7 @@ import dpaat
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
-from dpaat.evaluation.schema import Compared
+from dpaat.evaluation.schema import COMPARED
 from dpaat.evaluation.statistics import Predictions, Score, adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES, condition
@@ -149,7 +149,7 @@ def _evaluated(path: Path) -> Document:
     document = read_evaluation(path)
     if document is None:
         raise UserError(f"{path}: not evaluated yet; run `dpaat evaluate {path}` first")
-    if where := misfit(document, Compared):
+    if where := misfit(document, COMPARED):
         raise UserError(f"{path / EVALUATION_FILE}: damaged, it has no usable {where!r}; evaluate {path} again")
     require_present(path, document)
     check_results(path)

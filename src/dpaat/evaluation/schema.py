@@ -3,176 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict
 
-from dpaat.validation import Int, Share, misfit
-
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+from dpaat.validation import Int, Share, many, maybe, misfit, named, record
 
 
-class _LeftOut(TypedDict):
-    learned: Int
-    related: Int
-    by: str
-
-
-class _Images(TypedDict):
-    data: str
-    fingerprint: str
-    split: str
-    n: Count
-    checkpoint: NotRequired[str | None]
-    left_out: NotRequired[_LeftOut | None]
-
-
-class _Metrics(TypedDict):
-    accuracy: Share
-    balanced_accuracy: Share
-    map: Share | None
-    auroc: Share | None
-    per_class_recall: dict[str, Share | None]
-    support: dict[str, Int]
-
-
-def _whole(metrics: _Metrics) -> _Metrics:
-    recall = metrics["per_class_recall"]
-    if recall.keys() != metrics["support"].keys() or any(recall[k] is None for k, n in metrics["support"].items() if n):
+def _whole(metrics: dict[str, Any]) -> dict[str, Any]:
+    recall, support = metrics["per_class_recall"], metrics["support"]
+    if recall.keys() != support.keys() or any(recall[name] is None for name, n in support.items() if n):
         raise ValueError
     return metrics
 
 
-class _Intervals(TypedDict):
-    balanced_accuracy: NotRequired[Interval | None]
-    map: NotRequired[Interval | None]
-
-
-class _Subject(_Images):
-    norm: NotRequired[str | None]
-
-
-class _Constant(_Subject):
-    predicts: str
-    metrics: Annotated[_Metrics, AfterValidator(_whole)]
-
-
-class _Result(_Images):
-    attack: str
-    label: str
-    norm: str | None
-    steps: Int | None
-    eps: Annotated[float, Field(ge=0, lt=1e6)]
-    eps_text: str
-    predictions: NotRequired[str | None]
-    one_answer: NotRequired[str | None]
-    metrics: Annotated[_Metrics, AfterValidator(_whole)]
-    intervals: _Intervals | None
-
-
-class _Evaluation(TypedDict):
-    results: list[_Result]
-    constant: list[_Constant]
-    analyses: NotRequired[dict[str, list[_Subject]] | None]
-
-
-class Compared(TypedDict):
-    """Top-level fields that comparing runs needs on top."""
-
-    data_fingerprint: str
-    classes: list[str]
-    recipe: str | None
-    fold: str | None
-    training_seed: Int | None
-    method: str | None
-    model: str | None
-    data_warnings: NotRequired[list[str] | None]
-
-
-class _Curve(TypedDict):
-    eps: list[float]
-    accuracy: list[float]
-    balanced_accuracy: list[float]
-    area: float
-    accuracy_area: float
-    balanced_accuracy_area: float
-
-
-class _Calibrated(TypedDict):
-    ece: float | None
-    ece_scaled: float | None
-    temperature: float
-
-
-class _Calibration(TypedDict):
-    conditions: Annotated[dict[str, _Calibrated], Field(min_length=1)]
-
-
-class _Point(TypedDict):
-    task: str
-    specificity_wanted: float
-    sensitivity: float | None
-    sensitivity_interval: list[float] | None
-    specificity: float | None
-    specificity_interval: list[float] | None
-
-
-class _Points(TypedDict):
-    conditions: dict[str, list[_Point]]
-
-
-class _Check(TypedDict):
-    name: str
-    verdict: str
-    evidence: str
-
-
-class _Masking(TypedDict):
-    summary: str
-    checks: list[_Check]
-
-
-class _BalancedError(TypedDict):
-    clean_error: float
-    mean_corruption_error: float
-
-
-class _Corruptions(TypedDict):
-    balanced_accuracy: dict[str, float | list[Any]]
-    balanced_error: _BalancedError
-
-
-def _even(curve: _Curve) -> _Curve:
-    if len({len(curve["eps"]), len(curve["accuracy"]), len(curve["balanced_accuracy"])}) > 1:
+def _even(curve: dict[str, Any]) -> dict[str, Any]:
+    if len({len(curve[name]) for name in ("eps", "accuracy", "balanced_accuracy")}) > 1:
         raise ValueError
     return curve
 
 
-def _each(points: _Points) -> _Points:
-    found = points["conditions"]
-    if "clean" not in found or len({len(each) for each in found.values()}) > 1:
+def _each(conditions: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    if "clean" not in conditions or len({len(points) for points in conditions.values()}) > 1:
         raise ValueError
-    return points
+    return conditions
 
 
-class _Analyses(TypedDict):
-    curve: NotRequired[list[Annotated[_Curve, AfterValidator(_even)]] | None]
-    calibration: NotRequired[list[_Calibration] | None]
-    operating_points: NotRequired[list[Annotated[_Points, AfterValidator(_each)]] | None]
-    masking: NotRequired[list[_Masking] | None]
-    corruptions: NotRequired[list[_Corruptions] | None]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Score = float | None
+METRICS = Annotated[
+    record(
+        accuracy=Share,
+        balanced_accuracy=Share,
+        map=Share | None,
+        auroc=Share | None,
+        per_class_recall=dict[str, Share | None],
+        support=dict[str, Int],
+    ),
+    AfterValidator(_whole),
+]
+IMAGES = {
+    "data": str,
+    "fingerprint": str,
+    "split": str,
+    "n": Annotated[Int, Field(ge=0)],
+    "checkpoint": maybe(str),
+    "left_out": maybe(record(learned=Int, related=Int, by=str)),
+}
+SUBJECT = record(**IMAGES, norm=maybe(str))
+RESULT = record(
+    **IMAGES,
+    attack=str,
+    label=str,
+    norm=str | None,
+    steps=Int | None,
+    eps=Annotated[float, Field(ge=0, lt=1e6)],
+    eps_text=str,
+    predictions=maybe(str),
+    one_answer=maybe(str),
+    metrics=METRICS,
+    intervals=record(balanced_accuracy=maybe(Interval), map=maybe(Interval)) | None,
+)
+CONSTANT = record(**IMAGES, norm=maybe(str), predicts=str, metrics=METRICS)
+EVALUATION = record(results=many(RESULT), constant=many(CONSTANT), analyses=maybe(named(many(SUBJECT))))
+POINT = record(
+    task=str,
+    specificity_wanted=float,
+    sensitivity=Score,
+    sensitivity_interval=list[float] | None,
+    specificity=Score,
+    specificity_interval=list[float] | None,
+)
+CURVE = record(
+    eps=list[float],
+    accuracy=list[float],
+    balanced_accuracy=list[float],
+    area=float,
+    accuracy_area=float,
+    balanced_accuracy_area=float,
+)
+CALIBRATED = record(ece=Score, ece_scaled=Score, temperature=float)
+CORRUPTIONS = record(
+    balanced_accuracy=dict[str, float | list[Any]],
+    balanced_error=record(clean_error=float, mean_corruption_error=float),
+)
+ANALYSES = record(
+    curve=maybe(many(CURVE, AfterValidator(_even))),
+    calibration=maybe(many(record(conditions=named(CALIBRATED, Field(min_length=1))))),
+    operating_points=maybe(many(record(conditions=named(many(POINT), AfterValidator(_each))))),
+    masking=maybe(many(record(summary=str, checks=many(record(name=str, verdict=str, evidence=str))))),
+    corruptions=maybe(many(CORRUPTIONS)),
+)
+COMPARED = record(
+    data_fingerprint=str,
+    classes=list[str],
+    recipe=str | None,
+    fold=str | None,
+    training_seed=Int | None,
+    method=str | None,
+    model=str | None,
+    data_warnings=maybe(list[str]),
+)
+"""Top-level fields that comparing runs needs on top."""
 
 
 def damage(document: dict[str, Any]) -> str | None:
     """The first place among the results that cannot be what an evaluation wrote; None if there is none."""
-    return misfit(document, _Evaluation) or next(_contradictions(document), None)
+    return misfit(document, EVALUATION) or next(_contradictions(document), None)
 
 
 def damage_in_analyses(document: dict[str, Any]) -> str | None:
     """The same for what was concluded from the results."""
-    where = misfit(document.get("analyses") or {}, _Analyses)
+    where = misfit(document.get("analyses") or {}, ANALYSES)
     return where and f"analyses.{where}"
 
 

@@ -19,15 +19,31 @@ from dpaat.evaluation.entries import Document, Entry, Population, part_stem
 from dpaat.evaluation.results import read_document, require_present, writing
 from dpaat.locks import RESULTS, locked
 from dpaat.storage import remove_leftovers, replacing, write_text
+from dpaat.validation import Int, many, maybe, misfit, record
 
 SCHEMA_VERSION = 1
 INTERPRETABILITY_FILE = "interpretability.json"
 FOLDER = "interpretability"
 
 
+EXPLANATION = record(
+    **dict.fromkeys(("data", "fingerprint", "split", "checkpoint"), str),
+    n=Int,
+    attack=record(norm=str, label=str),
+    files=dict[str, str],
+    digests=maybe(dict[str, str]),
+    **dict.fromkeys(("scores", "randomization"), list[dict[str, Any]]),
+)
+EXPLANATIONS = record(classes=list[str], explanations=many(EXPLANATION))
+
+
 def read_interpretability(run: Path) -> Document | None:
     """Read a run's `interpretability.json`, None if there is none; UserError for a damaged one or another version."""
-    return read_document(run / INTERPRETABILITY_FILE, SCHEMA_VERSION, remedy="explain")
+    path = run / INTERPRETABILITY_FILE
+    document = read_document(path, SCHEMA_VERSION, remedy="explain")
+    if document is not None and (where := misfit(document, EXPLANATIONS)):
+        raise UserError(f"{path}: damaged at {where!r}; move it away and explain again")
+    return document
 
 
 def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:

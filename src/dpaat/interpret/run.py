@@ -59,11 +59,7 @@ def explain_run(
 
 
 def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
-    """Explain a model by a plan, and keep numbers and maps in its folder; returns the document as written.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
-    """
+    """Explain a model and keep numbers and maps in its folder; returns the document, or raises, as `explain_run`."""
     assert plan.norm
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
@@ -116,9 +112,7 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
             for kind in plan.kinds
         ],
     }
-    about = pd.DataFrame(
-        {"id": subject.data.ids[rows], "group": groups, "label": np.array(subject.classes)[labels]},
-    )
+    about = pd.DataFrame({"id": subject.data.ids[rows], "group": groups, "label": np.array(subject.classes)[labels]})
     named = about.iloc[scores["position"]].reset_index(drop=True).join(scores.drop(columns="position"))
     arrays = {"ids": subject.data.ids[rows[keep]], "labels": labels[keep], "images": images[keep]}
     arrays |= _kept(found, plan, keep, masks)
