@@ -104,8 +104,9 @@ def evaluate(
     """  # noqa: E501 - an example is one line
     from dpaat.evaluation import analyses_summary, evaluation_table
     from dpaat.evaluation import evaluate as measure
+    from dpaat.evaluation.foreign import subject_of_weights
     from dpaat.evaluation.run import resolve_device, source_of
-    from dpaat.evaluation.subject import subject_of_run, subject_of_weights
+    from dpaat.evaluation.subject import subject_of_run
     from dpaat.models import describe_weights
     from dpaat.precision import emulation
 

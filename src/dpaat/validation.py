@@ -94,7 +94,9 @@ def maybe(kind: Any) -> Any:
 
 def many(kind: Any, *rules: Any) -> Any:
     """The type of a list of values of a type, each of which follows some rules."""
-    return list[Annotated[kind, *rules] if rules else kind]
+    if rules:
+        kind = Annotated[kind, *rules]
+    return list[kind]
 
 
 def named(kind: Any, *rules: Any) -> Any:

@@ -31,7 +31,7 @@ def _each(conditions: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Score = float | None
-METRICS = Annotated[
+METRICS: Any = Annotated[
     record(
         accuracy=Share,
         balanced_accuracy=Share,
