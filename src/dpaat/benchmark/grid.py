@@ -97,17 +97,17 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Everything that a benchmark is to do."""
+    """Everything that a benchmark is to do; fields as in `BenchmarkGrid` but for those with a comment."""
 
     name: str  # of the file, without its extension
     command: str  # that asks for it, without this machine's paths
     content: dict[str, Any]  # the file, with the datasets as they are called elsewhere than on this machine
     recipes: tuple[Recipe, ...]
-    reference: str  # name of the recipe that the others are compared with
+    reference: str
     cells: tuple[Cell, ...]  # recipes x models x datasets x folds x seeds, recipes varying fastest
     plans: Plans  # the evaluations of every cell
-    workers: int  # cells side by side
-    threads: int | None  # of every cell; None shares the cores out among the workers
+    workers: int
+    threads: int | None
 
 
 def read_grid(
@@ -121,11 +121,11 @@ def read_grid(
     """Read a grid and check every field of every cell.
 
     Args:
-        path: a YAML file, see `docs/benchmark.md`, or the name of one of `GRIDS`.
-        data: specs that take the place of the file's, see `replace_data`.
-        workers: cells side by side, in place of the file's.
-        reference: recipe that the others are compared with, in place of the file's.
-        models: those of the file's models to keep; default all.
+        path: a YAML file, see `BenchmarkGrid`, or the name of one of `GRIDS`.
+        data: specs in place of the file's, see `replace_data`.
+        workers: in place of the file's.
+        reference: in place of the file's.
+        models: those of the file's to keep; default all.
 
     Raises:
         UserError: what is wrong, naming the file and the field.
@@ -197,10 +197,11 @@ def _models(entries: Sequence[str | dict[str, Any]]) -> dict[str, dict[str, Any]
         values = {"model": entry} if isinstance(entry, str) else dict(entry)
         if "model" not in values:
             raise UserError(f"models: {entry!r} is neither a name nor a mapping with a field 'model'")
-        name = re.sub(r"[^\w.+-]+", "_", str(values.pop("name", values["model"])))
+        model = values.pop("model")
+        name = re.sub(r"[^\w.+-]+", "_", str(values.pop("name", model)))
         if name in found:
             raise UserError(f"models: {name} stands twice; give one of them another 'name'")
-        found[name] = {"model": values.pop("model")} | _train_fields(values, "models")
+        found[name] = {"model": model} | _train_fields(values, "models")
     return found
 
 
@@ -224,10 +225,7 @@ def _train_fields(fields: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _cells(
-    recipes: Sequence[Recipe],
-    models: Mapping[str, dict[str, Any]],
-    specs: Sequence[str],
-    folds: Sequence[str | None],
+    recipes: Sequence[Recipe], models: Mapping[str, Any], specs: Sequence[str], folds: Sequence[str | None]
 ) -> Iterator[Cell]:
     configs = {}
     for (name, model), recipe in product(models.items(), recipes):

@@ -62,11 +62,7 @@ def read_evaluation(run: Path) -> Document | None:
 
 
 def check_results(run: Path) -> None:
-    """Compare the metrics of an `evaluation.json` with the predictions that they were made of, where these are there.
-
-    Raises:
-        UserError: they disagree, or one of the files is damaged.
-    """
+    """Compare metrics with the predictions that they were made of, where there are any; UserError if they disagree."""
     document = read_evaluation(run) or {"results": []}
     for entry in document["results"]:
         part = predictions_part(run, entry)
