@@ -17,8 +17,8 @@ from dpaat.validation import fields_of
 
 LINES = [
     (TrainConfig, {"epochs": 0}, "epochs: 0 is out of range; it must be at least 1"),
-    (TrainConfig, {"adv_start": 1}, "adv_start: 1 is out of range; it must be below 1"),
-    (TrainConfig, {"lr": float("nan")}, "lr: nan: input should be a finite number"),
+    (TrainConfig, {"adv_start": 1}, "adv_start: 1 is out of range; it must be at least 0 and below 1"),
+    (TrainConfig, {"lr": float("nan")}, "lr: nan is out of range; it must be above 0"),
     (TrainConfig, {"batchsize": 8}, "unknown field 'batchsize'; nearest: batch_size"),
     (TrainConfig, {"optimizer": "adam"}, "unknown optimizer 'adam'; nearest: adamw"),
     (TrainConfig, {"fold": 1}, "fold: needs a text, but YAML reads the number 1"),

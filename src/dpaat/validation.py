@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, NotRequired, Self
 
@@ -139,8 +139,8 @@ def fields_of(kind: type[Any]) -> dict[str, FieldInfo]:
     return found
 
 
-def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
-    """The first fault in one line: the field, what is wrong, what to do; `known` are the names of the fields."""
+def explain(error: ValidationError, known: Mapping[str, FieldInfo]) -> str:
+    """The first fault in one line: the field, what is wrong, what to do; `known` are the fields."""
     found = error.errors(include_url=False)[0]
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
     where = re.sub(r"\[\d+\]", "", _place(found))
@@ -154,8 +154,15 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
         return str(unknown(where, str(value), re.findall(r"'([^']*)'", context["expected"])))
     if kind == "string_type":
         return f"{where}: {not_text(value)}"
-    if rule := next((text.format(context[name]) for name, text in RULES.items() if name in context), None):
-        return f"{where}: {value} is out of range; it must be {rule}"
+    field = known.get(where.partition(".")[0])
+    bounds = [
+        (text, getattr(each, name, None)) for each in (field.metadata if field else ()) for name, text in RULES.items()
+    ]
+    rules = [text.format(bound) for text, bound in bounds if bound is not None] or [
+        text.format(context[name]) for name, text in RULES.items() if name in context
+    ]
+    if rules and (kind == "finite_number" or context.keys() & RULES.keys()):
+        return f"{where}: {value} is out of range; it must be {' and '.join(rules)}"
     return f"{where}: {value!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
