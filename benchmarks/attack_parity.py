@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from dpaat.provenance import provenance
-from dpaat.runs import write_json
+from dpaat.storage import write_json
 from parity_subject import BATCH, EPOCHS, IMAGES, SIZE, TRAINING_EPS, Subject, compare, make_subject, seed_everything
 from parity_subject import standing as judge
 

@@ -25,7 +25,7 @@ from PIL import Image
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import KeyedBatchSampler, SplitDataset
 from dpaat.provenance import provenance
-from dpaat.runs import write_json
+from dpaat.storage import write_json
 
 CLASSES = 4
 Result = TypeVar("Result")

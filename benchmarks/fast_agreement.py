@@ -33,7 +33,8 @@ from dpaat.evaluation.attacking import Attacker, Precision
 from dpaat.evaluation.specs import CLEAN, attack_spec
 from dpaat.provenance import provenance
 from dpaat.radii import parse_radius
-from dpaat.runs import LAST, Run, open_run, write_json
+from dpaat.runs import LAST, Run, open_run
+from dpaat.storage import write_json
 from dpaat.training import train
 from dpaat.training.setup import build, make_datamodule
 from dpaat.training.trainer import make_trainer, quiet

@@ -29,7 +29,8 @@ from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
 from dpaat.radii import format_radius
-from dpaat.runs import SPLITS, Run, open_run, write_json
+from dpaat.runs import SPLITS, Run, open_run
+from dpaat.storage import write_json
 from step_cost import interleaved, ratio, take_step
 
 

@@ -22,7 +22,8 @@ from dpaat.attacks import pgd
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.provenance import provenance
 from dpaat.radii import format_radius
-from dpaat.runs import LAST, Run, open_run, write_json
+from dpaat.runs import LAST, Run, open_run
+from dpaat.storage import write_json
 
 RADII = (0.0, 2 / 255, 4 / 255)
 STEPS, BATCH = 7, 256

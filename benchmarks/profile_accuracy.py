@@ -24,7 +24,7 @@ from dpaat.config import TrainConfig
 from dpaat.methods import find_method
 from dpaat.provenance import provenance
 from dpaat.radii import format_radius
-from dpaat.runs import write_json
+from dpaat.storage import write_json
 from dpaat.training import train
 from dpaat.training.profile import STANDING, profile
 

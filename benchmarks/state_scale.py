@@ -27,7 +27,7 @@ from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.models import build_model
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.provenance import provenance
-from dpaat.runs import write_json
+from dpaat.storage import write_json
 from step_cost import interleaved, ratio, seconds, take_step
 
 EPS, STEPS, SIZE, BATCH = 8 / 255, 10, 64, 128

@@ -14,3 +14,15 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 nitpicky = False
+
+
+def describe_fields(app, what, name, obj, options, lines):  # type: ignore[no-untyped-def]
+    """List the fields of a configuration with their helps and defaults, which stand in the class alone."""
+    for field, info in getattr(obj, "__pydantic_fields__", {}).items():
+        default = info.get_default(call_default_factory=True)
+        lines.append(f":param {field}: {info.description}" + (f" (default: ``{default!r}``)" if default else ""))
+
+
+def setup(app):  # type: ignore[no-untyped-def]
+    """Hook into autodoc."""
+    app.connect("autodoc-process-docstring", describe_fields)

@@ -15,7 +15,8 @@ from dpaat.evaluation.results import prediction_rows, save_result
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
-from dpaat.runs import write_config, write_json, write_text
+from dpaat.runs import write_config
+from dpaat.storage import write_json, write_text
 
 HAM = {"akiec": 13, "bcc": 21, "bkl": 44, "df": 5, "mel": 45, "nv": 268, "vasc": 6}
 VOID = {"meta", "link", "br", "img", "path", "use", "image", "polyline"}

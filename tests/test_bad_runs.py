@@ -64,7 +64,7 @@ def test_evaluate_a_damaged_run(named, damage, run, capfd):
         ("norm", ["--norm=l3"]),
         ("split", ["--split=tset"]),
         ("device", ["--device=cuda:77"]),
-        ("batch size", ["--batch-size=0"]),
+        ("batch_size", ["--batch-size=0"]),
         ("nowhere", ["--data=folder:nowhere"]),
     ],
 )

@@ -11,7 +11,7 @@ from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_g
 from dpaat.benchmark import read_grid, runner
 from dpaat.benchmark.archive import read_outcomes
 from dpaat.benchmark.cells import CellRun, comparable
-from dpaat.benchmark.grid import GRIDS as PACKAGED
+from dpaat.benchmark.datasets import GRIDS as PACKAGED
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.methods import complete_options, find_method

@@ -12,11 +12,12 @@ from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, predict
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.metrics import constant_predictor
-from dpaat.evaluation.plan import stratified_draw
 from dpaat.evaluation.results import read_evaluation
 from dpaat.models import build_model
-from dpaat.runs import write_config, write_json
+from dpaat.runs import write_config
+from dpaat.storage import write_json
 
 SHADES = {"dark": 60, "grey": 120, "light": 190}
 QUIET = {"progress": False, "device": "cpu"}
@@ -163,8 +164,8 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
         ({"eps": [2 / 255, 2 / 255]}, "stands twice"),
         ({"norm": "l3"}, "unknown norm 'l3'"),
         ({"split": "tset"}, "unknown split 'tset'; nearest: test"),
-        ({"batch_size": 0}, "batch size: 0"),
-        ({"max_samples": 0}, "max samples: 0"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"max_samples": 0}, "max_samples: 0"),
         ({"device": "gpu"}, "device 'gpu' is not available"),
         ({"data": f"folder:{tmp_path / 'strange'}"}, "pink, purple; it knows dark, grey, light"),
         ({"data": f"folder:{tmp_path / 'colour'}"}, "was trained on grey ones"),

@@ -12,7 +12,7 @@ import torch
 
 from dpaat.cli import main
 from dpaat.errors import Interrupted, UserError
-from dpaat.runs import replacing
+from dpaat.storage import replacing
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from training_makers import assert_same_run, checkpoint, metrics, tiny_arguments, tiny_config

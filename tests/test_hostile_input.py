@@ -26,8 +26,9 @@ from dpaat.data.images import decode_image
 from dpaat.data.splits import export_splits, import_splits
 from dpaat.errors import UserError, is_printable
 from dpaat.radii import parse_radii
-from dpaat.runs import read_config, read_info, read_json
-from dpaat.shapes import Maybe, load_json, load_yaml, misfit
+from dpaat.runs import read_config, read_info
+from dpaat.storage import read_json
+from dpaat.validation import Int, load_json, load_yaml, maybe, misfit, record
 from dpaat.weights import read_weights
 from training_makers import fails, make_images
 
@@ -133,8 +134,8 @@ def test_ordinary_aliases_are_read():
     assert load_yaml("a: &a {x: 1}\nb: [*a, *a]") == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
 
 
-def test_shapes_name_the_place():
-    shape = {"n": int, "rows": [{"x": float | int, "y": Maybe(str, absent=True)}], "names": {str: bool}}
+def test_models_of_json_name_the_place():
+    shape = record(n=Int, rows=list[record(x=float, y=maybe(str))], names=dict[str, bool])
     sound = {"n": 1, "rows": [{"x": 1}, {"x": 0.5, "y": "a"}], "names": {"b": True}, "more": []}
     assert misfit(sound, shape) is None
     for change, place in [
@@ -142,6 +143,7 @@ def test_shapes_name_the_place():
         ({"n": 2**63}, "n"),
         ({"rows": {}}, "rows"),
         ({"rows": [{"x": 1}, {"x": "1"}]}, "rows[1].x"),
+        ({"rows": [{"x": 1}, {}]}, "rows[1].x"),
         ({"rows": [{"x": 1, "y": 2}]}, "rows[0].y"),
         ({"names": {"b": 1}}, "names.b"),
     ]:

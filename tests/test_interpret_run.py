@@ -15,8 +15,8 @@ from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.data import prepare
 from dpaat.errors import UserError
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.means import score_means
-from dpaat.evaluation.plan import stratified_draw
 from dpaat.interpret import compare_explanations, explain_run, read_interpretability, read_maps, read_scores
 from dpaat.interpret.maps import REFERENCES
 from dpaat.interpret.scoring import SCORES
@@ -154,8 +154,8 @@ def test_bad_input_is_one_line(run, tmp_path, capfd):
     fails(capfd, *explain, "--steps", "0", names=("steps",))
     fails(capfd, *explain, "--norm", "l1", names=("norm", "l1"))
     fails(capfd, *explain, "--split", "tests", names=("split", "test"))
-    fails(capfd, *explain, "--max-samples", "0", names=("max samples",))
-    fails(capfd, *explain, "--batch-size", "0", names=("batch size",))
+    fails(capfd, *explain, "--max-samples", "0", names=("max_samples",))
+    fails(capfd, *explain, "--batch-size", "0", names=("batch_size",))
     (run / "interpretability.json").write_text("{")
     fails(capfd, *explain, names=("interpretability.json", "move it away"))
     (run / "interpretability.json").write_text('{"schema_version": 99}')

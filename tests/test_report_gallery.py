@@ -8,7 +8,7 @@ import pytest
 from dpaat.report.gallery import choose, specimens
 from dpaat.report.pictures import MAX_SIDE, image_uri, map_uri, outlined, perturbation_uri
 from dpaat.report.view import read_run
-from dpaat.runs import read_json, write_json
+from dpaat.storage import read_json, write_json
 from report_makers import read_page
 
 

@@ -1,92 +1,85 @@
-"""Validation under attack: the same outputs as one image after another, in full batches."""
+"""Typed models: a field stands once, and a bad value gets one line that names it."""
 
-from __future__ import annotations
+import json
+import subprocess
+import sys
 
 import pytest
-import torch
-from torch import nn
 
-from dpaat.attacks import pgd
-from dpaat.training.validation import RobustOutputs, validation_scores
+from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.grid import BenchmarkGrid
+from dpaat.cli import main
+from dpaat.config import TrainConfig
+from dpaat.errors import UserError
+from dpaat.interpret.document import read_interpretability
+from dpaat.measurement import EvaluateConfig, ExplainConfig
+from dpaat.validation import fields_of
 
-RADII, STEPS = (0.01, 0.05, 0.2), 3
-
-
-class Linear(nn.Module):
-    """A classifier that notes the sizes of the batches it is asked about under gradients."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(12, 3).double()
-        self.attacked: list[int] = []
-
-    def forward(self, x):
-        if x.requires_grad:
-            self.attacked.append(len(x))
-        return self.layer(x.flatten(1))
-
-
-def images(count):
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(count, 3, 2, 2, generator=generator).double()
-
-
-def robust_outputs(model, x, y, *, loader, batch):
-    outputs = RobustOutputs(model, RADII, steps=STEPS, norm="linf", batch_size=batch)
-    for start in range(0, len(x), loader):
-        outputs.add(x[start : start + loader], y[start : start + loader])
-    outputs.finish()
-    return outputs.collect()
+LINES = [
+    (TrainConfig, {"epochs": 0}, "epochs: 0 is out of range; it must be at least 1"),
+    (TrainConfig, {"adv_start": 1}, "adv_start: 1 is out of range; it must be at least 0 and below 1"),
+    (TrainConfig, {"lr": float("nan")}, "lr: nan is out of range; it must be above 0"),
+    (TrainConfig, {"batchsize": 8}, "unknown field 'batchsize'; nearest: batch_size"),
+    (TrainConfig, {"optimizer": "adam"}, "unknown optimizer 'adam'; nearest: adamw"),
+    (TrainConfig, {"fold": 1}, "fold: needs a text, but YAML reads the number 1"),
+    (TrainConfig, {"seed": True}, "seed: needs a number, not true"),
+    (TrainConfig, {"val_eps": None}, "val_eps: needs a value, not null"),
+    (EvaluateConfig, {"max_samples": 0}, "max_samples: 0 is out of range"),
+    (EvaluateConfig, {"split": "tset"}, "unknown split 'tset'; nearest: test"),
+    (EvaluateConfig, {"steps": "pgd=x"}, "steps: 'pgd=x' is not a number of steps"),
+    (ExplainConfig, {"maps": "grad-kam"}, "grad-cam"),
+    (ExplainConfig, {"eps": "0"}, "eps: the clean images are explained anyway"),
+    (BenchmarkGrid, {"recipes": {}, "models": ["a"]}, "recipes: "),
+    (BenchmarkGrid, {"recipes": {"a": {}}}, "models: needs a value"),
+    (BenchmarkGrid, {"recipes": {"a": {}}, "models": "a", "seeds": [0, 0]}, "seeds: 0 stands twice"),
+]
 
 
-@pytest.mark.parametrize(("loader", "batch"), [(16, 8), (5, 7), (100, 100), (3, 100)])
-def test_outputs_are_those_of_single_images(loader, batch):
-    model, x = Linear(), images(61)
-    y = model(x).argmax(1)
-    y[::4] = (y[::4] + 1) % 3
-    labels, found = robust_outputs(model, x, y, loader=loader, batch=batch)
-    assert torch.equal(labels, y)
-    assert list(found) == [0.0, *RADII]
-    for number in range(len(x)):
-        one, label = x[number : number + 1], y[number : number + 1]
-        logits = model(one).float()
-        assert torch.allclose(found[0.0][number], logits[0])
-        for radius in RADII:
-            if logits.argmax(1) == label:
-                logits = model(pgd(model, one, label, eps=radius, steps=STEPS)).float()
-            assert torch.allclose(found[radius][number], logits[0])
-    shares = [(logits.argmax(1) == y).double().mean() for logits in found.values()]
-    assert shares[0] > shares[1] > shares[2] > shares[3]
+@pytest.mark.parametrize(("kind", "values", "message"), LINES)
+def test_a_bad_value_is_one_line_that_names_its_field(kind, values, message):
+    with pytest.raises(UserError) as caught:
+        kind(**values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_attacks_are_made_in_full_batches():
-    model, x = Linear(), images(61)
-    y = model(x).argmax(1)
-    robust_outputs(model, x, y, loader=6, batch=16)
-    partial = [size for size in model.attacked if size != 16]
-    assert len(partial) <= STEPS * len(RADII)
-    assert sum(model.attacked) > sum(partial) * 2
+@pytest.mark.parametrize("kind", [TrainConfig, EvaluateConfig, ExplainConfig, BenchmarkGrid])
+def test_every_field_has_a_help(kind):
+    assert not [name for name, field in fields_of(kind).items() if not field.description]
 
 
-def test_without_radii_nothing_is_attacked():
-    model, x = Linear(), images(5)
-    outputs = RobustOutputs(model, [], steps=STEPS, norm="linf", batch_size=2)
-    outputs.add(x, torch.zeros(5, dtype=torch.long))
-    outputs.finish()
-    assert list(outputs.collect()[1]) == [0.0]
-    assert not model.attacked
+def test_texts_of_the_command_line_and_values_of_python_are_the_same_evaluation():
+    text = EvaluateConfig(attacks="pgd, square", steps="square=50,pgd=3", eps="2/255,4/255")
+    assert text == EvaluateConfig(attacks=["pgd", "square"], steps={"square": 50, "pgd": 3}, eps=[2 / 255, 4 / 255])
+    assert EvaluateConfig(suites="standard", steps=7).steps == dict.fromkeys(
+        ("pgd", "apgd-ce", "apgd-t", "fab-t", "square"), 7
+    )
 
 
-def test_scores_of_an_epoch():
-    labels = torch.tensor([0, 0, 0, 1])
-    right = 5.0 * nn.functional.one_hot(labels, 2)
-    wrong = right.clone()
-    wrong[3] = wrong[0]
-    outputs = {0.0: right, 8 / 255: wrong}
-    scores = validation_scores(labels, outputs, ("a", "b"), "robust-balanced-accuracy")
-    assert scores["val/accuracy"] == scores["val/balanced_accuracy"] == scores["val/auroc"] == 1
-    assert scores["val/robust_accuracy@8/255"] == 0.75
-    assert scores["val/robust_balanced_accuracy@8/255"] == 0.5
-    assert scores["val/score"] == 0.75
-    assert validation_scores(labels, outputs, ("a", "b"), "balanced-accuracy")["val/score"] == 1
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [("train", "(default: 128)"), ("evaluate", "(default: pgd)"), ("explain", "(default: 50)"), ("export", "100")],
+)
+def test_help_shows_the_defaults(command, shown, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert shown in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_all_commands_does_not_wait_for_the_models():
+    code = "import sys, dpaat.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print('pydantic' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_documents_name_the_damaged_place(tmp_path):
+    cell = CellRun.__new__(CellRun)
+    cell.folder = tmp_path
+    (tmp_path / "cell.json").write_text(json.dumps({"seconds": {"train": "long"}}))
+    with pytest.raises(UserError, match=r"cell\.json: damaged at 'seconds\.train'"):
+        _ = cell.record
+    (tmp_path / "interpretability.json").write_text(
+        json.dumps({"schema_version": 1, "classes": ["a"], "explanations": [{"data": "x"}]})
+    )
+    with pytest.raises(UserError, match=r"damaged at 'explanations\[0\]\.fingerprint'; move it away and explain"):
+        read_interpretability(tmp_path)

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE
-from dpaat.runs import read_json
+from dpaat.storage import read_json
 
 PANELS = {"attack": "one attack pass", "training_step": "one training step"}
 WIDTH, ROW = 4.6, 0.34

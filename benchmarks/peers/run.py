@@ -30,7 +30,7 @@ from dpaat.data import prepare
 from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.models import build_model
 from dpaat.provenance import provenance
-from dpaat.runs import write_json
+from dpaat.storage import write_json
 from step_cost import interleaved, ratio
 
 DATA, SIZE, STEPS, EPS = "synthetic:1200", 64, 10, 4 / 255

@@ -7,27 +7,48 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
-from dpaat.arguments import make_parser
-from dpaat.commands import COMMANDS, train
+import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory
-from dpaat.parsing import readable, with_underscores
+from dpaat.parsing import Parser, call, command_parser, readable, with_underscores
 from dpaat.plugins import VARIABLE, load_plugins
-from dpaat.shapes import check_yaml
 from dpaat.terminal import lasting_output, use_utf8
 
+EXAMPLES = """examples:
+  dpaat quickstart                       everything once, on embedded synthetic images
+  dpaat train --data ham10000:DIR --out runs/ham
+  dpaat evaluate runs/ham --eps 2/255,4/255,8/255
+  dpaat report runs/ham --out report.html
+  dpaat train --help                     all options of a command"""
+COMMANDS = {
+    "quickstart": "three methods on embedded images, side by side",
+    "train": "train a classifier into a run folder",
+    "evaluate": "measure a run, clean and under attack",
+    "explain": "where a run looks, in numbers: maps and masks",
+    "compare": "compare evaluated runs, with intervals",
+    "benchmark": "train, evaluate and compare a grid of recipes",
+    "profile": "where a training step's time goes, and the run's time",
+    "predict": "classify images with a run",
+    "report": "write one HTML page about one or more runs",
+    "export": "write a run's network as ONNX and safetensors",
+    "data check": "print what is in a dataset, and what is wrong with it",
+    "list": "list methods, models, attacks, datasets, maps or grids",
+}
+FUNCTIONS = {"data check": "data_check", "list": "list_names"}
+"""Functions in `dpaat.commands` that are not called as their command."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 YAML = get_loader("yaml")
 LESS_MEMORY = {
     "benchmark": "fewer --workers, or a smaller batch_size in the grid",
-    "data": "a smaller --image-size",
+    "data check": "a smaller --image-size",
     "export": "fewer --images",
     "profile": "a smaller --batch-size or --image-size",
     "report": "--no-images",
@@ -78,33 +99,62 @@ def _guarded(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     set_parsing_settings(validate_defaults=False)
     set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    parser = make_parser()
     hyphenated = [with_underscores(argument) for argument in argv]
+    asked, command = _asked(hyphenated)
+    parser = make_parser(asked, command)
     if not argv:
         parser.print_help()
         return EXIT_USER_ERROR
+
+    def parse(defaults: bool = True) -> Namespace:
+        given = parser.parse_args(hyphenated, defaults=defaults)
+        for name in asked.split():
+            given = given[name]
+        return given
+
     try:
-        arguments = parser.parse_args(hyphenated)
+        given = parse()
     except UnicodeDecodeError as error:
         raise UserError(f"--config: not a text file in UTF-8 ({error})") from None
-    command = str(arguments.subcommand)
-    given = arguments[command]
-    if plugin := (given.check if command == "data" else given).plugin:
+    if plugin := given.plugin:
         # A file that somebody passes on must not name code to run.
         typed = {after for before, after in pairwise(hyphenated) if before == "--plugin"}
         typed |= {text.partition("=")[2] for text in hyphenated if text.startswith("--plugin=")}
         if plugin not in typed | {os.environ.get(VARIABLE)}:
             raise UserError("plugin: give it on the command line, not in a configuration file")
         load_plugins(plugin)
+    assert command is not None
     try:
-        if command == "train":
-            explicit = parser.parse_args(hyphenated, defaults=False).train
-            return train(given, explicit, argv)
-        return COMMANDS[command](given)
+        return call(command, given, _argv=argv, _explicit=lambda: vars(parse(defaults=False)))
     except Exception as error:
         if not out_of_memory(error):
             raise
-    raise UserError(_too_little_memory(command, getattr(given, "batch_size", None)))
+    raise UserError(_too_little_memory(asked, given.get("batch_size")))
+
+
+def _asked(argv: Sequence[str]) -> tuple[str, Callable[..., Any] | None]:
+    """The command that the arguments name, and its function: no other one is imported."""
+    words = [word for word in argv if not word.startswith("-")]
+    asked = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), "")
+    return asked, getattr(import_module("dpaat.commands"), FUNCTIONS.get(asked, asked)) if asked else None
+
+
+def make_parser(asked: str, command: Callable[..., Any] | None) -> Parser:
+    """Make the parser of all commands, with the options of the one that is asked for."""
+    parser = Parser(
+        "Train medical image classifiers that stay accurate and withstand adversarial perturbations, and prove it.",
+        EXAMPLES,
+        prog="dpaat",
+        version=dpaat.__version__,
+    )
+    commands = parser.add_subcommands(required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        one = command_parser(command) if command is not None and name == asked else Parser()
+        first, _, second = name.partition(" ")
+        commands.add_subcommand(first, group := Parser(text) if second else one, help=text)
+        if second:
+            group.add_subcommands(required=True, metavar="COMMAND").add_subcommand(second, one, help=text)
+    return parser
 
 
 def _too_little_memory(command: str, batch_size: int | None) -> str:
@@ -122,11 +172,9 @@ def _fail(message: str) -> int:
 
 
 def _load_yaml(text: str) -> Any:
-    check_yaml(text)
-    try:
-        return YAML(text)
-    except ValueError as error:
-        raise yaml.YAMLError(str(error)) from None
+    from dpaat.validation import load_yaml
+
+    return load_yaml(text, YAML)
 
 
 def _environment(error: OSError) -> str:

@@ -1,48 +1,62 @@
-"""The commands: each takes the parsed arguments, calls the package and prints what came of it."""
+"""The commands: each is a function whose signature and docstring are its options and its help."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jsonargparse import Namespace
+from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig
 from dpaat.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from dpaat.measurement import EvaluateConfig, ExplainConfig, Foreign, Inputs, Reading
 
 
-FOREIGN = ("image_size", "stem", "weights_key", "classes", "mean", "std", "input_range")
-"""Options of `evaluate` for weights from elsewhere."""
+def train(
+    config: TrainConfig,
+    out: Path | None = None,
+    resume: bool = False,
+    stop_after: int | None = None,
+    cache: Path | None = None,
+    *,
+    _explicit: Callable[[], dict[str, Any]],
+    _argv: list[str],
+) -> None:
+    """Train a classifier and leave a run folder.
 
+    Args:
+        config: what to train on what.
+        out: run folder to make (required).
+        resume: go on with the run in --out, by its own configuration.
+        stop_after: end this call after so many epochs.
+        cache: folder for decoded images.
 
-def train(given: Namespace, explicit: Namespace, argv: list[str]) -> int:
-    """Train, or go on with a training; `explicit` holds only what stands in `argv` in so many words."""
-    if given.out is None:
+    Examples:
+        dpaat train --data ham10000:DIR --image-size 64 --model resnet18 --method dpaat --out runs/ham
+        dpaat train --data folder:photos --method pgd --eps 4/255 --clean-weight 0.5 --out runs/pgd
+        dpaat train --config runs/ham/config.yaml --seed 1 --out runs/ham-seed1
+        dpaat train --resume --out runs/ham
+    """
+    if out is None:
         raise UserError("out: name the run folder to make, such as --out runs/ham")
-    names = TrainConfig.__dataclass_fields__
-    out = Path(given.out)
-    config = TrainConfig(**{name: given[name] for name in names})
-    if given.resume and (out / "config.yaml").is_file():
-        config = _begun(out, {name: value for name, value in vars(explicit).items() if name in names})
+    given = _explicit() if resume else {}
+    if resume and (out / "config.yaml").is_file():
+        config = _begun(out, {name: value for name, value in given.items() if name in vars(config)})
     from dpaat import training
 
     training.train(
         config,
         out,
-        resume=given.resume,
-        data=explicit.get("data") if given.resume else None,
-        stop_after=given.stop_after,
-        cache_dir=Path(given.cache) if given.cache else None,
-        command=shlex.join(["dpaat", *argv]),
+        resume=resume,
+        data=given.get("data"),
+        stop_after=stop_after,
+        cache_dir=cache,
+        command=shlex.join(["dpaat", *_argv]),
         console=_console(),
     )
-    return 0
 
 
 def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
@@ -66,248 +80,306 @@ def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
     return dataclasses.replace(begun, **{name: given[name] for name in PLACE if name in given})
 
 
-def _evaluate(given: Namespace) -> int:
-    from dpaat.evaluation import Plan, analyses_summary, evaluate, evaluation_table, parse_steps
+def evaluate(
+    run: Path | None = None, /, *, config: EvaluateConfig, inputs: Inputs, foreign: Foreign, source: Path | None = None
+) -> None:
+    """Measure a run on clean images and under attack at fixed radii; results go to its evaluation.json.
+
+    Args:
+        run: run folder; or see --weights.
+        config: attacks, radii and images.
+        inputs: other images.
+        foreign: weights from elsewhere.
+        source: run whose model makes the transfer images.
+
+    Examples:
+        dpaat evaluate runs/ham                                        PGD-20 at 1, 2, 4 and 8/255
+        dpaat evaluate runs/ham --suite standard                       the ensemble of attacks; run it again if interrupted
+        dpaat evaluate runs/ham --suite standard,masking,corruptions --max-samples 200 --steps square=1000
+        dpaat evaluate runs/ham --attack fgsm,apgd-dlr --steps 50 --eps 2/255,4/255
+        dpaat evaluate runs/ham --attack apgd-ce --ensemble apgd-t,square      the second on what the first leaves standing
+        dpaat evaluate runs/ham --attack transfer --source runs/standard
+        dpaat evaluate runs/ham --data folder:other-clinic --split all
+        dpaat evaluate --model resnet18 --weights mine.pth --data folder:images --image-size 64 --out results/mine
+    """  # noqa: E501 - an example is one line
+    from dpaat.evaluation import analyses_summary, evaluation_table
+    from dpaat.evaluation import evaluate as measure
+    from dpaat.evaluation.foreign import subject_of_weights
     from dpaat.evaluation.run import resolve_device, source_of
-    from dpaat.evaluation.subject import subject_of_run, subject_of_weights
-    from dpaat.evaluation.suite import SUITE_ATTACKS
+    from dpaat.evaluation.subject import subject_of_run
     from dpaat.models import describe_weights
     from dpaat.precision import emulation
 
-    suites, attacks, ensemble = _names(given.suite), _names(given.attack), _names(given.ensemble)
-    plan = Plan(
-        suites=suites,
-        attacks=attacks,
-        ensemble=ensemble,
-        steps=parse_steps(given.steps, SUITE_ATTACKS if suites else [*attacks, *ensemble]),
-        eps=_radii(given.eps, given.norm),
-        norm=given.norm,
-        split=given.split,
-        max_samples=given.max_samples,
-        batch_size=given.batch_size,
-        precision=given.precision,
-        seed=given.seed,
-    )
-    device = resolve_device(given.device)
-    only = ("weights", "model", "out", *FOREIGN)
-    if given.run is not None and (idle := next((name for name in only if given[name] is not None), None)):
-        raise UserError(
-            f"evaluate: --{idle.replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
-        )
-    if given.run is not None:
-        subject = subject_of_run(Path(given.run), data=given.data, device=device, progress=True, window=given.window)
+    inputs = dataclasses.replace(inputs, device=resolve_device(inputs.device))
+    if run is not None:
+        if idle := [name for name, value in vars(foreign).items() if value != getattr(Foreign, name)]:
+            raise UserError(
+                f"evaluate: --{idle[0].replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
+            )
+        subject = subject_of_run(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
     else:
         for name in ("model", "weights", "data", "out"):
-            if given[name] is None:
+            if {**vars(foreign), "data": inputs.data}[name] is None:
                 raise UserError(f"evaluate: name a run folder, or weights from elsewhere with --{name}")
-        subject = subject_of_weights(
-            given.model,
-            Path(given.weights),
-            data=given.data,
-            out=Path(given.out),
-            seed=given.seed,
-            device=device,
-            progress=True,
-            window=given.window or "auto",
-            **{name: given[name] for name in FOREIGN if given[name] is not None},
-        )
-        _console().print(describe_weights(subject.head["network"]), highlight=False, soft_wrap=True)
-    source = None
-    if given.source is not None:
-        source = source_of(subject, Path(given.source), device)
-    console = _console()
-    for line in subject.warnings:
-        console.print(f"warning: {line}", highlight=False, soft_wrap=True)
-    if slow := emulation(plan.precision, device):
-        console.print(f"warning: {slow}", highlight=False, soft_wrap=True)
-    document = evaluate(subject, plan, source=source, device=device)
-    console.print(evaluation_table(document), analyses_summary(document))
-    console.print(f"written to {subject.folder / 'evaluation.json'}", highlight=False, soft_wrap=True)
-    return 0
+        subject = subject_of_weights(foreign, inputs, seed=config.seed, progress=True)
+        _say(describe_weights(subject.head["network"]) or "")
+    other = None if source is None else source_of(subject, source, inputs.device)
+    slow = emulation(config.precision, inputs.device)
+    _warn([*subject.warnings, *([slow] if slow else [])])
+    document = measure(subject, config, source=other, device=inputs.device)
+    _console().print(evaluation_table(document), analyses_summary(document))
+    _say(f"written to {subject.folder / 'evaluation.json'}")
 
 
-def _names(text: str | None) -> list[str]:
-    return [] if not text else [name.strip() for name in text.split(",")]
+def predict(
+    run: Path, images: list[str], /, *, reading: Reading, batch_size: int = 128, out: Path = Path("predictions.csv")
+) -> None:
+    """Classify images with a run; probabilities go to a CSV file.
+
+    Args:
+        run: run folder.
+        images: image files, folders of images, or one dataset spec.
+        reading: how the images are read.
+        batch_size: images per batch.
+        out: CSV file to write.
+
+    Examples:
+        dpaat predict runs/ham photo1.jpg photo2.jpg --out predictions.csv
+        dpaat predict runs/ham folder-of-photos --out predictions.csv
+    """
+    from dpaat.evaluation import predict as classify
+
+    what: Any = images[0] if len(images) == 1 else images
+    found = classify(run, what, out, batch_size=batch_size, console=_console(), **vars(reading))
+    _say(f"written to {found}")
 
 
-def _radii(text: str | None, norm: str | None) -> list[float] | None:
-    from dpaat.radii import parse_radii
+def explain(run: Path, /, *, config: ExplainConfig, inputs: Inputs) -> None:
+    """Compute attribution maps of a run on clean images and under attack, and score them.
 
-    # Where the run's own norm is to be taken, the plan that knows it looks at the radii again.
-    return None if text is None else parse_radii(text, norm=norm or "l2")
+    They are scored against lesion masks, against each other and against chance; numbers go to its
+    interpretability.json, maps to interpretability/.
 
+    Args:
+        run: run folder.
+        config: maps, radii and images.
+        inputs: other images.
 
-def _predict(given: Namespace) -> int:
-    from dpaat.evaluation import predict
+    Examples:
+        dpaat explain runs/ham                                         100 images, clean and under PGD-20 at 4/255
+        dpaat explain runs/ham --maps grad-cam,input-gradient --eps 2/255,8/255 --max-samples 300
+        dpaat explain runs/ham --maps grad-cam --layer layer3
+        dpaat explain runs/ham --data csv:other-clinic.csv --split all
+        dpaat list maps
+    """
+    from dpaat.interpret import explain_run, explanation_tables
 
-    images = given.images[0] if len(given.images) == 1 else [Path(name) for name in given.images]
-    out = predict(
-        Path(given.run),
-        images,
-        Path(given.out),
-        window=given.window,
-        batch_size=given.batch_size,
-        device=given.device,
-        console=_console(),
-    )
-    _console().print(f"written to {out}", highlight=False, soft_wrap=True)
-    return 0
-
-
-def _explain(given: Namespace) -> int:
-    from dpaat.interpret import MAPS, explain_run, explanation_tables
-
-    run = Path(given.run)
-    document = explain_run(
-        run,
-        data=given.data,
-        window=given.window,
-        norm=given.norm,
-        device=given.device,
-        maps=_names(given.maps) or list(MAPS),
-        layer=given.layer,
-        eps=_radii(given.eps, given.norm),
-        steps=given.steps,
-        split=given.split,
-        max_samples=given.max_samples,
-        batch_size=given.batch_size,
-        seed=given.seed,
-    )
-    console = _console()
-    for line in document["data_warnings"]:
-        console.print(f"warning: {line}", highlight=False, soft_wrap=True)
-    console.print(explanation_tables(document))
-    console.print(f"written to {run / 'interpretability.json'}", highlight=False, soft_wrap=True)
-    return 0
+    document = explain_run(run, **vars(inputs), **vars(config))
+    _warn(document["data_warnings"])
+    _console().print(explanation_tables(document))
+    _say(f"written to {run / 'interpretability.json'}")
 
 
-def _compare(given: Namespace) -> int:
+def compare(runs: list[Path], /, out: Path = Path("comparison.json")) -> None:
+    """Compare evaluated runs image by image with the first; runs that differ in seed or fold only are pooled.
+
+    Args:
+        runs: run folders, those of the reference first.
+        out: JSON file to write.
+
+    Examples:
+        dpaat compare runs/standard runs/pgd runs/dpaat
+        dpaat compare runs/*-fold? --out comparison.json               folds and seeds of one method are pooled
+    """
     from dpaat.evaluation.compare import compare_runs, differences_table, write_comparison
 
-    document = compare_runs([Path(run) for run in given.runs])
-    write_comparison(document, Path(given.out))
-    console = _console()
-    for name, lines in document["data_warnings"].items():
-        for line in lines:
-            console.print(f"warning: {name}: {line}", highlight=False, soft_wrap=True)
-    console.print(differences_table(document))
-    console.print(f"written to {given.out}", highlight=False, soft_wrap=True)
-    return 0
+    document = compare_runs(runs)
+    write_comparison(document, out)
+    _warn(f"{name}: {line}" for name, lines in document["data_warnings"].items() for line in lines)
+    _console().print(differences_table(document))
+    _say(f"written to {out}")
 
 
-def _benchmark(given: Namespace) -> int:
-    from dpaat.benchmark import benchmark, list_cells, read_grid
+def benchmark(
+    grid: Path,
+    /,
+    data: list[str] = [],  # noqa: B006 - never changed
+    out: Path | None = None,
+    workers: int | None = None,
+    only: str = "*",
+    known: Path | None = None,
+    reference: str | None = None,
+    models: str | None = None,
+    summary_only: bool = False,
+    dry_run: bool = False,
+) -> bool:
+    """Train and evaluate every cell of a grid, several side by side, and sum up what is finished.
 
-    grid = read_grid(
-        Path(given.grid),
-        data=given.data or [],
-        workers=given.workers,
-        reference=given.reference,
-        models=_names(given.models),
-    )
-    options = {
-        "out": Path(given.out) if given.out else None,
-        "only": given.only,
-        "known": Path(given.known) if given.known else None,
-        "console": _console(),
-    }
-    if given.dry_run:
-        list_cells(grid, **options)
-        return 0
-    return int(benchmark(grid, summary_only=given.summary_only, **options) > 0)
+    What is done is not repeated, what failed is tried again, and one failure does not stop the rest.
+
+    Args:
+        grid: YAML file (docs/benchmark.md), or one of `dpaat list grids`.
+        data: in place of the grid's; may be repeated.
+        out: folder to make; by default runs/ and the grid's name.
+        workers: cells side by side; by default the grid's.
+        only: run the cells whose names match this pattern.
+        known: folder of outcomes computed elsewhere, which are summed up, not run again.
+        reference: recipe to compare the others with; by default the grid's.
+        models: those of the grid's models to keep, with commas; by default all.
+        summary_only: sum up what is finished or known, run nothing.
+        dry_run: list the cells and what each is expected to cost.
+
+    Examples:
+        dpaat benchmark smoke                                          run it again to go on, or to retry what failed
+        dpaat benchmark quick --data folder:photos                     a first look at your own images
+        dpaat benchmark grid.yaml --data ham10000:DIR --workers 2 --out results/ham
+        dpaat benchmark grid.yaml --only 'dpaat-*-f1-s0'               one row again
+        dpaat benchmark grid.yaml --known docs/results/ham10000-32px   with the cells of a published benchmark
+        dpaat benchmark grid.yaml --known docs/results/ham10000-32px --summary-only --reference pgd-1
+        dpaat benchmark grid.yaml --dry-run
+    """
+    from dpaat import benchmark as module
+
+    kept = [name.strip() for name in models.split(",")] if models else []
+    found = module.read_grid(grid, data=data or [], workers=workers, reference=reference, models=kept)
+    options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": _console()}
+    if dry_run:
+        module.list_cells(found, **options)
+        return False
+    return module.benchmark(found, summary_only=summary_only, **options) > 0
 
 
-def _profile(given: Namespace) -> int:
-    from dpaat.runs import write_json
-    from dpaat.training.profile import profile, profile_table
+def profile(config: TrainConfig, batches: int = 9, out: Path | None = None, cache: Path | None = None) -> None:
+    """Measure where the time of a training step goes, and estimate the whole run.
 
-    config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
-    found = profile(config, batches=given.batches, cache_dir=Path(given.cache) if given.cache else None)
-    _console().print(profile_table(found))
-    if given.out:
-        write_json(Path(given.out), found)
-    return 0
+    Args:
+        config: the training.
+        batches: how many batches to measure.
+        out: JSON file to write.
+        cache: folder for decoded images.
+
+    Examples:
+        dpaat profile --data ham10000:DIR --image-size 64 --model resnet18
+        dpaat profile --config runs/ham/config.yaml --batch-size 256 --out profile.json
+    """
+    from dpaat.storage import write_json
+    from dpaat.training import profile as module
+
+    found = module.profile(config, batches=batches, cache_dir=cache)
+    _console().print(module.profile_table(found))
+    if out:
+        write_json(out, found)
 
 
-def _export(given: Namespace) -> int:
-    from dpaat.export import export
+def export(run: Path, /, out: Path = Path("export"), images: int = 100) -> None:
+    """Write a run's network as ONNX and safetensors, and check that they agree with it.
 
-    card = export(Path(given.run), Path(given.out), images=given.images)
-    checked = card["checked"]
+    Args:
+        run: run folder.
+        out: folder to write into.
+        images: how many test images to compare on.
+
+    Examples:
+        dpaat export runs/ham --out export                             needs pip install 'dpaat[export]'
+    """
+    from dpaat import export as module
+
+    checked = module.export(run, out, images=images)["checked"]
     worst = max(checked["largest_difference"].values())
-    _console().print(
-        f"written to {given.out}: ONNX and safetensors agree with the run on {checked['images']} {checked['of']} "
-        f"(largest difference of a logit: {worst:.1e})",
-        highlight=False,
-        soft_wrap=True,
+    _say(
+        f"written to {out}: ONNX and safetensors agree with the run on {checked['images']} {checked['of']} "
+        f"(largest difference of a logit: {worst:.1e})"
     )
-    return 0
 
 
-def _report(given: Namespace) -> int:
+def report(runs: list[Path], /, out: Path | None = None, format: str = "html", no_images: bool = False) -> None:
+    """Write one self-contained HTML page about one or more runs, or a model card.
+
+    Args:
+        runs: run folders.
+        out: file to write; by default report.html, model-card.md.
+        format: html for the page, md for a model card.
+        no_images: show no images of the data, which then need not be there.
+
+    Examples:
+        dpaat report runs/standard runs/pgd runs/dpaat --out report.html
+        dpaat report runs/ham --no-images                               to be shown where the images may not be
+        dpaat report runs/ham --format md --out README.md               a model card for a model hub
+    """
     from dpaat.report import write_report
 
-    out = Path(given.out or ("model-card.md" if given.format == "md" else "report.html"))
-    write_report([Path(run) for run in given.runs], out, format=given.format, images=not given.no_images)
-    _console().print(f"written to {out}", highlight=False, soft_wrap=True)
-    return 0
+    file = out or Path("model-card.md" if format == "md" else "report.html")
+    write_report(runs, file, format=format, images=not no_images)
+    _say(f"written to {file}")
 
 
-def _data(given: Namespace) -> int:
+def data_check(
+    data: str,
+    /,
+    image_size: int = 64,
+    seed: int = 0,
+    fold: str | None = None,
+    window: str = "auto",
+    splits: Path | None = None,
+    export: Path | None = None,
+) -> bool:
+    """Print classes, groups, splits, leaks, duplicate and unreadable files.
+
+    Args:
+        data: dataset, as for `dpaat train --data`.
+        image_size: pixels at the side.
+        seed: of the split.
+        fold: k/K.
+        window: as for `dpaat train`.
+        splits: CSV with columns id and split.
+        export: write the splits to this CSV.
+
+    Examples:
+        dpaat data check ham10000:DIR
+        dpaat data check csv:images.csv --fold 2/5
+    """
     from dpaat.data.check import check
 
-    given = given.check
-    problems = check(
-        given.data,
-        image_size=given.image_size,
-        window=given.window,
-        seed=given.seed,
-        fold=given.fold,
-        splits=Path(given.splits) if given.splits else None,
-        export=Path(given.export) if given.export else None,
-        console=_console(),
-    )
-    return int(problems > 0)
+    options: dict[str, Any] = {"window": window, "seed": seed, "fold": fold, "splits": splits, "export": export}
+    return check(data, image_size=image_size, console=_console(), **options) > 0
 
 
-def _list(given: Namespace) -> int:
+def list_names(what: str, filter: str = "", /) -> None:
+    """List what can be named on the command line.
+
+    Args:
+        what: methods, models, attacks, datasets, maps or grids.
+        filter: only names that contain this.
+    """
     from dpaat.listing import listing
 
-    _console().print(listing(given.what, given.filter))
-    return 0
+    _console().print(listing(what, filter))
 
 
-def _quickstart(given: Namespace) -> int:
-    from dpaat.quickstart import quickstart
+def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: Path | None = None) -> None:
+    """Train standard, fixed-radius and DPAAT models on embedded images (or --data), evaluate them and write a report.
 
-    quickstart(
-        data=given.data,
-        out=Path(given.out) if given.out else None,
-        epochs=given.epochs,
-        seed=given.seed,
-        console=_console(),
-    )
-    return 0
+    It takes a few minutes on two cores.
+
+    Args:
+        data: dataset, as for `dpaat train --data`.
+        epochs: passes over the training set.
+        seed: of everything random.
+        out: folder to make; by default runs/quickstart.
+    """
+    from dpaat import quickstart as module
+
+    module.quickstart(data=data, out=out, epochs=epochs, seed=seed, console=_console())
 
 
 def _console() -> Console:
-    from rich.console import Console
-
-    # Names of files and classes are no markup.
-    return Console(markup=False)
+    return Console(markup=False)  # names of files and classes are no markup
 
 
-COMMANDS: dict[str, Callable[[Namespace], int]] = {
-    "evaluate": _evaluate,
-    "explain": _explain,
-    "compare": _compare,
-    "benchmark": _benchmark,
-    "predict": _predict,
-    "profile": _profile,
-    "report": _report,
-    "export": _export,
-    "data": _data,
-    "list": _list,
-    "quickstart": _quickstart,
-}
-"""All but `train`, which wants more than the parsed arguments."""
+def _say(text: str) -> None:
+    _console().print(text, highlight=False, soft_wrap=True)
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        _say(f"warning: {line}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import json
 import zipfile
@@ -17,13 +16,14 @@ from dpaat.errors import UserError
 
 CONFIG, SPLITS = "config.yaml", "splits.csv"
 LOG = "metrics.csv"
+ANEW = "put a copy back, or train anew into another --out"
 MOVABLE = (*PLACE, "data")
 """Fields that may change after a run was begun: where it is computed, and where its data are, told by a fingerprint."""
 
 
 def seal(config: TrainConfig, splits: Path) -> dict[str, Any]:
     """What `run.json` keeps at the start, to notice later changes: the configuration, and a digest of the splits."""
-    return {"config": json.loads(json.dumps(dataclasses.asdict(config))), "splits_digest": file_digest(splits)}
+    return {"config": json.loads(json.dumps(vars(config))), "splits_digest": file_digest(splits)}
 
 
 def seal_end(folder: Path) -> dict[str, Any]:
@@ -48,16 +48,11 @@ def check_end(folder: Path, info: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the first file that is another one, or is missing among others.
     """
-    for name in _sealed(info):
-        path = folder / name
-        if name.startswith("checkpoints/"):
-            continue
-        if path.is_file() and not is_sealed(folder, name, info):
-            raise UserError(
-                f"{path}: damaged, or not what this training wrote; put a copy back, or train anew into another --out"
-            )
+    for path in (folder / name for name in _sealed(info) if not name.startswith("checkpoints/")):
+        if path.is_file() and not is_sealed(folder, path.relative_to(folder).as_posix(), info):
+            raise UserError(f"{path}: damaged, or not what this training wrote; {ANEW}")
         if not path.exists() and path.parent.is_dir():
-            raise UserError(f"{path}: is missing; put a copy back, or train anew into another --out")
+            raise UserError(f"{path}: is missing; {ANEW}")
 
 
 def file_digest(path: Path) -> str:
@@ -73,7 +68,7 @@ def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> N
         UserError: names the file, and what to do.
     """
     begun: dict[str, Any] = info.get("config") or {}
-    now, defaults = dataclasses.asdict(config), dataclasses.asdict(TrainConfig())
+    now, defaults = vars(config), vars(TrainConfig())
     for name in now if begun else ():
         before, after = (_comparable(name, value) for value in (begun.get(name, defaults[name]), now[name]))
         if name not in MOVABLE and before != after:
@@ -83,7 +78,7 @@ def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> N
             )
     splits = folder / SPLITS
     if info.get("splits_digest") and not splits.is_file():
-        raise UserError(f"{splits}: is missing; put a copy back, or train anew into another --out")
+        raise UserError(f"{splits}: is missing; {ANEW}")
     if splits.is_file() and not _same_splits(splits, info):
         raise UserError(f"{splits}: was changed after the run was begun; put it back, or train anew into another --out")
 
@@ -98,11 +93,7 @@ def _same_splits(splits: Path, info: Mapping[str, Any]) -> bool:
 
 
 def check_log(folder: Path, info: Mapping[str, Any]) -> None:
-    """Compare the log of the epochs with `run.json`; without a log, pass.
-
-    Raises:
-        UserError: an epoch is missing, or stands twice.
-    """
+    """Compare the log of the epochs with `run.json`, see `require_epochs`; without a log, pass."""
     epochs, done = logged_epochs(folder), int(info.get("epochs_done") or 0)
     if epochs is not None:
         # A run that was stopped may have gone on, and been killed before it could say so.
@@ -110,11 +101,7 @@ def check_log(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def require_epochs(folder: Path, count: int) -> None:
-    """Check that the log holds so many epochs.
-
-    Raises:
-        UserError: an epoch is missing, or stands twice.
-    """
+    """Check that the log holds so many epochs; a UserError says that one is missing, or stands twice."""
     if (logged_epochs(folder) or []) != list(range(count)):
         raise UserError(
             f"{folder / LOG}: does not hold each of {count} epochs once and in order; put the rows back from a copy, "
@@ -135,18 +122,14 @@ def logged_epochs(folder: Path) -> list[int] | None:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Compare the checksums of a checkpoint, which its readers do not.
-
-    Raises:
-        UserError: damaged.
-    """
+    """Compare the checksums of a checkpoint, which its readers do not; UserError for a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: damaged checkpoint; put a copy back, or train anew into another --out")
+        raise UserError(f"{path}: damaged checkpoint; {ANEW}")
 
 
 def _comparable(name: str, value: Any) -> Any:

@@ -6,7 +6,8 @@ import difflib
 import errno
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 MEMORY = (
     "allocate memory",
@@ -31,16 +32,20 @@ class BadValueError(UserError, ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work after it was saved; the command line prints the message and exits with `exit_code`.
-
-    Args:
-        message: what was saved, and how to go on.
-        exit_code: 128 and the number of the signal: 129 for SIGHUP, 130 for Ctrl-C, 143 for SIGTERM.
-    """
+    """A signal ended the work after it was saved: the message says how to go on, the code is 128 and the signal's."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Name the place in whatever `UserError` comes up."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
@@ -56,15 +61,7 @@ def is_printable(name: str) -> bool:
 
 
 def require_printable(names: Iterable[str], place: str) -> None:
-    """Refuse names that cannot be shown or stored.
-
-    Args:
-        names: of files, classes and the like.
-        place: where they come from, for the message.
-
-    Raises:
-        UserError: names the first.
-    """
+    """Refuse names that cannot be shown or stored; the UserError says `place`, where they come from."""
     for name in names:
         if not is_printable(name):
             encoding = sys.getfilesystemencoding().lower()
@@ -89,13 +86,7 @@ def first_line(error: Exception) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Make the error for a name that is not in a list, with the nearest names that are.
-
-    Args:
-        kind: what the name stands for, such as "model".
-        name: what the user wrote.
-        known: all valid names.
-    """
+    """The error for a name of a kind, such as "model", that is not in a list, with the nearest names that are."""
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     if nearest:

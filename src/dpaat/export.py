@@ -17,7 +17,8 @@ from dpaat import rebuild
 from dpaat.errors import UserError
 from dpaat.models import Classifier
 from dpaat.provenance import provenance
-from dpaat.runs import Run, open_run, write_json, write_text
+from dpaat.runs import Run, open_run
+from dpaat.storage import write_json, write_text
 from dpaat.weights import RECORD
 
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -11,47 +13,33 @@ from dpaat.tables import Column, Row, Table
 
 
 def listing(what: str, containing: str = "") -> RenderableType:
-    """Make the list of methods, models, attacks, datasets, kinds of map or grids.
-
-    Args:
-        what: "methods", "models", "attacks", "datasets", "maps" or "grids".
-        containing: only names that contain this.
+    """Make the list of methods, models, attacks, datasets, kinds of map or grids whose names contain a text.
 
     Raises:
         UserError: nothing of that name can be listed.
     """
-    kinds = {
-        "methods": _methods,
-        "models": _models,
-        "attacks": _attacks,
-        "datasets": _datasets,
-        "maps": _maps,
-        "grids": _grids,
-    }
-    if what not in kinds:
-        raise unknown("list", what, kinds)
-    return kinds[what](containing)
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    return LISTS[what](containing)
 
 
 def _methods(containing: str) -> RenderableType:
     from dpaat.methods import METHODS
 
-    rows = []
-    options: list[Text] = []
+    rows, notes = [], ["F: one forward pass; K: attack steps; mean over a run"]
     for info in METHODS.values():
         if containing not in info.name:
             continue
-        radius = format_radius(info.eps) if info.adversarial else ""
         own = info.defaults
         cost = str(info.step_cost(info.clean_weight, own, info.adv_start, info.self_teacher))
         source = f" ({info.reference})" if info.reference else ""
-        weight = f"{info.clean_weight:g}" if radius else ""
+        radius, weight = (format_radius(info.eps), f"{info.clean_weight:g}") if info.adversarial else ("", "")
         rows.append(Row(info.name, [info.description + source, cost, radius, weight]))
         if own:
-            defaults = ", ".join(f"{name}={_short(value)}" for name, value in own.items())
-            options.append(Text(f"--options of {info.name}: {defaults}"))
-    table = _table("method", ["what it does", "cost per step", "eps", "clean weight"], rows)
-    return Group(table, Text("F: one forward pass; K: attack steps; mean over a run"), *options)
+            shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in own.items()}
+            defaults = ", ".join(f"{name}={value}" for name, value in shown.items())
+            notes.append(f"--options of {info.name}: {defaults}")
+    return _table("method", ["what it does", "cost per step", "eps", "clean weight"], rows, *notes)
 
 
 def _models(containing: str) -> RenderableType:
@@ -69,8 +57,8 @@ def _attacks(containing: str) -> RenderableType:
         for info in sorted(ATTACKS.values(), key=lambda info: info.name)
         if containing in info.name
     ]
-    table = _table("attack", ["what it does", "cost per image", "K", "norms"], rows)
-    return Group(table, Text("F: one forward pass; K: steps, or queries of an attack without gradients"))
+    note = "F: one forward pass; K: steps, or queries of an attack without gradients"
+    return _table("attack", ["what it does", "cost per image", "K", "norms"], rows, note)
 
 
 def _datasets(containing: str) -> RenderableType:
@@ -86,22 +74,28 @@ def _maps(containing: str) -> RenderableType:
 
     kinds = [info for info in MAPS.values() if containing in info.name]
     rows = [Row(info.name, [info.description, f"{info.passes} F"]) for info in kinds]
-    return Group(_table("map", ["what it shows", "cost per image"], rows), Text("F: one forward pass"))
-
-
-def _table(corner: str, headings: list[str], rows: list[Row]) -> RenderableType:
-    return Table(corner, [Column(text, left=True) for text in headings], rows).to_rich()
+    return _table("map", ["what it shows", "cost per image"], rows, "F: one forward pass")
 
 
 def _grids(containing: str) -> RenderableType:
-    from dpaat.benchmark.grid import GRIDS
+    from dpaat.benchmark.datasets import GRIDS
 
     paths = sorted(path for path in GRIDS.glob("*.yaml") if containing in path.stem)
-    first_lines = [path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for path in paths]
-    rows = [Row(path.stem, [line]) for path, line in zip(paths, first_lines, strict=True)]
-    note = Text(f"run one with `dpaat benchmark NAME`, or copy its file and change it: {GRIDS}")
-    return Group(_table("grid", ["what it is for"], rows), note)
+    rows = [Row(path.stem, [path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")]) for path in paths]
+    note = f"run one with `dpaat benchmark NAME`, or copy its file and change it: {GRIDS}"
+    return _table("grid", ["what it is for"], rows, note)
 
 
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _table(corner: str, headings: list[str], rows: list[Row], *notes: str) -> RenderableType:
+    table = Table(corner, [Column(text, left=True) for text in headings], rows).to_rich()
+    return Group(table, *map(Text, notes))
+
+
+LISTS: dict[str, Callable[[str], RenderableType]] = {
+    "methods": _methods,
+    "models": _models,
+    "attacks": _attacks,
+    "datasets": _datasets,
+    "maps": _maps,
+    "grids": _grids,
+}

@@ -17,15 +17,10 @@ TRAINING, RESULTS = ".training.lock", ".results.lock"
 
 @contextmanager
 def locked(path: Path, *, busy: str = "", give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold a lock; no other process, and no other thread, holds it meanwhile.
+    """Hold a lock that no other process and no other thread holds meanwhile; its file is left behind.
 
-    Args:
-        path: its file, in a folder that is there; it is left behind.
-        busy: what to say where another holds it; if empty, wait for that one to end.
-        give_up: asked while waiting; if it says so, go on without the lock.
-
-    Raises:
-        UserError: another holds it, or its place has no locks, as some network drives have not.
+    Where another holds it, a UserError says `busy`; if that is empty, wait, or go on without once `give_up` says so.
+    UserError too for a place without locks, as some network drives are.
     """
     lock, told = FileLock(path), False
     try:

@@ -1,15 +1,21 @@
-"""How options are typed, and how they and their errors read."""
+"""How options are typed and shown, and how the parser's errors read."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+import yaml
+from docstring_parser import parse
+from jsonargparse import ArgumentParser, Namespace
 
 from dpaat.plugins import VARIABLE
+
+PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 
 
 class _Formatter(RawDescriptionHelpFormatter):
@@ -21,16 +27,9 @@ class _Formatter(RawDescriptionHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """A parser that raises `ArgumentError` instead of leaving the process.
+    """A parser that raises `ArgumentError` instead of leaving the process."""
 
-    Args:
-        description: what the command does.
-        epilog: examples.
-        group: whether it only holds further commands.
-        options: of the parser.
-    """
-
-    def __init__(self, description: str, epilog: str = "", *, group: bool = False, **options: Any) -> None:
+    def __init__(self, description: str = "", epilog: str = "", **options: Any) -> None:
         super().__init__(
             description=description,
             epilog=epilog,
@@ -39,15 +38,81 @@ class Parser(ArgumentParser):
             formatter_class=_Formatter,
             **options,
         )
-        if not group:
-            self.add_argument(
-                "--plugin",
-                type=str | None,
-                default=os.environ.get(VARIABLE),
-                help="modules with methods, attacks, datasets or report sections of your own, comma-separated",
-            )
         # `--window -1000,400` has a value, not a further option.
         self._negative_number_matcher = re.compile(r"-[\d.]+(,-?[\d.]+)?$")
+
+
+def command_parser(command: Callable[..., Any]) -> Parser:
+    """Make the parser of a command from its signature and docstring.
+
+    Parameters before a `/` are named by their place; those that are a configuration give an option for every field;
+    those that begin with "_" are none. The docstring ends with examples.
+    """
+    text, _, examples = (inspect.getdoc(command) or "").partition("\nExamples:\n")
+    doc = parse(text)
+    helps = {each.arg_name: each.description or "" for each in doc.params}
+    description = " ".join(filter(None, (doc.short_description, doc.long_description)))
+    parser = Parser(description, f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else "")
+    parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        kind, default = parameter.annotation, parameter.default
+        if name.startswith("_"):
+            continue
+        if hasattr(kind, "__pydantic_fields__"):
+            _add_fields(parser, kind)
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            own: dict[str, Any] = {"type": kind} if default is parameter.empty else {"nargs": "?", "default": default}
+            if get_origin(kind) is list:
+                own = {"nargs": "+", "type": get_args(kind)[0]}
+            parser.add_argument(name, help=_help(helps[name]), **({"type": kind} | own))
+        elif kind is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=_help(helps[name]))
+        elif kind == list[str]:
+            parser.add_argument(f"--{name}", type=str, action="append", help=_help(helps[name]))
+        else:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=_help(helps[name], default))
+    return parser
+
+
+def _add_fields(parser: Parser, config: type[Any]) -> None:
+    """One option for every field of a configuration, in a group for each class that it is made of."""
+    if config.__name__ == "TrainConfig":
+        parser.add_argument("--config", action="config", help="YAML file with any of these options, as a run's own")
+    from dpaat.measurement import FLAGS
+
+    groups: dict[type[Any], Any] = {}
+    for name, field in config.__pydantic_fields__.items():
+        home = next(base for base in reversed(config.__mro__) if name in vars(base).get("__annotations__", {}))
+        if home not in groups:
+            groups[home] = parser.add_argument_group((home.__doc__ or "").partition("\n")[0].rstrip("."))
+        kind, default = field.annotation, field.get_default(call_default_factory=True)
+        if any(type(each).__name__ == "BeforeValidator" for each in field.metadata):  # typed as text
+            kind, default = (str | None, None) if default is None else (str, ",".join(default))
+        text = _help(field.description, default)
+        groups[home].add_argument(f"--{FLAGS.get(name, name)}", type=kind, default=default, help=text)
+
+
+def _help(text: str, default: Any = None) -> str:
+    shown = "" if default in (None, "", {}, inspect.Parameter.empty) else f" (default: {default})"
+    return (text.rstrip(".") + shown).replace("%", "%%")
+
+
+def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
+    """Call a command with what was parsed; `further` are its parameters that begin with "_"."""
+    from dpaat.measurement import FLAGS
+
+    positional, named = [], {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        kind = parameter.annotation
+        if name.startswith("_"):
+            named[name] = further[name]
+        elif hasattr(kind, "__pydantic_fields__"):
+            named[name] = kind(**{field: given[FLAGS.get(field, field)] for field in kind.__pydantic_fields__})
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            positional.append(given[name])
+        else:
+            named[name] = given[name]
+    return int(command(*positional, **named) or 0)
 
 
 def with_underscores(argument: str) -> str:
@@ -74,10 +139,6 @@ def readable(error: ArgumentError) -> str:
 
 
 def _not_text(match: re.Match[str]) -> str:
-    value = match[1].strip("'")
-    if re.match(r"[\[{]", value):
-        return f"needs a text, not {value}"
-    said = {"True": "yes, true or on", "False": "no, false or off"}.get(value)
-    if said:
-        return f"needs a text; YAML reads {said} without quotes as a truth value, so put it into quotes"
-    return f"needs a text, but YAML reads the number {value}; put it into quotes, such as '{value}'"
+    from dpaat.validation import not_text
+
+    return not_text(yaml.safe_load(match[1].strip("'")))

@@ -14,11 +14,7 @@ VARIABLE = "DPAAT_PLUGIN"
 
 
 def load_entry_points(group: str) -> None:
-    """Import what installed packages offer in a group: `dpaat.methods`, `.attacks`, `.datasets` or `.sections`.
-
-    Raises:
-        UserError: one of them cannot be imported.
-    """
+    """Import what installed packages offer in a group, such as `dpaat.methods`; UserError for what cannot be."""
     for entry in entry_points(group=group):
         try:
             entry.load()
@@ -34,11 +30,7 @@ def import_all(package: str, group: str) -> None:
 
 
 def load_plugins(names: str) -> None:
-    """Import modules by name, comma-separated, for this process and those that it starts.
-
-    Raises:
-        UserError: one of them cannot be imported.
-    """
+    """Import modules by name, comma-separated, for this process and those that it starts; UserError as above."""
     for name in filter(None, (part.strip() for part in names.split(","))):
         try:
             import_module(name)

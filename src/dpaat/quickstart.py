@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
 from pathlib import Path
 
 from rich.console import Console
@@ -40,15 +41,7 @@ def settings(data: str, method: str, epochs: int, seed: int) -> TrainConfig:
 def quickstart(
     *, data: str, out: Path | None, epochs: int | None, seed: int, console: Console, progress: bool = True
 ) -> Path:
-    """Train, evaluate and report on three methods.
-
-    Args:
-        data: dataset spec.
-        out: folder to make; default the first free `runs/quickstart`, `runs/quickstart-2`, ...
-        epochs: passes over the training set; default 12.
-        seed: of everything random.
-        console: where to print.
-        progress: show progress bars.
+    """Train, evaluate and report on three methods, in the first free `runs/quickstart-N` by default.
 
     Returns:
         The report.
@@ -60,7 +53,9 @@ def quickstart(
     from dpaat.report import write_report
     from dpaat.training import train
 
-    out = _free_folder(Path("runs/quickstart")) if out is None else out
+    if out is None:
+        names = chain(["quickstart"], (f"quickstart-{number}" for number in count(2)))
+        out = next(folder for name in names if not (folder := Path("runs") / name).exists())
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: already holds something; choose another --out")
     if epochs is not None and epochs < 1:
@@ -79,11 +74,3 @@ def quickstart(
     console.print(comparison_table(documents))
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return report
-
-
-def _free_folder(first: Path) -> Path:
-    number, folder = 1, first
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder

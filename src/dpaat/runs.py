@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
+from pydantic import Field
 
 from dpaat.config import TrainConfig
+from dpaat.consistency import ANEW, check_checkpoint, check_end, check_log, check_start, file_digest
 from dpaat.consistency import CONFIG as CONFIG
 from dpaat.consistency import SPLITS as SPLITS
-from dpaat.consistency import check_checkpoint, check_end, check_log, check_start, file_digest
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
-from dpaat.shapes import Maybe, load_json, load_yaml, misfit
+from dpaat.storage import read_json, write_text
+from dpaat.validation import Int, load_yaml, maybe, misfit, record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,52 +28,41 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 INFO = "run.json"
-INFO_SHAPE = {
-    "schema_version": int,
-    "classes": [str],
-    "channels": int,
-    "fingerprint": str,
-    "train_counts": {str: int},
-    "split_counts": Maybe({str: {str: int}}, absent=True),
-    "data": str,
-    "config": Maybe(dict, absent=True),
-    "epochs_done": Maybe(int, absent=True),
-    "command": Maybe(str, absent=True),
-    "window": Maybe(str, absent=True),
-    "pixels": Maybe([str], absent=True),
-    "notes": Maybe([str], absent=True),
-    "data_warnings": Maybe([str], absent=True),
-    "licence": Maybe(str, absent=True),
-    "citation": Maybe(str, absent=True),
-    "network": Maybe(
-        {
-            "stem": str,
-            "normalization": str,
-            "input_range": [int | float],
-            "weights": Maybe({"file": str, "head": str, "classes": int}),
-        },
-        absent=True,
-    ),
-    "warnings": Maybe([str], absent=True),
-    "one_answer": Maybe(str, absent=True),
-    "files": Maybe({str: str}, absent=True),
-}
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
+
+
+INFO_SHAPE = record(
+    schema_version=Int,
+    classes=Annotated[list[str], Field(min_length=2)],
+    channels=Literal[1, 3],
+    fingerprint=str,
+    train_counts=dict[str, Int],
+    split_counts=maybe(dict[str, dict[str, Int]]),
+    data=str,
+    config=maybe(dict[str, Any]),
+    epochs_done=maybe(Int),
+    network=maybe(
+        record(
+            stem=Literal["original", "small"],
+            normalization=str,
+            input_range=Annotated[list[float], Field(min_length=2, max_length=2)],
+            weights=record(file=str, head=str, classes=Int) | None,
+        )
+    ),
+    files=maybe(dict[str, str]),
+    **dict.fromkeys(("command", "window", "licence", "citation", "one_answer"), maybe(str)),
+    **dict.fromkeys(("pixels", "notes", "data_warnings", "warnings"), maybe(list[str])),
+)
+"""What others rely on in `run.json`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run on disk.
+    """A training run on disk."""
 
-    Attributes:
-        path: the run folder.
-        config: the completed configuration it was trained with.
-        info: what was known at the start and at the end: classes, data fingerprint, versions, status.
-    """
-
-    path: Path
-    config: TrainConfig
-    info: dict[str, Any]
+    path: Path  # the run folder
+    config: TrainConfig  # completed, as it was trained with
+    info: dict[str, Any]  # what was known at the start and at the end, see `INFO_SHAPE`
 
     @property
     def checkpoint(self) -> Path:
@@ -95,16 +81,12 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """What stands beside the weights in checkpoints and exports, since a state dict does not hold it."""
-        config, info = self.config, self.info
+        config = self.config
         return {
-            "model": config.model,
-            "classes": info["classes"],
-            "channels": info["channels"],
-            "stem": self.stem,
-            "image_size": config.image_size,
-            "fit": config.fit,
+            **{name: getattr(config, name) for name in ("model", "image_size", "fit")},
+            **{name: self.info[name] for name in ("classes", "channels", "fingerprint")},
             **self.reading,
-            "fingerprint": info["fingerprint"],
+            "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
         }
 
@@ -122,10 +104,7 @@ class Run:
         return {"window": AUTO if window == FULL else window, "known": list(self.info.get("pixels") or ())}
 
     def load_model(self, device: str = "cpu") -> nn.Module:
-        """Build the network and load the weights that were kept; no code from the file is run.
-
-        Returns:
-            A module in eval mode that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
+        """Build the network, in eval mode, with the weights that were kept; no code from the file is run.
 
         Raises:
             UserError: the checkpoint cannot be read, or is of another run or model.
@@ -137,7 +116,7 @@ class Run:
 
         weights = open_weights(self.checkpoint)
         if any(weights.record.get(name, value) != value for name, value in self.record.items()):
-            raise UserError(f"{self.checkpoint}: is of another run; put a copy back, or train anew into another --out")
+            raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
         model = build_model(
             self.config.model,
             num_classes=len(self.info["classes"]),
@@ -158,30 +137,25 @@ class Run:
         from dpaat.data import prepare
         from dpaat.data.values import FULL
 
-        config = self.config
+        spec, then = self.config.data, self.info["fingerprint"]
+        options: dict[str, Any] = {"image_size": self.config.image_size, "fit": self.config.fit}
         with moved(self.path):
             data = prepare(
-                config.data,
-                image_size=config.image_size,
-                fit=config.fit,
+                spec,
                 splits=self.path / SPLITS,
                 classes=self.info["classes"],
                 window=self.info.get("window") or FULL,
                 progress=progress,
+                **options,
             )
-        if data.fingerprint != self.info["fingerprint"]:
-            in_order = prepare(
-                config.data, image_size=config.image_size, fit=config.fit, window=data.window, progress=False
-            )
-            if in_order.fingerprint == self.info["fingerprint"]:
-                raise UserError(
-                    f"{self.path / INFO}: damaged, its classes are not those of {config.data} in their order"
-                )
-            raise UserError(
-                f"{config.data}: fingerprint {data.fingerprint} differs from {self.info['fingerprint']}, with "
-                f"which {self.path} was trained; the data have changed since"
-            )
-        return data
+        if data.fingerprint == then:
+            return data
+        if prepare(spec, window=data.window, progress=False, **options).fingerprint == then:
+            raise UserError(f"{self.path / INFO}: damaged, its classes are not those of {spec} in their order")
+        raise UserError(
+            f"{spec}: fingerprint {data.fingerprint} differs from {then}, with which {self.path} was trained; the data "
+            "have changed since"
+        )
 
 
 @contextmanager
@@ -194,11 +168,7 @@ def moved(run: Path) -> Iterator[None]:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder for reading.
-
-    Raises:
-        UserError: not a run folder, of a newer schema, or without a checkpoint.
-    """
+    """Open a run folder for reading; UserError as `read_folder`, or for one without a checkpoint."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder")
@@ -228,11 +198,7 @@ def read_folder(path: Path) -> Run:
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """Read a `run.json` and check what others rely on.
-
-    Raises:
-        UserError: not readable, of a newer schema, or damaged.
-    """
+    """Read a `run.json` and check what others rely on; UserError for one that is damaged or of a newer schema."""
     info = read_json(path)
     version = info.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:  # first: the fields of a newer schema are not known
@@ -246,97 +212,23 @@ def read_info(path: Path) -> dict[str, Any]:
 def _contradiction(info: dict[str, Any]) -> str | None:
     """A field of the right type that does not fit the others."""
     classes = info["classes"]
-    if len(set(classes)) < max(len(classes), 2) or not all(map(is_printable, classes)):
+    if len(set(classes)) < len(classes) or not all(map(is_printable, classes)):
         return "classes"
-    if info["channels"] not in (1, 3):
-        return "channels"
-    network = info.get("network") or {"stem": "small", "input_range": [0, 1]}
-    if network["stem"] not in ("original", "small") or len(network["input_range"]) != 2:
-        return "network"
     counts = {"train_counts": info["train_counts"], **(info.get("split_counts") or {})}
     return next((name for name, found in counts.items() if set(found) != set(classes)), None)
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read a `config.yaml`.
-
-    Raises:
-        UserError: not readable, with fields that do not exist, or with values of a wrong type.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainConfig, as_group=False)
+    """Read a `config.yaml`; UserError for one that is not readable, or with fields or values that cannot be."""
     try:
         values = load_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise TypeError("no fields")
-        return TrainConfig(**vars(parser.parse_object(present_names(values))))
-    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, ArgumentError, UserError) as error:
+            raise UserError("no fields")
+        return TrainConfig(**present_names(values))
+    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path}: not a configuration ({' '.join(str(error).split())})") from None
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write every field of a configuration, in its order."""
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-    write_text(path, text)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: not readable as such.
-    """
-    try:
-        content = load_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object; a reader never sees half of it."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; a reader never sees half of it."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file as a whole: it is written under a temporary name beside it, synced to disk and renamed.
-
-    Where the writing fails, `path` stays as it was and nothing is left beside it.
-
-    Yields:
-        The name to write to; it begins with a dot, so that readers of a folder of Parquet parts skip it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder; no other process may be writing there."""
-    for temporary in folder.glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_text(path, yaml.safe_dump(vars(config), sort_keys=False, allow_unicode=True))

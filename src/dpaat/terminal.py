@@ -15,11 +15,9 @@ GONE = (errno.EPIPE, errno.EIO)
 
 
 class Output:
-    """A standard stream; what is written after its reader has gone is dropped.
+    """A standard stream, None if it was closed; what is written after its reader has gone is dropped.
 
-    Args:
-        stream: where to write; None, which Python has for a stream that was closed, drops everything.
-        all_errors: drop also what cannot be written for another reason, such as a full disk.
+    With `all_errors`, so is what cannot be written for another reason, such as a full disk.
     """
 
     def __init__(self, stream: TextIO | None, *, all_errors: bool) -> None:
@@ -50,10 +48,7 @@ class Output:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Let nothing within notice that the reader of its standard output has gone.
-
-    Characters that the encoding of a stream lacks are escaped.
-    """
+    """Let nothing notice that the reader of standard output has gone; characters that it cannot encode are escaped."""
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a closed standard stream must not become one of the files that are opened later
     os.close(free)

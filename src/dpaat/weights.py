@@ -10,20 +10,30 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dpaat.data.files import is_file
 from dpaat.errors import UserError, first_line
-from dpaat.shapes import Maybe, misfit
+from dpaat.validation import Int, maybe, misfit
+from dpaat.validation import record as made
 
 RECORD = "dpaat"  #: Where checkpoints and exports of this package say what a state dict does not hold
-_OPTIONAL: dict[str, Any] = {"channels": int, "stem": str, "image_size": int, "fit": str, "fingerprint": str}
-_OPTIONAL |= {"split": {"seed": int, "fold": Maybe(str)}, "mean": [int | float], "std": [int | float]}
-RECORD_SHAPE = {"model": str, "classes": [str]} | {name: Maybe(kind, absent=True) for name, kind in _OPTIONAL.items()}
 _DEPTH = 4
+
+
+RECORD_SHAPE = made(
+    model=str,
+    classes=list[str],
+    stem=maybe(Literal["original", "small"]),
+    split=maybe(made(seed=Int, fold=str | None)),
+    **dict.fromkeys(("fit", "fingerprint"), maybe(str)),
+    **dict.fromkeys(("channels", "image_size"), maybe(Int)),
+    **dict.fromkeys(("mean", "std"), maybe(list[float])),
+)
+"""What this package writes beside the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +74,8 @@ def open_weights(path: Path) -> WeightsFile:
     if record is None and folder is not None:
         record = Run(folder, read_config(folder / CONFIG), read_info(folder / INFO)).record
     record = record if isinstance(record, dict) else {}
-    where = misfit(record, RECORD_SHAPE) if record else None
-    if where is not None or record.get("stem") not in (None, "original", "small"):
-        raise UserError(f"{path}: damaged, its record of the training has no usable {where or 'stem'!r}")
+    if record and (where := misfit(record, RECORD_SHAPE)):
+        raise UserError(f"{path}: damaged, its record of the training has no usable {where!r}")
     told = record.get("model") or content.get("arch")
     classes = tuple(record["classes"]) if record else _told_classes(content)
     return WeightsFile(path, _sets(content, path), record, told if isinstance(told, str) else None, classes, folder)

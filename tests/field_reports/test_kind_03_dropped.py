@@ -13,7 +13,7 @@ from dpaat.data import load_table
 from dpaat.data.frames import age_in_years
 from dpaat.data.images import SUFFIXES
 from dpaat.errors import UserError
-from dpaat.runs import read_json
+from dpaat.storage import read_json
 from dpaat.training import train
 from training_makers import make_images, tiny_config
 

@@ -13,7 +13,8 @@ from dpaat.data.frames import class_order, is_missing
 from dpaat.data.table import in_order
 from dpaat.errors import UserError
 from dpaat.evaluation.subject import subject_of_run
-from dpaat.runs import open_run, read_json, write_json
+from dpaat.runs import open_run
+from dpaat.storage import read_json, write_json
 from dpaat.training import train
 from training_makers import tiny_config
 

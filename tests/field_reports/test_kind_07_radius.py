@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from dpaat.attacks import ATTACKS, on_standing, pgd, pgd_graded, pgd_with_clean_logits, unchecked
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
-from dpaat.evaluation import Plan
-from dpaat.interpret.run import ExplainPlan
+from dpaat.evaluation import EvaluateConfig
+from dpaat.measurement import ExplainConfig
 from training_makers import fails, tiny_arguments, tiny_config
 
 ALL = {name: (info.function, {"source": True} if info.needs_source else {}) for name, info in ATTACKS.items()} | {
@@ -114,9 +114,9 @@ def test_train_in_l2(tiny_images):
 
 
 def test_plans():
-    for plan in (Plan, ExplainPlan):
+    for plan in (EvaluateConfig, ExplainConfig):
         with pytest.raises(UserError, match="did you mean 8/255"):
-            plan(eps=[8])
+            plan(eps=[8], norm="linf")
         assert plan(eps=[8], norm="l2").radii == [8.0]
 
 

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from dpaat.config import TrainConfig
 from dpaat.provenance import provenance
-from dpaat.runs import INFO, read_json, write_json
+from dpaat.runs import INFO
+from dpaat.storage import read_json, write_json
 from dpaat.training import train
 
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "train_sums")

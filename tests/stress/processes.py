@@ -34,7 +34,7 @@ from dpaat.methods import StepOutput
 from dpaat.methods.dpaat import DPAAT
 from dpaat.models import Classifier, build_model
 from dpaat.provenance import provenance
-from dpaat.runs import write_json
+from dpaat.storage import write_json
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dpaat.provenance import provenance
-from dpaat.runs import CONFIG, INFO, write_json
+from dpaat.runs import CONFIG, INFO
+from dpaat.storage import write_json
 from kill_resume import differences
 
 ADDRESSES = {"dpaat-a": "10.211.55.1", "dpaat-b": "10.211.55.2"}

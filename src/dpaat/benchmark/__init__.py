@@ -23,7 +23,7 @@ from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.precision import emulation
-from dpaat.runs import write_json, write_text
+from dpaat.storage import write_json, write_text
 from dpaat.tables import Row, Table
 
 __all__ = ["benchmark", "list_cells", "read_grid"]

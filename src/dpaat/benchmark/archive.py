@@ -15,12 +15,12 @@ import numpy as np
 from dpaat.benchmark.cells import CellRun, comparable
 from dpaat.benchmark.grid import Cell
 from dpaat.benchmark.outcomes import CellOutcome, Outcome
-from dpaat.benchmark.plans import Plans, fields_of
+from dpaat.benchmark.plans import Plans, values_of
 from dpaat.errors import UserError
-from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.replicates import Fold, Predictions
 from dpaat.evaluation.resampling import find_clusters, merge_clusters
-from dpaat.runs import replacing
+from dpaat.measurement import EvaluateConfig
+from dpaat.storage import replacing
 
 FOLDER = "outcomes"
 HEAD = "head"
@@ -94,14 +94,14 @@ def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
     """Everything that the outcome of a cell depends on besides code and data."""
     evaluations = {"evaluate": plans.main, "subset": plans.draw, "masking": plans.masking}
     return {
-        "train": comparable(dataclasses.asdict(cell.config)),
-        **{name: {} if plan is None else fields_of(_on_all(plan)) for name, plan in evaluations.items()},
+        "train": comparable(vars(cell.config)),
+        **{name: {} if plan is None else values_of(_on_all(plan)) for name, plan in evaluations.items()},
     }
 
 
-def _on_all(plan: Plan) -> Plan:
+def _on_all(plan: EvaluateConfig) -> EvaluateConfig:
     """The same attacks, all of them on all images: what stood or fell does not depend on which were left out."""
-    return dataclasses.replace(plan, attacks=(*plan.attacks, *plan.ensemble), ensemble=())
+    return dataclasses.replace(plan, attacks=[*plan.attacks, *plan.ensemble], ensemble=[])
 
 
 def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> None:
@@ -109,12 +109,10 @@ def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str
     for part, fields in now.items():
         known = dict(before[part])
         if known:
-            known = comparable(known) if part == "train" else {**fields_of(Plan()), **known}
+            known = comparable(known) if part == "train" else {**values_of(EvaluateConfig()), **known}
         for name in fields or known:
-            if known.get(name) != fields.get(name):
-                raise UserError(
-                    f"{path}: was computed with {part} {name} {known.get(name)!r}, the grid says {fields.get(name)!r}"
-                )
+            if (then := known.get(name)) != (wanted := fields.get(name)):
+                raise UserError(f"{path}: was computed with {part} {name} {then!r}, the grid says {wanted!r}")
 
 
 def _pack(part: str, outcome: Outcome) -> Arrays:

@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import shutil
-import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
+import numpy as np
+import pandas as pd
 import yaml
+from typing_extensions import TypedDict
 
 from dpaat.benchmark.datasets import data_name
 from dpaat.benchmark.grid import Cell
 from dpaat.benchmark.plans import Plans, digest
 from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.errors import UserError
-from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import EVALUATION_FILE
+from dpaat.measurement import EvaluateConfig
 from dpaat.methods import complete_options, find_method
 from dpaat.methods.old_names import present_names
-from dpaat.runs import CONFIG, INFO, LAST, SPLITS, read_json, write_config, write_json
-from dpaat.shapes import load_yaml
+from dpaat.runs import CONFIG, INFO, LAST, SPLITS, write_config
+from dpaat.storage import read_json, write_json
+from dpaat.validation import load_yaml, misfit
 
 RECORD = "cell.json"
 
 
-class CellRun:
-    """A cell and its run folder within the folder of the benchmark.
+class CellRecord(TypedDict):
+    """`cell.json`."""
 
-    Beside what training and evaluation leave, the folder holds `cell.json`: `status` ("begun", "failed", "finished"),
-    `error` of the last attempt, `seconds` spent on training and on evaluation in all attempts, and `evaluated`, the
-    digests of the plans that were carried out.
-    """
+    status: NotRequired[Literal["begun", "failed", "finished"]]
+    error: NotRequired[str | None]  # of the last attempt
+    seconds: NotRequired[dict[str, float]]  # spent on "train" and "evaluate" in all attempts
+    evaluated: NotRequired[list[str]]  # digests of the plans that were carried out
+
+
+class CellRun:
+    """A cell and its run folder within the folder of the benchmark."""
 
     def __init__(self, cell: Cell, out: Path) -> None:
         self.cell = cell
         self.folder = out / "cells" / cell.name
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> CellRecord:
         """What `cell.json` says; empty before the first attempt."""
         path = self.folder / RECORD
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        found = read_json(path)
+        if where := misfit(found, CellRecord):
+            raise UserError(f"{path}: damaged at {where!r}; delete it")
+        return found  # type: ignore[return-value]
 
     @property
     def info(self) -> dict[str, Any]:
@@ -53,14 +63,14 @@ class CellRun:
 
     def note(self, **fields: Any) -> None:
         """Change fields of `cell.json`."""
-        write_json(self.folder / RECORD, self.record | fields)
+        write_json(self.folder / RECORD, {**self.record, **fields})
 
     def spent(self, kind: str, seconds: float) -> None:
         """Add to the seconds spent on "train" or "evaluate"."""
         before = self.record.get("seconds", {})
         self.note(seconds=before | {kind: round(before.get(kind, 0.0) + seconds, 1)})
 
-    def note_evaluated(self, plan: Plan) -> None:
+    def note_evaluated(self, plan: EvaluateConfig) -> None:
         """Remember that a plan was carried out."""
         self.note(evaluated=[*self.record.get("evaluated", []), digest(plan)])
 
@@ -76,7 +86,7 @@ class CellRun:
             return (self.folder / INFO).is_file() and self.info["status"] == "finished"
         return False
 
-    def evaluated(self, plan: Plan) -> bool:
+    def evaluated(self, plan: EvaluateConfig) -> bool:
         """Whether a plan was carried out on the finished training."""
         known = (self.folder / EVALUATION_FILE).is_file() and digest(plan) in self.record.get("evaluated", [])
         return known and self.trained
@@ -114,35 +124,30 @@ class CellRun:
             return
         path = self.folder / CONFIG
         try:
-            found = load_yaml(path.read_text(encoding="utf-8"))
-            before, now = comparable(found), comparable(dataclasses.asdict(self.cell.config))
+            before = comparable(load_yaml(path.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, TypeError, AttributeError):
             raise UserError(f"{path}: not a configuration; delete {self.folder} to train this cell anew") from None
-        for name in now:
-            if before[name] != now[name]:
+        for name, now in comparable(vars(self.cell.config)).items():
+            if before[name] != now:
                 raise UserError(
-                    f"{self.folder}: was begun with {name} {before[name]!r}, the grid says {now[name]!r}; choose "
-                    "another --out, or delete that folder to train this cell anew"
+                    f"{self.folder}: was begun with {name} {before[name]!r}, the grid says {now!r}; choose another "
+                    "--out, or delete that folder to train this cell anew"
                 )
 
     def seconds_per_epoch(self) -> float | None:
         """Median wall-clock time of its epochs, validation included; None before the first."""
         path = self.folder / "timing.csv"
-        if not path.is_file():
-            return None
-        with path.open(newline="", encoding="utf-8") as file:
-            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
-        return statistics.median(seconds) if seconds else None
+        seconds = pd.read_csv(path, float_precision="round_trip")["seconds"] if path.is_file() else ()
+        return float(np.median(seconds)) if len(seconds) else None
 
 
 def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     """What two configurations must share to be the same run, on whatever machine; what is missing has its default."""
-    full = {**dataclasses.asdict(TrainConfig()), **values}
+    full = {**vars(TrainConfig()), **values}
     with suppress(UserError):  # a method or an option that is gone, which will be seen to differ
         full = present_names(full)
         info = find_method(full["method"])
         full["options"] = complete_options(info, full["options"])
         full |= {name: getattr(info, name) for name in OWN_DEFAULTS if full[name] is None}
-    full["data"] = data_name(full["data"])
-    full["weights"] = full["weights"] and Path(full["weights"]).name
+    full |= {"data": data_name(full["data"]), "weights": full["weights"] and Path(full["weights"]).name}
     return {name: value for name, value in full.items() if name not in PLACE}

@@ -8,8 +8,8 @@ from dpaat.benchmark.plans import Plans
 from dpaat.config import TrainConfig
 from dpaat.data import load_table
 from dpaat.data.splits import DEFAULT_FOLDS, VAL_FOLDS, parse_fold
-from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.suite import SUITE_ATTACKS
+from dpaat.measurement import EvaluateConfig
 from dpaat.methods import find_method
 from dpaat.methods.registry import VIEW
 
@@ -52,7 +52,7 @@ def step_passes(config: TrainConfig) -> float:
     return cost.passes(config.steps) + (VIEW * cost.views if config.awp else 0)
 
 
-def attack_passes(plan: Plan, classes: int) -> int:
+def attack_passes(plan: EvaluateConfig, classes: int) -> int:
     """Most forward passes per evaluated image."""
     specs = [plan.spec(name) for name in SUITE_ATTACKS] if plan.suites else plan.all_specs
     return 1 + len(plan.radii) * sum(spec.passes(classes) for spec in specs)

@@ -1,11 +1,18 @@
-"""Datasets by the names that they have on every machine."""
+"""Grid files, and datasets by the names that they have on every machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from dpaat.errors import UserError
+import yaml
 
+from dpaat.errors import UserError, unknown
+from dpaat.validation import load_yaml
+
+GRIDS = Path(__file__).parent / "grids"
+"""Grids that come with the package."""
 PLACES = {"ham10000": "DIR", "folder": "DIR", "csv": "FILE.csv"}
 """Kinds of datasets that are found by a path, and what stands for it."""
 
@@ -40,3 +47,24 @@ def replace_data(specs: Sequence[str], given: Sequence[str]) -> list[str]:
             raise UserError(f"--data {spec}: replaces none of the grid's datasets, which are {', '.join(names)}")
         found[names.index(data_name(spec))] = spec
     return found
+
+
+def find_grid(path: Path) -> Path:
+    """Path of a grid that is named by its file, or by its name if it comes with the package; UserError for no grid."""
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    known = [file.stem for file in GRIDS.glob("*.yaml")]
+    if str(path) not in known:
+        raise unknown("grid", str(path), known)
+    return GRIDS / f"{path}.yaml"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that maps names to values; raises UserError where it is not readable as such."""
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path}: not a grid; it needs the fields recipes, models and data")
+    return content

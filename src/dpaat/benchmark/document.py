@@ -12,7 +12,7 @@ from dpaat.benchmark.grid import Grid
 from dpaat.benchmark.outcomes import CellOutcome
 from dpaat.benchmark.plans import ranked_attack, words
 from dpaat.benchmark.summary import summarize
-from dpaat.evaluation.plan import Plan
+from dpaat.measurement import EvaluateConfig
 from dpaat.provenance import provenance
 
 SCHEMA_VERSION = 1
@@ -49,17 +49,9 @@ def front_comparisons(table: Document) -> list[tuple[str, str, Document]]:
     return [(row["recipe"], family, front) for row in table["rows"] for family, front in row["fronts"].items()]
 
 
-def _plan(plan: Plan) -> Document:
-    return {
-        "suites": list(plan.suites),
-        "attacks": words(plan),
-        "ranked": ranked_attack(plan).label,
-        "eps": plan.radii,
-        "norm": plan.norm,
-        "split": plan.split,
-        "max_samples": plan.max_samples,
-        "seed": plan.seed,
-    }
+def _plan(plan: EvaluateConfig) -> Document:
+    same = {name: getattr(plan, name) for name in ("suites", "norm", "split", "max_samples", "seed")}
+    return {**same, "attacks": words(plan), "ranked": ranked_attack(plan).label, "eps": plan.radii}
 
 
 def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:

@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from dpaat.benchmark.datasets import data_name, public_spec, replace_data
-from dpaat.benchmark.fields import as_list, as_positive, as_texts, at, check_known, check_unique, make, read_yaml
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from dpaat.benchmark.datasets import GRIDS, data_name, find_grid, public_spec, read_yaml, replace_data
 from dpaat.benchmark.plans import Plans, read_plans
-from dpaat.benchmark.recipes import Recipe, chosen_models, read_models, read_recipes
-from dpaat.config import TrainConfig, complete
+from dpaat.config import SEED, TrainConfig, complete
 from dpaat.data.splits import parse_fold
-from dpaat.errors import UserError, unknown
+from dpaat.errors import UserError, at, unknown
 from dpaat.models import check_name as check_model
+from dpaat.radii import format_radius, parse_radii
 from dpaat.training.trainer import check_options
+from dpaat.validation import STRICT, Checked, fields_of, option
 
-GRIDS = Path(__file__).parent / "grids"
-"""Grids that come with the package."""
-FIELDS = ("train", "recipes", "reference", "models", "data", "folds", "seeds", "evaluate", "workers", "threads")
+AXES = {"model": "models", "data": "data", "fold": "folds", "seed": "seeds", "splits": "folds"}
+"""Fields of a training run that are axes of the grid, and the axis that sets them."""
 
 
-@dataclass(frozen=True)
+def _unique(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} stands twice")
+    return values
+
+
+Listed = (
+    BeforeValidator(lambda value: value if value is None or isinstance(value, list) else [value]),
+    AfterValidator(_unique),
+    Field(min_length=1),
+)
+Texts = Annotated[list[str], *Listed]
+Seeds = Annotated[list[Annotated[int, Field(strict=True, **SEED)]], *Listed]
+
+
+@dataclass(config=STRICT)
+class BenchmarkGrid(Checked):
+    """The fields of a grid file."""
+
+    recipes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = option(..., "ways to train, by name")
+    models: Annotated[list[str | dict[str, Any]], *Listed] = option(..., "networks, or mappings with a field model")
+    data: Texts | None = option(None, "datasets, as for `dpaat train --data`")
+    folds: Texts | None = option(None, "folds k/K of one division; by default one split")
+    seeds: Seeds = option(lambda: [0], "seeds of every recipe that has none of its own")
+    train: dict[str, Any] = option(dict, "fields of the training that all recipes share")
+    reference: str | None = option(None, "recipe that the others are compared with; by default the first")
+    evaluate: dict[str, Any] = option(dict, "fields of the evaluation")
+    workers: int = option(1, "cells side by side", ge=1)
+    threads: int | None = option(None, "of every cell; by default the cores are shared out", ge=1)
+
+
+@dataclass(config=STRICT)
+class _Axes(Checked):
+    """What a recipe may narrow down."""
+
+    seeds: Seeds | None = None
+    models: Texts | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A way to train, whatever the model, data, fold and seed."""
+
+    name: str
+    family: str | None  # name of the sweep over radii that it belongs to, None for a recipe of its own
+    settings: dict[str, Any]  # fields of `TrainConfig`, those common to all recipes included
+    seeds: tuple[int, ...]
+    models: tuple[str, ...]  # names of those that it trains
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """One training with its evaluations."""
 
@@ -42,19 +95,19 @@ class Cell:
         return "-".join([self.recipe, self.model, self.data, *fold, f"s{self.seed}"])
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Grid:
-    """Everything that a benchmark is to do."""
+    """Everything that a benchmark is to do; fields as in `BenchmarkGrid` but for those with a comment."""
 
     name: str  # of the file, without its extension
     command: str  # that asks for it, without this machine's paths
     content: dict[str, Any]  # the file, with the datasets as they are called elsewhere than on this machine
     recipes: tuple[Recipe, ...]
-    reference: str  # name of the recipe that the others are compared with
+    reference: str
     cells: tuple[Cell, ...]  # recipes x models x datasets x folds x seeds, recipes varying fastest
     plans: Plans  # the evaluations of every cell
-    workers: int  # cells side by side
-    threads: int | None  # of every cell; None shares the cores out among the workers
+    workers: int
+    threads: int | None
 
 
 def read_grid(
@@ -68,11 +121,11 @@ def read_grid(
     """Read a grid and check every field of every cell.
 
     Args:
-        path: a YAML file, see `docs/benchmark.md`, or the name of one of `GRIDS`.
-        data: specs that take the place of the file's, see `replace_data`.
-        workers: cells side by side, in place of the file's.
-        reference: recipe that the others are compared with, in place of the file's.
-        models: those of the file's models to keep; default all.
+        path: a YAML file, see `BenchmarkGrid`, or the name of one of `GRIDS`.
+        data: specs in place of the file's, see `replace_data`.
+        workers: in place of the file's.
+        reference: in place of the file's.
+        models: those of the file's to keep; default all.
 
     Raises:
         UserError: what is wrong, naming the file and the field.
@@ -80,48 +133,32 @@ def read_grid(
     path = find_grid(path)
     content = read_yaml(path)
     with at(str(path)):
-        check_known("field", content, FIELDS)
-        every = read_models(as_list(content, "models"))
-        recipes = read_recipes(content, tuple(every))
-        if "data" not in content and not data:
+        given = {"workers": workers, "reference": reference}
+        grid = BenchmarkGrid(**content | {name: value for name, value in given.items() if value is not None})
+        every = _models(grid.models)
+        recipes = tuple(_recipes(grid, tuple(every)))
+        if grid.data is None and not data:
             raise UserError("data: the grid names no dataset; give one with --data")
-        specs = replace_data(as_texts(content, "data"), data) if "data" in content else [*data]
-        check_unique("data", [data_name(spec) for spec in specs])
-        folds = _folds(content)
-        compared = content.get("reference", recipes[0].name) if reference is None else reference
-        if compared not in [recipe.name for recipe in recipes]:
-            raise unknown("recipe as reference", str(compared), [recipe.name for recipe in recipes])
-        plans = read_plans(content.get("evaluate", {}))
+        specs = [*data] if grid.data is None else replace_data(grid.data, data)
+        _check_unique("data", [data_name(spec) for spec in specs])
+        names = [recipe.name for recipe in recipes]
+        _check_unique("recipes", names)
+        compared = grid.reference or names[0]
+        if compared not in names:
+            raise unknown("recipe as reference", compared, names)
+        with at("evaluate"):
+            plans = read_plans(grid.evaluate)
+        folds = grid.folds or []
+        if len({parse_fold(fold)[1] for fold in folds}) > 1:
+            raise UserError(f"folds: {', '.join(folds)} are not of one division")
         if len(folds) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
-        kept = {name: every[name] for name in chosen_models(models, tuple(every))}
-        cells = list(_cells(recipes, kept, specs, folds))
-        check_unique("cells", [cell.name for cell in cells])
-        return Grid(
-            name=path.stem,
-            command=_command(path, data, reference, models),
-            content=content | {"data": [public_spec(spec) for spec in specs]},
-            recipes=recipes,
-            reference=compared,
-            cells=tuple(cells),
-            plans=plans,
-            workers=as_positive("workers", content.get("workers", 1) if workers is None else workers),
-            threads=None if content.get("threads") is None else as_positive("threads", content["threads"]),
-        )
-
-
-def find_grid(path: Path) -> Path:
-    """Path of a grid that is named by its file, or by its name if it comes with the package.
-
-    Raises:
-        UserError: a name that none of them has.
-    """
-    if path.is_file() or path.suffix or len(path.parts) > 1:
-        return path
-    known = [file.stem for file in GRIDS.glob("*.yaml")]
-    if str(path) not in known:
-        raise unknown("grid", str(path), known)
-    return GRIDS / f"{path}.yaml"
+        kept = {name: every[name] for name in _chosen(models, tuple(every))}
+        cells = tuple(_cells(recipes, kept, specs, folds or [None]))
+        _check_unique("cells", [cell.name for cell in cells])
+        public = content | {"data": [public_spec(spec) for spec in specs]}
+        command = _command(path, data, reference, models)
+        return Grid(path.stem, command, public, recipes, compared, cells, plans, grid.workers, grid.threads)
 
 
 def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
@@ -129,40 +166,86 @@ def _command(path: Path, data: Sequence[str], reference: str | None, models: Seq
         path = Path(path.stem)
     shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
     options = [f"--data {public_spec(spec)}" for spec in data]
-    if reference is not None:
-        options.append(f"--reference {reference}")
-    if models:
-        options.append(f"--models {','.join(models)}")
+    options += [f"--reference {reference}"] * (reference is not None) + [f"--models {','.join(models)}"] * bool(models)
     return " ".join(["dpaat", "benchmark", shown, *options])
 
 
+def _recipes(grid: BenchmarkGrid, models: tuple[str, ...]) -> Iterator[Recipe]:
+    """The recipes; one that lists several radii becomes a family of one recipe each."""
+    common = _train_fields(grid.train, "train")
+    for name, fields in grid.recipes.items():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+            raise UserError(f"recipes: {name!r} becomes part of a file name; use letters, digits, '-', '_', '.', '+'")
+        with at(f"recipes.{name}"):
+            own = {field: value for field, value in fields.items() if field not in fields_of(_Axes)}
+            given = _Axes(**{field: value for field, value in fields.items() if field not in own})
+            axes = tuple(given.seeds or grid.seeds), _chosen(given.models or (), models)
+        settings = common | _train_fields(own, f"recipes.{name}")
+        if not isinstance(settings.get("eps"), list):
+            yield Recipe(name, None, settings, *axes)
+            continue
+        for eps in parse_radii(settings["eps"], f"recipes.{name}.eps"):
+            radius = format_radius(eps)
+            own = settings | {"eps": radius if "/" in radius else eps}
+            yield Recipe(f"{name}-{radius.removesuffix('/255')}", name, own, *axes)
+
+
+def _models(entries: Sequence[str | dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Give every model the fields of a training that it sets, by its name in the tables."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        values = {"model": entry} if isinstance(entry, str) else dict(entry)
+        if "model" not in values:
+            raise UserError(f"models: {entry!r} is neither a name nor a mapping with a field 'model'")
+        model = values.pop("model")
+        name = re.sub(r"[^\w.+-]+", "_", str(values.pop("name", model)))
+        if name in found:
+            raise UserError(f"models: {name} stands twice; give one of them another 'name'")
+        found[name] = {"model": model} | _train_fields(values, "models")
+    return found
+
+
+def _chosen(names: Sequence[str], models: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the grid's models that are named, all of them if none is."""
+    for name in names:
+        if name not in models:
+            raise unknown("model of the grid", name, models)
+    _check_unique("models", names)
+    return tuple(names) or models
+
+
+def _train_fields(fields: dict[str, Any], place: str) -> dict[str, Any]:
+    known = [name for name in fields_of(TrainConfig) if name not in AXES]
+    for name in fields:
+        if name in AXES:
+            raise UserError(f"{place}.{name}: is set by the grid's own {AXES[name]}")
+        if name not in known:
+            raise unknown(f"field of {place}", str(name), known)
+    return fields
+
+
 def _cells(
-    recipes: Sequence[Recipe],
-    models: Mapping[str, dict[str, Any]],
-    specs: Sequence[str],
-    folds: Sequence[str | None],
+    recipes: Sequence[Recipe], models: Mapping[str, Any], specs: Sequence[str], folds: Sequence[str | None]
 ) -> Iterator[Cell]:
     configs = {}
     for (name, model), recipe in product(models.items(), recipes):
         if name not in recipe.models:
             continue
         with at(f"recipe {recipe.name}, model {name}"):
-            config = complete(make(TrainConfig, recipe.settings | model))
+            config = complete(TrainConfig(**recipe.settings | model))
             check_options(config.trainer)
             check_model(config.model)
         configs[name, recipe.name] = config
     seeds = dict.fromkeys(seed for recipe in recipes for seed in recipe.seeds)
     for spec, name, seed, fold, recipe in product(specs, models, seeds, folds, recipes):
-        if seed not in recipe.seeds or name not in recipe.models:
-            continue
-        config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
-        yield Cell(recipe.name, name, data_name(spec), fold, seed, config)
+        if seed in recipe.seeds and name in recipe.models:
+            config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
+            yield Cell(recipe.name, name, data_name(spec), fold, seed, config)
 
 
-def _folds(content: Mapping[str, Any]) -> list[str | None]:
-    if content.get("folds") is None:
-        return [None]
-    folds = as_texts(content, "folds")
-    if len({parse_fold(fold)[1] for fold in folds}) > 1:
-        raise UserError(f"folds: {', '.join(folds)} are not of one division")
-    return [*folds]
+def _check_unique(kind: str, names: Sequence[object]) -> None:
+    with at(kind):
+        try:
+            _unique(list(names))
+        except ValueError as error:
+            raise UserError(str(error)) from None

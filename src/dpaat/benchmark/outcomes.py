@@ -15,12 +15,12 @@ from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.metrics import area_weights, one_answer
-from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.replicates import Fold, Predictions, find_fold, find_moments, merge_seeds
 from dpaat.evaluation.results import check_results, read_evaluation, require_present
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.stored import read_frame, read_predictions
 from dpaat.evaluation.suite import Cascade
+from dpaat.measurement import EvaluateConfig
 from dpaat.radii import format_radius
 
 METRICS = ("accuracy", "balanced_accuracy", "map")
@@ -88,7 +88,7 @@ class _Reader:
         counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
         self.sizes = counts | {"all": sum(counts.values())}
 
-    def outcome(self, images: Plan, *attackers: Plan) -> Outcome:
+    def outcome(self, images: EvaluateConfig, *attackers: EvaluateConfig) -> Outcome:
         """The images of one plan, attacked by several, each of which has all of them among its own."""
         clean = self.predictions(images, CLEAN, 0.0)
         cascade = Cascade(clean.labels, clean.predicted)
@@ -107,15 +107,15 @@ class _Reader:
             {eps: find_fold(self.predictions(images, ranked, eps)) for eps in images.radii},
         )
 
-    def predictions(self, plan: Plan, spec: AttackSpec, eps: float) -> Predictions:
+    def predictions(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> Predictions:
         return read_predictions(self.folder, self.document, self.entry(plan, spec, eps), remedy=REMEDY)
 
-    def predicted(self, plan: Plan, spec: AttackSpec, eps: float) -> pd.Series:
+    def predicted(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> pd.Series:
         """The classes that a result predicts, by image id."""
         frame = read_frame(self.folder, self.entry(plan, spec, eps), remedy=REMEDY)
         return frame.set_index("id")["predicted"].map(self.number)
 
-    def entry(self, plan: Plan, spec: AttackSpec, eps: float) -> Entry:
+    def entry(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> Entry:
         images = min(plan.max_samples or self.sizes[plan.split], self.sizes[plan.split])
         for entry in self.document["results"]:
             if (
@@ -128,7 +128,7 @@ class _Reader:
                 return dict(entry)
         raise self.lacks(plan, spec, eps)
 
-    def lacks(self, plan: Plan, spec: AttackSpec, eps: float) -> UserError:
+    def lacks(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> UserError:
         return UserError(
             f"{self.folder}: its evaluation lacks {spec.label} at {eps:g} on the images of split {plan.split!r}; "
             "delete the cell's cell.json to evaluate it again"

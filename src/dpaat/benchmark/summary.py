@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpaat.benchmark.contrasts import Point, front_contrast
-from dpaat.benchmark.grid import Cell, Grid
+from dpaat.benchmark.grid import Cell, Grid, Recipe
 from dpaat.benchmark.outcomes import AREA, CellOutcome, Condition, Outcome, conditions
-from dpaat.benchmark.recipes import Recipe
 from dpaat.evaluation.statistics import adjust, contrast, fold_scores
 
 ALL = "all models"

@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from dpaat.data.frames import read_text_table, refuse_rows, split_name
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed
-from dpaat.runs import replacing
+from dpaat.storage import replacing
 
 DEFAULT_FOLDS, VAL_FOLDS = 5, 8
 SHARES = {"test": DEFAULT_FOLDS, "val": VAL_FOLDS}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.metrics import Metrics, classification_metrics, constant_predictor
-from dpaat.evaluation.plan import Plan, parse_steps
 from dpaat.evaluation.predict import predict
 from dpaat.evaluation.results import read_evaluation
 from dpaat.evaluation.run import evaluate, evaluate_run
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.suite import Curve, Result, evaluate_model, run_attacks, run_standard
 from dpaat.evaluation.tables import analyses_summary, comparison_table, evaluation_table
+from dpaat.measurement import EvaluateConfig
 
 __all__ = [
     "AttackSpec",
     "Attacker",
     "Curve",
+    "EvaluateConfig",
     "Metrics",
-    "Plan",
     "Result",
     "analyses_summary",
     "attack_spec",
@@ -28,7 +28,6 @@ __all__ = [
     "evaluate_model",
     "evaluate_run",
     "evaluation_table",
-    "parse_steps",
     "predict",
     "read_evaluation",
     "run_attacks",

@@ -19,9 +19,9 @@ from dpaat.evaluation.schema import COMPARED
 from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES, condition
-from dpaat.runs import write_text
-from dpaat.shapes import misfit
+from dpaat.storage import write_text
 from dpaat.tables import Cell, Kind, Row, Table, score_cell
+from dpaat.validation import misfit
 
 SCHEMA_VERSION = 1
 METRICS = {name: heading for name, heading in SCORES.items() if name != "auroc"}

@@ -43,12 +43,11 @@ class Group:
 def result_entry(result: Result, population: Population, intervals: Entry | None = None, **settings: Any) -> Entry:
     """Describe a result for `evaluation.json`; `settings` are what else it depends on, such as checkpoint and seed."""
     spec = result.spec
-    attacked = spec.name != "clean"
     return {
         **vars(population),
         "attack": spec.name,
         "label": spec.label,
-        "norm": spec.norm if attacked else None,
+        "norm": None if spec.name == "clean" else spec.norm,
         "steps": spec.steps,
         "start": spec.start,
         "eps": result.eps,
@@ -86,10 +85,8 @@ def population_of(entry: Entry) -> Population:
 
 def part_name(entry: Entry) -> str:
     """File name of a result's predictions; the same kind of result always has the same one."""
-    if entry["attack"] == "clean":
-        return part_stem(entry, "clean") + ".parquet"
-    details = (entry["attack"], f"{entry['steps'] or 1}", entry["norm"], f"{entry['eps']:.6g}")
-    return part_stem(entry, *details) + ".parquet"
+    attack = (entry["attack"], f"{entry['steps'] or 1}", entry["norm"], f"{entry['eps']:.6g}")
+    return part_stem(entry, *(attack if entry["attack"] != "clean" else ("clean",))) + ".parquet"
 
 
 def part_stem(entry: Entry, *details: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpaat.errors import UserError
-from dpaat.runs import replacing
+from dpaat.storage import replacing
 
 Arrays = dict[str, np.ndarray]
 
@@ -19,11 +19,8 @@ Arrays = dict[str, np.ndarray]
 class Journal:
     """Remembers what has been computed, so that an interrupted evaluation goes on where it stopped.
 
-    Every piece stands in a file of its own, written under a temporary name and renamed: a process that is killed
-    loses the piece it was computing and no other.
-
-    Args:
-        folder: where to keep the pieces; it must name everything that their contents depend on. None keeps nothing.
+    Every piece stands in a file of its own: a process that is killed loses the piece it was computing and no other.
+    The name of `folder` must tell everything that the pieces depend on; None keeps nothing.
     """
 
     def __init__(self, folder: Path | None = None) -> None:

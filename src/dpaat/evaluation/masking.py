@@ -12,9 +12,9 @@ from torch import nn
 
 from dpaat.evaluation import masking_verdicts as verdicts
 from dpaat.evaluation.attacking import Attacker, ImageArray
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
 from dpaat.evaluation.masking_verdicts import Check
-from dpaat.evaluation.plan import stratified_draw
 
 LARGE_RADIUS = 0.5
 GRADIENT_CHECKS = ["start", "loss along the gradient", "large radius", "more budget", "single step", "black box"]

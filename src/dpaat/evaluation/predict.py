@@ -23,7 +23,8 @@ from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.run import resolve_device
-from dpaat.runs import open_run, replacing
+from dpaat.runs import open_run
+from dpaat.storage import replacing
 
 T = TypeVar("T")
 Read = Callable[[int], "bytes | np.ndarray"]

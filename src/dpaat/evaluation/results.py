@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
 from dpaat.radii import format_radius
-from dpaat.runs import BEST, remove_leftovers, replacing, write_text
-from dpaat.shapes import load_json
+from dpaat.runs import BEST
+from dpaat.storage import read_json, remove_leftovers, replacing, write_text
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
@@ -61,14 +62,10 @@ def read_evaluation(run: Path) -> Document | None:
 
 
 def check_results(run: Path) -> None:
-    """Compare the metrics of an `evaluation.json` with the predictions that they were made of, where these are there.
-
-    Raises:
-        UserError: they disagree, or one of the files is damaged.
-    """
+    """Compare metrics with the predictions that they were made of, where there are any; UserError if they disagree."""
     document = read_evaluation(run) or {"results": []}
     for entry in document["results"]:
-        part = run / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
+        part = predictions_part(run, entry)
         classes = document.get("classes") or list(entry["metrics"]["support"])
         if part.is_file() and not _agrees(entry, _metrics_of(part, classes, entry)):
             raise UserError(
@@ -84,14 +81,11 @@ def _metrics_of(part: Path, classes: Sequence[str], entry: Entry) -> Metrics | N
         if any(table[name].unique().to_pylist() != [entry.get(name)] for name in OF_ENTRY):
             return None
         frame = table.select(["label", "predicted", "probabilities"]).to_pandas()
-        labels, predicted = (
-            torch.tensor([classes.index(name) for name in frame[column]]) for column in ("label", "predicted")
-        )
+        labels, predicted = (torch.tensor(list(map(classes.index, frame[name]))) for name in ("label", "predicted"))
         found = verdict_metrics(predicted, labels, classes)
         if frame["probabilities"].notna().all():
-            ranked = classification_metrics(
-                torch.from_numpy(np.stack(frame["probabilities"].to_list())), labels, classes
-            )
+            probabilities = torch.from_numpy(np.stack(frame["probabilities"].to_list()))
+            ranked = classification_metrics(probabilities, labels, classes)
             found |= {"map": ranked["map"], "auroc": ranked["auroc"]}
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{part}: not readable ({str(error).splitlines()[0]}); evaluate the run again") from None
@@ -103,25 +97,23 @@ def _metrics_of(part: Path, classes: Sequence[str], entry: Entry) -> Metrics | N
 def _agrees(entry: Entry, found: Metrics | None) -> bool:
     """Whether metrics are the same; other versions may rank ties otherwise, which moves no score by 0.5 points."""
     written = entry["metrics"]
-    if entry["eps_text"] != format_radius(entry["eps"]):
+    if found is None or entry["eps_text"] != format_radius(entry["eps"]) or written["support"] != found["support"]:
         return False
-    if found is None or written["support"] != found["support"] or entry["n"] != sum(found["support"].values()):
-        return False
-    pairs = [(written["per_class_recall"][name], recall, 1e-6) for name, recall in found["per_class_recall"].items()]
-    pairs += [(written["accuracy"], found["accuracy"], 1e-6)]
-    pairs += [(written["balanced_accuracy"], found["balanced_accuracy"], 1e-6)]
-    pairs += [(written["map"], found["map"], 0.005), (written["auroc"], found["auroc"], 0.005)]
-    return all(a == b or (a is not None and b is not None and abs(a - b) <= tolerance) for a, b, tolerance in pairs)
+    recall = found["per_class_recall"]
+    pairs = [(written["per_class_recall"][name], value, 1e-6) for name, value in recall.items()]
+    tolerances = {"accuracy": 1e-6, "balanced_accuracy": 1e-6, "map": 0.005, "auroc": 0.005}
+    pairs += [(written[name], found[name], tolerance) for name, tolerance in tolerances.items()]  # type: ignore[literal-required]
+    same = all(a == b or (a is not None and b is not None and abs(a - b) <= most) for a, b, most in pairs)
+    return same and entry["n"] == sum(found["support"].values())
+
+
+def predictions_part(run: Path, entry: Entry) -> Path:
+    """The file that holds a result's predictions."""
+    return run / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
 
 
 def outdated(run: Path, document: Document, remedy: str = "evaluate") -> str | None:
-    """Say that results are of weights that the run has no more; None if they are not, or where there are no weights.
-
-    Args:
-        run: the run folder.
-        document: results, with the `checkpoint` that they are of.
-        remedy: what to do again.
-    """
+    """Say that results are of a `checkpoint` that the run has no more, and what to do again; None if they are not."""
     then, path = document.get("checkpoint"), run / BEST
     if then is None or not path.is_file() or then == (now := file_digest(path)):
         return None
@@ -129,39 +121,26 @@ def outdated(run: Path, document: Document, remedy: str = "evaluate") -> str | N
 
 
 def require_present(run: Path, document: Document, remedy: str = "evaluate") -> None:
-    """Refuse results of weights that the run has no more, see `outdated`.
-
-    Raises:
-        UserError: they are.
-    """
+    """Refuse results of weights that the run has no more, see `outdated`, by a UserError."""
     if text := outdated(run, document, remedy):
         raise UserError(text)
 
 
 def read_document(path: Path, schema_version: int, *, remedy: str) -> Document | None:
-    """Read a JSON file of results; None if there is none.
-
-    Args:
-        path: the file.
-        schema_version: the one that is understood.
-        remedy: what to do again where the file is of no use.
+    """Read a JSON file of results of a schema version; None if there is none.
 
     Raises:
-        UserError: not JSON, or of another schema version.
+        UserError: not JSON, or of another schema version; says `remedy`, what to do again.
     """
-    try:
-        document = load_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); move it away and {remedy} again") from None
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != schema_version:
-        raise UserError(
-            f"{path}: schema version {version}, this dpaat reads version {schema_version}; "
-            f"move it away and {remedy} again"
-        )
-    return dict(document)
+    try:
+        document = read_json(path)
+        if (version := document.get("schema_version")) != schema_version:
+            raise UserError(f"{path}: schema version {version}, this dpaat reads version {schema_version}")
+    except UserError as error:
+        raise UserError(f"{error}; move it away and {remedy} again") from None
+    return document
 
 
 def merge(
@@ -186,70 +165,58 @@ def merge(
     """
     found = document or {}
 
-    def others(entries: Sequence[Entry], new: Entry | None, key: Callable[[Entry], object]) -> list[Entry]:
+    def joined(entries: Sequence[Entry], new: Entry | None, key: Callable[[Entry], Any], order: Any) -> list[Entry]:
         kept = [e for e in entries if e.get("checkpoint", head["checkpoint"]) == head["checkpoint"]]
-        return kept if new is None else [*(e for e in kept if key(e) != key(new)), new]
+        return sorted(kept if new is None else [*(e for e in kept if key(e) != key(new)), new], key=order)
 
     named: dict[str, list[Entry]] = found.get("analyses", {})
     fresh = analyses or {}
-    joined = {name: others(named.get(name, []), fresh.get(name), subject_of) for name in sorted({*named, *fresh})}
+    all_named = {n: joined(named.get(n, []), fresh.get(n), subject_of, subject_of) for n in sorted({*named, *fresh})}
     return {
         **head,
         "schema_version": SCHEMA_VERSION,
-        "constant": sorted(others(found.get("constant", []), constant, population_of), key=subject_of),
-        "results": sorted(others(found.get("results", []), result, key_of), key=order_of),
-        "analyses": {name: sorted(entries, key=subject_of) for name, entries in joined.items() if entries},
+        "constant": joined(found.get("constant", []), constant, population_of, subject_of),
+        "results": joined(found.get("results", []), result, key_of, order_of),
+        "analyses": {name: entries for name, entries in all_named.items() if entries},
     }
 
 
 def save_result(
-    run: Path,
-    head: Document,
-    *,
-    result: Entry | None = None,
-    constant: Entry | None = None,
-    analyses: Mapping[str, Entry] | None = None,
-    predictions: pa.Table | None = None,
+    run: Path, head: Document, *, result: Entry | None = None, predictions: pa.Table | None = None, **further: Any
 ) -> Document:
-    """Merge a result into the run folder; each file is replaced as a whole or not at all.
+    """Merge a result into the run folder, see `merge`; each file is replaced as a whole or not at all.
 
     The JSON is read again every time, under a lock, so that two evaluations of one run keep each other's results.
 
     Raises:
         UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
     """
-    with locked(run / RESULTS):
+    with locked(run / RESULTS), writing(run):
         require_present(run, head)
-        return _merge_into(run, head, result, constant, analyses, predictions)
-
-
-def _merge_into(
-    run: Path,
-    head: Document,
-    result: Entry | None,
-    constant: Entry | None,
-    analyses: Mapping[str, Entry] | None,
-    predictions: pa.Table | None,
-) -> Document:
-    before = read_evaluation(run)
-    folder = run / PREDICTIONS_FOLDER
-    try:
+        before = read_evaluation(run)
+        folder = run / PREDICTIONS_FOLDER
         if result is not None and predictions is not None:
             result = {**result, "predictions": part_name(result)}
             folder.mkdir(exist_ok=True)
             remove_leftovers(folder)
-            part = folder / result["predictions"]
-            with replacing(part) as temporary:
+            with replacing(folder / result["predictions"]) as temporary:
                 pq.write_table(predictions, temporary)
-        document = merge(before, head, result=result, constant=constant, analyses=analyses)
+        document = merge(before, head, result=result, **further)
         write_text(run / EVALUATION_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         kept = {entry.get("predictions") for entry in document["results"]}
         for entry in before["results"] if before else []:
             if (name := entry.get("predictions")) and name not in kept:
                 (folder / Path(name).name).unlink(missing_ok=True)
+        return document
+
+
+@contextmanager
+def writing(run: Path) -> Iterator[None]:
+    """Say in one line that the results of a run cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{run}: results cannot be written ({error.strerror or error})") from None
-    return document
 
 
 def prediction_rows(

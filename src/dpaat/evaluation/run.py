@@ -16,15 +16,16 @@ from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruptions import run_corruptions
 from dpaat.evaluation.entries import Document
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.masking import run_masking
 from dpaat.evaluation.masking_verdicts import summary
-from dpaat.evaluation.plan import Plan, stratified_draw
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.subject import Subject, subject_of_run
 from dpaat.evaluation.suite import Curve, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
+from dpaat.measurement import EvaluateConfig
 
 
 def evaluate_run(
@@ -47,12 +48,12 @@ def evaluate_run(
         source: run folder of the model on which transfer attacks make their images.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
-        options: fields of `Plan`.
+        options: fields of `EvaluateConfig`.
 
     Returns the document, as written to `evaluation.json`. Raises UserError for bad input, or a folder that cannot be
     written.
     """
-    plan = Plan(**options)
+    plan = EvaluateConfig(**options)
     target = resolve_device(device)
     subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
     other = None if source is None else source_of(subject, source, target)
@@ -74,7 +75,7 @@ def source_of(subject: Subject, run: Path, device: str) -> Subject:
 
 
 def evaluate(
-    subject: Subject, plan: Plan, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
+    subject: Subject, plan: EvaluateConfig, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
 ) -> Document:
     """Measure a model by a plan, and keep the results in its folder; returns and errors as of `evaluate_run`.
 
@@ -137,7 +138,9 @@ def _standard(writer: Writer, attacker: Attacker) -> None:
     writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
 
 
-def _validation(subject: Subject, plan: Plan, device: str | torch.device) -> tuple[np.ndarray, np.ndarray] | None:
+def _validation(
+    subject: Subject, plan: EvaluateConfig, device: str | torch.device
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
     own = subject.own_data
     if own is None or (own is subject.data and plan.split in ("val", "all")) or not len(own.rows("val")):

@@ -60,12 +60,7 @@ def worst_of(specs: Sequence[AttackSpec]) -> AttackSpec:
 
 
 def attack_spec(name: str, *, steps: int | None = None, norm: str = "linf") -> AttackSpec:
-    """Make the spec of a named attack.
-
-    Args:
-        name: see `dpaat.attacks.ATTACKS`.
-        steps: its budget; default the attack's own. Ignored where it takes none.
-        norm: "linf" or "l2".
+    """Make the spec of a named attack, with its own budget by default; one that takes none ignores `steps`.
 
     Raises:
         UserError: unknown attack or norm, fewer than 1 step, or an attack that does not know the norm.

@@ -12,29 +12,16 @@ import pyarrow.parquet as pq
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.replicates import Predictions
-from dpaat.evaluation.results import PREDICTIONS_FOLDER, PREDICTIONS_SCHEMA
+from dpaat.evaluation.results import PREDICTIONS_SCHEMA, predictions_part
 
 COLUMNS = ("id", "group", "label", "predicted", "probabilities")
 
 
-def predictions_part(run: Path, entry: Entry) -> Path:
-    """The file that holds a result's predictions."""
-    return run / PREDICTIONS_FOLDER / Path(entry.get("predictions") or "?").name
-
-
 def read_frame(run: Path, entry: Entry, *, remedy: str = "") -> pd.DataFrame:
-    """Read the predictions behind a result.
-
-    Args:
-        run: the run folder.
-        entry: of its `evaluation.json`.
-        remedy: what to do about a file that cannot be read; by default to evaluate the run again.
-
-    Returns:
-        `COLUMNS`, in the order of the file.
+    """Read the predictions behind a result: `COLUMNS`, in the order of the file.
 
     Raises:
-        UserError: a file that is not there or cannot be read.
+        UserError: a file that is not there or cannot be read; says `remedy`, by default to evaluate the run again.
     """
     part = predictions_part(run, entry)
     try:
@@ -59,9 +46,9 @@ def read_predictions(run: Path, document: Document, entry: Entry, *, remedy: str
     known = frame[["label", "predicted"]].isin(classes).all(axis=None) and not frame["id"].duplicated().any()
     sound = all(len(row) == len(classes) and np.isfinite(row).all() for row in rows)
     if len(frame) != entry["n"] or not known or not sound:
-        part = predictions_part(run, entry)
         raise UserError(
-            f"{part}: damaged, it does not hold predictions of {entry['n']} images; {remedy or f'evaluate {run} again'}"
+            f"{predictions_part(run, entry)}: damaged, it does not hold predictions of {entry['n']} images; "
+            f"{remedy or f'evaluate {run} again'}"
         )
     number = {name: k for k, name in enumerate(classes)}
     return Predictions(

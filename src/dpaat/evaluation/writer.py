@@ -19,13 +19,13 @@ from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Population, constant_entry, result_entry
 from dpaat.evaluation.journal import Journal
 from dpaat.evaluation.metrics import constant_predictor, one_answer
-from dpaat.evaluation.plan import Plan
 from dpaat.evaluation.results import prediction_rows, save_result
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
+from dpaat.measurement import EvaluateConfig
 
 PARTIAL = "evaluation.partial"
 
@@ -33,7 +33,7 @@ PARTIAL = "evaluation.partial"
 class Writer:
     """Writes results of one evaluation as they come."""
 
-    def __init__(self, subject: Subject, plan: Plan, rows: np.ndarray, source: Subject | None) -> None:
+    def __init__(self, subject: Subject, plan: EvaluateConfig, rows: np.ndarray, source: Subject | None) -> None:
         self.subject, self.plan, self.rows = subject, plan, rows
         self.images, self.labels = subject.view(subject.data, rows)
         self.ids = subject.data.ids[rows]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +16,62 @@ import pandas as pd
 from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
-from dpaat.evaluation.results import read_document, require_present
+from dpaat.evaluation.results import read_document, require_present, writing
 from dpaat.locks import RESULTS, locked
-from dpaat.runs import remove_leftovers, replacing, write_text
+from dpaat.storage import remove_leftovers, replacing, write_text
+from dpaat.validation import Int, many, maybe, misfit, record
 
 SCHEMA_VERSION = 1
 INTERPRETABILITY_FILE = "interpretability.json"
 FOLDER = "interpretability"
 
 
+EXPLANATION = record(
+    **dict.fromkeys(("data", "fingerprint", "split", "checkpoint"), str),
+    n=Int,
+    attack=record(norm=str, label=str),
+    files=dict[str, str],
+    digests=maybe(dict[str, str]),
+    **dict.fromkeys(("scores", "randomization"), list[dict[str, Any]]),
+)
+EXPLANATIONS = record(classes=list[str], explanations=many(EXPLANATION))
+
+
 def read_interpretability(run: Path) -> Document | None:
     """Read a run's `interpretability.json`, None if there is none; UserError for a damaged one or another version."""
-    return read_document(run / INTERPRETABILITY_FILE, SCHEMA_VERSION, remedy="explain")
+    path = run / INTERPRETABILITY_FILE
+    document = read_document(path, SCHEMA_VERSION, remedy="explain")
+    if document is not None and (where := misfit(document, EXPLANATIONS)):
+        raise UserError(f"{path}: damaged at {where!r}; move it away and explain again")
+    return document
 
 
 def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
-    """Read the images and maps of an entry of `interpretability.json`, see `docs/interpretability.md`.
-
-    Raises:
-        UserError: the file is not there or damaged.
-    """
-    path = _file_of(run, entry, "maps")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
+    """Read the images and maps of an entry, see `docs/interpretability.md`; UserError for a file of no use."""
+    with _file_of(run, entry, "maps") as path, np.load(path, allow_pickle=False) as content:
+        return dict(content)
 
 
 def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
-    """Read the scores of every image of an entry of `interpretability.json`.
+    """Read the scores of every image of an entry; UserError for a file of no use.
 
     Returns:
         Columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
-
-    Raises:
-        UserError: the file is not there or damaged.
     """
-    path = _file_of(run, entry, "scores")
-    try:
+    with _file_of(run, entry, "scores") as path:
         return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
 
 
-def _file_of(run: Path, entry: Entry, kind: str) -> Path:
+@contextmanager
+def _file_of(run: Path, entry: Entry, kind: str) -> Iterator[Path]:
     path: Path = run / FOLDER / entry["files"][kind]
     digest = entry.get("digests", {}).get(kind)  # not in entries of before
     if digest and path.is_file() and file_digest(path) != digest:
         raise UserError(f"{path}: is not what {INTERPRETABILITY_FILE} was written with; explain the run again")
-    return path
+    try:
+        yield path
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); explain the run again") from None
 
 
 def save_explanation(
@@ -79,22 +86,15 @@ def save_explanation(
     Raises:
         UserError: the folder cannot be written, holds an unreadable document, or other weights by now.
     """
-    with locked(run / RESULTS):
+    with locked(run / RESULTS), writing(run):
         require_present(run, head, "explain")
-        return _merge_into(run, head, entry, scores, maps)
-
-
-def _merge_into(
-    run: Path, head: Document, entry: Entry, scores: pd.DataFrame, maps: Mapping[str, np.ndarray]
-) -> Document:
-    before = read_interpretability(run)
-    stem = part_stem(entry, entry["attack"]["norm"])
-    entry = {**entry, "files": {"scores": f"{stem}.parquet", "maps": f"{stem}.npz"}}
-    earlier: list[Entry] = before["explanations"] if before else []
-    kept = [e for e in earlier if e["checkpoint"] == head["checkpoint"] and _key(e) != _key(entry)]
-    document = {**head, "schema_version": SCHEMA_VERSION, "explanations": sorted([*kept, entry], key=_key)}
-    folder = run / FOLDER
-    try:
+        before = read_interpretability(run)
+        stem = part_stem(entry, entry["attack"]["norm"])
+        entry = {**entry, "files": {"scores": f"{stem}.parquet", "maps": f"{stem}.npz"}}
+        earlier: list[Entry] = before["explanations"] if before else []
+        kept = [e for e in earlier if e["checkpoint"] == head["checkpoint"] and _key(e) != _key(entry)]
+        document = {**head, "schema_version": SCHEMA_VERSION, "explanations": sorted([*kept, entry], key=_key)}
+        folder = run / FOLDER
         folder.mkdir(exist_ok=True)
         remove_leftovers(folder)
         with replacing(folder / entry["files"]["scores"]) as temporary:
@@ -104,12 +104,9 @@ def _merge_into(
         entry["digests"] = {kind: file_digest(folder / name) for kind, name in entry["files"].items()}
         write_text(run / INTERPRETABILITY_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
         wanted = {name for each in document["explanations"] for name in each["files"].values()}
-        for each in earlier:
-            for name in set(each["files"].values()) - wanted:
-                (folder / Path(name).name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{run}: results cannot be written ({error.strerror or error})") from None
-    return document
+        for name in {name for each in earlier for name in each["files"].values()} - wanted:
+            (folder / Path(name).name).unlink(missing_ok=True)
+        return document
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:

@@ -1,8 +1,7 @@
 """Explain a model and keep the numbers and maps in its folder."""
 
-from collections.abc import Sequence
+import dataclasses
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,90 +10,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dpaat.attacks import NORMS
-from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Population
-from dpaat.evaluation.plan import DEFAULT_RADII, stratified_draw
+from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
-from dpaat.evaluation.specs import AttackSpec, attack_spec
-from dpaat.evaluation.subject import SPLITS, Subject, subject_of_run
+from dpaat.evaluation.subject import Subject, subject_of_run
 from dpaat.interpret.document import read_interpretability, save_explanation
 from dpaat.interpret.layers import find_layer
-from dpaat.interpret.maps import MAPS, Attribution, find_maps
 from dpaat.interpret.measure import measure
 from dpaat.interpret.scoring import SCORES, image_scores, summarize
 from dpaat.interpret.similarity import judge, scaled
-from dpaat.radii import format_radius, parse_radii
+from dpaat.measurement import ExplainConfig
+from dpaat.radii import format_radius
 from dpaat.runs import open_run
 
 KEPT = 200
 """Images whose maps are written to the folder, a stratified draw of those explained."""
-DEFAULT_EPS = {norm: (radii[2],) for norm, radii in DEFAULT_RADII.items()}
-
-
-@dataclass(frozen=True)
-class ExplainPlan:
-    """What to explain, and how.
-
-    Attributes:
-        maps: kinds of map, see `dpaat.interpret.MAPS`.
-        max_samples: explain a seeded draw of so many images; half of the places are shared out evenly among classes.
-        eps: radii of the adversarial images, ascending, above 0; default 4/255, in L2 1.
-        steps: of PGD.
-        norm: "linf" or "l2".
-        split: "train", "val", "test" or "all".
-        layer: for Grad-CAM; None takes the deepest with a map of 8 x 8 or more.
-        batch_size: images per batch.
-        seed: of the draw, of the attack's starts and of the randomized model.
-
-    Raises:
-        UserError: a value out of its range, naming it.
-    """
-
-    maps: Sequence[str] = tuple(MAPS)
-    max_samples: int = 100
-    eps: Sequence[float] | None = None
-    steps: int = 20
-    norm: str = "linf"
-    split: str = "test"
-    layer: str | None = None
-    batch_size: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for kind, name, known in (("norm", self.norm, NORMS), ("split", self.split, SPLITS)):
-            if name not in known:
-                raise unknown(kind, name, known)
-        for name, value in (("batch size", self.batch_size), ("max samples", self.max_samples)):
-            if value < 1:
-                raise UserError(f"{name}: {value} must be at least 1")
-        self.kinds, self.spec  # noqa: B018 - looked up here for their errors
-        if min(self.radii) <= 0:
-            raise UserError("eps: the clean images are explained anyway; give radii above 0, such as 4/255")
-        if self.layer is not None and not self.needs_layer:
-            raise UserError(f"layer: {', '.join(self.maps)} does not look at a layer; add grad-cam to --maps")
-
-    @property
-    def kinds(self) -> list[Attribution]:
-        """The kinds of map."""
-        return find_maps(list(self.maps))
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether any of them looks at a layer."""
-        return any(kind.needs_layer for kind in self.kinds)
-
-    @property
-    def radii(self) -> list[float]:
-        """Radii, ascending."""
-        return parse_radii(list(DEFAULT_EPS[self.norm] if self.eps is None else self.eps), norm=self.norm)
-
-    @property
-    def spec(self) -> AttackSpec:
-        """The attack."""
-        return attack_spec("pgd", steps=self.steps, norm=self.norm)
 
 
 def explain_run(
@@ -102,24 +34,25 @@ def explain_run(
     *,
     data: str | None = None,
     window: str | None = None,
-    norm: str | None = None,
     device: str = "auto",
     progress: bool = True,
     **options: Any,
 ) -> Document:
     """Explain a trained run, keep numbers and maps in its folder, and return the document as written.
 
-    Arguments are as for `dpaat.evaluation.evaluate_run`; `norm` is "linf" or "l2", None for the run's own; `options`
-    are fields of `ExplainPlan`. Raises UserError for bad input, or a folder that cannot be written.
+    Arguments are as for `dpaat.evaluation.evaluate_run`; `options` are fields of `ExplainConfig`. Raises UserError for
+    bad input, or a folder that cannot be written.
     """
-    plan = ExplainPlan(norm=open_run(run).config.norm if norm is None else norm, **options)
+    plan = ExplainConfig(**options)
+    plan = dataclasses.replace(plan, norm=plan.norm or open_run(run).config.norm)
     target = resolve_device(device)
     subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
     return explain(subject, plan, target, progress=progress)
 
 
-def explain(subject: Subject, plan: ExplainPlan, device: str = "cpu", *, progress: bool = True) -> Document:
+def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
     """Explain a model by a plan; else as `explain_run`."""
+    assert plan.norm
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     require_present(subject.folder, subject.head, "explain")

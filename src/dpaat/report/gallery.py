@@ -11,7 +11,7 @@ import torch
 
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
-from dpaat.evaluation.subject import RowView
+from dpaat.evaluation.images import RowView
 from dpaat.report.view import RunView
 from dpaat.runs import open_run
 

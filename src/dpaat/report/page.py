@@ -19,7 +19,7 @@ from dpaat.report.card import model_card
 from dpaat.report.drawing import Plot
 from dpaat.report.sections.masking import overview_tables
 from dpaat.report.view import Report, compare, read_run
-from dpaat.runs import write_text
+from dpaat.storage import write_text
 from dpaat.tables import code_html
 
 FORMATS = ("html", "md")

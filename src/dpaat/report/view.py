@@ -18,10 +18,11 @@ from dpaat.config import TrainConfig
 from dpaat.errors import UserError, first_line
 from dpaat.evaluation.entries import Document, Entry, Population, groups, population_of
 from dpaat.evaluation.metrics import curve_area
-from dpaat.evaluation.results import outdated, read_evaluation
+from dpaat.evaluation.results import outdated, predictions_part, read_evaluation
 from dpaat.evaluation.specs import is_worst_case
-from dpaat.evaluation.stored import predictions_part, read_frame
-from dpaat.runs import read_folder, read_json
+from dpaat.evaluation.stored import read_frame
+from dpaat.runs import read_folder
+from dpaat.storage import read_json
 
 EXPLANATIONS = "interpretability.json"
 

@@ -23,20 +23,8 @@ from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
 from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.precision import emulation
-from dpaat.runs import (
-    BEST,
-    CONFIG,
-    INFO,
-    LAST,
-    PREVIOUS,
-    SPLITS,
-    Run,
-    moved,
-    read_config,
-    read_json,
-    write_config,
-    write_json,
-)
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
+from dpaat.storage import read_json, write_json
 from dpaat.training import folder
 from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
 from dpaat.training.faults import TrainingError, lost_process

@@ -19,7 +19,7 @@ from dpaat.consistency import require_epochs
 from dpaat.errors import UserError
 from dpaat.locks import RESULTS, locked
 from dpaat.methods import find_method
-from dpaat.runs import remove_leftovers, replacing, write_text
+from dpaat.storage import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import first_attack

@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from dpaat.consistency import is_sealed
 from dpaat.errors import UserError, out_of_memory
-from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS, replacing
+from dpaat.runs import BEST, CONFIG, LAST, PREVIOUS
+from dpaat.storage import replacing
 from dpaat.weights import read_weights
 
 HANGUP = getattr(signal, "SIGHUP", None)  #: The terminal was closed; None on systems without this signal

@@ -25,7 +25,8 @@ from dpaat.data.splits import export_splits
 from dpaat.errors import UserError, listed, out_of_memory
 from dpaat.locks import TRAINING, locked
 from dpaat.provenance import provenance
-from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config, write_json
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
+from dpaat.storage import write_json
 from dpaat.training.callbacks import overfitted
 from dpaat.training.checkpointing import HANGUP, Stopped
 from dpaat.training.faults import ADVICE, TrainingError, largest_batch

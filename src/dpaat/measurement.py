@@ -1,0 +1,222 @@
+"""Every choice of an evaluation and of an explanation: field, type, default, range and help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, ValidationInfo
+from pydantic.dataclasses import dataclass
+
+from dpaat.config import Norm, Weights
+from dpaat.errors import UserError, unknown
+from dpaat.radii import parse_radii
+from dpaat.validation import STRICT, Checked, option
+
+if TYPE_CHECKING:
+    from dpaat.evaluation.specs import AttackSpec
+    from dpaat.interpret.maps import Attribution
+
+Precision = Literal["32", "bf16"]
+Split = Literal["train", "val", "test", "all"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+FLAGS = {"suites": "suite", "attacks": "attack"}
+"""Option of a field that is called otherwise on the command line."""
+SUITES = ("standard", "masking", "corruptions")
+DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return list(value) if isinstance(value, Iterable) else value
+
+
+def _radii(value: Any, info: ValidationInfo) -> Any:
+    # Where the run's own norm is to be taken, the radii are looked at again when it is known.
+    return None if value is None else tuple(parse_radii(value, norm=info.data.get("norm") or "l2"))
+
+
+def _budgets(value: Any, info: ValidationInfo) -> Any:
+    """Budgets as people write them: "20" for every attack, or "apgd-t=50,square=1000"."""
+    from dpaat.attacks import find_attack
+    from dpaat.evaluation.suite import SUITE_ATTACKS
+
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        return value
+    single = [*info.data.get("attacks", ()), *info.data.get("ensemble", ())]
+    attacks = SUITE_ATTACKS if info.data.get("suites") else single
+    budgets: dict[str, int] = {}
+    for part in filter(None, str(value).split(",")):
+        name, equals, number = part.strip().rpartition("=")
+        try:
+            steps = int(number)
+        except ValueError:
+            raise UserError(f"steps: {part.strip()!r} is not a number of steps, such as 20 or square=1000") from None
+        chosen = [find_attack(name).name] if equals else [a for a in attacks if find_attack(a).steps]
+        budgets |= dict.fromkeys(chosen, steps)
+    return budgets
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+
+
+@dataclass(config=STRICT)
+class Reading(Checked):
+    """How images are read, and where."""
+
+    window: str | None = option(None, "values that become black and white, see `dpaat train --help`; default the run's")
+    device: str = option("auto", "auto, cpu, cuda or cuda:1")
+
+
+@dataclass(config=STRICT)
+class Inputs(Reading):
+    """Images to try a run on."""
+
+    data: str | None = option(
+        None, "another dataset, or the run's own elsewhere; what the run has learned from is left out of another"
+    )
+
+
+@dataclass(config=STRICT)
+class Measurement(Checked):
+    """Radii, images and seed."""
+
+    norm: Norm | None = option("linf", "norm of the radii")
+    eps: Annotated[tuple[float, ...] | None, BeforeValidator(_radii)] = option(
+        None, "radii in units of a [0, 1] image, from small to large; by default 1, 2, 4 and 8/255, in L2 0.25 to 2"
+    )
+    split: Split = option("test", "images to take")
+    max_samples: int | None = option(None, "a seeded stratified draw of so many", ge=1)
+    batch_size: int = option(128, "images per batch", ge=1)
+    seed: int = option(0, "of the draw and of random starts")
+
+
+@dataclass(config=STRICT)
+class Attacks(Checked):
+    """Attacks of an evaluation."""
+
+    suites: Names = option(list, "standard, masking, corruptions; empty for single attacks")
+    attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
+    ensemble: Names = option(list, "further attacks, made only on what those leave standing")
+    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
+    precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
+
+
+@dataclass(config=STRICT)
+class EvaluateConfig(Measurement, Attacks):
+    """Attacks, radii and images of an evaluation; fields, defaults and ranges are those of `dpaat evaluate --help`.
+
+    Raises:
+        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    """
+
+    norm: Norm = option("linf", "norm of the radii")
+
+    def __post_init__(self) -> None:
+        from dpaat.attacks import find_attack
+
+        for suite in self.suites:
+            if suite not in SUITES:
+                raise unknown("suite", suite, SUITES)
+        for name, value in self.steps.items():
+            if find_attack(name).steps is None:
+                raise UserError(f"steps: attack {name!r} takes no number of steps")
+            if value < 1:
+                raise UserError(f"steps: {value} for {name} must be at least 1")
+        if not self.radii and (self.suites or self.ensemble):
+            raise UserError("eps: a suite or an ensemble needs a radius above 0, such as 8/255")
+        if self.suites and self.ensemble:
+            raise UserError("ensemble: goes with single attacks, not with a suite, which has its own")
+        if not (self.suites or self.attacks or self.ensemble):
+            raise UserError("attacks: name at least one, see `dpaat list attacks`")
+        self.all_specs  # noqa: B018 - looked up here for its error
+
+    @property
+    def radii(self) -> list[float]:
+        """Radii above 0, ascending."""
+        return [eps for eps in self.eps or DEFAULT_RADII[self.norm] if eps > 0]
+
+    @property
+    def specs(self) -> list[AttackSpec]:
+        """The single attacks with their budgets."""
+        return self._specs(self.attacks)
+
+    @property
+    def ensemble_specs(self) -> list[AttackSpec]:
+        """Those of the ensemble that are not among the single attacks."""
+        return self._specs(name for name in self.ensemble if name not in self.attacks)
+
+    @property
+    def all_specs(self) -> list[AttackSpec]:
+        """The single attacks, then those of the ensemble."""
+        return self.specs + self.ensemble_specs
+
+    def _specs(self, names: Iterable[str]) -> list[AttackSpec]:
+        return [self.spec(name) for name in dict.fromkeys(names)]
+
+    def spec(self, name: str) -> AttackSpec:
+        """One attack with its budget."""
+        from dpaat.evaluation.specs import attack_spec
+
+        return attack_spec(name, steps=self.steps.get(name), norm=self.norm)
+
+
+@dataclass(config=STRICT)
+class ExplainConfig(Measurement):
+    """What to explain, and how; fields, defaults and ranges are those of `dpaat explain --help`.
+
+    Raises:
+        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    """
+
+    norm: Norm | None = option(None, "norm of the radii; by default the run's")
+    eps: Annotated[tuple[float, ...] | None, BeforeValidator(_radii)] = option(
+        None, "radii of the adversarial images, from small to large; by default 4/255, in L2 1"
+    )
+    max_samples: int = option(100, "a seeded draw of so many, half of them shared out evenly among the classes", ge=1)
+    batch_size: int = option(50, "images per batch", ge=1)
+    maps: Names = option(list, "kinds of map, by default all; see `dpaat list maps`")
+    steps: int = option(20, "of PGD", ge=1)
+    layer: str | None = option(None, "for grad-cam; by default the deepest with a map of 8 x 8 or more")
+
+    def __post_init__(self) -> None:
+        if min(self.radii) <= 0:
+            raise UserError("eps: the clean images are explained anyway; give radii above 0, such as 4/255")
+        if self.layer is not None and not self.needs_layer:
+            raise UserError(f"layer: {', '.join(self.maps)} does not look at a layer; add grad-cam to --maps")
+        self.kinds  # noqa: B018 - looked up here for its error
+
+    @property
+    def kinds(self) -> list[Attribution]:
+        """The kinds of map."""
+        from dpaat.interpret.maps import MAPS, find_maps
+
+        return find_maps(list(self.maps or MAPS))
+
+    @property
+    def needs_layer(self) -> bool:
+        """Whether any of them looks at a layer."""
+        return any(kind.needs_layer for kind in self.kinds)
+
+    @property
+    def radii(self) -> list[float]:
+        """Radii, ascending."""
+        return list(self.eps or DEFAULT_RADII[self.norm or "linf"][2:3])
+
+    @property
+    def spec(self) -> AttackSpec:
+        """The attack."""
+        from dpaat.evaluation.specs import attack_spec
+
+        return attack_spec("pgd", steps=self.steps, norm=self.norm or "linf")
+
+
+@dataclass(config=STRICT)
+class Foreign(Weights):
+    """Weights from elsewhere, in place of a run folder; they need model, weights, data and out."""
+
+    model: str | None = option(None, "timm model of --weights")
+    image_size: int | None = option(None, "pixels at the side; by default as trained, else 64", ge=1)
+    classes: str | None = option(None, "outputs of --weights in their order: a,b,c")
+    out: str | None = option(None, "folder for the results")
