@@ -118,7 +118,7 @@ def test_radii_are_saved_with_the_model(method):
         one.begin_epoch(9)
     again, expected = step(twin), step(made)
     assert torch.equal(again.rows["eps"], expected.rows["eps"])
-    assert torch.equal(twin.perturbation.visits, torch.full((6,), 2, dtype=torch.int32))
+    assert torch.equal(twin.perturbation.visits, torch.full((6,), 2, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("method", MIXING)

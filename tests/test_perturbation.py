@@ -192,7 +192,7 @@ def test_repeated_solving_finds_the_radius_where_the_loss_meets_the_threshold(sh
 def test_at_most_sixteen_bytes_a_sample():
     state = AdaptivePerturbation(10_000, 0.1, labels=torch.zeros(10_000, dtype=torch.long), num_classes=7)
     rows = [buffer for buffer in state.buffers() if buffer.numel() == 10_000]
-    assert sum(buffer.element_size() for buffer in rows) == 16
+    assert sum(buffer.element_size() for buffer in rows) <= 16
     assert state.to(torch.device("meta")).eps.device.type == "meta"
 
 

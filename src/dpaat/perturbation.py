@@ -82,7 +82,7 @@ def stepped(increment: float) -> Rule:
 
 
 class AdaptivePerturbation(SampleState):
-    """A perturbation size of its own for every training sample, solved from its losses; 16 bytes a sample.
+    """A perturbation size of its own for every training sample, solved from its losses; 15 bytes a sample.
 
     Args:
         num_samples: N, the size of the training set; samples are numbered 0 to N - 1.
@@ -99,11 +99,16 @@ class AdaptivePerturbation(SampleState):
         renew_every: attacks between two renewals of the threshold; default N / 50.
         norm: "linf", where no size beyond 1 has a meaning, or "l2".
 
+    Attributes:
+        distance: estimated distance to the decision boundary `(N,)`, in pixel units, float16: the size the rule would
+            give between 0 and 2 `eps_max`, damped alike; 0 for hard or mislabelled images, NaN before the first move.
+
     Raises:
         ValueError: an argument out of its range, naming it.
     """
 
     labels: Tensor | None
+    distance: Tensor
 
     def __init__(
         self,
@@ -130,7 +135,7 @@ class AdaptivePerturbation(SampleState):
         _require(eps_min <= eps_init <= eps_max, "eps_init must lie in [eps_min, eps_max]", eps_init)
         _require(statistic in STATISTICS, f"statistic must be one of {', '.join(STATISTICS)}", statistic)
         _require(0 <= damping < 1, "damping must lie in [0, 1)", damping)
-        _require(warmup >= 0, "warmup must be at least 0", warmup)
+        _require(0 <= warmup < 255, "warmup must lie in [0, 255)", warmup)
         _require(renew_every is None or renew_every >= 1, "renew_every must be at least 1", renew_every)
         if labels is not None:
             labels = torch.as_tensor(labels)
@@ -141,6 +146,7 @@ class AdaptivePerturbation(SampleState):
             labels = labels.to(torch.int32)
         super().__init__(num_samples, eps_init, 1 if labels is None else num_classes)
         self.register_buffer("labels", labels)
+        self.register_buffer("distance", torch.full((num_samples,), torch.nan, dtype=torch.float16))
         self.eps_min, self.eps_max, self.damping, self.warmup = eps_min, eps_max, damping, warmup
         self.renew_every = max(1, num_samples // 50) if renew_every is None else renew_every
         self._statistic, self._rule, self._until_renewal = STATISTICS[statistic], rule, 0
@@ -172,7 +178,7 @@ class AdaptivePerturbation(SampleState):
         index, adv_loss, *clean = self._rows(index, *columns)
         tracked = clean[0] if clean else adv_loss
         usable = torch.isfinite(adv_loss) & torch.isfinite(tracked)
-        visits = self.visits[index] + usable
+        visits = self.counted(index, usable)
         self.loss[index] = torch.where(usable, tracked, self.loss[index])
         self.visits[index] = visits
 
@@ -184,14 +190,17 @@ class AdaptivePerturbation(SampleState):
         threshold = self.criterion[0] if self.labels is None else self.criterion[self.labels[index]]
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
-        target = self._rule(eps, adv_loss, at_zero, threshold).clamp(self.eps_min, self.eps_max)
+        target = self._rule(eps, adv_loss, at_zero, threshold)
         moves = usable & (visits > self.warmup) & torch.isfinite(threshold)
         # The size at the start is no estimate of anything: the first move goes all the way.
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
-        self.eps[index] = torch.where(moves, torch.lerp(eps, target, way), eps)
+        for state, low, high in ((self.eps, self.eps_min, self.eps_max), (self.distance, 0.0, 2 * self.eps_max)):
+            before = state[index].float()
+            moved = torch.lerp(before.nan_to_num(), target.clamp(low, high), way)
+            state[index] = torch.where(moves, moved, before).to(state)
 
     def _renew(self) -> None:
-        group = torch.zeros_like(self.visits) if self.labels is None else self.labels
+        group = torch.zeros_like(self.visits, dtype=torch.int32) if self.labels is None else self.labels
         fresh = self._statistic(self.loss, group, self.visits > 0, len(self.criterion))
         self.criterion.copy_(torch.where(torch.isfinite(fresh), fresh, self.criterion))
 
@@ -206,6 +215,7 @@ class AdaptivePerturbation(SampleState):
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         eps, labels = state_dict.get(f"{prefix}eps"), state_dict.get(f"{prefix}labels")
+        state_dict.setdefault(f"{prefix}distance", torch.full_like(self.distance, torch.nan))  # before version 0.2
         if isinstance(eps, Tensor):
             of = f"the state of {eps.numel()} samples"
             of += f" with sizes of {eps.min():.4g} to {eps.max():.4g}" if eps.numel() else ""

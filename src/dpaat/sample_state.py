@@ -22,7 +22,7 @@ class SampleState(nn.Module):
     Attributes:
         eps: perturbation sizes `(N,)` in pixel units of a [0, 1] image, float32.
         loss: tracked losses `(N,)`, float32; 0 where not yet visited.
-        visits: number of attacks so far `(N,)`, int32.
+        visits: number of attacks so far `(N,)`, uint8; 255 for all beyond.
         criterion: thresholds `(groups,)`, float32; NaN where there is none.
     """
 
@@ -36,7 +36,7 @@ class SampleState(nn.Module):
         self.eps_init = float(eps)
         self.register_buffer("eps", torch.full((num_samples,), float(eps)))
         self.register_buffer("loss", torch.zeros(num_samples))
-        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32))
+        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.uint8))
         self.register_buffer("criterion", torch.full((groups,), torch.nan))
 
     @override
@@ -50,6 +50,10 @@ class SampleState(nn.Module):
         self._check(index, *columns)
         index, first = first_of_equals(index.to(self.eps.device).long())
         return [index, *(values.detach().to(self.eps)[first] for values in columns)]
+
+    def counted(self, index: Tensor, usable: Tensor) -> Tensor:
+        """Numbers of attacks of some samples `(B,)`, one more where a mini-batch is usable."""
+        return (self.visits[index].int() + usable).clamp(max=255).to(self.visits)
 
     def _check(self, index: Tensor, *columns: Tensor) -> None:
         """Refuse a mini-batch that is none: TypeError for types, ValueError for shapes and an index beyond N."""
@@ -71,6 +75,7 @@ class SampleState(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self.named_buffers(recurse=False):
             if isinstance(found := state_dict.get(prefix + name), Tensor):
+                found = found.clamp(max=255) if name == "visits" else found  # int32 before version 0.2
                 state_dict[prefix + name] = found.to(buffer.dtype)  # also where `assign` takes it as it is
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -97,7 +102,7 @@ class SampleRadii(SampleState):
         usable = torch.isfinite(eps) & torch.isfinite(loss)
         for column, values in ((self.recorded, eps), (self.loss, loss)):
             column[index] = torch.where(usable, values, column[index])
-        self.visits[index] += usable
+        self.visits[index] = self.counted(index, usable)
 
     @property
     def recorded(self) -> Tensor:

@@ -124,9 +124,12 @@ def states() -> dict[str, nn.Module]:
 
 
 # gloo and nccl share few types of integers (pytorch#103585): those of every buffer must be among them.
+SENT = {torch.float32, torch.float16, torch.uint8, torch.int32, torch.int64}
+
+
 @pytest.mark.parametrize("name", states())
 def test_buffers_are_of_types_that_every_backend_sends(name):
-    assert {buffer.dtype for buffer in states()[name].buffers()} <= {torch.float32, torch.int32, torch.int64}
+    assert {buffer.dtype for buffer in states()[name].buffers()} <= SENT
 
 
 class NoDouble(TorchDispatchMode):

@@ -126,7 +126,7 @@ def test_what_processes_tell_each_other(dtype, monkeypatch):
     index = torch.tensor([2**53 + 1, 0, 3, 1, 2])
     output = StepOutput(torch.tensor(0.1), torch.randn(5, 3).to(dtype), index, {"adv_loss": torch.rand(5)})
     monkeypatch.setattr(TrainingModule, "trainer", SimpleNamespace(world_size=1), raising=False)
-    monkeypatch.setattr(TrainingModule, "_gather", lambda self, values: values[None])
+    monkeypatch.setattr(TrainingModule, "all_gather", lambda self, values: values[None])
     with NoFloat64():
         found = TrainingModule._of_all(object.__new__(TrainingModule), output, 5)
     assert torch.equal(found.logits, output.logits)

@@ -92,7 +92,11 @@ class EpochLog(L.Callback):
         part = self.folder / "perturbation.parquet" / f"epoch-{epoch:04d}.parquet"
         part.parent.mkdir(exist_ok=True)
         rows = {"id": self.ids, "class": self.class_names, "epoch": np.int32(epoch)}
-        rows |= {"eps": state.eps.cpu().numpy(), "loss": state.loss.cpu().numpy()}
+        rows |= {
+            name: getattr(state, name).float().cpu().numpy()
+            for name in ("eps", "loss", "distance")
+            if name in dir(state)
+        }
         with replacing(part) as temporary:
             pd.DataFrame(rows).to_parquet(temporary, index=False)
 
