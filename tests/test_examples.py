@@ -30,7 +30,7 @@ def assert_equal(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 
 def assert_moved(state: torch.nn.Module) -> None:
-    assert 0.05 < (state.visits > 0).float().mean() < 0.5  # 15 % of the visits of half of the epochs
+    assert 0.05 < (state.visits > 0).float().mean() < 0.5  # 10 % of the visits of half of the epochs
     assert 0.2 * 8 / 255 <= state.eps.min() < state.eps.max() <= 8 / 255 * (1 + 1e-6)
 
 

@@ -81,7 +81,7 @@ def cases():
             for teacher in (0.0, 0.5):
                 yield name, weight, teacher, {}
     for radius in ("mean", "permuted"):
-        yield "dpaat", 0.85, 0.7, {"radius": radius}
+        yield "dpaat", 0.9, 1.0, {"radius": radius}
         yield "dpaat-half", 0.5, 0.0, {"radius": radius}
     yield "dpaat-fast", 0.9, 0.5, {"views": "both", "adv_fraction": 0.25, "steps_scale": 1.0}
 
@@ -143,7 +143,9 @@ def test_presets():
     stepped = own | {"rule": "step", "eps_min": 0.0, "eps_init": 0.125, "views": "both", "min_steps": 0}
     turns = stepped | {"views": "alternate"}
     assert found == {
-        "dpaat": (LARGEST, 0.85, 0.5, 0.7, own),
+        "dpaat": (LARGEST, 0.9, 0.5, 1.0, own),
+        "dpaat-balanced": (LARGEST, 0.5, 0.5, 0.7, own),
+        "dpaat-robust": (LARGEST, 0.15, 0.5, 0.7, own),
         "dpaat-v1": (4 / 255, 0.85, 0.5, 0.0, turns | {"eps_init": 0.25, "min_steps": 5}),
         "dpaat-half": (LARGEST, 0.5, 0.0, 0.0, stepped),
         "dpaat-fast": (LARGEST, 0.5, 0.0, 0.0, turns | {"min_steps": 1, "steps_scale": 0.5}),

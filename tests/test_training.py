@@ -73,7 +73,7 @@ def test_perturbation_log_has_a_row_per_training_sample_and_epoch(tiny_run):
     log = pd.read_parquet(tiny_run / "perturbation.parquet")
     splits = pd.read_csv(tiny_run / "splits.csv")
     train_ids = splits["id"][splits["split"] == "train"].tolist()
-    assert list(log) == ["id", "class", "epoch", "eps", "loss"]
+    assert list(log) == ["id", "class", "epoch", "eps", "loss", "distance"]
     for epoch in (0, 1):
         part = log[log["epoch"] == epoch]
         assert part["id"].tolist() == train_ids
@@ -81,8 +81,10 @@ def test_perturbation_log_has_a_row_per_training_sample_and_epoch(tiny_run):
         assert part["eps"].between(0, 8 / 255 + 1e-7).all()
         assert metrics(tiny_run)["eps/mean"][epoch] == pytest.approx(part["eps"].mean(), rel=1e-5)
         assert (part["loss"] > 0).all()
+        assert part["distance"].dropna().between(0, 2 * 8 / 255 + 1e-4).all()
     state = checkpoint(tiny_run)["state_dict"]
     last = log[log["epoch"] == 1]
+    assert last["distance"].notna().all()
     assert last["eps"].tolist() == state["method.perturbation.eps"].tolist()
     assert set(state["method.perturbation.visits"].tolist()) == {2}
 
@@ -188,7 +190,7 @@ def test_groups_stay_on_one_side(tmp_path, tiny_images):
 
 def test_config_is_completed_and_survives_the_disk(tiny_images, tmp_path):
     config = complete(tiny_config(tiny_images, method="dpaat", fold="2/5"))
-    assert (config.eps, config.clean_weight, config.adv_start, config.self_teacher) == ("8/255", 0.85, 0.5, 0.7)
+    assert (config.eps, config.clean_weight, config.adv_start, config.self_teacher) == ("8/255", 0.9, 0.5, 1.0)
     write_config(tmp_path / "config.yaml", config)
     assert read_config(tmp_path / "config.yaml") == config == complete(config)
     assert complete(tiny_config(tiny_images, method="standard", eps="3/255")).eps is None

@@ -101,7 +101,7 @@ class AdaptivePerturbation(SampleState):
 
     Attributes:
         distance: estimated distance to the decision boundary `(N,)`, in pixel units, float16: the size the rule would
-            give between 0 and 2 `eps_max`, damped alike; 0 for hard or mislabelled images, NaN before the first move.
+            give between 0 and 2 `eps_max`, damped alike; 0 for hard or mislabelled images, and before the first move.
 
     Raises:
         ValueError: an argument out of its range, naming it.
@@ -146,7 +146,7 @@ class AdaptivePerturbation(SampleState):
             labels = labels.to(torch.int32)
         super().__init__(num_samples, eps_init, 1 if labels is None else num_classes)
         self.register_buffer("labels", labels)
-        self.register_buffer("distance", torch.full((num_samples,), torch.nan, dtype=torch.float16))
+        self.register_buffer("distance", torch.zeros(num_samples, dtype=torch.float16))
         self.eps_min, self.eps_max, self.damping, self.warmup = eps_min, eps_max, damping, warmup
         self.renew_every = max(1, num_samples // 50) if renew_every is None else renew_every
         self._statistic, self._rule, self._until_renewal = STATISTICS[statistic], rule, 0
@@ -196,7 +196,7 @@ class AdaptivePerturbation(SampleState):
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
         for state, low, high in ((self.eps, self.eps_min, self.eps_max), (self.distance, 0.0, 2 * self.eps_max)):
             before = state[index].float()
-            moved = torch.lerp(before.nan_to_num(), target.clamp(low, high), way)
+            moved = torch.lerp(before, target.clamp(low, high), way)
             state[index] = torch.where(moves, moved, before).to(state)
 
     def _renew(self) -> None:
@@ -215,7 +215,7 @@ class AdaptivePerturbation(SampleState):
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         eps, labels = state_dict.get(f"{prefix}eps"), state_dict.get(f"{prefix}labels")
-        state_dict.setdefault(f"{prefix}distance", torch.full_like(self.distance, torch.nan))  # before version 0.2
+        state_dict.setdefault(f"{prefix}distance", self.distance)  # before version 0.2
         if isinstance(eps, Tensor):
             of = f"the state of {eps.numel()} samples"
             of += f" with sizes of {eps.min():.4g} to {eps.max():.4g}" if eps.numel() else ""

@@ -33,13 +33,10 @@ class DPAAT(Method):
 
     rule: str = option("solve", "solve | step")  #: solve the size from the losses, or step it by fixed increments
     scope: str = option("class", "class | global")  #: one threshold per class, or one for all samples
-    #: the threshold as a statistic of the tracked losses: mean, median, quantile25, quantile75
-    statistic: str = option("mean")
-    #: losses that the threshold is made of: those of the clean or of the adversarial views (`step` only)
-    track: str = option("clean", "clean | adversarial")
+    statistic: str = option("mean")  #: of the tracked losses, as threshold: mean, median, quantile25, quantile75
+    track: str = option("clean", "clean | adversarial")  #: losses that the threshold is made of (`step` only)
     damping: float = option(0.5, "[0, 1)")  #: share of the old size that is kept when it is solved
-    #: share of the attacks that `step` needs from 0 to `eps`; 4 attacks at the least
-    ramp: float = option(0.5, "(0, 1]")
+    ramp: float = option(0.5, "(0, 1]")  #: share of the attacks that `step` needs from 0 to `eps`; 4 at the least
     eps_min: float = option(0.2, "[0, 1]")  #: smallest size, as a share of `eps`
     eps_init: float = option(0.0, "[0, 1]")  #: size at the start, as a share of `eps`; never below `eps_min`
     #: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the share
@@ -187,37 +184,35 @@ def step_cost(clean_weight: float, options: Mapping[str, Any]) -> Cost:
 
 
 STEPPED = {"rule": "step", "eps_min": 0.0, "eps_init": 0.125, "views": "both", "min_steps": 0}
-PRESETS: dict[str, dict[str, Any]] = {
-    "dpaat": {
-        "description": "a size per image, solved from its losses; attacks from mid-training on, mostly clean images",
-        "clean_weight": 0.85,
-        "adv_start": 0.5,
-        "self_teacher": 0.7,
-    },
-    "dpaat-v1": {
-        "description": "default of version 0.1: sizes in fixed increments; attacks from mid-training on, mostly clean",
-        "eps": 4 / 255,
-        "clean_weight": 0.85,
-        "adv_start": 0.5,
-        "options": STEPPED | {"eps_init": 0.25, "views": "alternate", "min_steps": 5},
-    },
-    "dpaat-half": {
-        "description": "sizes in fixed increments; half clean, half adversarial, at every visit",
-        "clean_weight": 0.5,
-        "options": STEPPED,
-    },
-    "dpaat-fast": {
-        "description": "dpaat-half with one view of an image a visit, and attack steps in proportion to its size",
-        "clean_weight": 0.5,
-        "options": STEPPED | {"views": "alternate", "min_steps": 1, "steps_scale": 0.5},
-    },
-    "dpaat-paper": {
-        "description": "sizes against the mean of all adversarial losses, no clean images: the abstract to the letter",
-        "options": STEPPED | {"scope": "global", "track": "adversarial", "views": "alternate"},
-    },
+TURNS = STEPPED | {"views": "alternate"}
+LATE = {"adv_start": 0.5, "self_teacher": 0.7}
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpaat": (
+        "a size per image, solved from its losses; attacks from mid-training on, mostly clean images",
+        {"clean_weight": 0.9, "adv_start": 0.5, "self_teacher": 1.0},
+    ),
+    "dpaat-balanced": ("dpaat with half of the images adversarial, once attacks begin", LATE | {"clean_weight": 0.5}),
+    "dpaat-robust": ("dpaat with mostly adversarial images, once attacks begin", LATE | {"clean_weight": 0.15}),
+    "dpaat-v1": (
+        "default of version 0.1: sizes in fixed increments; attacks from mid-training on, mostly clean images",
+        {"eps": 4 / 255, "clean_weight": 0.85, "adv_start": 0.5, "options": TURNS | {"eps_init": 0.25, "min_steps": 5}},
+    ),
+    "dpaat-half": (
+        "sizes in fixed increments; a clean and an adversarial view",
+        {"clean_weight": 0.5, "options": STEPPED},
+    ),
+    "dpaat-fast": (
+        "dpaat-half with one view of an image a visit, and attack steps in proportion to its size",
+        {"clean_weight": 0.5, "options": TURNS | {"min_steps": 1, "steps_scale": 0.5}},
+    ),
+    "dpaat-paper": (
+        "sizes against the mean of all adversarial losses, no clean images: the abstract to the letter",
+        {"options": TURNS | {"scope": "global", "track": "adversarial"}},
+    ),
 }
-"""Preset to its defaults: fields of `MethodInfo`; the largest size is 8/255 where none is given."""
+"""Preset to its description and its defaults, fields of `MethodInfo`; the largest size is 8/255 where none is given."""
 
+PAPER = "Li et al. 2024, arXiv 2403.06798"
 COMMON: dict[str, Any] = {"eps": LARGEST, "moves_radius": True, "share": adversarial_share, "own_cost": step_cost}
-for _name, _preset in PRESETS.items():
-    register_method(_name, reference="Li et al. 2024, arXiv 2403.06798", **COMMON | _preset)(DPAAT)
+for _name, (_about, _preset) in PRESETS.items():
+    register_method(_name, description=_about, reference=PAPER, **COMMON | _preset)(DPAAT)

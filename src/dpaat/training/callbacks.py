@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pandas as pd
+import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
@@ -19,6 +20,7 @@ from dpaat.consistency import require_epochs
 from dpaat.errors import UserError
 from dpaat.locks import RESULTS, locked
 from dpaat.methods import find_method
+from dpaat.perturbation import AdaptivePerturbation
 from dpaat.storage import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.module import TrainingModule
@@ -92,11 +94,9 @@ class EpochLog(L.Callback):
         part = self.folder / "perturbation.parquet" / f"epoch-{epoch:04d}.parquet"
         part.parent.mkdir(exist_ok=True)
         rows = {"id": self.ids, "class": self.class_names, "epoch": np.int32(epoch)}
-        rows |= {
-            name: getattr(state, name).float().cpu().numpy()
-            for name in ("eps", "loss", "distance")
-            if name in dir(state)
-        }
+        rows |= {"eps": state.eps.cpu().numpy(), "loss": state.loss.cpu().numpy()}
+        if isinstance(state, AdaptivePerturbation):
+            rows["distance"] = state.distance.float().where(state.visits > state.warmup, torch.nan).cpu().numpy()
         with replacing(part) as temporary:
             pd.DataFrame(rows).to_parquet(temporary, index=False)
 
