@@ -59,6 +59,8 @@ class TrainConfig:
         batch_size: images per optimizer step, over all processes together.
         optimizer: sgd (Nesterov momentum 0.9) or adamw.
         lr: peak learning rate.
+        lr_head: peak learning rate of the last layer. Default: `lr`.
+        freeze_until: epoch, from 0, until which only the last layer learns.
         weight_decay: of weights; norms and biases are exempt.
         schedule: learning rate over the run: one cycle (warm-up, then cosine), or cosine alone.
         awp: adversarial weight perturbation, for any method: the gradient is taken at weights moved up the loss by this
@@ -110,6 +112,8 @@ class TrainConfig:
     batch_size: int = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1
+    lr_head: float | None = None
+    freeze_until: int = 0
     weight_decay: float = 5e-4
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     awp: float = 0.0

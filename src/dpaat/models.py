@@ -137,6 +137,10 @@ def build_model(
         stem = "original" if stem == "auto" else stem
         head = "kept" if config.get("num_classes") == num_classes else "new"
         facts["weights"] = {"file": f"timm:{config.get('hf_hub_id') or name}", "head": head, "classes": num_classes}
+    if facts["weights"] and facts["weights"]["head"] == "new":
+        for layer in head_layers(network):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)  # all classes are as likely, and the first step leaves the body alone
     facts["stem"] = resolved_stem(stem, image_size)
     facts["strides"] = _shrink_stem(network, name, channels) if facts["stem"] == "small" else []
     default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
@@ -158,6 +162,13 @@ def resolved_stem(stem: Stem, image_size: int) -> Stem:
     if stem not in ("auto", "original", "small"):
         raise unknown("stem", stem, ("auto", "original", "small"))
     return ("small" if image_size < SMALL_IMAGE else "original") if stem == "auto" else stem
+
+
+def head_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers of a timm network that give the logits, one of each head; those before them are its body."""
+    names = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr,operator]
+    heads = [network.get_submodule(name) for name in ((names,) if isinstance(names, str) else names)]
+    return [[m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1] for head in heads]
 
 
 def describe_weights(facts: dict[str, Any]) -> str | None:

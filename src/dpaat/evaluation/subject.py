@@ -35,7 +35,9 @@ from dpaat.weights import WeightsFile, open_weights
 SPLITS = ("train", "val", "test", "all")
 LATER = {
     "adv_start",
+    "freeze_until",
     "input_range",
+    "lr_head",
     "mean",
     "self_teacher",
     "std",

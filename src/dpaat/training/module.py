@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +24,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.metrics import one_answer
 from dpaat.methods import Method, StepOutput
 from dpaat.methods.base import Standard
-from dpaat.models import Classifier
+from dpaat.models import Classifier, head_layers
 from dpaat.sample_state import SampleState
 from dpaat.training.awp import perturbed_step
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
@@ -88,19 +88,40 @@ class TrainingModule(L.LightningModule):
         """Make the optimizer and the learning rate of every step."""
         config = self.config
         optimizer = create_optimizer_v2(
-            self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
+            self._parameter_groups(), opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
         )
         total = int(self.trainer.estimated_stepping_batches)
         if config.schedule == "one-cycle":
             scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
-                max_lr=config.lr,
+                max_lr=[group["lr"] for group in optimizer.param_groups],
                 total_steps=total,
                 pct_start=0.25 if total != 4 else 0.5,  # a warm-up of exactly one step divides by zero
             )
         else:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Norms and biases without weight decay; where the head has a rate of its own, it makes further groups."""
+        groups = param_groups_weight_decay(self.model, self.config.weight_decay)
+        if self.config.lr_head is None:
+            return [group | {"lr": self.config.lr} for group in groups]
+        head = {id(p) for layer in head_layers(self.model.network) for p in layer.parameters()}
+        return [
+            group | {"params": params, "lr": lr}
+            for group in groups
+            for own, lr in ((False, self.config.lr), (True, self.config.lr_head))
+            if (params := [p for p in group["params"] if (id(p) in head) == own])
+        ]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the body as it is while it is frozen: a parameter without a gradient is not moved, nor its moments."""
+        if self.current_epoch < self.config.freeze_until:
+            head = {id(p) for layer in head_layers(self.model.network) for p in layer.parameters()}
+            for parameter in self.model.parameters():
+                if id(parameter) not in head:
+                    parameter.grad = None
 
     # --- training
 
