@@ -45,7 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgd-0.03-head-0.3": SCREEN | {"optimizer": "sgd", "lr": 0.03, "lr_head": 0.3},
     "adamw-1e-3-frozen-1": SCREEN | {"optimizer": "adamw", "lr": 1e-3, "freeze_until": 1},
     "96px-adamw-1e-3": SCREEN | {"optimizer": "adamw", "lr": 1e-3, "image_size": 96},
-    "96px-sgd-0.03": SCREEN | {"optimizer": "sgd", "lr": 0.03, "image_size": 96},
+    "96px-sgd-0.01": SCREEN | {"optimizer": "sgd", "lr": 0.01, "image_size": 96},
     "final-standard-before": FINAL | STANDARD | BEFORE,
     "final-standard-no-weights": FINAL | STANDARD | BEFORE | NO_WEIGHTS,
     "final-standard-new": FINAL | STANDARD | NEW,
