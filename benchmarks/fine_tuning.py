@@ -82,7 +82,9 @@ def measure(name: str, data: str, weights: str, out: Path, console: Console) -> 
     }
     if name.startswith("final-"):
         document = evaluate_run(run, eps=(0.0,), progress=False)
-        row["test"] = {key: document["results"][0]["metrics"][key] for key in ("balanced_accuracy", "accuracy", "auroc", "map")}
+        row["test"] = {
+            key: document["results"][0]["metrics"][key] for key in ("balanced_accuracy", "accuracy", "auroc", "map")
+        }
     return row
 
 
