@@ -70,6 +70,7 @@ def build_model(
     input_range: str | None = None,
     classes: Sequence[str] | None = None,
     keep_head: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> Classifier:
     """Make a network ready to train.
 
@@ -91,6 +92,7 @@ def build_model(
             another range than 0-1 are taken as they are.
         classes: K class names; a head that is known to be for others is learned anew.
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
+        options: of the architecture, for timm. Default: those that stand beside the weights.
 
     Raises:
         UserError: unknown model, image too small for it, weights that do not fit or cannot be had.
@@ -103,7 +105,9 @@ def build_model(
             raise UserError("weights: give either --weights or --pretrained, not both")
     elif weights_key is not None:
         raise UserError("weights_key: there are no --weights to choose from")
-    network = make_network(name, num_classes=num_classes, channels=channels, pretrained=pretrained)
+    shape = {"num_classes": num_classes, "channels": channels}
+    options = options or (source.record.get("options") if source else None)
+    network, options = make_network(name, **shape, pretrained=pretrained, options=options)
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     facts: dict[str, Any] = {"weights": None}
     stored: list[tuple[Tensor, Tensor]] = []
@@ -125,7 +129,7 @@ def build_model(
         place = name if ":" in name else f"timm:{config.get('hf_hub_id') or name}"
         facts["weights"] = {"file": place, "head": "kept" if kept else "new", "classes": num_classes}
         if ":" in name and "architecture" in config:
-            facts["architecture"] = config["architecture"]
+            facts |= {"architecture": config["architecture"]} | ({"options": options} if options else {})
     if facts["weights"] and facts["weights"]["head"] == "new":
         for layer in head_layers(network, num_classes):
             for parameter in layer.parameters():

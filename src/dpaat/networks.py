@@ -37,8 +37,13 @@ def torchvision_names() -> list[str]:
     return [name for name in models.list_models(module=models) if name not in _TWO_HEADS]
 
 
-def make_network(name: str, *, num_classes: int, channels: int, pretrained: bool) -> nn.Module:
+def make_network(
+    name: str, *, num_classes: int, channels: int, pretrained: bool, options: dict[str, Any] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Make a network whose `pretrained_cfg` tells, as timm's do, its head, first layer, normalization and classes.
+
+    Returns:
+        The network, and with which `options` its architecture was made, which a hub or a folder may tell too.
 
     Raises:
         UserError: unknown name, weights that cannot be had, or a network with weights of its own without `pretrained`.
@@ -50,18 +55,17 @@ def make_network(name: str, *, num_classes: int, channels: int, pretrained: bool
     if kind in (HUB, FOLDER) and not pretrained:
         raise UserError(f"model: {name} brings weights of its own; say --pretrained true, or name its architecture")
     shape = {"num_classes": num_classes, "in_chans": channels}
+    architecture, options, config = name, options or {}, None
     try:
         if kind == TORCHVISION:
-            return _of_torchvision(rest, num_classes, channels, pretrained)
+            return _of_torchvision(rest, num_classes, channels, pretrained), {}
         if kind in (HUB, FOLDER):
             from timm.models import _hub
 
             read = _hub.load_model_config_from_hf if kind == HUB else _hub.load_model_config_from_path
-            config, architecture, options = read(rest)
-            if own := sorted(options.keys() - shape.keys()):
-                raise UserError(f"model: {name} is {architecture} with {', '.join(own)}, which a run does not keep")
-            return timm.create_model(architecture, pretrained=True, pretrained_cfg=config, **shape)  # type: ignore[arg-type]
-        return timm.create_model(name, pretrained=pretrained, **shape)  # type: ignore[arg-type]
+            config, architecture, told = read(rest)
+            options = {key: value for key, value in told.items() if key not in shape}
+        return timm.create_model(architecture, pretrained, config, **shape, **options), options  # type: ignore[arg-type]
     except Exception as error:
         if not pretrained or isinstance(error, UserError):
             raise

@@ -45,6 +45,7 @@ INFO_SHAPE = record(
         record(
             stem=Literal["original", "small"],
             architecture=maybe(str),
+            options=maybe(dict[str, Any]),
             normalization=str,
             input_range=Annotated[list[float], Field(min_length=2, max_length=2)],
             weights=record(file=str, head=str, classes=Int) | None,
@@ -85,6 +86,11 @@ class Run:
         return str((self.info.get("network") or {}).get("architecture") or self.config.model)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Options of that architecture, as they came with the weights."""
+        return (self.info.get("network") or {}).get("options") or {}
+
+    @property
     def record(self) -> dict[str, Any]:
         """What stands beside the weights in checkpoints and exports, since a state dict does not hold it."""
         config = self.config
@@ -92,6 +98,7 @@ class Run:
             **{"model": self.network, "image_size": config.image_size, "fit": config.fit},
             **{name: self.info[name] for name in ("classes", "channels", "fingerprint")},
             **self.reading,
+            **({"options": self.options} if self.options else {}),
             "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
         }

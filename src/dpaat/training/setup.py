@@ -115,6 +115,7 @@ def build(config: TrainConfig, data: PreparedData, *, begun: Run | None = None) 
         std=config.std,
         input_range=config.input_range,
         classes=data.classes,
+        options=begun.options if begun else None,
     )
     check_head(config, model, len(data.classes))
     context = MethodContext(
