@@ -268,3 +268,11 @@ def test_a_network_of_torchvision_is_trained_and_read_again(
     assert found.network.classifier[1].weight.abs().max() < 1e-6  # type: ignore[union-attr,operator,index]
     with pytest.raises(UserError, match="torchvision:squeezenet1_1 is not of timm"):
         export(run, tmp_path / "export", images=2)
+
+
+@pytest.mark.parametrize(("option", "said"), [("--optimizer", "one of ['sgd', 'adamw']"), ("--lr", "a float")])
+def test_an_option_that_may_be_left_out_says_what_it_takes(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", option, "foo"]) == 2
+    assert f"{option}: Expected {said}. Got value: foo" in " ".join(capsys.readouterr().err.split())
