@@ -223,7 +223,7 @@ def test_a_repository_of_the_hub_is_read_as_timm_does(published: Path, monkeypat
 @pytest.mark.parametrize(
     ("name", "pretrained", "said"),
     [
-        ("local-dir:{published}", False, "brings weights of its own; say --pretrained true"),
+        ("local-dir:{published}", False, "brings weights of its own: train with --pretrained true"),
         ("local-dir:nowhere", True, "'nowhere' is no folder with a config.json"),
         ("hf-hub:", True, "names no repository"),
         ("torchvision:resnet81", False, "nearest: resnet18"),

@@ -53,7 +53,8 @@ def make_network(
     check_name(name)
     kind, _, rest = name.partition(":")
     if kind in (HUB, FOLDER) and not pretrained:
-        raise UserError(f"model: {name} brings weights of its own; say --pretrained true, or name its architecture")
+        remedy = "train with --pretrained true, or name its architecture"
+        raise UserError(f"model: {name} brings weights of its own: {remedy}")
     shape = {"num_classes": num_classes, "in_chans": channels}
     architecture, options, config = name, options or {}, None
     try:
