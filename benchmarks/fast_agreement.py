@@ -78,7 +78,7 @@ def one_more_epoch(run: Run, data: PreparedData, path: str, folder: Path) -> Ten
     config = dataclasses.replace(run.config, precision="bf16-mixed" if precision == "bf16" else "32-true")
     folder.mkdir()
     trainer = make_trainer(config, folder, data, stop_after=1, console=None)
-    module = build(config, data, from_checkpoint=True)
+    module = build(config, data, begun=run)
     if not channels_last:
         use_contiguous(module.model)
     with quiet():

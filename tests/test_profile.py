@@ -84,13 +84,13 @@ def test_the_end_of_an_epoch_holds_its_scores(monkeypatch):
 def test_memory_grows_with_the_batch():
     config = complete(TrainConfig(**TINY, method="dpaat-half", steps=2, accelerator="cpu"))
     data = prepare(config.data, image_size=32)
-    module = build(config, data, from_checkpoint=False)
+    module = build(config, data)
     dataset = DataModule(data, batch_size=8, seed=0, balanced=False, workers=0).train
     small, large = (measure_memory(module, dataset.__getitems__(range(n)))["batch"] for n in (8, 16))
     assert large == pytest.approx(2 * small, rel=0.05)
     weights = sum(p.numel() for p in module.model.parameters())
     assert measure_memory(module, dataset.__getitems__(range(8)))["model"] == 3 * 4 * weights
-    taught = build(complete(TrainConfig(**TINY, accelerator="cpu")), data, from_checkpoint=False)
+    taught = build(complete(TrainConfig(**TINY, accelerator="cpu")), data)
     assert measure_memory(taught, dataset.__getitems__(range(8)))["model"] == 4 * 4 * weights
     assert torch.is_grad_enabled()
 

@@ -69,8 +69,12 @@ class Weights(Checked):
 class Model(Weights):
     """A network to train."""
 
-    model: str = option("resnet18", "name of any timm CNN; see `dpaat list models`")
-    pretrained: bool = option(False, "fetch the pretrained weights that timm names for the model")
+    model: str = option(
+        "resnet18",
+        "name of any timm CNN, see `dpaat list models`; torchvision:NAME; or, with --pretrained, hf-hub:NAME or "
+        "local-dir:DIR as timm writes them",
+    )
+    pretrained: bool = option(False, "take the weights that the model's name stands for, fetching them if need be")
 
 
 @dataclass(config=STRICT)
@@ -115,8 +119,14 @@ class Optimization(Checked):
     )
     epochs: int = option(30, "passes over the training set", ge=1)
     batch_size: int = option(128, "images per optimizer step, over all processes together", ge=2)
-    optimizer: Literal["sgd", "adamw"] = option("sgd", "sgd (Nesterov momentum 0.9) or adamw")
-    lr: float = option(0.1, "peak learning rate", gt=0)
+    optimizer: Literal["sgd", "adamw"] | None = option(
+        None, "sgd (Nesterov momentum 0.9) or adamw; by default sgd, and adamw with --weights or --pretrained"
+    )
+    lr: float | None = option(
+        None, "peak learning rate; by default 0.001 for adamw, and for sgd 0.1, or 0.01 with weights", gt=0
+    )
+    lr_head: float | None = option(None, "peak learning rate of the last layer; by default lr", gt=0)
+    freeze_until: int = option(0, "number of epochs in which only the last layer learns, at the beginning", ge=0)
     weight_decay: float = option(5e-4, "of weights; norms and biases are exempt", ge=0)
     schedule: Literal["one-cycle", "cosine"] = option(
         "one-cycle", "learning rate over the run: one cycle (warm-up, then cosine), or cosine alone"
@@ -191,6 +201,8 @@ class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields 
         for name in self.augmentations:
             if name not in AUGMENTATIONS:
                 raise unknown("augmentation", name, AUGMENTATIONS)
+        if self.freeze_until > self.epochs:
+            raise UserError(f"freeze_until: {self.freeze_until} is more than the {self.epochs} epochs of the run")
         if self.precision in ("16-true", "bf16-true"):
             raise UserError(f"precision: {self.precision} would round perturbations away; use bf16-mixed or 16-mixed")
 
@@ -217,7 +229,7 @@ class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields 
 
 
 def complete(config: TrainConfig) -> TrainConfig:
-    """Fill in what depends on the method, so that a configuration can be repeated as it stands.
+    """Fill in what depends on method and weights, so that a configuration can be repeated as it stands.
 
     Raises:
         UserError: an unknown method or option, or values that do not go together; names the field.
@@ -234,7 +246,8 @@ def complete(config: TrainConfig) -> TrainConfig:
         eps, own = None, own | {"adv_start": 0.0, "self_teacher": 0.0}
     elif eps is None:
         eps = f"{round(method.eps * 255)}/255"
-    config = dataclasses.replace(config, eps=eps, options=complete_options(method, config.options), **own)
+    rates = _rates(config)
+    config = dataclasses.replace(config, eps=eps, options=complete_options(method, config.options), **own, **rates)
     if method.adversarial and config.radius <= 0:
         raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")
     assert config.adv_start is not None
@@ -246,3 +259,13 @@ def complete(config: TrainConfig) -> TrainConfig:
             )
         config = dataclasses.replace(config, self_teacher=0.0)
     return config
+
+
+def _rates(config: TrainConfig) -> dict[str, Any]:
+    """Optimizer and learning rate, as `docs/howto/fine-tuning.md` says why, where they are not given."""
+    tuned = bool(config.weights) or config.pretrained
+    if config.freeze_until and not tuned:
+        raise UserError("freeze_until: without --weights or --pretrained there is nothing in the body to keep")
+    optimizer = config.optimizer or ("adamw" if tuned else "sgd")
+    fitting = 1e-3 if optimizer == "adamw" else 0.01 if tuned else 0.1
+    return {"optimizer": optimizer, "lr": fitting if config.lr is None else config.lr}

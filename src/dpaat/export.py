@@ -44,6 +44,8 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
     if images < 1:
         raise UserError(f"images: {images} must be at least 1")
     run = open_run(path)
+    if ":" in run.network:
+        raise UserError(f"export: {run.network} is not of timm, with which the exported folder is built anew")
     model = run.load_model()
     assert isinstance(model, Classifier)
     x, of = _test_images(run, images)

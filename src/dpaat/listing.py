@@ -11,6 +11,8 @@ from dpaat.errors import unknown
 from dpaat.radii import format_radius
 from dpaat.tables import Column, Row, Table
 
+MORE_MODELS = "also torchvision:NAME, and with --pretrained true hf-hub:NAME and local-dir:DIR"
+
 
 def listing(what: str, containing: str = "") -> RenderableType:
     """Make the list of methods, models, attacks, datasets, kinds of map or grids whose names contain a text.
@@ -46,7 +48,8 @@ def _models(containing: str) -> RenderableType:
     import timm
 
     names = [name for name in timm.list_models() if containing in name]
-    return Text("\n".join([*names, f"{len(names)} models of timm; those without convolutions are not meant"]))
+    notes = f"{len(names)} models of timm; those without convolutions are not meant", MORE_MODELS
+    return Text("\n".join([*names, *notes]))
 
 
 def _attacks(containing: str) -> RenderableType:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dpaat.errors import BadValueError, UserError, first_line, unknown
 from dpaat.fitting import find, load
+from dpaat.networks import check_name as check_name
+from dpaat.networks import head_layers, make_network
 from dpaat.normalization import Numbers, normalization, parse_normalization
 from dpaat.weights import WeightsFile, open_weights
 
@@ -68,11 +70,13 @@ def build_model(
     input_range: str | None = None,
     classes: Sequence[str] | None = None,
     keep_head: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> Classifier:
-    """Make a timm network ready to train.
+    """Make a network ready to train.
 
     Args:
-        name: a timm model name, such as "resnet18".
+        name: a timm model name, such as "resnet18"; `torchvision:NAME`; or, with `pretrained`, `hf-hub:NAME` or
+            `local-dir:DIR`, as timm writes them.
         num_classes: K, at least 2.
         channels: 1 (grey) or 3 (RGB).
         image_size: pixels at the side.
@@ -80,7 +84,7 @@ def build_model(
             "auto" keeps that of the weights: the run's for weights of this package, else the original one. Without
             weights it is small below 48 pixels only.
         weights: local file, read without running any code in it; a run folder, or an export.
-        pretrained: fetch the weights that timm names for this model.
+        pretrained: take the weights that the name stands for; they may have to be fetched.
         weights_key: which of several sets in the file is meant, such as "ema_model".
         mean: of the values that the network takes, 1 or one per channel. Default: the file's, else timm's.
         std: likewise.
@@ -88,13 +92,11 @@ def build_model(
             another range than 0-1 are taken as they are.
         classes: K class names; a head that is known to be for others is learned anew.
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
+        options: of the architecture, for timm. Default: those that stand beside the weights.
 
     Raises:
         UserError: unknown model, image too small for it, weights that do not fit or cannot be had.
     """
-    import timm
-
-    check_name(name)
     stated = parse_normalization(mean, std, input_range)
     source = open_weights(weights) if isinstance(weights, Path) else weights
     if source is not None:
@@ -103,12 +105,9 @@ def build_model(
             raise UserError("weights: give either --weights or --pretrained, not both")
     elif weights_key is not None:
         raise UserError("weights_key: there are no --weights to choose from")
-    try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels)
-    except Exception as error:
-        if not pretrained:
-            raise
-        raise UserError(f"the pretrained weights of {name!r} could not be had: {first_line(error)}") from None
+    shape = {"num_classes": num_classes, "channels": channels}
+    options = options or (source.record.get("options") if source else None)
+    network, options = make_network(name, **shape, pretrained=pretrained, options=options)
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     facts: dict[str, Any] = {"weights": None}
     stored: list[tuple[Tensor, Tensor]] = []
@@ -125,8 +124,16 @@ def build_model(
         facts["weights"] = {"file": str(source.path), "digest": source.digest, **vars(loaded), "classes": num_classes}
     elif pretrained:
         stem = "original" if stem == "auto" else stem
-        head = "kept" if config.get("num_classes") == num_classes else "new"
-        facts["weights"] = {"file": f"timm:{config.get('hf_hub_id') or name}", "head": head, "classes": num_classes}
+        told = config.get("label_names") or classes
+        kept = config.get("num_classes") == num_classes and (classes is None or list(told or ()) == list(classes))
+        place = name if ":" in name else f"timm:{config.get('hf_hub_id') or name}"
+        facts["weights"] = {"file": place, "head": "kept" if kept else "new", "classes": num_classes}
+        if ":" in name and "architecture" in config:
+            facts |= {"architecture": config["architecture"]} | ({"options": options} if options else {})
+    if facts["weights"] and facts["weights"]["head"] == "new":
+        for layer in head_layers(network, num_classes):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)  # all classes are as likely, and the first step leaves the body alone
     facts["stem"] = resolved_stem(stem, image_size)
     facts["strides"] = _shrink_stem(network, name, channels) if facts["stem"] == "small" else []
     default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
@@ -175,18 +182,11 @@ def _check_architecture(source: WeightsFile, name: str) -> None:
     """Networks may differ in nothing that a state dict shows; some files tell which one they are of."""
     import timm
 
-    told = (source.architecture or name).partition(".")[0]
-    if told != name.partition(".")[0] and told in timm.list_models():
+    plain = name.removeprefix("torchvision:").partition(".")[0]
+    told = (source.architecture or plain).partition(".")[0]
+    if told != plain and told in timm.list_models():
         found = f"{source.path}: holds weights of {told!r}, as the file says"
         raise UserError(f"{found}, not of {name!r}; give --model {told}")
-
-
-def check_name(name: str) -> None:
-    """Raise UserError for a name that timm does not know, with the nearest ones."""
-    import timm
-
-    if name not in timm.list_models() and name not in timm.list_pretrained():
-        raise unknown("model", name, timm.list_models())
 
 
 def _shrink_stem(network: nn.Module, name: str, channels: int) -> list[dict[str, Any]]:

@@ -127,12 +127,17 @@ TEXT = re.compile(r"(?:Does not validate against.* - )?Expected a str\b.*?(?:Got
 """What the parser says of a number, a list or the like in a YAML file, where a field is text."""
 
 
+OPTIONAL = re.compile(r"Does not validate against any of the .* Errors: - (.*) - Expected a NoneType .* value: (.*)$")
+"""What it says of a field that may be left out."""
+
+
 def readable(error: ArgumentError) -> str:
     """Bring the parser's message into one line, with the option as people type it."""
     text = " ".join(str(error).split())
     text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
     text = TEXT.sub(_not_text, text)
+    text = OPTIONAL.sub(r"\1. Got value: \2", text)
     text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
     text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
     return text if "help" in text else f"{text} (see --help)"

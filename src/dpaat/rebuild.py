@@ -25,7 +25,8 @@ class Normalized(torch.nn.Module):
 def rebuild(folder: str | Path) -> Normalized:
     """Build the network that `model.json` describes, with the weights in `model.safetensors`."""
     card = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
-    network = timm.create_model(card["model"], num_classes=len(card["classes"]), in_chans=card["channels"])
+    options = {"num_classes": len(card["classes"]), "in_chans": card["channels"], **card.get("options", {})}
+    network = timm.create_model(card["model"], **options)
     network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     for change in card["strides"]:  # how the small stem differs from timm's
         layer = network.get_submodule(change["module"])

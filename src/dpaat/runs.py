@@ -44,6 +44,8 @@ INFO_SHAPE = record(
     network=maybe(
         record(
             stem=Literal["original", "small"],
+            architecture=maybe(str),
+            options=maybe(dict[str, Any]),
             normalization=str,
             input_range=Annotated[list[float], Field(min_length=2, max_length=2)],
             weights=record(file=str, head=str, classes=Int) | None,
@@ -79,13 +81,24 @@ class Run:
         return stem
 
     @property
+    def network(self) -> str:
+        """The name that its network is built by: where weights came by another name, that of the architecture."""
+        return str((self.info.get("network") or {}).get("architecture") or self.config.model)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of that architecture, as they came with the weights."""
+        return (self.info.get("network") or {}).get("options") or {}
+
+    @property
     def record(self) -> dict[str, Any]:
         """What stands beside the weights in checkpoints and exports, since a state dict does not hold it."""
         config = self.config
         return {
-            **{name: getattr(config, name) for name in ("model", "image_size", "fit")},
+            **{"model": self.network, "image_size": config.image_size, "fit": config.fit},
             **{name: self.info[name] for name in ("classes", "channels", "fingerprint")},
             **self.reading,
+            **({"options": self.options} if self.options else {}),
             "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
         }
@@ -118,7 +131,7 @@ class Run:
         if any(weights.record.get(name, value) != value for name, value in self.record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
         model = build_model(
-            self.config.model,
+            self.network,
             num_classes=len(self.info["classes"]),
             channels=self.info["channels"],
             image_size=self.config.image_size,

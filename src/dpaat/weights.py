@@ -29,6 +29,7 @@ RECORD_SHAPE = made(
     classes=list[str],
     stem=maybe(Literal["original", "small"]),
     split=maybe(made(seed=Int, fold=str | None)),
+    options=maybe(dict[str, Any]),
     **dict.fromkeys(("fit", "fingerprint"), maybe(str)),
     **dict.fromkeys(("channels", "image_size"), maybe(Int)),
     **dict.fromkeys(("mean", "std"), maybe(list[float])),

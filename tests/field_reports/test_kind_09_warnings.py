@@ -101,7 +101,7 @@ def test_visits_are_those_of_the_method_itself(method: str, start: float, weight
     config = complete(
         tiny_config(tiny_images, method=method, epochs=40, clean_weight=weight, adv_start=start, self_teacher=0.0)
     )
-    objective = build(config, prepare_data(config, progress=False), from_checkpoint=False).method
+    objective = build(config, prepare_data(config, progress=False)).method
     index, count = torch.arange(37), torch.zeros(37)
     for epoch in range(config.epochs):
         objective.begin_epoch(epoch)

@@ -32,7 +32,9 @@ from dpaat.runs import SPLITS as SPLITS_FILE
 
 LATER = {
     "adv_start",
+    "freeze_until",
     "input_range",
+    "lr_head",
     "mean",
     "self_teacher",
     "std",

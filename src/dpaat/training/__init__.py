@@ -31,6 +31,7 @@ from dpaat.training.faults import TrainingError, lost_process
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import check_options, make_trainer, quiet
+from dpaat.training.tuning import describe_tuning
 
 
 def train(
@@ -89,7 +90,7 @@ def train(
             config = config if data is None else dataclasses.replace(config, data=data)
         config = complete(config)
         check_options(config.trainer)
-        check_name(config.model)
+        check_name(Run(out, config, info).network)
         if stop_after is not None and stop_after < 1:
             raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
@@ -107,8 +108,7 @@ def train(
         if resuming:
             _check_same_data(config, prepared, out, info, own_splits)
         trainer = make_trainer(config, out, prepared, stop_after=stop_after, console=console)
-        stem = Run(out, config, info).stem if resuming else None
-        module = build(config, prepared, from_checkpoint=resuming, stem=stem)
+        module = build(config, prepared, begun=Run(out, config, info) if resuming else None)
         checkpoint = newest_whole(out, module, info, lambda line: say(f"warning: {line}")) if resuming else None
         if first_process and not begun:
             with folder.writing(out):
@@ -131,7 +131,7 @@ def train(
             for line in lines:
                 say(f"{kind}: {line}")
         if not resuming and (weights := describe_weights(module.model.facts)):
-            say(weights)
+            say(f"{weights}; {describe_tuning(config)}")
         if slow := emulation(config.precision, trainer.strategy.root_device):
             say(f"warning: {slow}")
         line, too_seldom = adaptation(config, find_method(config.method)) or ("", False)

@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +28,7 @@ from dpaat.sample_state import SampleState
 from dpaat.training.awp import perturbed_step
 from dpaat.training.checkpointing import Keeper
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
+from dpaat.training.tuning import freeze_body, make_optimizer
 from dpaat.training.validation import RobustOutputs, validation_scores
 from dpaat.weights import RECORD
 
@@ -81,17 +81,21 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and the learning rate of every step."""
         config = self.config
-        optimizer = create_optimizer_v2(
-            self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
-        )
+        optimizer = make_optimizer(self.model, config, len(self.classes))
         total = int(self.trainer.estimated_stepping_batches)
         scheduler: LRScheduler
         if config.schedule == "one-cycle":
             warmup = 0.25 if total != 4 else 0.5  # a warm-up of exactly one step divides by zero
-            scheduler = OneCycleLR(optimizer, max_lr=config.lr, total_steps=total, pct_start=warmup)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            scheduler = OneCycleLR(optimizer, max_lr=rates, total_steps=total, pct_start=warmup)
         else:
             scheduler = CosineAnnealingLR(optimizer, T_max=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the body as it is while it is frozen."""
+        if self.current_epoch < self.config.freeze_until:
+            freeze_body(self.model, len(self.classes))
 
     def on_train_start(self) -> None:
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""

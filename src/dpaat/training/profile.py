@@ -52,13 +52,13 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     per_epoch = -(-len(datamodule.train) // config.batch_size)
     if per_epoch <= WARMUP:
         raise UserError(f"batch_size: {per_epoch} batches an epoch are too few to measure; give a smaller one")
-    module = build(config, data, from_checkpoint=False)
+    module = build(config, data)
     spread_sizes(module.method)
     begin_epoch = module.begin_epoch
     module.begin_epoch = lambda epoch: begin_epoch(config.epochs - 1)  # type: ignore[method-assign]
     watch = Stopwatch()
     limits = {"limit_train_batches": min(WARMUP + batches, per_epoch), "limit_val_batches": 1}
-    short = dataclasses.replace(config, epochs=1, trainer=config.trainer | limits)
+    short = dataclasses.replace(config, epochs=1, freeze_until=0, trainer=config.trainer | limits)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(short, Path(folder), data, stop_after=None, console=None)
         trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]

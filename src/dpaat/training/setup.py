@@ -20,10 +20,11 @@ from dpaat.methods.dpaat import MIN_RAMP
 from dpaat.methods.imbalance import learning_loss
 from dpaat.methods.registry import MethodInfo
 from dpaat.methods.teacher import SelfTeacher
-from dpaat.models import Stem, build_model
+from dpaat.models import build_model
 from dpaat.radii import check_radius
-from dpaat.runs import SPLITS
+from dpaat.runs import SPLITS, Run
 from dpaat.training.module import TrainingModule
+from dpaat.training.tuning import check_head
 from dpaat.weights import open_weights
 
 
@@ -91,12 +92,10 @@ def make_datamodule(config: TrainConfig, data: PreparedData) -> DataModule:
     return DataModule(data, batch_size=config.batch_size, seed=config.seed, balanced=balanced, workers=config.workers)
 
 
-def build(
-    config: TrainConfig, data: PreparedData, *, from_checkpoint: bool, stem: Stem | None = None
-) -> TrainingModule:
-    """Build network, method and module of a run; weights come from a checkpoint later, or from where the run says.
+def build(config: TrainConfig, data: PreparedData, *, begun: Run | None = None) -> TrainingModule:
+    """Build network, method and module of a run; weights come from where it says, or later from a checkpoint.
 
-    Where the run goes on from a checkpoint, `stem` is the one it was begun with.
+    `begun` is the run that goes on from its checkpoint.
     """
     for name, radius in (("eps", config.radius), *(("val_eps", radius) for radius in config.val_radii)):
         check_radius(radius, config.norm, pixels=data.table.channels * config.image_size**2, name=name)
@@ -104,19 +103,21 @@ def build(
     labels = torch.from_numpy(data.labels[data.rows("train")])
     L.seed_everything(config.seed, verbose=False)
     model = build_model(
-        config.model,
+        begun.network if begun else config.model,
         num_classes=len(data.classes),
         channels=data.table.channels,
         image_size=config.image_size,
-        stem=stem or config.stem,
-        weights=Path(config.weights) if config.weights and not from_checkpoint else None,
-        pretrained=config.pretrained and not from_checkpoint,
-        weights_key=None if from_checkpoint else config.weights_key,
+        stem=begun.stem if begun else config.stem,
+        weights=Path(config.weights) if config.weights and not begun else None,
+        pretrained=config.pretrained and not begun,
+        weights_key=None if begun else config.weights_key,
         mean=config.mean,
         std=config.std,
         input_range=config.input_range,
         classes=data.classes,
+        options=begun.options if begun else None,
     )
+    check_head(config, model, len(data.classes))
     context = MethodContext(
         labels=labels,
         num_classes=len(data.classes),
