@@ -20,6 +20,8 @@ TAGS = [
     "PixelRepresentation", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter",
     "WindowWidth", "VOILUTFunction", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *PALETTE,
 ]  # fmt: skip
+PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+          "PlanarConfiguration", "HighBit"]  # fmt: skip
 PERSON = ["PatientID", "PatientAge", "PatientSex"]
 
 
@@ -77,15 +79,17 @@ class DicomImage(Scan):
         """Decode the frame; see `Scan`."""
         pixels = _pydicom()
         try:
-            found = pixels.pixel_array(io.BytesIO(self.content), index=self.frame)
+            found = pixels.pixel_array(_read(io.BytesIO(self.content), PIXELS, pixels=True), index=self.frame)
             if self._palette:
                 found = pixels.apply_color_lut(found, self._header)
                 found = found if found.dtype == np.uint8 else (found >> 8).astype(np.uint8)
             elif found.ndim == 2:
                 found = pixels.apply_modality_lut(found, self._header)
         except RuntimeError:  # pydicom's where no decoder is there
-            raise ValueError(f"its pixels are compressed{self._compression()}, and no decoder here can read them; "
-                             "pip install 'dpaat[dicom]'") from None  # fmt: skip
+            raise ValueError(
+                f"its pixels are compressed{self._compression()}, and no decoder here can read them; "
+                "pip install 'dpaat[dicom]', or save it uncompressed"
+            ) from None
         except AttributeError:
             raise ValueError("a DICOM file that holds no image, or lacks a part of its description") from None
         except Exception as error:
@@ -107,7 +111,11 @@ class DicomImage(Scan):
         pixels, header = _pydicom(), self._header
         try:
             if header.get("VOILUTSequence"):
-                bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
+                descriptor = header.VOILUTSequence[0].LUTDescriptor
+                bits, descriptor[2] = (
+                    int(descriptor[2]),
+                    16,
+                )  # where it is 8, pydicom wraps numbers of entries above 255
                 return pixels.apply_voi_lut(np.rint(values).astype(np.int64), header), (0.0, 2.0**bits - 1)
             with np.errstate(over="ignore"):  # of the sigmoid
                 low, high = pixels.apply_voi_lut(np.array([-1e9, 1e9]), header).tolist()
@@ -123,11 +131,11 @@ def _pydicom() -> Any:
     return extra("pydicom.pixels")
 
 
-def _read(source: Path | io.BytesIO, more: list[str]) -> Any:
+def _read(source: Path | io.BytesIO, more: list[str], *, pixels: bool = False) -> Any:
     """Read what describes the pixels, and `more`; no other element is even looked at."""
     _pydicom()
     try:
-        return extra("pydicom").dcmread(source, stop_before_pixels=True, specific_tags=[*TAGS, *more])
+        return extra("pydicom").dcmread(source, stop_before_pixels=not pixels, specific_tags=[*TAGS, *more])
     except UserError:
         raise
     except Exception as error:
