@@ -123,7 +123,7 @@ def lut(values: list[int], first: int, bits: int) -> pydicom.Dataset:
 
 def test_tables_of_both_kinds_are_applied():
     stored = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    modality = lut([4 * value for value in range(256)], 0, 12)
+    modality = lut([4 * value for value in range(256)], 0, 16)
     modality.ModalityLUTType = "US"
     voi = lut([min(1023, 2 * value) for value in range(1024)], 0, 10)
     data = dataset(stored, ModalityLUTSequence=[modality], VOILUTSequence=[voi], WindowCenter=1, WindowWidth=2)
@@ -347,22 +347,24 @@ def leaked(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def test_no_other_value_of_a_header_is_kept_or_printed(tmp_path, capfd, monkeypatch):
+def test_no_other_value_of_a_header_is_kept_or_printed(tmp_path, capfd, caplog, monkeypatch):
     monkeypatch.setenv("DPAAT_CACHE", str(tmp_path / "kept" / "cache"))
     for number in range(36):
         place = tmp_path / "set" / "ab"[number % 2]
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number:03d}").write_bytes(planted(number, number % 2))
     (tmp_path / "source").mkdir()
+    (tmp_path / "kept").mkdir()
     (tmp_path / "source" / "x").write_bytes(planted(0, 0))
     assert len({secret for _, secret in leaked(tmp_path / "source")}) > 35, "they can be found where they are"
     spec, out = f"folder:{tmp_path / 'set'}", tmp_path / "kept" / "run"
-    with warnings.catch_warnings():
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert main(["data", "check", spec, "--export", str(tmp_path / "kept" / "s.csv")]) == 0
         arguments = tiny_arguments(tmp_path / "set", epochs=1, method="standard", image_size=24)
         assert main([*arguments, "--out", str(out)]) == 0
-        assert main(["evaluate", str(out), "--suite", "clean", "--accelerator", "cpu"]) == 0
+        assert main(["evaluate", str(out), "--attack", "fgsm", "--eps", "2/255", "--device", "cpu"]) == 0
         assert main(["report", str(out), "--out", str(tmp_path / "kept" / "report.html")]) == 0
         assert main(["predict", str(out), str(tmp_path / "set"), "--out", str(tmp_path / "kept" / "p.csv")]) == 0
         # Values that cannot be read, and a file cut short, must not be quoted either.
@@ -374,7 +376,8 @@ def test_no_other_value_of_a_header_is_kept_or_printed(tmp_path, capfd, monkeypa
         assert main(["data", "check", spec]) == 1
         assert main([*arguments, "--out", str(tmp_path / "kept" / "run2")]) == 2
     printed = capfd.readouterr()
-    (tmp_path / "kept" / "printed.txt").write_text(printed.out + printed.err)
+    said = [printed.out, printed.err, caplog.text, *(str(warning.message) for warning in warned)]
+    (tmp_path / "kept" / "printed.txt").write_text("\n".join(said))
     assert "window of each file (VOI LUT)" in printed.out
     assert "window of each file (VOI LUT)" in (tmp_path / "kept" / "report.html").read_text()
     assert '"window": "own"' in (out / "run.json").read_text()

@@ -87,16 +87,16 @@ def is_empty_mask(encoded: Encoded) -> bool:
 def pixel_kind(encoded: Encoded) -> tuple[str, int]:
     """Kind of the pixels and number of frames, by an image's header; ("8-bit", 1) for what is no image.
 
-    Where it is said which frame is meant, it counts as the only one. UserError without the package that reads a format.
+    Where it is said which frame is meant, it counts as the only one. Raises what is wrong with DICOM and NIfTI.
     """
     if not isinstance(encoded, bytes) or encoded.startswith(b"\xff\xd8"):  # JPEG, the most frequent, has one kind
         return EIGHT, 1
     try:
         with _header(encoded) as image:
             return _kind(image), 1 if hasattr(encoded, "frame") else getattr(image, "n_frames", 1)
-    except UserError:
-        raise
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
+        if scan_format(encoded[:HEAD]):  # whose kind decides on the window
+            raise
         return EIGHT, 1
 
 
