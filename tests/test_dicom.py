@@ -293,6 +293,14 @@ def test_what_holds_no_image_or_is_damaged_is_named(tmp_path, capsys):
     assert "DICOMDIR" not in said
 
 
+def test_deflated_files_are_read_and_bombs_are_not(monkeypatch):
+    content = Path(get_testdata_file("image_dfl.dcm", download=False)).read_bytes()
+    assert shown(content).std() > 10
+    monkeypatch.setattr("dpaat.data.dicom.MAX_DEFLATED", 10_000)
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        shown(content)
+
+
 PLANTED = {
     "PatientName": "QUIXOTE^ALONSO", "PatientID": "MRN-777123", "OtherPatientIDs": "ALIAS-881", "PatientBirthDate":
     "19470929", "StudyDate": "20190817", "ContentDate": "20190818", "AcquisitionDateTime": "20190819101112",

@@ -1,13 +1,14 @@
 """DICOM files: pixels through pydicom's own tables. Nothing else of a header is read but what `Patient` keeps."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpaat.data.patients import Patient, patient
-from dpaat.data.scan import BARE, DICOM, EIGHT, Scan, Window, extra, frame_index
+from dpaat.data.scan import BARE, DICOM, EIGHT, HEAD, Scan, Window, extra, frame_index
 from dpaat.errors import UserError
 
 PALETTE = [
@@ -22,6 +23,7 @@ TAGS = [
 ]  # fmt: skip
 PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
           "PlanarConfiguration", "HighBit"]  # fmt: skip
+DEFLATED, MAX_DEFLATED = b"1.2.840.10008.1.2.1.99", 2**29
 PERSON = ["PatientID", "PatientAge", "PatientSex"]
 
 
@@ -134,12 +136,29 @@ def _pydicom() -> Any:
 def _read(source: Path | io.BytesIO, more: list[str], *, pixels: bool = False) -> Any:
     """Read what describes the pixels, and `more`; no other element is even looked at."""
     _pydicom()
+    _refuse_bomb(source)
     try:
         return extra("pydicom").dcmread(source, stop_before_pixels=not pixels, specific_tags=[*TAGS, *more])
     except UserError:
         raise
     except Exception as error:
         raise _unreadable(error) from None
+
+
+def _refuse_bomb(source: Path | io.BytesIO) -> None:
+    """Refuse a deflated file, which pydicom unpacks as a whole, if it unpacks to more than any image needs."""
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getbuffer()) as file:
+        head = file.read(HEAD)
+        if DEFLATED not in head:
+            return
+        file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file meta information
+        packed = file.read()
+    try:
+        size = len(zlib.decompressobj(-15).decompress(packed, MAX_DEFLATED + 1))
+    except zlib.error as error:
+        raise _unreadable(error) from None
+    if size > MAX_DEFLATED:
+        raise ValueError("a deflated DICOM file that unpacks to more than 512 MB; save it uncompressed")
 
 
 def _unreadable(error: Exception) -> ValueError:
