@@ -29,7 +29,6 @@ JUNK = frozenset(
     }
     | {"ehthumbs.db", "desktop.ini", "icon\r"}
 )
-SCANS = (".dcm", ".dicom", ".nii")
 MAX_BYTES = 2**29  # of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to
 
 
@@ -91,12 +90,11 @@ def is_junk(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Whether a file name looks like an image that can be read."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return (suffix in SUFFIXES or suffix in SCANS) and not is_junk(PurePosixPath(name).name)
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_junk(PurePosixPath(name).name)
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file looks like an image that can be read: by its name, or as scanners name them by its beginning."""
+    """Whether a file looks like an image that can be read: by its name, or for DICOM and NIfTI by its content."""
     return is_image_name(path.name) or (not is_junk(path.name) and file_format(path) != "")
 
 
