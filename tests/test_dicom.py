@@ -14,6 +14,7 @@ from dpaat.data import load_table, prepare
 from dpaat.data import patients as patients_module
 from dpaat.data.images import decode_image, pixel_kind
 from dpaat.data.scan import framed
+from dpaat.data.seen import SEEN, leave_out
 from dpaat.errors import UserError
 from training_makers import tiny_arguments
 
@@ -80,6 +81,23 @@ def test_bundled_grey_files_are_within_one_level_of_pydicoms_tables(name):
     level = expected(data)
     assert level.max() - level.min() > 20, "a picture"
     assert np.abs(shown(content, "own") - level).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_gdcm.dcm"])
+def test_bundled_files_that_only_gdcm_can_decode(name):
+    pytest.importorskip("gdcm", reason="python-gdcm of the extra dicom is not installed")
+    content = Path(get_testdata_file(name, download=False)).read_bytes()
+    if name.startswith("MR"):
+        plain = Path(get_testdata_file("MR_small.dcm", download=False)).read_bytes()
+        assert np.array_equal(shown(content, "own"), shown(plain, "own"))
+    else:
+        assert np.array_equal(shown(content, channels=3), pydicom.dcmread(io.BytesIO(content)).pixel_array)
+
+
+def test_a_compression_without_a_decoder_is_named():
+    content = Path(get_testdata_file("JPEG-lossy.dcm", download=False)).read_bytes()
+    with pytest.raises(ValueError, match=r"compressed \(JPEG Extended .* pip install 'dpaat\[dicom\]', or save it unc"):
+        shown(content, (0, 100))
 
 
 @pytest.mark.parametrize("name", COLOUR)
@@ -264,6 +282,27 @@ def test_files_without_a_window_need_one(tmp_path):
     make_dicom(folder, 3)
     with pytest.raises(UserError, match="21 of 24 images name no window of their own"):
         prepare(f"folder:{folder}", image_size=24)
+
+
+def test_a_window_that_cannot_be_applied_is_named():
+    with pytest.raises(ValueError, match="its own window cannot be applied"):
+        shown(dicom(ct(0, 0), **CT | {"WindowWidth": 0}), "own")
+
+
+def test_patients_of_a_run_are_left_out_of_other_data(tmp_path):
+    run = tmp_path / "run"
+    arguments = tiny_arguments(make_dicom(tmp_path / "set", 36), epochs=1, method="standard", image_size=24)
+    assert main([*arguments, "--out", str(run)]) == 0
+    for number in range(36):  # the patients again, in new images under new names
+        place = tmp_path / "later" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        new = dicom(ct(500 + number, number % 2), **CT, PatientID=f"mrn-{number // 3:05d} ")
+        (place / f"x{number}").write_bytes(new)
+    known = pd.read_csv(run / "splits.csv", dtype=str)
+    learned = known["split"].ne("test").sum()
+    data, left = leave_out(prepare(f"folder:{tmp_path / 'later'}", image_size=24, training=False), known)
+    assert 0 < left.related == learned < 36
+    assert (data.split == SEEN).sum() == learned
 
 
 def test_one_line_names_the_extra(tmp_path, monkeypatch, capsys):

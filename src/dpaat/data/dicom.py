@@ -46,7 +46,7 @@ class DicomImage(Scan):
         try:
             self._header, frames = header, max(1, int(header.get("NumberOfFrames") or 1))
             size, grey = (int(header.Columns), int(header.Rows)), header.get("SamplesPerPixel", 1) == 1
-            colour = header.PhotometricInterpretation
+            colour = str(header.PhotometricInterpretation)
         except AttributeError:
             raise ValueError("a DICOM file that holds no image") from None
         except Exception as error:  # whose text may quote the header
@@ -114,16 +114,16 @@ class DicomImage(Scan):
         try:
             if header.get("VOILUTSequence"):
                 descriptor = header.VOILUTSequence[0].LUTDescriptor
-                bits, descriptor[2] = (
-                    int(descriptor[2]),
-                    16,
-                )  # where it is 8, pydicom wraps numbers of entries above 255
+                bits = int(descriptor[2])
+                descriptor[2] = 16  # where it is 8, pydicom wraps numbers of entries above 255
                 return pixels.apply_voi_lut(np.rint(values).astype(np.int64), header), (0.0, 2.0**bits - 1)
             with np.errstate(over="ignore"):  # of the sigmoid
                 low, high = pixels.apply_voi_lut(np.array([-1e9, 1e9]), header).tolist()
                 return pixels.apply_voi_lut(values, header), (low, high)
         except Exception as error:
-            raise _unreadable(error) from None
+            raise ValueError(
+                f"its own window cannot be applied ({type(error).__name__}); give --window LO,HI"
+            ) from None
 
 
 def _pydicom() -> Any:

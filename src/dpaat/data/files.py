@@ -17,17 +17,8 @@ from dpaat.errors import UserError, listed
 
 # What operating systems and their programs put beside a user's files.
 JUNK = frozenset(
-    {
-        "__macosx",
-        "dicomdir",
-        "__pycache__",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "thumbs.db",
-    }
-    | {"ehthumbs.db", "desktop.ini", "icon\r"}
+    {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
+    | {"ehthumbs.db", "desktop.ini", "icon\r", "dicomdir"}
 )
 MAX_BYTES = 2**29  # of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to
 
