@@ -33,6 +33,7 @@ def efficientnet_weights() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DPAAT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["DPAAT_PATIENT_KEY"] = str(tmp_path_factory.mktemp("key") / "patients.key")
 
 
 @pytest.fixture(scope="session")

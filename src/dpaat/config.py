@@ -25,16 +25,16 @@ class Data(Checked):
 
     data: str = option(
         "synthetic",
-        "dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR, csv:FILE.csv or "
+        "dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR[,frame=FRAME], csv:FILE.csv[,frame=FRAME] or "
         "synthetic[:N[,features=both|robust|fragile]]",
     )
     image_size: int = option(64, "pixels at the side of the square image", ge=1)
     fit: Literal["crop", "squash"] = option("crop", "how an oblong image becomes square: crop its centre, or squash it")
     window: str = option(
         "auto",
-        "which values of the pixels become black and white: full (the whole range of the file's type), bits:N "
-        "(0 to 2^N - 1), LO,HI, or percentile:LO,HI of all images; auto is full, and refuses images of more than 8 "
-        "bits that use a small part of their range",
+        "which values of the pixels become black and white: full (the whole range of the file's type), own (the window "
+        "that each DICOM file names), bits:N (0 to 2^N - 1), LO,HI, or percentile:LO,HI of all images; auto is own for "
+        "DICOM and else full, and refuses images of more than 8 bits that use a small part of their range",
     )
     fold: str | None = option(None, '"k/K" tests on fold k of K instead of on a fifth of the groups')
     splits: str | None = option(None, "CSV with columns id and split (train, val, test), in place of a random split")

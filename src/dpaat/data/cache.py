@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
-from dpaat.data.images import Window, decode_image, pixel_kind, pixel_quantiles, require_same_aspect
+from dpaat.data.images import Reading, decode_image, pixel_kind, pixel_quantiles, require_same_aspect
 from dpaat.data.table import Encoded, ImageTable
 from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
@@ -122,10 +122,13 @@ def decode(
 
 
 def look_at(content: Encoded) -> tuple[str, str, int]:
-    """Digest of an image's content (the file's bytes, or shape and pixels); kind of its pixels; number of frames."""
-    head = b"" if isinstance(content, bytes) else f"{content.shape}{content.dtype}".encode()
+    """Digest of an image's content, kind of its pixels, number of frames.
+
+    The content is the file's bytes and the frame that is meant, or shape and pixels.
+    """
+    head = getattr(content, "frame", "") if isinstance(content, bytes) else f"{content.shape}{content.dtype}"
     whole = content if isinstance(content, bytes) else content.tobytes()
-    return hashlib.blake2b(head + whole, digest_size=16).hexdigest(), *pixel_kind(content)
+    return hashlib.blake2b(head.encode() + whole, digest_size=16).hexdigest(), *pixel_kind(content)
 
 
 def digest_pixels(image: np.ndarray) -> str:
@@ -141,7 +144,7 @@ def quantiles(table: ImageTable, progress: bool, rows: np.ndarray, count: int) -
     return np.stack(list(found))
 
 
-def decoder(table: ImageTable, size: int, fit: str, window: Window | None) -> Callable[[int], np.ndarray]:
+def decoder(table: ImageTable, size: int, fit: str, window: Reading) -> Callable[[int], np.ndarray]:
     """Make the function from a row to its image, (C, size, size) uint8; it raises UnreadableError."""
     return partial(of_image, table, partial(decode_image, size=size, fit=fit, channels=table.channels, window=window))
 
@@ -190,9 +193,7 @@ def _open(path: Path, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarra
     return None
 
 
-def _write(
-    path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, window: Window | None, progress: bool
-) -> None:
+def _write(path: Path, table: ImageTable, shape: tuple[int, ...], fit: str, window: Reading, progress: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A memory map that outgrows the disk kills the process without a word, so room is looked for first.
     needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free

@@ -1,5 +1,6 @@
 """`dpaat data check`: what a dataset contains and what is wrong with it."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from dpaat.data import fingerprint, load_table
 from dpaat.data.cache import UnreadableError, decoder, in_threads, look_at, of_image, of_mask, quantiles
 from dpaat.data.files import exists, home_path
 from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
-from dpaat.data.images import EIGHT, decode_mask, is_empty_mask
+from dpaat.data.images import OWN, decode_mask, is_empty_mask
 from dpaat.data.registry import DATASETS
+from dpaat.data.scan import EIGHT
 from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals, split_notes
 from dpaat.data.table import SPLITS, Encoded, ImageTable
 from dpaat.data.values import AUTO, FULL, parse_window, resolve_window, window_range
@@ -90,7 +92,7 @@ def check(
         f"{spec}: {len(table)} {'grey' if table.channels == 1 else 'RGB'} images, "
         f"{table.frame['group'].nunique()} groups, {len(table.classes)} classes, "
         f"fingerprint {fingerprint(table, digests, resolved)}"
-        + ("" if resolved == FULL else f", values from {' to '.join(resolved.split(','))}")
+        + _said_of(resolved)
         + (" (synthetic images)" if table.synthetic else ""),
         markup=False,
     )
@@ -123,6 +125,12 @@ def check(
     return _total(console, [*problems, *leak_lines(found, sides), *contrary_lines(contrary)], total)
 
 
+def _said_of(window: str) -> str:
+    if window == OWN:
+        return ", values through the window of each file (VOI LUT)"
+    return "" if window == FULL else f", values from {' to '.join(window.split(','))}"
+
+
 def _total(console: Console, problems: list[str], total: int = 1) -> int:
     for line in problems:
         console.print(f"problem: {one_line(line)}", markup=False, highlight=False, soft_wrap=True)
@@ -133,7 +141,7 @@ def _total(console: Console, problems: list[str], total: int = 1) -> int:
 def _exists(spec: str) -> bool:
     """Whether a spec names a file or folder that is there, whatever is in it."""
     scheme, _, argument = spec.partition(":")
-    path = argument.partition(":")[2] if scheme == "medmnist" else argument.partition(",group=")[0]
+    path = argument.partition(":")[2] if scheme == "medmnist" else re.split(",(?:group|frame)=", argument)[0]
     place = home_path(path)
     return scheme in DATASETS and bool(path) and exists(place) and (place.is_file() or place.is_dir())
 

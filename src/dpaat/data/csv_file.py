@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data import frames
-from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, peek_channels
+from dpaat.data.files import FileReader, ImageFile, existing, frame_notes, is_file, located, peek_all, take_frame
+from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
-from dpaat.data.table import UNGROUPED, ImageTable
+from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, listed
 
 METADATA = ("age", "sex", "site", "source")
@@ -20,7 +21,7 @@ COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
 SPLIT_LIKE = ("splits", "set", "subset", "partition", "phase", "fold", "folds", "usage", "dataset_split", "data_split")
 
 
-@register_dataset("csv", "csv:FILE.csv[,group=COLUMN]", "a table of paths and labels")
+@register_dataset("csv", "csv:FILE.csv[,group=COLUMN][,frame=FRAME]", "a table of paths and labels")
 def load(argument: str, spec: str) -> ImageTable:
     """Read a CSV file with the columns `path` and `label`.
 
@@ -30,6 +31,7 @@ def load(argument: str, spec: str) -> ImageTable:
     are the labels, in numerical order if all are numbers, else in alphabetical order. Raises UserError for anything
     missing or wrong in the file, multi-label, or an absent image.
     """
+    argument, frame_meant = take_frame(argument)
     file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
     path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = _named(frames.read_text_table(path))
@@ -49,30 +51,33 @@ def load(argument: str, spec: str) -> ImageTable:
     masks = _masks(path, frame)
     classes = frames.class_order(frame["label"])
     kept, problems = frames.metadata(frame, {name: name for name in METADATA})
-    columns = {"id": frame["path"], "label": frame["label"].map(classes.index).astype(np.int64), "group": frame["path"]}
-    notes, alone = [UNGROUPED], pd.Series(True, frame.index)
-    if group in frame:
-        alone = frame[group].map(frames.is_missing)
+    channels, whose = peek_all(files)
+    by_header = group not in frame
+    columns, notes, doubts = patient_columns(whose, frame["path"], grouped=not by_header)
+    columns = {"id": frame["path"], "label": frame["label"].map(classes.index).astype(np.int64), **columns}
+    alone = columns["group"] == frame["path"] if by_header else frame[group].map(frames.is_missing)
+    if not by_header:
         columns["group"] = frame["path"].where(alone, frame[group])
         said = f"{alone.sum()} of {len(frame)} images have no group and count as independent: {frames.rows_of(alone)}"
-        notes = [said] if alone.any() else []
+        notes = (*((said,) if alone.any() else ()), *notes)
     if "split" in frame and (frame["split"] != "").any():
         columns["split"] = frame["split"].map(frames.split_name)
         frames.refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
     if unused := [str(name) for name in frame if name not in (*COLUMNS, group)]:
-        notes.append(f"columns that are not used: {listed(unused, 12)}")
-    reader = FileReader(files)
+        notes = (*notes, f"columns that are not used: {listed(unused, 12)}")
+    reader = FileReader(files, frame_meant)
     return ImageTable(
         name=path.stem,
         spec=spec,
         frame=pd.DataFrame({**columns, **kept}).reset_index(drop=True),
         classes=classes,
-        channels=peek_channels(files),
+        channels=channels,
         read=reader,
         describe=reader.describe,
+        pseudonyms=by_header and any(whose),
         read_mask=masks,
-        notes=(*frames.order_notes(classes), *notes),
-        warnings=(*problems, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
+        notes=(*frames.order_notes(classes), *notes, *frame_notes(frame_meant)),
+        warnings=(*problems, *doubts, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
     )
 
 

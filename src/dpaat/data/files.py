@@ -1,6 +1,7 @@
 """Image files in folders and in zip archives, addressed alike."""
 
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,15 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from dpaat.data.frames import is_windows_path
-from dpaat.data.images import SUFFIXES, header_channels
+from dpaat.data.images import SUFFIXES, peek
+from dpaat.data.patients import Patient
+from dpaat.data.scan import file_format, framed, parse_frame
 from dpaat.errors import UserError, listed
 
 # What operating systems and their programs put beside a user's files.
 JUNK = frozenset(
     {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
-    | {"ehthumbs.db", "desktop.ini", "icon\r"}
+    | {"ehthumbs.db", "desktop.ini", "icon\r", "dicomdir"}
 )
 MAX_BYTES = 2**29  # of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to
 
@@ -57,13 +60,14 @@ class FileReader:
     """Row number to encoded image; a class, so that a table can be pickled."""
 
     files: Sequence[ImageFile | None]
+    frame: str = ""  # of files that hold several
 
     def __call__(self, row: int) -> bytes:
         """Return the encoded bytes; KeyError for a row that has no file."""
         file = self.files[row]
         if file is None:
             raise KeyError(row)
-        return file.read()
+        return framed(file.read(), self.frame)
 
     def describe(self, row: int) -> str:
         """Return the name to show for a row."""
@@ -78,6 +82,11 @@ def is_junk(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Whether a file name looks like an image that can be read."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_junk(PurePosixPath(name).name)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file looks like an image that can be read: by its name, or for DICOM and NIfTI by its content."""
+    return is_image_name(path.name) or (not is_junk(path.name) and file_format(path) != "")
 
 
 def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -97,7 +106,7 @@ def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_junk(name))
         for name in sorted(names):
-            if is_image_name(name):
+            if is_image_file(Path(parent) / name):
                 images.append(Path(parent) / name)
             elif not is_junk(name) or (not name.startswith("._") and PurePosixPath(name).suffix.lower() in SUFFIXES):
                 others.append(Path(parent) / name)
@@ -179,7 +188,19 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - likewise
 
 
-def peek_channels(files: Sequence[ImageFile]) -> int:
-    """Return 1 if all images are grey by their headers, else 3."""
+def peek_all(files: Sequence[ImageFile]) -> tuple[int, list[Patient | None]]:
+    """Return 1 if all images are grey by their headers, else 3; and whose each is, where it says so."""
     with ThreadPoolExecutor() as pool:
-        return 3 if 3 in pool.map(header_channels, [file.path for file in files]) else 1
+        found = list(pool.map(peek, [file.path for file in files]))
+    return max(channels for channels, _ in found), [whose for _, whose in found]
+
+
+def take_frame(argument: str) -> tuple[str, str]:
+    """Take `,frame=...` out of what stands behind the colon of a spec; "" where it is not there."""
+    match = re.fullmatch(r"(.*),frame=([^,]*)(,group=.*)?", argument)
+    return (match[1] + (match[3] or ""), parse_frame(match[2])) if match else (argument, "")
+
+
+def frame_notes(frame: str) -> tuple[str, ...]:
+    """Say which frame is read where a spec says so."""
+    return (f"of a file of several frames or slices, this one is read: {frame}",) if frame else ()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dpaat.data import PreparedData
-from dpaat.data.images import EIGHT
+from dpaat.data.scan import EIGHT
 from dpaat.data.splits import leaks
 from dpaat.data.table import ImageTable
 from dpaat.data.values import FULL, fitting_window

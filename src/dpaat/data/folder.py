@@ -12,14 +12,17 @@ from dpaat.data.files import (
     ImageFile,
     existing,
     files_below,
-    is_image_name,
+    frame_notes,
+    is_image_file,
     is_junk,
     left_out,
-    peek_channels,
+    peek_all,
+    take_frame,
 )
 from dpaat.data.frames import SPLIT_NAMES, class_order, order_notes, split_name
+from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
-from dpaat.data.table import SPLITS, UNGROUPED, ImageTable
+from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed, require_printable
 
 # Folders that are meant for a split, or a fold, though not called so.
@@ -29,13 +32,16 @@ ELSEWHERE = "move masks away, or name them in the column 'mask' of a table (csv:
 MASK_STEM = re.compile(r"(.+?)[ _-](?:mask|segmentation|seg)(?:[ _-]?\d+)?", re.IGNORECASE)
 
 
-@register_dataset("folder", "folder:DIR", "a folder per class, perhaps inside a folder per split")
+@register_dataset("folder", "folder:DIR[,frame=FRAME]", "a folder per class, perhaps inside a folder per split")
 def load(argument: str, spec: str) -> ImageTable:
     """List `DIR/CLASS/**/image` or `DIR/SPLIT/CLASS/**/image`; every image is its own group.
 
-    Links are followed. A split is called train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it. Raises
-    UserError: no such folder, no class folders, one without images, or folders that could mean several things.
+    Images of DICOM are in the group of their patient, with age and sex, see `dpaat.data.patients`. Of files of several
+    frames or slices the one is read that `,frame=` says (first, middle, or a number from 1 on). Links are followed. A
+    split is called train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it. Raises UserError: no such folder,
+    no class folders, one without images, or folders that could mean several things.
     """
+    argument, frame_meant = take_frame(argument)
     root = existing(argument, spec, kind="folder", scheme="folder:DIR")
     tops = _sub_folders(root)
     splits = [top for top in tops if _is_split(top)]
@@ -58,26 +64,31 @@ def load(argument: str, spec: str) -> ImageTable:
         rows += [(file.relative_to(root).as_posix(), classes.index(place.name), split) for file in found]
     require_printable([name for name, _, _ in rows], spec)
     frame = pd.DataFrame(rows, columns=["id", "label", "split"]).astype({"label": np.int64})
-    frame["group"] = frame["id"]
+    channels, whose = peek_all(files)
+    columns, notes, doubts = patient_columns(whose, frame["id"])
+    frame = frame.assign(**columns)
     beside = [path for folder in {root, *(place.parent for place in places)} for path in _beside(folder)]
     # A link that leads nowhere may have been a class.
-    loose = sorted(path for path in beside if not path.is_file() or is_image_name(path.name))
+    loose = sorted(path for path in beside if not path.is_file() or is_image_file(path))
     texts = sorted(path.relative_to(root).as_posix() for path in beside if path not in loose)
-    reader = FileReader(tuple(files))
+    reader = FileReader(tuple(files), frame_meant)
     return ImageTable(
         name=root.resolve().name,
         spec=spec,
         frame=frame if splits else frame.drop(columns="split"),
         classes=classes,
-        channels=peek_channels(files),
+        channels=channels,
         read=reader,
         describe=reader.describe,
+        pseudonyms=any(whose),
         notes=(
-            UNGROUPED,
+            *notes,
+            *frame_notes(frame_meant),
             *order_notes(classes),
             *((f"files beside the class folders are not read: {listed(texts)}",) if texts else ()),
         ),
         warnings=(
+            *doubts,
             *left_out(others, root),
             *((f"left out, being in no class folder: {listed(p.relative_to(root) for p in loose)}",) if loose else ()),
             *_doubts(root, places),
@@ -184,4 +195,4 @@ def _beside(folder: Path, *, images: bool = False) -> list[Path]:
     """What lies in a folder beside the class folders."""
     classes = _sub_folders(folder)
     found = [path for path in folder.iterdir() if not is_junk(path.name) and path not in classes]
-    return [path for path in found if is_image_name(path.name)] if images else found
+    return [path for path in found if is_image_file(path)] if images else found

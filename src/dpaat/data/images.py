@@ -2,12 +2,31 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, SAMPLEFORMAT
 
+from dpaat.data.dicom import DicomImage
+from dpaat.data.dicom import peek as peek_dicom
+from dpaat.data.nifti import NiftiImage
+from dpaat.data.patients import Patient
+from dpaat.data.scan import (
+    COLOUR_16,
+    EIGHT,
+    FLOAT,
+    HEAD,
+    INTEGER,
+    Scan,
+    Window,
+    extra,
+    file_format,
+    frame_index,
+    scan_format,
+)
 from dpaat.data.table import Encoded
+from dpaat.errors import UserError
 
 # Scaled decoding of JPEG is kept to four times the wanted size and above, where the antialiasing that follows
 # hides its error (below one grey level on average); below that it would show.
@@ -23,19 +42,19 @@ FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
 # MPO is a kind of JPEG.
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 MAX_PIXELS = 2**27  # of one image, which takes 400 MB when decoded; a file of a few kB can promise any number
-EIGHT, INTEGER, FLOAT, COLOUR_16 = "8-bit", "integer", "float", "16-bit colour"
-"""Kinds of pixels: up to 8 bits; grey of 16 or 32 bits; grey floating-point; colour of 16 bits, of which Pillow keeps
-the upper 8."""
 WHITE_16 = 2**16 - 1
-Window = tuple[float, float]  # the values that become 0 and 255; what lies beyond is cut
+OWN: Literal["own"] = "own"
+Reading = Window | Literal["own"] | None
+"""How values become grey levels: through a window for all, through that of each file, or by the range of its type."""
 
 
-def decode_image(encoded: Encoded, *, size: int, fit: str, channels: int, window: Window | None = None) -> np.ndarray:
+def decode_image(encoded: Encoded, *, size: int, fit: str, channels: int, window: Reading = None) -> np.ndarray:
     """Decode, turn upright, make square and resize with antialiasing.
 
     The first frame of an animation counts. Transparent parts turn black. `fit` is "crop" (central square) or "squash",
     `channels` 1 (grey) or 3 (RGB); without a window the whole range of the file's type counts, where 65535 is white in
-    16-bit grey images. Returns (channels, size, size) uint8; raises whatever Pillow does for a file it cannot read.
+    16-bit grey images, and with "own" the window that the file names. Returns (channels, size, size) uint8; raises
+    whatever Pillow does for a file it cannot read.
     """
     image = _to_8_bit(_open(encoded, DRAFT_MARGIN * size), window).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(_resize(image, size, fit, Image.Resampling.BILINEAR))
@@ -66,13 +85,18 @@ def is_empty_mask(encoded: Encoded) -> bool:
 
 
 def pixel_kind(encoded: Encoded) -> tuple[str, int]:
-    """Kind of the pixels and number of frames, by an image's header; ("8-bit", 1) for what is no image."""
+    """Kind of the pixels and number of frames, by an image's header; ("8-bit", 1) for what is no image.
+
+    Where it is said which frame is meant, it counts as the only one. Raises what is wrong with DICOM and NIfTI.
+    """
     if not isinstance(encoded, bytes) or encoded.startswith(b"\xff\xd8"):  # JPEG, the most frequent, has one kind
         return EIGHT, 1
     try:
         with _header(encoded) as image:
-            return _kind(image), getattr(image, "n_frames", 1)
+            return _kind(image), 1 if hasattr(encoded, "frame") else getattr(image, "n_frames", 1)
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
+        if scan_format(encoded[:HEAD]):  # whose kind decides on the window
+            raise
         return EIGHT, 1
 
 
@@ -87,20 +111,35 @@ def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
     return np.asarray(found, dtype=np.float64)
 
 
-def header_channels(path: Path) -> int:
-    """Tell grey (1) from colour (3) by an image file's header alone; 1 for a file that is no image."""
+def peek(path: Path) -> tuple[int, Patient | None]:
+    """Tell grey (1) from colour (3), and whose image it is where it says so, by an image file's header alone.
+
+    1 for a file that is no image; UserError without the package that reads its format.
+    """
     if not path.is_file():  # a pipe would be waited for
-        return 1
+        return 1, None
     try:
-        with _header(path) as image:
-            return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3
+        if (form := file_format(path)) == "DICOM":
+            return peek_dicom(path)
+        if form:
+            extra("nibabel")
+            return 1, None
+        with Image.open(path, formats=FORMATS) as image:
+            return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3, None
+    except UserError:
+        raise
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
-        return 1
+        return 1, None
 
 
-def _header(source: bytes | Path) -> Image.Image:
-    """Open an image file without its pixels; a further format of files begins here."""
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+def _header(content: bytes) -> Image.Image:
+    """Open an image file without its pixels, at the frame that is meant; a further format of files begins here."""
+    if form := scan_format(content[:HEAD]):
+        return DicomImage(content) if form == "DICOM" else NiftiImage(content)
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if hasattr(content, "frame"):
+        image.seek(frame_index(content, getattr(image, "n_frames", 1)))
+    return image
 
 
 def _upright_size(encoded: Encoded) -> tuple[int, int]:
@@ -121,6 +160,9 @@ def _open(encoded: Encoded, draft: int | None = None) -> Image.Image:
     image = _header(encoded)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are too many; make it smaller")
+    if isinstance(image, Scan):
+        image.load()
+        return image
     if draft is not None:
         image.draft(None, (draft, draft))
     kind, form, tags = _kind(image), image.format, getattr(image, "tag_v2", {})
@@ -147,6 +189,8 @@ def _is_wide(image: Image.Image) -> bool:
 
 def _kind(image: Image.Image) -> str:
     """Kind of the pixels of an image that is not loaded yet."""
+    if isinstance(image, Scan):
+        return image.kind
     if _is_wide(image):
         return FLOAT if image.mode == "F" else INTEGER
     bits = np.max(getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, 8))
@@ -160,19 +204,22 @@ def _values(image: Image.Image) -> np.ndarray:
     return values
 
 
-def _to_8_bit(image: Image.Image, window: Window | None) -> Image.Image:
+def _to_8_bit(image: Image.Image, window: Reading) -> Image.Image:
     """Pixels of more than 8 bits in 8, a transparent image on black; any other as it is, or through the window."""
     if _is_wide(image):
         values = _values(image)
+        if window == OWN:
+            values, window = image.through_own_window(values) if isinstance(image, Scan) else (values, None)
         if window is None and image.mode == "F":
             raise ValueError("floating-point pixels have no known range; give --window LO,HI")
         if window is None and not 0 <= values.min() <= values.max() <= WHITE_16:
             raise ValueError(f"values from {values.min()} to {values.max()} are not of 16 bits; give --window LO,HI")
-        return Image.fromarray(_through(values, window or (0, WHITE_16)))
+        grey = _through(values, window or (0, WHITE_16))
+        return Image.fromarray(255 - grey if isinstance(image, Scan) and image.white_is_low else grey)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    if window is None:
+    if window is None or window == OWN:
         return image
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return image.point(_through(np.arange(256), window).tolist() * len(image.getbands()))

@@ -36,6 +36,7 @@ class ImageTable:
     near_duplicates: tuple[tuple[str, str], ...] = ()  # ids that must stay in one split
     licence: str = ""  # terms of use of the data
     citation: str = ""  # what to cite
+    pseudonyms: bool = False  # groups are called by keyed hashes, which differ between machines
     synthetic: bool = False  # generated images, which every output has to say
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a clinic's yes-no questions to the classes of yes
     notes: tuple[str, ...] = ()  # what a reader of results has to know about the dataset, a line each

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dpaat.data.images import COLOUR_16, EIGHT, FLOAT, WHITE_16, Window
+from dpaat.data.images import OWN, WHITE_16, Reading
+from dpaat.data.scan import BARE, COLOUR_16, DICOM, EIGHT, FLOAT, Window
 from dpaat.errors import UserError
 
 AUTO, FULL = "auto", "full"
@@ -14,13 +15,14 @@ Quantiles = Callable[[np.ndarray, int], np.ndarray]  # row numbers (N,) and a co
 
 
 def parse_window(text: str) -> tuple[str, Window]:
-    """Read `auto`, `full`, `bits:N`, `LO,HI` or `percentile:LO,HI`; UserError for anything else.
+    """Read `auto`, `full`, `own`, `bits:N`, `LO,HI` or `percentile:LO,HI`; UserError for anything else.
 
     Returns:
-        "auto", "full", "range" or "percentile", and the two numbers of the latter ones; `bits:N` is the range from 0.
+        "auto", "full", "own", "range" or "percentile", and the two numbers of the latter ones; `bits:N` is the range
+        from 0.
     """
     kind, _, rest = text.strip().rpartition(":")
-    if not kind and rest in (AUTO, FULL):
+    if not kind and rest in (AUTO, FULL, OWN):
         return rest, (0.0, 0.0)
     try:
         numbers = [float(part) for part in rest.split(",")]
@@ -32,24 +34,25 @@ def parse_window(text: str) -> tuple[str, Window]:
     if kind in ("", "percentile") and len(numbers) == 2 and least <= numbers[0] < numbers[1] <= most:
         return kind or "range", (numbers[0], numbers[1])
     raise UserError(
-        f"window {text!r}: write auto, full, bits:N (N from 1 to 32), LO,HI with LO below HI, or percentile:LO,HI "
+        f"window {text!r}: write auto, full, own, bits:N (N from 1 to 32), LO,HI with LO below HI, or percentile:LO,HI "
         "(from 0 to 100)"
     )
 
 
-def window_range(resolved: str) -> Window | None:
-    """The two values of a window that `resolve_window` returned; None for "full"."""
-    return None if resolved == FULL else parse_window(resolved)[1]
+def window_range(resolved: str) -> Reading:
+    """The two values of a window that `resolve_window` returned; None for "full", and "own" as it is."""
+    return None if resolved == FULL else OWN if resolved == OWN else parse_window(resolved)[1]
 
 
 def resolve_window(
     asked: str, kinds: Sequence[str], quantiles: Quantiles, *, spec: str, known: Iterable[str] = ()
 ) -> str:
-    """Decide on the window of a set: "full", or "LO,HI".
+    """Decide on the window of a set: "full", "own" (that of each DICOM file), or "LO,HI".
 
     Percentiles are those of all images of the set, each counted alike. With `auto`, images of more than 8 bits take
     the whole range of their type, unless they use a small part of it: in half of them, 99 % of the pixels stay within a
-    quarter of it above the smallest value of all.
+    quarter of it above the smallest value of all. DICOM files that name a window take it with `auto`, where the model
+    was not trained on such files otherwise.
 
     `kinds` are those of each image (`pixel_kind`), `known` those that a model was trained on: its window fits these,
     and the whole range needs no check; `quantiles` are asked for only if need be. Raises UserError: floating-point or
@@ -57,22 +60,32 @@ def resolve_window(
     under one range of values.
     """
     mode, numbers = parse_window(asked)
-    found, different = np.asarray(kinds), sorted(set(kinds))
-    strange = sorted({*kinds} - {*known})
+    found = np.asarray(kinds)
+    different, known = ({DICOM if kind == BARE else kind for kind in some} for some in (kinds, known))
+    strange = sorted(different - known)
+    if mode == AUTO and DICOM in kinds and DICOM in strange:
+        mode = OWN
     if mode in (AUTO, FULL):
-        for kind in strange if mode == AUTO else ():
-            if kind != EIGHT:
+        for kind in sorted({*kinds}) if mode == AUTO else ():
+            if kind != EIGHT and (DICOM if kind == BARE else kind) in strange:
                 _check_range(kind, quantiles(np.flatnonzero(found == kind), 101), spec)
         return FULL
     if known and strange:
         raise UserError(
-            f"{spec}: {strange[0]} pixels, but the model was trained on {' and '.join(known)} ones in the window "
-            f"{asked}; save the images in the same form, or say with --window how they are to be read"
+            f"{spec}: {strange[0]} pixels, but the model was trained on {' and '.join(sorted(known))} ones in the "
+            f"window {asked}; save the images in the same form, or say with --window how they are to be read"
         )
+    if mode == OWN:
+        if lacking := [kind for kind in kinds if kind not in (DICOM, EIGHT)]:
+            raise UserError(
+                f"{spec}: {len(lacking)} of {len(kinds)} images name no window of their own (pixels: {lacking[0]}); "
+                "give --window LO,HI in the values of the pixels, or percentile:LO,HI"
+            )
+        return OWN
     if COLOUR_16 in kinds:
         raise UserError(f"{spec}: no window can be set for colour images of 16 bits; save them as 8-bit")
     if len(different) > 1:
-        counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in different)
+        counts = ", ".join(f"{(found == kind).sum()} of {kind} pixels" for kind in sorted({*kinds}))
         raise UserError(f"{spec}: one window cannot fit images of several kinds ({counts}); save them in one form")
     if EIGHT in kinds and mode == "range" and numbers[1] > 255:
         raise UserError(f"{spec}: 8-bit pixels reach 255, so --window {asked} would leave them dark; give another one")

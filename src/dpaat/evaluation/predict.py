@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from dpaat.data import load_table
 from dpaat.data.cache import in_threads
-from dpaat.data.files import ImageFile, files_below, left_out
+from dpaat.data.files import FileReader, ImageFile, files_below, left_out, take_frame
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
 from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.table import UNGROUPED
@@ -70,7 +70,11 @@ def predict(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder")
     given = [images] if isinstance(images, str) else images
-    names, read, remarks = _from_spec(images) if isinstance(images, str) and _is_spec(images) else _from_paths(given)
+    names, read, remarks = (
+        _from_spec(images)
+        if isinstance(images, str) and _is_spec(images)
+        else _from_paths(given, take_frame(opened.config.data)[1])
+    )
     if console is not None and remarks:
         console.print("\n".join(remarks), highlight=False, soft_wrap=True)
     require_printable(names, "predict")
@@ -130,7 +134,7 @@ def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:
     return [table.describe(row) for row in range(len(table))], table.read, remarks
 
 
-def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read, list[str]]:
+def _from_paths(paths: Sequence[str | Path], frame: str) -> tuple[list[str], Read, list[str]]:
     files: list[Path] = []
     others: list[Path] = []
     for path in map(Path, paths):
@@ -144,4 +148,4 @@ def _from_paths(paths: Sequence[str | Path]) -> tuple[list[str], Read, list[str]
     if not files:
         raise UserError("give at least one image or folder of images")
     remarks = [f"warning: {line}" for line in left_out(others, Path())]
-    return [str(file) for file in files], lambda row: ImageFile(files[row]).read(), remarks
+    return [str(file) for file in files], FileReader([*map(ImageFile, files)], frame), remarks

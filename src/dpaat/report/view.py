@@ -212,4 +212,6 @@ def _read_part(part: Path, classes: Sequence[str]) -> pd.DataFrame:
 
 def window_text(window: str | None) -> str:
     """What to say after the name of data that were read through a window of values; nothing for the whole range."""
+    if window == "own":
+        return "; values through the window of each file (VOI LUT)"
     return "" if window in (None, "", "full") else f"; values {window} are black and white"
