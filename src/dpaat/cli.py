@@ -38,6 +38,7 @@ COMMANDS = {
     "predict": "classify images with a run",
     "report": "write one HTML page about one or more runs",
     "export": "write a run's network as ONNX and safetensors",
+    "push": "publish a run's network on the Hugging Face hub",
     "data check": "print what is in a dataset, and what is wrong with it",
     "list": "list methods, models, attacks, datasets, maps or grids",
 }
