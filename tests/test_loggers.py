@@ -104,7 +104,7 @@ def test_a_tracker_that_fails_later_is_said_and_the_run_goes_on(tiny_images, tin
     calls = []
 
     def fail(*_, **__):
-        random.random(), np.random.rand(), torch.rand(1)
+        draw()
         calls.append(1)
         raise ConnectionError("the server has gone\nwith a long story")
 
@@ -157,14 +157,15 @@ def test_no_tracker_unless_asked_for(tiny_run):
     assert "loggers" not in info(tiny_run)
 
 
+def draw(*_, **__):
+    return random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002 - those that everybody shares
+
+
 class Own(L.Callback):
     """Counts epochs, and draws random numbers wherever it is called."""
 
     def __init__(self):
         self.epochs, self.rows = 0, []
-
-    def draw(self, *_, **__):
-        random.random(), np.random.rand(), torch.rand(1)
 
     on_fit_start = on_train_start = on_train_epoch_start = on_train_batch_start = on_train_batch_end = draw
     on_validation_start = on_validation_batch_start = on_validation_end = draw

@@ -384,6 +384,21 @@ def list_names(what: str, filter: str = "", /) -> None:
     _console().print(listing(what, filter))
 
 
+def completion(shell: str, /) -> None:
+    """Print a script that completes commands, options and values of dpaat in a shell.
+
+    Args:
+        shell: bash, zsh, tcsh or fish.
+
+    Examples:
+        dpaat completion bash > ~/.local/share/bash-completion/completions/dpaat
+        dpaat completion zsh > ~/.zfunc/_dpaat                          needs pip install 'dpaat[completion]'
+    """
+    from dpaat.cli import completion_script
+
+    print(completion_script(shell))
+
+
 def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: Path | None = None) -> None:
     """Train standard, fixed-radius and DPAAT models on embedded images (or --data), evaluate them and write a report.
 

@@ -32,7 +32,7 @@ TOLERANCE = 1e-4  #: Largest difference of a logit, relative to 1 and to the log
 
 
 def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> dict[str, Any]:
-    """Write a run's network as ONNX (or not) and as safetensors, and compare what they say, built from the folder alone.
+    """Write a run's network as safetensors and, if asked, ONNX, and compare what they say, built from the folder alone.
 
     The ONNX model takes `images` `(B, C, H, W)`, float32 in [0, 1], for any B, and gives `logits` `(B, K)`;
     normalization is inside. The safetensors hold the network's weights by timm's names; `model.json` says what else is
@@ -118,7 +118,7 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> None:
             raise UserError(f"{path}: this network cannot be written as ONNX: {reason}") from None
     assert program is not None
     for graph in (program.model.graph, *program.model.functions.values()):
-        for node in graph.all_nodes():
+        for node in graph.all_nodes():  # type: ignore[attr-defined]
             node.metadata_props.clear()  # traces with the paths of this machine
     program.save(path, external_data=False)
 
@@ -162,7 +162,7 @@ def _write_timm(model: Classifier, card: dict[str, Any], out: Path, x: Tensor, e
 def run_timm(name: str, x: Tensor) -> np.ndarray:
     """Logits that a network of timm's, such as "local-dir:EXPORT", gives for images in [0, 1] that it normalizes."""
     network = timm.create_model(name, pretrained=True).eval()
-    about: dict[str, Any] = timm.data.resolve_model_data_config(network)
+    about: dict[str, Any] = timm.data.resolve_model_data_config(network)  # type: ignore[attr-defined,no-untyped-call]
     mean, std = (torch.tensor(about[field]).reshape(1, -1, 1, 1) for field in ("mean", "std"))
     with torch.inference_mode():
         logits: np.ndarray = network((x - mean) / std).numpy()

@@ -32,7 +32,7 @@ def make_loggers(config: TrainConfig, out: Path, ids: Mapping[str, str], warn: C
     """
     made = []
     for name in config.loggers:
-        if LOGGERS[name] and find_spec(LOGGERS[name]) is None:
+        if (module := LOGGERS[name]) and find_spec(module) is None:
             raise UserError(f"logger: {name} is not installed: pip install 'dpaat[{name}]'")
         logger = _make(name, out, ids.get(name))
         _shield(name, logger, warn)
@@ -99,7 +99,7 @@ def started(made: list[Logger], config: TrainConfig, ids: Mapping[str, str]) -> 
 
                     own = wandb.run is None  # else of a sweep, or of the caller
                 if name in ("wandb", "mlflow"):
-                    _ = logger.experiment
+                    _ = logger.experiment  # type: ignore[attr-defined]
                     found[name] = str(logger.version)
         except Exception as error:
             raise UserError(f"logger: {name} does not start: {first_line(error)}") from None
