@@ -81,11 +81,11 @@ def test_a_wandb_run_of_the_caller_stays_open(tiny_images, tmp_path):
 
 
 def test_mlflow_goes_on_with_the_same_run(tiny_images, tiny_run, tmp_path):
-    tracking = pytest.importorskip("mlflow.tracking", reason="needs the extra mlflow")
+    mlflow = pytest.importorskip("mlflow", minversion="3", reason="needs the extra mlflow")
     run = train(tiny_config(tiny_images, logger="mlflow"), tmp_path / "run", stop_after=1)
     assert main(["train", "--resume", "--out", str(run), "--workers", "0"]) == 0
     assert_same_run(run, tiny_run)
-    client = tracking.MlflowClient()
+    client = mlflow.MlflowClient()
     (experiment,) = client.search_experiments(filter_string="name = 'dpaat'")
     (found,) = client.search_runs([experiment.experiment_id])
     assert info(run)["loggers"] == {"mlflow": found.info.run_id}
