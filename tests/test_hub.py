@@ -140,6 +140,20 @@ def test_links_are_refused(exported, tmp_path, capfd):
     assert "model.onnx: not a file of its own" in fails(capfd, "push", folder, "clinic/skin")
 
 
+def test_an_export_that_was_never_checked_is_refused(exported, tmp_path, capfd):
+    folder = shutil.copytree(exported, tmp_path / "export")
+    card = json.loads((folder / "model.json").read_text())
+    del card["checked"]
+    (folder / "model.json").write_text(json.dumps(card))
+    assert "says of no check against the run" in fails(capfd, "push", folder, "clinic/skin")
+
+
+def test_no_other_program_s_description_is_replaced(tiny_run, tmp_path, capfd):
+    (tmp_path / "config.json").write_text("{}")
+    assert "config.json: is not of an export" in fails(capfd, "export", tiny_run, "--out", tmp_path, "--no-onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize("text", ["data: folder:/home/anna/clinic", "C:\\Users\\Anna\\clinic", "/Users/anna/x"])
 def test_paths_that_name_somebody_are_refused(exported, tmp_path, capfd, text):
     folder = shutil.copytree(exported, tmp_path / "export")

@@ -132,6 +132,13 @@ def test_a_tracker_that_does_not_start(tiny_images, tmp_path, monkeypatch, capfd
     assert info(out)["status"] == "finished"
 
 
+def test_a_tracker_that_is_nowhere(tiny_images, tmp_path, monkeypatch, capfd):
+    pytest.importorskip("mlflow", minversion="3", reason="needs the extra mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://server")
+    line = fails(capfd, *tiny_arguments(tiny_images, logger="mlflow"), "--out", tmp_path / "run")
+    assert "logger: mlflow does not start: " in line
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

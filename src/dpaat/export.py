@@ -71,8 +71,10 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     with torch.inference_mode():
         expected = model(x).numpy()
     try:
+        if (out / TIMM).exists() and not (out / REBUILD).exists():
+            raise UserError(f"{out / TIMM}: is not of an export; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:  # of an earlier export
+        for name in (CARD, ONNX, TIMM):  # of an earlier export
             (out / name).unlink(missing_ok=True)
         if onnx:
             _write_onnx(model, x, out / ONNX)

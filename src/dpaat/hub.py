@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from dpaat.errors import UserError, first_line, listed
 from dpaat.export import CARD, FILES, export
 from dpaat.runs import INFO
+from dpaat.storage import read_json
 
 HOME = re.compile(rb"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^\s/\\\"']+|/root/")
 """Paths that name whoever made the export."""
@@ -59,6 +60,8 @@ def check_export(folder: Path) -> list[str]:
         if found := HOME.search(path.read_bytes()):
             text = found.group().decode(errors="replace")
             raise UserError(f"{path}: holds the path {text!r}, and is not pushed; take it out, or export anew")
+    if "checked" not in read_json(folder / CARD):
+        raise UserError(f"{folder / CARD}: says of no check against the run; export anew")
     return names
 
 

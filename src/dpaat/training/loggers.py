@@ -28,16 +28,23 @@ def make_loggers(config: TrainConfig, out: Path, ids: Mapping[str, str], warn: C
         warn: what is called once where a tracker fails later; it is then left alone, and the run goes on.
 
     Raises:
-        UserError: a tracker whose library is not installed.
+        UserError: a tracker whose library is not installed, or that cannot be where it is told to.
     """
     made = []
     for name in config.loggers:
         if (module := LOGGERS[name]) and find_spec(module) is None:
             raise UserError(f"logger: {name} is not installed: pip install 'dpaat[{name}]'")
-        logger = _make(name, out, ids.get(name))
+        try:
+            logger = _make(name, out, ids.get(name))
+        except Exception as error:
+            raise _refused(name, error) from None
         _shield(name, logger, warn)
         made.append(logger)
     return made
+
+
+def _refused(name: str, error: Exception) -> UserError:
+    return UserError(f"logger: {name} does not start: {first_line(error)}")
 
 
 def _make(name: str, out: Path, run_id: str | None) -> Logger:
@@ -102,7 +109,7 @@ def started(made: list[Logger], config: TrainConfig, ids: Mapping[str, str]) -> 
                     _ = logger.experiment  # type: ignore[attr-defined]
                     found[name] = str(logger.version)
         except Exception as error:
-            raise UserError(f"logger: {name} does not start: {first_line(error)}") from None
+            raise _refused(name, error) from None
         if name not in ids and name != "csv":  # which has no place for them
             logger.log_hyperparams(vars(config))
     code = 1
