@@ -81,7 +81,7 @@ def test_a_wandb_run_of_the_caller_stays_open(tiny_images, tmp_path):
 
 
 def test_mlflow_goes_on_with_the_same_run(tiny_images, tiny_run, tmp_path):
-    mlflow = pytest.importorskip("mlflow", minversion="3", reason="needs the extra mlflow")
+    mlflow = pytest.importorskip("mlflow", "3", reason="needs the extra mlflow", exc_type=ImportError)
     run = train(tiny_config(tiny_images, logger="mlflow"), tmp_path / "run", stop_after=1)
     assert main(["train", "--resume", "--out", str(run), "--workers", "0"]) == 0
     assert_same_run(run, tiny_run)
@@ -133,7 +133,7 @@ def test_a_tracker_that_does_not_start(tiny_images, tmp_path, monkeypatch, capfd
 
 
 def test_a_tracker_that_is_nowhere(tiny_images, tmp_path, monkeypatch, capfd):
-    pytest.importorskip("mlflow", minversion="3", reason="needs the extra mlflow")
+    pytest.importorskip("mlflow", "3", reason="needs the extra mlflow", exc_type=ImportError)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://server")
     line = fails(capfd, *tiny_arguments(tiny_images, logger="mlflow"), "--out", tmp_path / "run")
     assert "logger: mlflow does not start: " in line
