@@ -61,7 +61,7 @@ def _make(name: str, out: Path, run_id: str | None) -> Logger:
     import mlflow
 
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "dpaat")
-    uri = mlflow.get_tracking_uri()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()  # which keeps that of an earlier run
     return loggers.MLFlowLogger(experiment, run_name=out.name, tracking_uri=uri, run_id=run_id)
 
 
