@@ -25,9 +25,13 @@ COMMANDS = [
     "compare",
     "benchmark",
     "predict",
+    "profile",
     "report",
+    "export",
+    "push",
     "data check",
     "list",
+    "completion",
 ]
 
 
@@ -51,7 +55,7 @@ def test_help_of_every_command(command, capsys):
     assert not re.findall(r"--[a-z]+_", text), "options are shown with hyphens"
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "explain", "predict", "data check"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "explain", "predict", "push", "completion", "data check"])
 def test_help_shows_examples(command, capsys):
     assert run(*command.split(), "--help") == 0
     assert f"  dpaat {command}" in capsys.readouterr().out.split("examples:")[1]

@@ -42,6 +42,12 @@ def test_onnx_says_what_the_run_says(exported, tiny_run, batch):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_onnx_tells_no_path_of_this_machine(exported):
+    content = (exported / "model.onnx").read_bytes()
+    assert b"resnet.py" not in content
+    assert str(Path(timm.__file__).parent).encode() not in content
+
+
 QUICK = ["test_resnet", "test_efficientnet"]
 ARCHITECTURES = [
     *QUICK,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +18,8 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import dpaat
-from dpaat.errors import Interrupted, UserError, one_line, out_of_memory
-from dpaat.parsing import Parser, call, command_parser, readable, with_underscores
+from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
+from dpaat.parsing import Parser, call, command_parser, readable, with_hyphens, with_underscores
 from dpaat.plugins import VARIABLE, load_plugins
 from dpaat.terminal import lasting_output, use_utf8
 
@@ -38,8 +40,10 @@ COMMANDS = {
     "predict": "classify images with a run",
     "report": "write one HTML page about one or more runs",
     "export": "write a run's network as ONNX and safetensors",
+    "push": "publish a run's network on the Hugging Face hub",
     "data check": "print what is in a dataset, and what is wrong with it",
     "list": "list methods, models, attacks, datasets, maps or grids",
+    "completion": "print a script that completes dpaat's options in a shell",
 }
 FUNCTIONS = {"data check": "data_check", "list": "list_names"}
 """Functions in `dpaat.commands` that are not called as their command."""
@@ -101,7 +105,7 @@ def _run(argv: list[str]) -> int:
     set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     hyphenated = [with_underscores(argument) for argument in argv]
     asked, command = _asked(hyphenated)
-    parser = make_parser(asked, command)
+    parser = make_parser({} if command is None else {asked: command})
     if not argv:
         parser.print_help()
         return EXIT_USER_ERROR
@@ -136,11 +140,16 @@ def _asked(argv: Sequence[str]) -> tuple[str, Callable[..., Any] | None]:
     """The command that the arguments name, and its function: no other one is imported."""
     words = [word for word in argv if not word.startswith("-")]
     asked = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), "")
-    return asked, getattr(import_module("dpaat.commands"), FUNCTIONS.get(asked, asked)) if asked else None
+    return asked, _function(asked) if asked else None
 
 
-def make_parser(asked: str, command: Callable[..., Any] | None) -> Parser:
-    """Make the parser of all commands, with the options of the one that is asked for."""
+def _function(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(import_module("dpaat.commands"), FUNCTIONS.get(name, name))
+    return function
+
+
+def make_parser(functions: Mapping[str, Callable[..., Any]]) -> Parser:
+    """Make the parser of all commands, with the options of those whose functions are given."""
     parser = Parser(
         "Train medical image classifiers that stay accurate and withstand adversarial perturbations, and prove it.",
         EXAMPLES,
@@ -149,12 +158,25 @@ def make_parser(asked: str, command: Callable[..., Any] | None) -> Parser:
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        one = command_parser(command) if command is not None and name == asked else Parser()
+        one = command_parser(functions[name]) if name in functions else Parser()
         first, _, second = name.partition(" ")
         commands.add_subcommand(first, group := Parser(text) if second else one, help=text)
         if second:
             group.add_subcommands(required=True, metavar="COMMAND").add_subcommand(second, one, help=text)
     return parser
+
+
+def completion_script(shell: str) -> str:
+    """The shell's script that completes commands, options and values; UserError without shtab, or for another shell."""
+    if find_spec("shtab") is None:
+        raise UserError("completion: needs shtab: pip install 'dpaat[completion]'")
+    import shtab
+
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise unknown("shell", shell, shtab.SUPPORTED_SHELLS)
+    script = make_parser({name: _function(name) for name in COMMANDS}).get_completion_script(f"shtab-{shell}")
+    options = re.compile(r"(?<= -l )[a-z_]+")  # as fish is told them
+    return options.sub(lambda match: match.group().replace("_", "-"), with_hyphens(script))
 
 
 def _too_little_memory(command: str, batch_size: int | None) -> str:

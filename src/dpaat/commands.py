@@ -271,25 +271,53 @@ def profile(config: TrainConfig, batches: int = 9, out: Path | None = None, cach
         write_json(out, found)
 
 
-def export(run: Path, /, out: Path = Path("export"), images: int = 100) -> None:
+def export(run: Path, /, out: Path = Path("export"), images: int = 100, no_onnx: bool = False) -> None:
     """Write a run's network as ONNX and safetensors, and check that they agree with it.
 
     Args:
         run: run folder.
         out: folder to write into.
         images: how many test images to compare on.
+        no_onnx: leave ONNX out.
 
     Examples:
         dpaat export runs/ham --out export                             needs pip install 'dpaat[export]'
+        dpaat export runs/ham --out export --no-onnx
     """
     from dpaat import export as module
 
-    checked = module.export(run, out, images=images)["checked"]
+    card = module.export(run, out, images=images, onnx=not no_onnx)
+    checked, forms = card["checked"], "safetensors agrees" if no_onnx else "ONNX and safetensors agree"
     worst = max(checked["largest_difference"].values())
     _say(
-        f"written to {out}: ONNX and safetensors agree with the run on {checked['images']} {checked['of']} "
+        f"written to {out}: {forms} with the run on {checked['images']} {checked['of']} "
         f"(largest difference of a logit: {worst:.1e})"
     )
+    _say(
+        f"not for timm.create_model: {card['not_for_timm']}; {module.REBUILD} builds it"
+        if card["not_for_timm"]
+        else f"timm takes it: timm.create_model('local-dir:{out}', pretrained=True)"
+    )
+
+
+def push(source: Path, repo: str, /, public: bool = False) -> None:
+    """Publish a run's network on the Hugging Face hub, in timm's layout; never data, ids of images or splits.
+
+    A repository that is not there is made, private unless --public.
+
+    Args:
+        source: run folder, or what `dpaat export` wrote.
+        repo: name on the hub, such as clinic/skin-resnet18.
+        public: let everybody read it.
+
+    Examples:
+        dpaat push runs/ham clinic/skin-resnet18
+        dpaat export runs/ham --out export && dpaat push export clinic/skin-resnet18      with ONNX, and a card to edit
+    """
+    from dpaat import hub
+
+    url, names = hub.push(source, repo, public=public)
+    _say(f"pushed {', '.join(names)} to {url}")
 
 
 def report(runs: list[Path], /, out: Path | None = None, format: str = "html", no_images: bool = False) -> None:
@@ -354,6 +382,21 @@ def list_names(what: str, filter: str = "", /) -> None:
     from dpaat.listing import listing
 
     _console().print(listing(what, filter))
+
+
+def completion(shell: str, /) -> None:
+    """Print a script that completes commands, options and values of dpaat in a shell.
+
+    Args:
+        shell: bash, zsh, tcsh or fish.
+
+    Examples:
+        dpaat completion bash > ~/.local/share/bash-completion/completions/dpaat
+        dpaat completion zsh > ~/.zfunc/_dpaat                          needs pip install 'dpaat[completion]'
+    """
+    from dpaat.cli import completion_script
+
+    print(completion_script(shell))
 
 
 def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: Path | None = None) -> None:

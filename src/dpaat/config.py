@@ -12,6 +12,8 @@ from dpaat.radii import parse_radii, parse_radius
 from dpaat.validation import STRICT, Checked, option
 
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
+LOGGERS = {"tensorboard": "tensorboard", "csv": None, "wandb": "wandb", "mlflow": "mlflow"}
+"""Trackers, and the module that each needs beside Lightning; the extra is called as the tracker."""
 OWN_DEFAULTS = ("clean_weight", "adv_start", "self_teacher")
 """Fields whose default is the method's own."""
 Norm = Literal["linf", "l2"]
@@ -172,13 +174,16 @@ class Place(Checked):
         ge=0,
     )
     workers: int = option(0, "processes that load images; 0 loads them in the training process", ge=0)
+    logger: str = option(
+        "none", f"trackers beside metrics.csv, with commas: {', '.join(LOGGERS)}, or none; see docs/howto/trackers.md"
+    )
     trainer: dict[str, Any] = option(
         dict, "any other option of Lightning's Trainer, such as --trainer.gradient_clip_val 1"
     )
 
 
-PLACE = ("accelerator", "devices", "num_nodes", "strategy", "workers")
-"""Where a run is computed, which may change when it is resumed."""
+PLACE = ("accelerator", "devices", "num_nodes", "strategy", "workers", "logger")
+"""Where a run is computed and followed, which may change when it is resumed."""
 
 
 @dataclass(config=STRICT)
@@ -203,6 +208,9 @@ class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields 
                 raise unknown("augmentation", name, AUGMENTATIONS)
         if self.freeze_until > self.epochs:
             raise UserError(f"freeze_until: {self.freeze_until} is more than the {self.epochs} epochs of the run")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise unknown("logger", name, [*LOGGERS, "none"])
         if self.precision in ("16-true", "bf16-true"):
             raise UserError(f"precision: {self.precision} would round perturbations away; use bf16-mixed or 16-mixed")
 
@@ -225,7 +233,16 @@ class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields 
     @property
     def augmentations(self) -> tuple[str, ...]:
         """`augment` as names."""
-        return () if self.augment in ("", "none") else tuple(name.strip() for name in self.augment.split(","))
+        return _names(self.augment)
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """`logger` as names, each once."""
+        return tuple(dict.fromkeys(_names(self.logger)))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
 
 
 def complete(config: TrainConfig) -> TrainConfig:

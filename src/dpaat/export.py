@@ -1,4 +1,4 @@
-"""A trained network for other programs: ONNX and safetensors, checked against the original."""
+"""A trained network for other programs: ONNX, safetensors and timm's layout, checked against the original."""
 
 import importlib.util
 import json
@@ -11,36 +11,44 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from huggingface_hub import ModelCardData
 from torch import Tensor, nn
 
 from dpaat import rebuild
-from dpaat.errors import UserError
+from dpaat.errors import UserError, first_line
 from dpaat.models import Classifier
 from dpaat.provenance import provenance
+from dpaat.report.card import hub_licence
 from dpaat.runs import Run, open_run
 from dpaat.storage import write_json, write_text
 from dpaat.weights import RECORD
 
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
-README, REBUILD = "README.md", "rebuild.py"
+README, REBUILD, TIMM = "README.md", "rebuild.py", "config.json"
+FILES = (CARD, WEIGHTS, ONNX, README, REBUILD, TIMM)
+"""All that an export can hold."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  #: Largest difference of a logit, relative to 1 and to the logit, whichever is more
 
 
-def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
-    """Write a run's network as ONNX and as safetensors, and compare what they say, built from the folder alone.
+def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> dict[str, Any]:
+    """Write a run's network as safetensors and, if asked, ONNX, and compare what they say, built from the folder alone.
 
     The ONNX model takes `images` `(B, C, H, W)`, float32 in [0, 1], for any B, and gives `logits` `(B, K)`;
     normalization is inside. The safetensors hold the network's weights by timm's names; `model.json` says what else is
-    needed, such as the strides of a small stem, and is returned; `rebuild.py` builds the network from both. The logits
-    of `images` test images are compared; of random ones where the run's data are not there.
+    needed, such as the strides of a small stem, and is returned; `rebuild.py` builds the network from both. With
+    `config.json`, timm does so too: `timm.create_model("local-dir:OUT", pretrained=True)`, for images that timm has
+    normalized; where timm cannot, `not_for_timm` in `model.json` says why. The logits of `images` test images are
+    compared; of random ones where the run's data are not there.
 
     Raises:
         UserError: no run, the extra `export` is not installed, a network that ONNX cannot express, outputs that differ.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if onnx and importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"export needs {', '.join(missing)}: pip install 'dpaat[export]'")
+        raise UserError(
+            f"export needs {', '.join(missing)}: pip install 'dpaat[export]', or leave ONNX out (--no-onnx)"
+        )
     if images < 1:
         raise UserError(f"images: {images} must be at least 1")
     run = open_run(path)
@@ -60,17 +68,25 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
         "output": {"name": "logits", "shape": ["batch", len(run.info["classes"])]},
         **{name: run.info.get(name) for name in ("network", "licence", "citation")},
     }
+    if weights := (card["network"] or {}).get("weights"):  # its folder is nobody else's business
+        card["network"] = card["network"] | {"weights": weights | {"file": Path(weights["file"]).name}}
     with torch.inference_mode():
         expected = model(x).numpy()
     try:
+        if (out / TIMM).exists() and not (out / REBUILD).exists():
+            raise UserError(f"{out / TIMM}: is not of an export; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        (out / CARD).unlink(missing_ok=True)
-        _write_onnx(model, x, out / ONNX)
+        for name in (CARD, ONNX, TIMM):  # of an earlier export
+            (out / name).unlink(missing_ok=True)
+        if onnx:
+            _write_onnx(model, x, out / ONNX)
         _write_weights(model, run, out / WEIGHTS)
         shutil.copyfile(rebuild.__file__, out / REBUILD)
-        write_text(out / README, _readme(card))
+        card["not_for_timm"] = _write_timm(model, card, out, x, expected)
+        write_text(out / README, _readme(card, (out / ONNX).exists()))
         write_json(out / CARD, card)
-        found = {ONNX: _run_onnx(out / ONNX, x), WEIGHTS: _run_rebuilt(out, x)}
+        found = {ONNX: _run_onnx(out / ONNX, x)} if onnx else {}
+        found[WEIGHTS] = _run_rebuilt(out, x)
         differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
         for name, logits in found.items():
             if not np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
@@ -105,6 +121,9 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> None:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: this network cannot be written as ONNX: {reason}") from None
     assert program is not None
+    for graph in (program.model.graph, *program.model.functions.values()):
+        for node in graph.all_nodes():  # type: ignore[attr-defined]
+            node.metadata_props.clear()  # traces with the paths of this machine
     program.save(path, external_data=False)
 
 
@@ -116,22 +135,83 @@ def _write_weights(model: Classifier, run: Run, path: Path) -> None:
     path.write_bytes(save(state, {"format": "pt", RECORD: json.dumps(record)}))
 
 
-def _readme(card: dict[str, Any]) -> str:
+def _write_timm(model: Classifier, card: dict[str, Any], out: Path, x: Tensor, expected: np.ndarray) -> str | None:
+    """Write timm's description of the network; returns why timm cannot build it from that, None where it does."""
+    if card["strides"]:
+        return f"{len(card['strides'])} strides of its stem are changed, which timm has no option for"
+    channels, side, of_timm = card["channels"], card["image_size"], getattr(model.network, "pretrained_cfg", {})
+    pretrained: dict[str, Any] = {name: of_timm.get(name) for name in ("pool_size", "first_conv", "classifier")}
+    pretrained |= {"input_size": [channels, side, side], "mean": card["mean"], "std": card["std"], "crop_pct": 1.0}
+    pretrained |= {"interpolation": "bilinear", "crop_mode": "squash" if card["fit"] == "squash" else "center"}
+    about = {
+        "architecture": card["model"].partition(".")[0],
+        "num_classes": len(card["classes"]),
+        "num_features": getattr(model.network, "num_features", None),
+        "label_names": card["classes"],
+        "model_args": {"in_chans": channels},
+        "pretrained_cfg": pretrained | {"num_classes": len(card["classes"])},
+    }
+    write_json(out / TIMM, about)
+    try:
+        logits = run_timm(f"local-dir:{out}", x)
+        if np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            return None
+        reason = f"timm builds another network from its description ({np.abs(logits - expected).max():.2g} off)"
+    except Exception as error:  # whatever timm does not take back
+        reason = f"timm does not take it back: {first_line(error)}"
+    (out / TIMM).unlink()
+    return reason
+
+
+def run_timm(name: str, x: Tensor) -> np.ndarray:
+    """Logits that a network of timm's, such as "local-dir:EXPORT", gives for images in [0, 1] that it normalizes."""
+    network = timm.create_model(name, pretrained=True).eval()
+    about: dict[str, Any] = timm.data.resolve_model_data_config(network)  # type: ignore[attr-defined,no-untyped-call]
+    mean, std = (torch.tensor(about[field]).reshape(1, -1, 1, 1) for field in ("mean", "std"))
+    with torch.inference_mode():
+        logits: np.ndarray = network((x - mean) / std).numpy()
+    return logits
+
+
+def _readme(card: dict[str, Any], onnx: bool) -> str:
     """What the folder holds and how to use it; the numbers stand in the card."""
-    side, stem = card["image_size"], "timm's"
+    side, stem, why = card["image_size"], "timm's", card["not_for_timm"]
     if lines := card["strides"]:
         stem = f"timm's {card['model']} with {len(lines)} strides changed, as `strides` in `{CARD}` lists"
-    return f"""# {card["model"]}, {len(card["classes"])} classes
+    head = ModelCardData(
+        **hub_licence([card["licence"]] if card["licence"] else []),
+        library_name="dpaat" if why else "timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "medical-imaging", "dpaat"],
+    )
+    window = card["input"]["window"]
+    read = (
+        "" if window == "full" else f" Pixel values are first read through the window {window} (`dpaat train --help`)."
+    )
+    by_timm = f"""timm builds it too, and its transform resizes and normalizes as the training did:
+
+    model = timm.create_model("local-dir:.", pretrained=True).eval()  # hf-hub:USER/NAME once it is pushed
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    logits = model(transform(image.convert("{"L" if card["channels"] == 1 else "RGB"}")).unsqueeze(0))
+"""
+    return f"""---
+{head.to_yaml()}
+---
+# {card["model"]}, {len(card["classes"])} classes
 
 Images are ({card["channels"]}, {side}, {side}), float32, values in [0, 1]; logits are in the order of `classes` in
 `{CARD}`: {", ".join(card["classes"])}. Stem: {stem}. Normalization: (x - mean) / std, with mean {card["mean"]} and
-std {card["std"]}; it is part of `{ONNX}`, and not of `{WEIGHTS}`.
+std {card["std"]}; it is {f"part of `{ONNX}`, and " if onnx else ""}not part of `{WEIGHTS}`.{read}
+
+For research. Not a medical device, and not for use in diagnosis or treatment.
 
 `{REBUILD}` builds the network from this folder with torch, timm {card["timm_version"]} and safetensors alone:
 
     from rebuild import rebuild
 
     logits = rebuild(".")(images)
+
+{f"timm cannot build it by itself: {why}." if why else by_timm}
 """
 
 

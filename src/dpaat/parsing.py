@@ -22,8 +22,7 @@ class _Formatter(RawDescriptionHelpFormatter):
     """Shows options with hyphens, as people type them."""
 
     def format_help(self) -> str:
-        text = super().format_help()
-        return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), text)
+        return with_hyphens(super().format_help())
 
 
 class Parser(ArgumentParser):
@@ -123,6 +122,11 @@ def with_underscores(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
+def with_hyphens(text: str) -> str:
+    """Write the options in a text as people type them."""
+    return re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
+
+
 TEXT = re.compile(r"(?:Does not validate against.* - )?Expected a str\b.*?(?:Got|Given) value: (.*)$")
 """What the parser says of a number, a list or the like in a YAML file, where a field is text."""
 
@@ -139,7 +143,7 @@ def readable(error: ArgumentError) -> str:
     text = TEXT.sub(_not_text, text)
     text = OPTIONAL.sub(r"\1. Got value: \2", text)
     text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
-    text = re.sub(r"--\w+", lambda match: match.group().replace("_", "-"), text)
+    text = with_hyphens(text)
     return text if "help" in text else f"{text} (see --help)"
 
 

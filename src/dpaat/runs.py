@@ -52,6 +52,7 @@ INFO_SHAPE = record(
         )
     ),
     files=maybe(dict[str, str]),
+    loggers=maybe(dict[str, str]),
     **dict.fromkeys(("command", "window", "licence", "citation", "one_answer"), maybe(str)),
     **dict.fromkeys(("pixels", "notes", "data_warnings", "warnings"), maybe(list[str])),
 )

@@ -64,12 +64,9 @@ def model_card(report: Report) -> str:
 
 
 def _head(report: Report) -> str:
-    licences = report.unique("licence")
-    name = re.sub(r"[^a-z0-9.]+", "-", licences[0].lower()) if len(licences) == 1 else ""
     methods = dict.fromkeys(run.config.method for run in report.runs)
     head = ModelCardData(
-        license=name if name in LICENCES else "other",
-        license_name=None if name in LICENCES else ", ".join(licences) or None,
+        **hub_licence(report.unique("licence")),
         library_name="dpaat",
         pipeline_tag="image-classification",
         tags=["image-classification", "adversarial-robustness", "adversarial-training", "medical-imaging", *methods],
@@ -81,6 +78,13 @@ def _head(report: Report) -> str:
         for run in report.runs
     ]
     return head.to_yaml()
+
+
+def hub_licence(licences: Sequence[str]) -> dict[str, Any]:
+    """The fields of a card's head for the licences of the data."""
+    name = re.sub(r"[^a-z0-9.]+", "-", licences[0].lower()) if len(licences) == 1 else ""
+    known = name in LICENCES
+    return {"license": name if known else "other", "license_name": None if known else ", ".join(licences) or None}
 
 
 def _results(name: str, comparison: Comparison) -> list[dict[str, Any]]:

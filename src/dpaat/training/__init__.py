@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from dpaat.storage import read_json, write_json
 from dpaat.training import folder
 from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
 from dpaat.training.faults import TrainingError, lost_process
+from dpaat.training.loggers import make_loggers, started
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import check_options, make_trainer, quiet
@@ -41,6 +43,7 @@ def train(
     resume: bool = False,
     data: str | None = None,
     stop_after: int | None = None,
+    callbacks: Sequence[L.Callback] = (),
     cache_dir: Path | None = None,
     command: str = "",
     console: Console | None = None,
@@ -53,6 +56,8 @@ def train(
         resume: go on with the run in `out`, by the configuration that stands there; on which devices, `config` says.
         data: where the data of the run to go on with are now, if they were moved.
         stop_after: end this call after so many epochs; the run can then be resumed.
+        callbacks: Lightning callbacks of your own, called after those that write the run folder. What they do to the
+            model they do to the run; their state stands in its checkpoints and must be plain data and tensors.
         cache_dir: where decoded images are kept.
         command: the command line, noted in the run folder.
         console: where to print; None for silence.
@@ -107,7 +112,16 @@ def train(
         check_splits(config, prepared)
         if resuming:
             _check_same_data(config, prepared, out, info, own_splits)
-        trainer = make_trainer(config, out, prepared, stop_after=stop_after, console=console)
+        ids, lost = info.get("loggers") or {}, list[str]()
+
+        def lose(line: str) -> None:
+            lost.append(line)
+            say(f"warning: {line}")
+
+        loggers = make_loggers(config, out, ids, lose)
+        trainer = make_trainer(
+            config, out, prepared, stop_after=stop_after, console=console, loggers=loggers, further=callbacks
+        )
         module = build(config, prepared, begun=Run(out, config, info) if resuming else None)
         checkpoint = newest_whole(out, module, info, lambda line: say(f"warning: {line}")) if resuming else None
         if first_process and not begun:
@@ -138,10 +152,17 @@ def train(
         if line:
             say(f"warning: {line}" if too_seldom else line)
 
+        if first_process and loggers:
+            try:
+                info["loggers"] = ids | held.enter_context(started(loggers, config, ids))
+            except UserError as error:
+                folder.pause(out, info, status="failed", error=str(error))
+                raise
+            write_json(out / INFO, info | {"status": "running"})
         seconds = time.perf_counter()
         _fit(trainer, module, prepared, checkpoint, out, info)
         if trainer.is_global_zero:
-            info = folder.finish(trainer, module, out, info, [line] * too_seldom)
+            info = folder.finish(trainer, module, out, info, [line] * too_seldom + lost)
             if answer := info["one_answer"]:
                 say(f"warning: on validation, the kept model {answer}")
             say(folder.closing(out, config, info, time.perf_counter() - seconds))

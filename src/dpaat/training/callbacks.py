@@ -23,6 +23,7 @@ from dpaat.methods import find_method
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.storage import remove_leftovers, replacing, write_text
 from dpaat.training.faults import catastrophic_overfitting
+from dpaat.training.loggers import tracked_name
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import first_attack
 
@@ -84,7 +85,8 @@ class EpochLog(L.Callback):
                 "then go on with --resume"
             ) from None
         for logger in trainer.loggers:
-            logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
+            seen = {tracked_name(logger, name): value for name, value in row.items() if name != "epoch"}
+            logger.log_metrics(seen, step=epoch)
         self._print(trainer, row, now, pl_module.one_answer)
 
     def _write_perturbation(self, epoch: int, module: TrainingModule) -> None:

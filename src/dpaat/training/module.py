@@ -249,4 +249,4 @@ class TrainingModule(L.LightningModule):
         self.epoch_scores = validation_scores(labels, outputs, self.classes, select)
         # The checkpoint with the largest logged value is kept: where it is to be the last, its number serves.
         last = self.config.select == "last"
-        self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], sync_dist=False)
+        self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], logger=False)

@@ -4,7 +4,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
@@ -38,9 +38,19 @@ OWN_OPTIONS = frozenset(_NAMES.split())
 
 
 def make_trainer(
-    config: TrainConfig, out: Path, data: PreparedData, *, stop_after: int | None, console: Console | None
+    config: TrainConfig,
+    out: Path,
+    data: PreparedData,
+    *,
+    stop_after: int | None,
+    console: Console | None,
+    loggers: Sequence[Logger] = (),
+    further: Sequence[L.Callback] = (),
 ) -> L.Trainer:
-    """Make the Trainer of a run, with everything that writes into the run folder; UserError where Lightning refuses."""
+    """Make the Trainer of a run, with everything that writes into the run folder; UserError where Lightning refuses.
+
+    `further` callbacks come after our own, whose best checkpoint is the run's.
+    """
     train_rows = data.rows("train")
     class_names = np.array(data.classes)[data.labels[train_rows]]
     watch = partial(overfitted, out, attacked_radius(config), config, len(data.classes))
@@ -60,10 +70,12 @@ def make_trainer(
     show_bar = console is not None and console.is_terminal
     callbacks += [EpochBar(refresh_rate=1, leave=False)] * show_bar
     callbacks += [] if stop_after is None else [StopAfter(stop_after)]
+    callbacks += further
     chosen = {name: getattr(config, name) for name in ("precision", "accelerator", "devices", "num_nodes", "strategy")}
     options: dict[str, Any] = chosen | {
         "max_epochs": config.epochs,
-        "logger": TensorBoardLogger(out, name="", version="tensorboard"),
+        "default_root_dir": out,
+        "logger": list(loggers),
         "callbacks": callbacks,
         "plugins": [AtomicCheckpointIO()],
         "enable_progress_bar": show_bar,
