@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from dpaat.benchmark.plans import Plans
@@ -15,16 +16,17 @@ from dpaat.methods.registry import VIEW
 
 
 class Size(NamedTuple):
-    """How large a dataset is: images in all splits, and classes."""
+    """How large a dataset is: images in all splits, classes, and channels of an image."""
 
     images: int
     classes: int
+    channels: int = 3
 
 
 def size_of(spec: str) -> Size:
     """Read a dataset's table for its size; raises UserError where it is not there, or wrong."""
     table = load_table(spec)
-    return Size(len(table), len(table.classes))
+    return Size(len(table), len(table.classes), table.channels)
 
 
 def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
@@ -56,3 +58,28 @@ def attack_passes(plan: EvaluateConfig, classes: int) -> int:
     """Most forward passes per evaluated image."""
     specs = [plan.spec(name) for name in SUITE_ATTACKS] if plan.suites else plan.all_specs
     return 1 + len(plan.radii) * sum(spec.passes(classes) for spec in specs)
+
+
+def seconds_per_pass(config: TrainConfig, size: Size, threads: int) -> float | None:
+    """Seconds that a forward pass of an image takes on the CPU with so many threads; None where cells run on a GPU."""
+    import torch
+
+    from dpaat.models import build_model
+
+    if config.accelerator not in ("cpu", "auto") or (config.accelerator == "auto" and torch.cuda.is_available()):
+        return None
+    shape = {"channels": size.channels, "image_size": config.image_size}
+    model = build_model(config.model, num_classes=size.classes, stem=config.stem, **shape).train()
+    batch = max(2, min(size.images, config.batch_size, 32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images, taken = torch.zeros(batch, size.channels, config.image_size, config.image_size), []
+        with torch.no_grad():
+            for _ in range(3):
+                started = time.perf_counter()
+                model(images)
+                taken.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    return min(taken) / batch
