@@ -210,6 +210,7 @@ def benchmark(
     models: str | None = None,
     folds: str | None = None,
     seeds: str | None = None,
+    masking: int | None = None,
     workers: int | None = None,
     threads: int | None = None,
     only: str = "*",
@@ -228,8 +229,8 @@ def benchmark(
 ) -> bool:
     """Train and evaluate every cell of a grid, several side by side, and sum up what is finished in a leaderboard.
 
-    What is done is not repeated, what failed is tried again, and one failure does not stop the rest. Several calls, also
-    on several machines, share the cells of one --out.
+    What is done is not repeated, what failed is tried again, and one failure does not stop the rest. Several calls,
+    also on several machines, share the cells of one --out.
 
     Args:
         grid: YAML file (docs/benchmark.md), or one of `dpaat list grids`; without one, a grid is made of the options.
@@ -241,6 +242,7 @@ def benchmark(
             resnet18.
         folds: number of folds, or some of them such as 1/3,2/3, in place of the grid's; by default one split.
         seeds: with commas, in place of the grid's; by default 0.
+        masking: images for checks whether robustness is feigned; by default the grid's, without a grid none.
         workers: cells side by side; by default the grid's, with an executor all.
         threads: of every cell; by default the grid's, else the cores are shared out.
         only: run the cells whose names match this pattern.
@@ -285,6 +287,7 @@ def benchmark(
         methods=_parts(methods),
         folds=folds,
         seeds=numbers,
+        masking=masking,
         train=fields,
     )
     options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": _console()}

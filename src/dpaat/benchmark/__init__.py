@@ -18,8 +18,8 @@ from dpaat.benchmark.document import make_document
 from dpaat.benchmark.executors import Kind, Needs, make_executor
 from dpaat.benchmark.figures import write_forest, write_pareto
 from dpaat.benchmark.grid import Grid, read_grid
-from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.leaderboard import write_leaderboard
+from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.runner import Runner, count_cores
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
 from dpaat.data import prepare
@@ -36,9 +36,7 @@ SPLIT_SEED = 0
 """All seeds share the splits that this one makes, so that they can be pooled image by image."""
 LOCK = ".benchmark.lock"
 """File in a benchmark's folder, held while what all its processes share is written."""
-HEAD = (
-    "# Written by dpaat benchmark: what it computes in this folder. To go on: dpaat benchmark THIS-FILE --out FOLDER\n"
-)
+HEAD = "# Written by dpaat benchmark: what it computes in this folder. To go on: dpaat benchmark THIS --out FOLDER\n"
 STARTUP = 6.0
 """Seconds that a training or an evaluation takes before its first image, about."""
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -177,9 +175,8 @@ def _expected(
     """How long the cells will take, from those that are finished or else from a few passes of each network."""
     side_by_side = f", {grid.workers} side by side" if here and grid.workers > 1 else ""
     text = f"{len(left)} cells to run{side_by_side}, {sum(passes) / 1e6:.3g} million forward passes at most"
-    done = {
-        run: cell_passes(run.cell.config, grid.plans, sizes[d]) for run in runs if (d := run.cell.config.data) in sizes
-    }
+    known = [run for run in runs if run.cell.config.data in sizes]
+    done = {run: cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in known}
     pace: dict[tuple[str, str], float | None] = {**_pace(grid, done, {})}
     threads = grid.threads or max(1, count_cores() // grid.workers)
     seconds = 0.0

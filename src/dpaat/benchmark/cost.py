@@ -32,8 +32,7 @@ def size_of(spec: str) -> Size:
 def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
     """Estimate the forward passes of a cell: training, validation and evaluation, on a split of the usual shares.
 
-    The evaluation is an upper bound, since costly attacks are made on what stands; masking checks and corruptions
-    are left out.
+    The evaluation is an upper bound, since costly attacks are made on what stands; corruptions are left out.
     """
     test = size.images / (parse_fold(config.fold)[1] if config.fold else DEFAULT_FOLDS)
     val = (size.images - test) / VAL_FOLDS
@@ -44,7 +43,11 @@ def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
         for plan in (plans.main, plans.draw)
         if plan is not None
     )
-    return config.epochs * per_epoch + sum(plan_costs)
+    masked = 0.0
+    if plans.masking is not None:
+        per_image = 100 * (9 + min(9, size.classes - 1)) + 1280  # of `run_masking` with its usual budgets
+        masked = min(plans.masking.max_samples or size.images, sizes[plans.masking.split]) * per_image
+    return config.epochs * per_epoch + sum(plan_costs) + masked
 
 
 def step_passes(config: TrainConfig) -> float:

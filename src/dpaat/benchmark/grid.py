@@ -128,6 +128,7 @@ def read_grid(
     methods: Sequence[str] = (),
     folds: str | None = None,
     seeds: Sequence[int] = (),
+    masking: int | None = None,
     train: Mapping[str, Any] | None = None,
 ) -> Grid:
     """Read a grid, or make one, and check every field of every cell.
@@ -139,29 +140,28 @@ def read_grid(
         threads: in place of the file's.
         reference: in place of the file's.
         models: those of the file's to keep, default all; without a file the networks, default resnet18.
-        methods: in place of the file's recipes, one each; "all" is every method. Without a file default `METHODS_TRIED`.
+        methods: in place of the file's recipes, one each, or "all"; without a file default `METHODS_TRIED`.
         folds: in place of the file's: all of K folds as "K", or some as "1/3,2/3".
         seeds: in place of the file's.
+        masking: images for masking checks, in place of the file's; without a file by default there are none.
         train: fields of the training, in place of those of all recipes; several radii `eps` make families.
 
     Raises:
         UserError: what is wrong, naming the file and the field.
     """
-    chosen = {"methods": methods, "folds": folds, "seeds": seeds}
+    chosen = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
     if path is None:
-        content = {
-            "recipes": {},
-            "models": [*models] or ["resnet18"],
-            "evaluate": read_yaml(find_grid(QUICK))["evaluate"],
-        }
-        chosen["methods"] = methods or METHODS_TRIED
+        evaluation = read_yaml(find_grid(QUICK))["evaluate"] | {"masking": None}
+        content = {"recipes": {}, "models": [*models] or ["resnet18"], "evaluate": evaluation}
     else:
         path = find_grid(path)
         content = read_yaml(path)
     with at("benchmark" if path is None else str(path)):
         if path is not None:
             BenchmarkGrid(**content)
-        _override(content, **chosen, train=train or {})
+        _override(
+            content, **chosen | {"methods": methods or (METHODS_TRIED if path is None else ())}, train=train or {}
+        )
         given = {"workers": workers, "threads": threads, "reference": reference}
         grid = BenchmarkGrid(**content | {name: value for name, value in given.items() if value is not None})
         every = _models(grid.models)
@@ -189,7 +189,7 @@ def read_grid(
         entries = zip(every, grid.models, strict=True)
         file = content | {"data": specs, "models": [entry for name, entry in entries if name in kept]}
         file |= {"reference": compared, "workers": grid.workers, "threads": grid.threads}
-        options = {"reference": reference, "models": models, "methods": methods, "folds": folds, "seeds": seeds}
+        options = {"reference": reference, "models": models, **chosen}
         command = _command(path, data, options | dict(train or {}))
         name = "benchmark" if path is None else path.stem
         return Grid(name, command, public, file, recipes, compared, cells, plans, grid.workers, grid.threads)
@@ -201,6 +201,7 @@ def _override(
     methods: Sequence[str],
     folds: str | None,
     seeds: Sequence[int],
+    masking: int | None,
     train: Mapping[str, Any],
 ) -> None:
     """Put what the command line says in the place of what a grid file says; what is wrong in there is found later."""
@@ -214,6 +215,8 @@ def _override(
         content["folds"] = [f"{k}/{many}" for k in range(1, many + 1)] or [part.strip() for part in folds.split(",")]
     if seeds:
         content["seeds"] = [*seeds]
+    if masking:
+        content["evaluate"] = {**(content.get("evaluate") or {}), "masking": masking}
     fields = _train_fields(dict(train), "train")
     if not fields:
         return

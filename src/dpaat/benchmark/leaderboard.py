@@ -69,6 +69,7 @@ def write_leaderboard(document: Document, runs: Sequence[CellRun], name: str, ou
         done=sum(cell["status"] == "finished" for cell in cells),
         parts=parts,
         doubts=doubts(document),
+        unchecked=document["masking"] is None and not document["evaluation"]["suites"],
         notes=[FOOTNOTE, TESTS],
         script=SORTING,
         seal=seal,

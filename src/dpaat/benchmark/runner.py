@@ -21,7 +21,7 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.executors import JOBS, Executor, Handle, Needs
 from dpaat.benchmark.plans import Plans, arguments_of
 from dpaat.errors import Interrupted, listed
-from dpaat.locks import TRAINING, Busy, locked
+from dpaat.locks import TRAINING, BusyError, locked
 from dpaat.runs import LAST
 from dpaat.training.checkpointing import HANGUP, own_signals
 
@@ -78,7 +78,7 @@ class Runner:
         bar = tqdm(total=sum(passes), disable=hidden, leave=False, dynamic_ncols=True, smoothing=0, bar_format=BAR)
         self._failures = {cell: cell.record.get("failures", 0) for cell in cells}
         work = self._cell if self.executor is None else self._job
-        waiting = {cell: cost for cell, cost in zip(cells, passes, strict=True)}
+        waiting = dict(zip(cells, passes, strict=True))
         with bar, _told_to_end(), ThreadPoolExecutor(self.workers) as pool:
             left: dict[Future[bool], CellRun] = {}
             failed, again, told = 0, 0.0, False
@@ -91,7 +91,7 @@ class Runner:
                     done, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                     for future in done:
                         cell = left.pop(future)
-                        if isinstance(future.exception(), Busy):
+                        if isinstance(future.exception(), BusyError):
                             continue
                         failed += not future.result()
                         bar.update(waiting.pop(cell))
@@ -131,7 +131,7 @@ class Runner:
         return cell.record.get("failures", 0) > self._failures.get(cell, 0)
 
     def _cell(self, cell: CellRun) -> bool:
-        """Do what is left of a cell; False if it failed. Raises `Busy` where another process works on it."""
+        """Do what is left of a cell; False if it failed. Raises `BusyError` where another process works on it."""
         lock = cell.folder.parent / f".{cell.cell.name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock, busy=f"{cell.folder}: another process works on it"):
