@@ -290,18 +290,52 @@ def benchmark(
         masking=masking,
         train=fields,
     )
+    if executor == "local" and (idle := [n for n, v in {"gpus": gpus, "memory": memory}.items() if v]):
+        raise UserError(f"{idle[0]}: is asked for with --executor submitit or ray only")
+    engine = {"executor": executor, "needs": Needs(cores, gpus, memory), "executor_options": executor_options}
+    if executor == "local" and executor_options:
+        raise UserError("executor_options: belong to --executor submitit or ray")
     options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": _console()}
     if dry_run:
         module.list_cells(found, **options)
         return False
-    if executor == "local" and (idle := [n for n, v in {"gpus": gpus, "memory": memory}.items() if v]):
-        raise UserError(f"{idle[0]}: is asked for with --executor submitit or ray only")
-    options |= {"executor": executor, "needs": Needs(cores, gpus, memory), "executor_options": executor_options}
-    return module.benchmark(found, summary_only=summary_only, no_summary=no_summary, **options) > 0
+    return module.benchmark(found, summary_only=summary_only, no_summary=no_summary, **engine, **options) > 0
 
 
 def _parts(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def tune(
+    config: TrainConfig,
+    search: list[str] = [],  # noqa: B006 - never changed
+    trials: int = 20,
+    out: Path | None = None,
+    prune: bool = False,
+    cache: Path | None = None,
+) -> None:
+    """Search for good settings with Optuna, judged by validation scores; the test split is not looked at.
+
+    The same command goes on with a study; several calls may work on one --out at once.
+
+    Args:
+        config: what all trials share.
+        search: FIELD=LOW,HIGH, FIELD=log:LOW,HIGH, FIELD=A,B,C or FIELD=choice:1,2; may be repeated (required).
+        trials: number of trainings, those of earlier calls included.
+        out: folder of the study (required).
+        prune: give up trainings that are worse than the median of the others at the same epoch.
+        cache: folder for decoded images.
+
+    Examples:
+        dpaat tune --data folder:photos --search lr=log:1e-4,1e-1 --search clean_weight=0.5,0.9 --trials 20 --out runs/lr
+        dpaat tune --data folder:photos --search eps=2/255,4/255,8/255 --search options.damping=0.2,0.8 --out runs/eps
+        dpaat train --config runs/lr/best.yaml    --out runs/tuned     needs pip install 'dpaat[tune]'
+    """
+    if out is None:
+        raise UserError("out: name the folder of the study, such as --out runs/study")
+    from dpaat.tuning import tune as search_settings
+
+    search_settings(config, out, search or [], trials=trials, prune=prune, cache_dir=cache, console=_console())
 
 
 def profile(config: TrainConfig, batches: int = 9, out: Path | None = None, cache: Path | None = None) -> None:

@@ -207,6 +207,7 @@ def _override(
     """Put what the command line says in the place of what a grid file says; what is wrong in there is found later."""
     if methods:
         names = [*METHODS] if "all" in methods else [find_method(name).name for name in methods]
+        _check_unique("methods", names)
         content["recipes"] = {name: {"method": name} for name in names}
         if content.get("reference") not in names:
             content["reference"] = "standard" if "standard" in names else names[0]
