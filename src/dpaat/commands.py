@@ -327,7 +327,7 @@ def tune(
         cache: folder for decoded images.
 
     Examples:
-        dpaat tune --data folder:photos --search lr=log:1e-4,1e-1 --search clean_weight=0.5,0.9 --trials 20 --out runs/lr
+        dpaat tune --data folder:photos --search lr=log:1e-4,1e-1 --search clean_weight=0.5,0.9 --out runs/lr --trials 9
         dpaat tune --data folder:photos --search eps=2/255,4/255,8/255 --search options.damping=0.2,0.8 --out runs/eps
         dpaat train --config runs/lr/best.yaml    --out runs/tuned     needs pip install 'dpaat[tune]'
     """
