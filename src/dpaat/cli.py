@@ -36,6 +36,7 @@ COMMANDS = {
     "explain": "where a run looks, in numbers: maps and masks",
     "compare": "compare evaluated runs, with intervals",
     "benchmark": "train, evaluate and compare a grid of recipes",
+    "tune": "search for good settings on the validation split",
     "profile": "where a training step's time goes, and the run's time",
     "predict": "classify images with a run",
     "report": "write one HTML page about one or more runs",
@@ -57,6 +58,7 @@ LESS_MEMORY = {
     "profile": "a smaller --batch-size or --image-size",
     "report": "--no-images",
     "train": "a smaller --image-size or --model, or fewer --workers",
+    "tune": "a smaller --batch-size, --image-size or --model",
 }
 """What takes less memory, by command; of those without an entry, the batch size."""
 

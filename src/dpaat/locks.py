@@ -11,6 +11,11 @@ from filelock import FileLock, Timeout
 
 from dpaat.errors import UserError
 
+
+class BusyError(UserError):
+    """Another process or thread holds a lock."""
+
+
 TRAINING, RESULTS = ".training.lock", ".results.lock"
 """Files in a run folder: the one is held as long as its training lasts, the other while results are merged into it."""
 
@@ -19,7 +24,7 @@ TRAINING, RESULTS = ".training.lock", ".results.lock"
 def locked(path: Path, *, busy: str = "", give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Hold a lock that no other process and no other thread holds meanwhile; its file is left behind.
 
-    Where another holds it, a UserError says `busy`; if that is empty, wait, or go on without once `give_up` says so.
+    Where another holds it, `BusyError` says `busy`; if that is empty, wait, or go on without once `give_up` says so.
     UserError too for a place without locks, as some network drives are.
     """
     lock, told = FileLock(path), False
@@ -30,7 +35,7 @@ def locked(path: Path, *, busy: str = "", give_up: Callable[[], bool] = lambda: 
                 break
             except Timeout:
                 if busy:
-                    raise UserError(busy) from None
+                    raise BusyError(busy) from None
                 if not told:
                     print(f"dpaat: waits for the process that holds {path}", file=sys.stderr, flush=True)
                 told = True

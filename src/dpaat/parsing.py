@@ -6,16 +6,23 @@ import inspect
 import os
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
 
 import yaml
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
+from dpaat.config import TrainConfig
 from dpaat.plugins import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
+
+
+class Changes(dict[str, Any]):
+    """What of a training's fields is typed on the command line; a parameter of this kind gives an option for each."""
+
+    OTHERS = ("data", "model", "method", "fold", "splits", "seed", "workers")  # which such a command calls otherwise
 
 
 class _Formatter(RawDescriptionHelpFormatter):
@@ -59,6 +66,8 @@ def command_parser(command: Callable[..., Any]) -> Parser:
             continue
         if hasattr(kind, "__pydantic_fields__"):
             _add_fields(parser, kind)
+        elif kind is Changes:
+            _add_fields(parser, TrainConfig, Changes.OTHERS)
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             own: dict[str, Any] = {"type": kind} if default is parameter.empty else {"nargs": "?", "default": default}
             if get_origin(kind) is list:
@@ -73,14 +82,16 @@ def command_parser(command: Callable[..., Any]) -> Parser:
     return parser
 
 
-def _add_fields(parser: Parser, config: type[Any]) -> None:
+def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> None:
     """One option for every field of a configuration, in a group for each class that it is made of."""
-    if config.__name__ == "TrainConfig":
+    if config is TrainConfig and not but:
         parser.add_argument("--config", action="config", help="YAML file with any of these options, as a run's own")
     from dpaat.measurement import FLAGS
 
     groups: dict[type[Any], Any] = {}
     for name, field in config.__pydantic_fields__.items():
+        if name in but:
+            continue
         home = next(base for base in reversed(config.__mro__) if name in vars(base).get("__annotations__", {}))
         if home not in groups:
             groups[home] = parser.add_argument_group((home.__doc__ or "").partition("\n")[0].rstrip("."))
@@ -107,6 +118,9 @@ def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
             named[name] = further[name]
         elif hasattr(kind, "__pydantic_fields__"):
             named[name] = kind(**{field: given[FLAGS.get(field, field)] for field in kind.__pydantic_fields__})
+        elif kind is Changes:
+            typed = further["_explicit"]()
+            named[name] = {n: typed[n] for n in TrainConfig.__pydantic_fields__ if n in typed and n not in kind.OTHERS}
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             positional.append(given[name])
         else:

@@ -40,7 +40,8 @@ HTML = """\
 {% set k, c = loop.index0, heads[loop.index0] %}
 <td class="{{ names(c.left and "text", c.long and "long", starts[k], each.kind == "key" and "key") }}">
 {%- if each.kind in colours %}<span class="{{ each.kind }}">{{ each.text }}</span>{% else %}{{ each.text }}{% endif %}
-{%- if each.small %}<small>{{ each.small }}</small>{% endif %}</td>
+{%- if each.small %}<small>{{ each.small }}</small>{% endif %}
+{%- for name, address in each.links %}<a href="{{ address }}">{{ name }}</a> {% endfor %}</td>
 {% endfor %}
 </tr>
 {% endfor %}
@@ -53,11 +54,15 @@ HTML = """\
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell; `small` is small print after the text, `kind` a verdict or "key" for the column that matters most."""
+    """A cell; `small` is small print after the text, `kind` a verdict or "key" for the column that matters most.
+
+    `links` are names and addresses that follow on a page.
+    """
 
     text: str
     small: str = ""
     kind: Kind = ""
+    links: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)

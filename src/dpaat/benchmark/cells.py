@@ -34,6 +34,7 @@ class CellRecord(TypedDict):
 
     status: NotRequired[Literal["begun", "failed", "finished"]]
     error: NotRequired[str | None]  # of the last attempt
+    failures: NotRequired[int]  # attempts that failed
     seconds: NotRequired[dict[str, float]]  # spent on "train" and "evaluate" in all attempts
     evaluated: NotRequired[list[str]]  # digests of the plans that were carried out
 
@@ -64,6 +65,10 @@ class CellRun:
     def note(self, **fields: Any) -> None:
         """Change fields of `cell.json`."""
         write_json(self.folder / RECORD, {**self.record, **fields})
+
+    def failed(self, error: str) -> None:
+        """Remember that an attempt failed."""
+        self.note(status="failed", error=error, failures=self.record.get("failures", 0) + 1)
 
     def spent(self, kind: str, seconds: float) -> None:
         """Add to the seconds spent on "train" or "evaluate"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from dpaat.benchmark.plans import Plans
@@ -15,23 +16,23 @@ from dpaat.methods.registry import VIEW
 
 
 class Size(NamedTuple):
-    """How large a dataset is: images in all splits, and classes."""
+    """How large a dataset is: images in all splits, classes, and channels of an image."""
 
     images: int
     classes: int
+    channels: int = 3
 
 
 def size_of(spec: str) -> Size:
     """Read a dataset's table for its size; raises UserError where it is not there, or wrong."""
     table = load_table(spec)
-    return Size(len(table), len(table.classes))
+    return Size(len(table), len(table.classes), table.channels)
 
 
 def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
     """Estimate the forward passes of a cell: training, validation and evaluation, on a split of the usual shares.
 
-    The evaluation is an upper bound, since costly attacks are made on what stands; masking checks and corruptions
-    are left out.
+    The evaluation is an upper bound, since costly attacks are made on what stands; corruptions are left out.
     """
     test = size.images / (parse_fold(config.fold)[1] if config.fold else DEFAULT_FOLDS)
     val = (size.images - test) / VAL_FOLDS
@@ -42,7 +43,11 @@ def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
         for plan in (plans.main, plans.draw)
         if plan is not None
     )
-    return config.epochs * per_epoch + sum(plan_costs)
+    masked = 0.0
+    if plans.masking is not None:
+        per_image = 100 * (9 + min(9, size.classes - 1)) + 1280  # of `run_masking` with its usual budgets
+        masked = min(plans.masking.max_samples or size.images, sizes[plans.masking.split]) * per_image
+    return config.epochs * per_epoch + sum(plan_costs) + masked
 
 
 def step_passes(config: TrainConfig) -> float:
@@ -56,3 +61,28 @@ def attack_passes(plan: EvaluateConfig, classes: int) -> int:
     """Most forward passes per evaluated image."""
     specs = [plan.spec(name) for name in SUITE_ATTACKS] if plan.suites else plan.all_specs
     return 1 + len(plan.radii) * sum(spec.passes(classes) for spec in specs)
+
+
+def seconds_per_pass(config: TrainConfig, size: Size, threads: int) -> float | None:
+    """Seconds that a forward pass of an image takes on the CPU with so many threads; None where cells run on a GPU."""
+    import torch
+
+    from dpaat.models import build_model
+
+    if config.accelerator not in ("cpu", "auto") or (config.accelerator == "auto" and torch.cuda.is_available()):
+        return None
+    shape = {"channels": size.channels, "image_size": config.image_size}
+    model = build_model(config.model, num_classes=size.classes, stem=config.stem, **shape).train()
+    batch = max(2, min(size.images, config.batch_size, 32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images, taken = torch.zeros(batch, size.channels, config.image_size, config.image_size), []
+        with torch.no_grad():
+            for _ in range(3):
+                started = time.perf_counter()
+                model(images)
+                taken.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    return min(taken) / batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,7 @@ from dpaat.benchmark.plans import Plans, read_plans
 from dpaat.config import SEED, TrainConfig, complete
 from dpaat.data.splits import parse_fold
 from dpaat.errors import UserError, at, unknown
+from dpaat.methods import METHODS, find_method
 from dpaat.models import check_name as check_model
 from dpaat.radii import format_radius, parse_radii
 from dpaat.training.trainer import check_options
@@ -24,6 +26,10 @@ from dpaat.validation import STRICT, Checked, fields_of, option
 
 AXES = {"model": "models", "data": "data", "fold": "folds", "seed": "seeds", "splits": "folds"}
 """Fields of a training run that are axes of the grid, and the axis that sets them."""
+QUICK = Path("quick")
+"""The grid whose evaluation a made one takes."""
+METHODS_TRIED = ("standard", "pgd", "trades", "dpaat")
+"""Methods of a made grid that names none."""
 
 
 def _unique(values: list[Any]) -> list[Any]:
@@ -102,6 +108,7 @@ class Grid:
     name: str  # of the file, without its extension
     command: str  # that asks for it, without this machine's paths
     content: dict[str, Any]  # the file, with the datasets as they are called elsewhere than on this machine
+    file: dict[str, Any]  # what to write to do all of this again on this machine
     recipes: tuple[Recipe, ...]
     reference: str
     cells: tuple[Cell, ...]  # recipes x models x datasets x folds x seeds, recipes varying fastest
@@ -111,34 +118,56 @@ class Grid:
 
 
 def read_grid(
-    path: Path,
+    path: Path | None,
     *,
     data: Sequence[str] = (),
     workers: int | None = None,
+    threads: int | None = None,
     reference: str | None = None,
     models: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    folds: str | None = None,
+    seeds: Sequence[int] = (),
+    masking: int | None = None,
+    train: Mapping[str, Any] | None = None,
 ) -> Grid:
-    """Read a grid and check every field of every cell.
+    """Read a grid, or make one, and check every field of every cell.
 
     Args:
-        path: a YAML file, see `BenchmarkGrid`, or the name of one of `GRIDS`.
+        path: a YAML file, see `BenchmarkGrid`, or the name of one of `GRIDS`; None makes one of what follows.
         data: specs in place of the file's, see `replace_data`.
         workers: in place of the file's.
+        threads: in place of the file's.
         reference: in place of the file's.
-        models: those of the file's to keep; default all.
+        models: those of the file's to keep, default all; without a file the networks, default resnet18.
+        methods: in place of the file's recipes, one each, or "all"; without a file default `METHODS_TRIED`.
+        folds: in place of the file's: all of K folds as "K", or some as "1/3,2/3".
+        seeds: in place of the file's.
+        masking: images for masking checks, in place of the file's; without a file by default there are none.
+        train: fields of the training, in place of those of all recipes; several radii `eps` make families.
 
     Raises:
         UserError: what is wrong, naming the file and the field.
     """
-    path = find_grid(path)
-    content = read_yaml(path)
-    with at(str(path)):
-        given = {"workers": workers, "reference": reference}
+    chosen = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
+    if path is None:
+        evaluation = read_yaml(find_grid(QUICK))["evaluate"] | {"masking": None}
+        content = {"recipes": {}, "models": [*models] or ["resnet18"], "evaluate": evaluation}
+    else:
+        path = find_grid(path)
+        content = read_yaml(path)
+    with at("benchmark" if path is None else str(path)):
+        if path is not None:
+            BenchmarkGrid(**content)
+        _override(
+            content, **chosen | {"methods": methods or (METHODS_TRIED if path is None else ())}, train=train or {}
+        )
+        given = {"workers": workers, "threads": threads, "reference": reference}
         grid = BenchmarkGrid(**content | {name: value for name, value in given.items() if value is not None})
         every = _models(grid.models)
         recipes = tuple(_recipes(grid, tuple(every)))
         if grid.data is None and not data:
-            raise UserError("data: the grid names no dataset; give one with --data")
+            raise UserError("data: no dataset is named; give one with --data")
         specs = [*data] if grid.data is None else replace_data(grid.data, data)
         _check_unique("data", [data_name(spec) for spec in specs])
         names = [recipe.name for recipe in recipes]
@@ -153,21 +182,73 @@ def read_grid(
             raise UserError(f"folds: {', '.join(folds)} are not of one division")
         if len(folds) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
-        kept = {name: every[name] for name in _chosen(models, tuple(every))}
+        kept = {name: every[name] for name in _chosen(() if path is None else models, tuple(every))}
         cells = tuple(_cells(recipes, kept, specs, folds or [None]))
         _check_unique("cells", [cell.name for cell in cells])
         public = content | {"data": [public_spec(spec) for spec in specs]}
-        command = _command(path, data, reference, models)
-        return Grid(path.stem, command, public, recipes, compared, cells, plans, grid.workers, grid.threads)
+        entries = zip(every, grid.models, strict=True)
+        file = content | {"data": specs, "models": [entry for name, entry in entries if name in kept]}
+        file |= {"reference": compared, "workers": grid.workers, "threads": grid.threads}
+        options = {"reference": reference, "models": models, **chosen}
+        command = _command(path, data, options | dict(train or {}))
+        name = "benchmark" if path is None else path.stem
+        return Grid(name, command, public, file, recipes, compared, cells, plans, grid.workers, grid.threads)
 
 
-def _command(path: Path, data: Sequence[str], reference: str | None, models: Sequence[str]) -> str:
-    if path.parent == GRIDS:
-        path = Path(path.stem)
-    shown = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
-    options = [f"--data {public_spec(spec)}" for spec in data]
-    options += [f"--reference {reference}"] * (reference is not None) + [f"--models {','.join(models)}"] * bool(models)
-    return " ".join(["dpaat", "benchmark", shown, *options])
+def _override(
+    content: dict[str, Any],
+    *,
+    methods: Sequence[str],
+    folds: str | None,
+    seeds: Sequence[int],
+    masking: int | None,
+    train: Mapping[str, Any],
+) -> None:
+    """Put what the command line says in the place of what a grid file says; what is wrong in there is found later."""
+    if methods:
+        names = [*METHODS] if "all" in methods else [find_method(name).name for name in methods]
+        _check_unique("methods", names)
+        content["recipes"] = {name: {"method": name} for name in names}
+        if content.get("reference") not in names:
+            content["reference"] = "standard" if "standard" in names else names[0]
+    if folds:
+        many = int(folds) if folds.strip().isdigit() else 0
+        content["folds"] = [f"{k}/{many}" for k in range(1, many + 1)] or [part.strip() for part in folds.split(",")]
+    if seeds:
+        content["seeds"] = [*seeds]
+    if masking:
+        content["evaluate"] = {**(content.get("evaluate") or {}), "masking": masking}
+    fields = _train_fields(dict(train), "train")
+    if not fields:
+        return
+    common = {**(content.get("train") or {}), **fields}
+    eps = common.pop("eps", None) if "eps" in fields else None
+    content["train"] = common
+    places = [each for each in (*content["recipes"].values(), *content["models"]) if isinstance(each, dict)]
+    for own in places:
+        for name in fields:
+            own.pop(name, None)
+    radii = [part.strip() for part in str(eps).split(",")]
+    for recipe in content["recipes"].values() if eps is not None else ():
+        if find_method(recipe.get("method", common.get("method", TrainConfig.method))).adversarial:
+            recipe["eps"] = radii if len(radii) > 1 else eps
+
+
+def _command(path: Path | None, data: Sequence[str], given: Mapping[str, Any]) -> str:
+    """The command line, without paths of this machine."""
+    words = ["dpaat", "benchmark"]
+    if path is not None:
+        whole = path.is_absolute() or ".." in path.parts
+        words.append(path.stem if path.parent == GRIDS else path.name if whole else path.as_posix())
+    words += [f"--data {public_spec(spec)}" for spec in data]
+    for name, value in given.items():
+        parts = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        for key, each in parts.items():
+            if each not in (None, (), []):
+                text = ",".join(map(str, each)) if isinstance(each, list | tuple) else str(each)
+                text = Path(text).name if name == "weights" else text
+                words.append(f"--{key.replace('_', '-')} {shlex.quote(text)}")
+    return " ".join(words)
 
 
 def _recipes(grid: BenchmarkGrid, models: tuple[str, ...]) -> Iterator[Recipe]:

@@ -55,14 +55,8 @@ def benchmark_markdown(document: Document, name: str) -> str:
         parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
     for table in sections(document, full=True):
         parts += [f"## {table.title}", table.to_markdown()]
-    lists = {
-        "Doubts about the data": _data_warnings(document),
-        "Answer one class only": _one_answers(document),
-        "Not to be believed without further evidence": _evidence(document),
-        "Failed": [f"{cell['name']}: {cell['error']}" for cell in cells if cell["status"] == "failed"],
-    }
-    for title, lines in lists.items():
-        parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
+    for title, lines in doubts(document).items():
+        parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
     parts.append(f"One row alone: `{document['command']} --only 'RECIPE-*'`.")
     return "\n\n".join(parts) + "\n"
 
@@ -78,7 +72,7 @@ def _scores(document: Document, table: Document, full: bool) -> Table:
             for at in ("", *(f"@{r}" for r in radii))
         ]
         under = [percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii]
-        shown = [*triples, *_rest(row)] if full else [triples[0].replace(" ", ""), *under]
+        shown = [*triples, _area(row), *cost_cells(row)] if full else [triples[0].replace(" ", ""), *under]
         rows.append(Row(row["recipe"], [f"{len(row['cells'])}/{table['replicates']}", *shown]))
     title = f"{_title(table)}: {plan['attacks']}; mAP under {plan['ranked']}"
     if full:
@@ -89,22 +83,27 @@ def _scores(document: Document, table: Document, full: bool) -> Table:
 
 def _others(document: Document, table: Document, full: bool) -> Table:
     """What the table of scores has no room for on a terminal."""
-    rows = [] if full else [Row(row["recipe"], _rest(row)) for row in table["rows"]]
+    rows = [] if full else [Row(row["recipe"], [_area(row), *cost_cells(row)]) for row in table["rows"]]
     return Table("", REST, rows, title=f"{_title(table)}: area, cost, and whether to believe it")
 
 
-def _rest(row: Document) -> list[Cell | str]:
+def cost_cells(row: Document) -> list[Cell | str]:
+    """Seconds per epoch, and the verdicts of the masking checks."""
     seconds, cost = row["seconds_per_epoch"], row["relative_cost"]
     spent = "-" if seconds is None else f"{seconds:.3g}" + ("" if cost is None else f" ({cost:.1f}x)")
     verdicts = Counter(entry["verdict"] for entry in row["masking"])
     masking = ", ".join(f"{n} {verdict}" if len(verdicts) > 1 else verdict for verdict, n in verdicts.items())
-    return [score_cell(**row["scores"][AREA]), spent, masking or "-"]
+    return [spent, masking or "-"]
+
+
+def _area(row: Document) -> Cell:
+    return score_cell(**row["scores"][AREA])
 
 
 def _differences(document: Document, table: Document, full: bool) -> Table:
     minus = f"minus {document['reference']}"
     rows = [
-        Row(row["recipe"], [_contrast(row["differences"][name], full) for name in COMPARED])
+        Row(row["recipe"], [contrast_cell(row["differences"][name], full) for name in COMPARED])
         for row in table["rows"]
         if row["differences"]
     ]
@@ -114,7 +113,7 @@ def _differences(document: Document, table: Document, full: bool) -> Table:
 def _fronts(document: Document, table: Document, full: bool) -> Table:
     names = [AREA, *(f"map@{format_radius(eps)}" for eps in document["evaluation"]["eps"])] if full else [AREA]
     rows = [
-        Row(recipe, [family, *(_contrast(front["differences"][name], full) for name in names)])
+        Row(recipe, [family, *(contrast_cell(front["differences"][name], full) for name in names)])
         for recipe, family, front in front_comparisons(table)
     ]
     title = f"{_title(table)}: above the front of a sweep, at the recipe's own clean score"
@@ -140,9 +139,21 @@ def _title(table: Document) -> str:
     return f"{table_title(table)}, {table['n']:,} images"
 
 
-def _contrast(contrast: Mapping[str, Any], full: bool) -> Cell:
+def contrast_cell(contrast: Mapping[str, Any], full: bool) -> Cell:
+    """A difference; `full` with its bound and its p-value."""
     more = f" bound {100 * contrast['bound']:+.1f} p {contrast['p_adjusted']:.2g}" if full else ""
     return score_cell(contrast["difference"], contrast["interval"], sign=True, more=more)
+
+
+def doubts(document: Document) -> dict[str, list[str]]:
+    """What else there is to know before the numbers are believed, by title; titles without lines are left out."""
+    found = {
+        "Doubts about the data": _data_warnings(document),
+        "Answer one class only": _one_answers(document),
+        "Not to be believed without further evidence": _evidence(document),
+        "Failed": [f"{cell['name']}: {cell['error']}" for cell in document["cells"] if cell["status"] == "failed"],
+    }
+    return {title: lines for title, lines in found.items() if lines}
 
 
 def _data_warnings(document: Document) -> list[str]:

@@ -59,8 +59,8 @@ def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", image
     return out
 
 
-def render(report: Report) -> str:
-    """Fill the template; everything but our own drawings is escaped."""
+def templates() -> jinja2.Environment:
+    """The templates of pages; everything but our own drawings is escaped."""
     loader, numbers = jinja2.PackageLoader("dpaat.report"), itertools.count(1)
     rules: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, **rules)
@@ -73,16 +73,25 @@ def render(report: Report) -> str:
     environment.filters["file_uri"] = lambda plot: _uri("image/svg+xml", plot.svg.replace("<svg ", FILE, 1))
     environment.filters["csv_uri"] = lambda text: _uri("text/csv", text)
     environment.filters["code"] = code_html
-    return environment.get_template("page.html.j2").render(
-        runs=report.runs,
-        first=report.runs[0],
-        synthetic=any(run.info.get("synthetic") for run in report.runs),
-        same_data=len(report.unique("fingerprint")) == 1,
-        overview=overview_tables(report.comparisons),
-        sections=make_sections(report),
-        licences=report.unique("licence"),
-        citations=report.unique("citation"),
-        version=dpaat.__version__,
+    return environment
+
+
+def render(report: Report) -> str:
+    """Fill the template of the report."""
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            runs=report.runs,
+            first=report.runs[0],
+            synthetic=any(run.info.get("synthetic") for run in report.runs),
+            same_data=len(report.unique("fingerprint")) == 1,
+            overview=overview_tables(report.comparisons),
+            sections=make_sections(report),
+            licences=report.unique("licence"),
+            citations=report.unique("citation"),
+            version=dpaat.__version__,
+        )
     )
 
 

@@ -1,0 +1,299 @@
+"""Search for good settings with Optuna: many trainings, judged by their validation scores alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from dpaat.config import PLACE, TrainConfig, complete
+from dpaat.errors import UserError, at, unknown
+from dpaat.locks import BusyError, locked
+from dpaat.methods import find_method
+from dpaat.runs import write_config
+from dpaat.storage import write_text
+from dpaat.tables import Column, Row, Table, percent
+from dpaat.validation import fields_of, load_yaml
+
+STUDY, TRIALS, BEST = "study.journal", "trials.csv", "best.yaml"
+RUNGS = 4
+"""Parts of a training after each of which it can be given up, with pruning."""
+MEASURE = ("data", "fold", "splits", "seed", "select", "val_eps", "val_steps")
+"""Fields that a validation score depends on by itself: trials that differ in one cannot be compared."""
+NESTED = ("options", "trainer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What to search: a field such as "lr" or "options.damping", and either its ends or its choices."""
+
+    field: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def suggest(self, trial: Any) -> Any:
+        """Ask Optuna for a value."""
+        if self.choices:
+            return trial.suggest_categorical(self.field, self.choices)
+        if self.whole:
+            return trial.suggest_int(self.field, int(self.low), int(self.high), log=self.log)
+        return trial.suggest_float(self.field, self.low, self.high, log=self.log)
+
+
+def parse_search(text: str, options: Mapping[str, Any] | None = None) -> Range:
+    """Read what to search: "lr=log:1e-4,1e-1", "clean_weight=0.5,0.9", "optimizer=sgd,adamw", "steps=choice:3,7,10".
+
+    Two numbers are the ends of a range; other texts, more than two, or `choice:`, are choices. `options` are those of
+    the method with their defaults, which tell whole numbers from others.
+
+    Raises:
+        UserError: not of this form, or a field that is none or cannot be searched.
+    """
+    name, equals, right = text.partition("=")
+    name = name.strip().replace("-", "_")
+    kind, colon, rest = right.partition(":")
+    kind, rest = (kind, rest) if colon and kind in ("log", "choice") else ("", right)
+    parts = [part.strip() for part in rest.split(",") if part.strip()]
+    top, dot, below = name.partition(".")
+    if not equals or len(parts) < 2:
+        raise UserError(f"search {text}: needs a field and values, such as lr=log:1e-4,1e-1 or optimizer=sgd,adamw")
+    if top not in fields_of(TrainConfig):
+        raise unknown("field to search", name, fields_of(TrainConfig))
+    if name in (*MEASURE, *PLACE) or (top in NESTED) != bool(dot):
+        why = "is no single value" if name in NESTED else "would make scores that cannot be compared"
+        raise UserError(f"search {name}: {'is no field' if dot and top not in NESTED else why}")
+    values = [load_yaml(part) if not _is_number(part) else float(part) for part in parts]
+    default = (options or {}).get(below)
+    wanted = set(_kinds(fields_of(TrainConfig)[top].annotation)) if not dot else {int, float}
+    wanted = {type(default)} if top == "options" and default is not None else wanted
+    numbers = all(isinstance(value, float) and math.isfinite(value) for value in values) and wanted & {int, float}
+    if kind == "log" or (kind == "" and len(parts) == 2 and numbers):
+        low, high = values[0], values[1]
+        if not numbers or len(parts) != 2 or not low < high or (kind == "log" and low <= 0):
+            raise UserError(f"search {text}: a range is two numbers, the smaller first{', above 0' * (kind == 'log')}")
+        whole = float not in wanted or (top == "trainer" and not re.search(r"[.eE]", rest))
+        if whole and (low % 1 or high % 1):
+            raise UserError(f"search {text}: {name} is a whole number")
+        return Range(name, low, high, log=kind == "log", whole=whole)
+    # As the configuration takes them: texts stay texts, whole numbers are whole.
+    texts = str in wanted and not (wanted & {int, float} and numbers)
+    return Range(name, choices=tuple(parts if texts else (int(v) if _whole(v) else v for v in values)))
+
+
+def tune(
+    config: TrainConfig,
+    out: Path,
+    searches: Sequence[str],
+    *,
+    trials: int = 20,
+    prune: bool = False,
+    cache_dir: Path | None = None,
+    console: Console,
+) -> Path:
+    """Try settings in trainings of their own, and write the best as a configuration to train by.
+
+    Every trial is judged by the best score on its validation split; the test split is not looked at. The study goes on
+    where it stood, and several calls may work on it at once. A trial that a kill has interrupted is gone on with.
+
+    Args:
+        config: what all trials share.
+        out: folder of the study, with the trials' run folders in `trials`.
+        searches: see `parse_search`.
+        trials: of the whole study, those of earlier calls included.
+        prune: give up trainings that are worse than the median of the others at the same epoch.
+        cache_dir: folder for decoded images.
+        console: where to print.
+
+    Returns:
+        The configuration of the best trial.
+
+    Raises:
+        UserError: bad input, a study of other settings in `out`, or no trial that ended well.
+    """
+    optuna = _optuna()
+    options = find_method(config.method).defaults | config.options
+    ranges = [parse_search(text, options) for text in searches]
+    if not ranges or trials < 1:
+        raise UserError("search: name at least one field, such as --search lr=log:1e-4,1e-1, and --trials at least 1")
+    if len({each.field for each in ranges}) < len(ranges):
+        raise UserError("search: a field stands twice")
+    if config.select == "auto" and any(each.field == "method" for each in ranges):
+        raise UserError("select: auto is another score for another method; name one, such as robust-balanced-accuracy")
+    if config.select == "last":
+        raise UserError("select: last says nothing of the score to search by; name one, such as balanced-accuracy")
+    for each in ranges:  # what does not fit is found before anything is trained
+        for value in each.choices or (each.low, each.high):
+            with at(f"search {each.field}"):
+                complete(_with(config, {each.field: int(value) if each.whole else value}))
+    (out / "trials").mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    backend = optuna.storages.journal.JournalFileBackend(str(out / STUDY))
+    storage = optuna.storages.JournalStorage(backend)
+    study = optuna.create_study(
+        storage=storage,
+        study_name="dpaat",
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
+    )
+    _check_same(study, config, searches, out)
+    while (trial := _next(optuna, study, trials, out)) is not None:
+        # By its number, so that a study that goes on proposes what it would have proposed.
+        study.sampler = optuna.samplers.TPESampler(seed=config.seed + trial.number)
+        folder = out / "trials" / f"{trial.number:04d}"
+        try:
+            with locked(folder.with_suffix(".lock"), busy=f"{folder}: another process works on it"):
+                if study.get_trials(deepcopy=False)[trial.number].state == optuna.trial.TrialState.RUNNING:
+                    said = _try(optuna, study, trial, config, ranges, folder, prune, cache_dir)
+                    console.print(f"trial {trial.number}: {said}", markup=False, highlight=False, soft_wrap=True)
+        except BusyError:  # between its choice and here another process has taken it
+            continue
+    return _finish(optuna, study, config, out, console)
+
+
+def _next(optuna: Any, study: Any, trials: int, out: Path) -> Any:
+    """An interrupted trial of which no process is alive, else a new one, else None."""
+    known = study.get_trials(deepcopy=False)
+    for frozen in known:
+        if frozen.state == optuna.trial.TrialState.RUNNING and _free(out / "trials" / f"{frozen.number:04d}.lock"):
+            return optuna.trial.Trial(study, frozen._trial_id)
+    return study.ask() if len(known) < trials else None
+
+
+def _try(
+    optuna: Any,
+    study: Any,
+    trial: Any,
+    config: TrainConfig,
+    ranges: Sequence[Range],
+    folder: Path,
+    prune: bool,
+    cache_dir: Path | None,
+) -> str:
+    """Train a trial and tell the study how it ended; returns the same in words."""
+    states = optuna.trial.TrialState
+    values = {each.field: each.suggest(trial) for each in ranges}
+    shown = ", ".join(f"{name} {_show(value)}" for name, value in values.items())
+    try:
+        score = _train(trial, _with(config, values), folder, prune, cache_dir)
+    except UserError as error:  # a loss that is not finite, or settings that do not go together
+        study.tell(trial, state=states.FAIL)
+        return f"{shown}: failed: {error}"
+    except optuna.TrialPruned:
+        study.tell(trial, state=states.PRUNED)
+        return f"{shown}: given up"
+    study.tell(trial, score)
+    return f"{shown}: {score:.1%}"
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _free(lock: Path) -> bool:
+    try:
+        with locked(lock, busy="held"):
+            return True
+    except BusyError:
+        return False
+
+
+def _train(trial: Any, config: TrainConfig, folder: Path, prune: bool, cache_dir: Path | None) -> float:
+    """Train one trial, from where it stood; returns its best validation score. Raises `TrialPruned`."""
+    from optuna import TrialPruned
+
+    from dpaat.training import train
+
+    config = complete(config)
+    rung = -(-config.epochs // RUNGS) if prune else config.epochs
+    log = folder / "metrics.csv"
+    while True:
+        done = len(pd.read_csv(log)) if log.is_file() else 0
+        if done < config.epochs:
+            train(config, folder, resume=folder.is_dir(), stop_after=rung - done % rung, cache_dir=cache_dir)
+        scores = pd.read_csv(log)["val/score"]
+        if len(scores) >= config.epochs:
+            return float(scores.max())
+        trial.report(float(scores.max()), len(scores))
+        if trial.should_prune():
+            raise TrialPruned
+
+
+def _with(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        top, dot, rest = name.partition(".")
+        changes[top] = {**changes.get(top, getattr(config, top)), rest: value} if dot else value
+    return dataclasses.replace(config, **changes)
+
+
+def _check_same(study: Any, config: TrainConfig, searches: Sequence[str], out: Path) -> None:
+    """Refuse to go on with a study of something else."""
+    asked = {name: value for name, value in vars(config).items() if name not in PLACE}
+    now = {"config": yaml.safe_dump(asked), "search": sorted(searches)}
+    before = study.user_attrs or now
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise UserError(f"{out}: holds a study of another {name}; choose another --out, or give the same again")
+        study.set_user_attr(name, value)
+
+
+def _finish(optuna: Any, study: Any, config: TrainConfig, out: Path, console: Console) -> Path:
+    every = study.get_trials(deepcopy=False)
+    done = [trial for trial in every if trial.state == optuna.trial.TrialState.COMPLETE]
+    rows = [{"trial": t.number, "state": t.state.name.lower(), "score": t.value, **t.params} for t in every]
+    write_text(out / TRIALS, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    if not done:
+        raise UserError(f"{out}: none of {len(every)} trials ended well; see {out / TRIALS}")
+    best = max(done, key=lambda trial: trial.value)
+    write_config(out / BEST, complete(_with(config, best.params)))
+    names = list(best.params)
+    first = sorted(done, key=lambda trial: -trial.value)[:10]
+    shown = [Row(str(t.number), [percent(t.value), *(_show(t.params[name]) for name in names)]) for t in first]
+    title = f"best of {len(done)} trials by the validation score ({len(every) - len(done)} others given up or failed)"
+    console.print(Table("trial", ["score", *(Column(name) for name in names)], shown, title=title).to_rich())
+    console.print(
+        f"written to {out / BEST}, {out / TRIALS}; the test split was not looked at", highlight=False, soft_wrap=True
+    )
+    return out / BEST
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    parts = get_args(annotation)
+    found = (
+        [kind for part in parts for kind in _kinds(part)]
+        if parts
+        else [type(annotation) if isinstance(annotation, str) else annotation]
+    )
+    return [kind for kind in found if kind is not NoneType]
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("tune needs optuna: pip install 'dpaat[tune]'") from None
+    return optuna
