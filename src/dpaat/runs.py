@@ -17,6 +17,7 @@ from dpaat.consistency import CONFIG as CONFIG
 from dpaat.consistency import SPLITS as SPLITS
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
+from dpaat.own_code import is_own, require_trust
 from dpaat.storage import read_json, write_text
 from dpaat.validation import Int, load_yaml, maybe, misfit, record
 
@@ -50,6 +51,7 @@ INFO_SHAPE = record(
         )
     ),
     files=maybe(dict[str, str]),
+    code=maybe(dict[str, str]),
     **dict.fromkeys(("command", "window", "licence", "citation", "one_answer"), maybe(str)),
     **dict.fromkeys(("pixels", "notes", "data_warnings", "warnings"), maybe(list[str])),
 )
@@ -88,6 +90,7 @@ class Run:
             **self.reading,
             "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
+            **({"code": {config.model: self.info.get("code", {}).get(config.model)}} if is_own(config.model) else {}),
         }
 
     @property
@@ -114,6 +117,7 @@ class Run:
         from dpaat.models import build_model
         from dpaat.weights import open_weights
 
+        require_trust([self.config.model], self.info.get("code"), self.path / CONFIG)
         weights = open_weights(self.checkpoint)
         if any(weights.record.get(name, value) != value for name, value in self.record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
@@ -138,6 +142,7 @@ class Run:
         from dpaat.data.values import FULL
 
         spec, then = self.config.data, self.info["fingerprint"]
+        require_trust([spec], self.info.get("code"), self.path / CONFIG)
         options: dict[str, Any] = {"image_size": self.config.image_size, "fit": self.config.fit}
         with moved(self.path):
             data = prepare(

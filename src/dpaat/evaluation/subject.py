@@ -36,6 +36,7 @@ LATER = {
     "mean",
     "self_teacher",
     "std",
+    "transform",
     "weights_key",
     "window",
 }
