@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dpaat.plugins import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
+TRUST = "run the code (py:...) that files name which you have not written yourself"
 
 
 class _Formatter(RawDescriptionHelpFormatter):
@@ -54,6 +55,7 @@ def command_parser(command: Callable[..., Any]) -> Parser:
     description = " ".join(filter(None, (doc.short_description, doc.long_description)))
     parser = Parser(description, f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else "")
     parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         kind, default = parameter.annotation, parameter.default
         if name.startswith("_"):

@@ -87,9 +87,9 @@ def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
     return np.asarray(found, dtype=np.float64)
 
 
-def header_channels(path: Path) -> int:
+def header_channels(path: Path | bytes) -> int:
     """Tell grey (1) from colour (3) by an image file's header alone; 1 for a file that is no image."""
-    if not path.is_file():  # a pipe would be waited for
+    if isinstance(path, Path) and not path.is_file():  # a pipe would be waited for
         return 1
     try:
         with _header(path) as image:
