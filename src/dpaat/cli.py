@@ -126,6 +126,8 @@ def _run(argv: list[str]) -> int:
         load_plugins(plugin)
     assert command is not None
     try:
+        if given.trust and "--trust" not in argv:
+            raise UserError("trust: give it on the command line, not in a configuration file")
         with trusting(named_in(argv), everything=given.trust):
             require_trust((given.get(name) for name in FIELDS), None, "--config")
             return call(command, given, _argv=argv, _explicit=lambda: vars(parse(defaults=False)))

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 INFO = "run.json"
+SUBJECT = "subject.json"
+"""In its place beside the results of a model from elsewhere; of the same form, with how to make the model again."""
+ELSEWHERE = "elsewhere"
+"""Stands there for the method by which the model was trained."""
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
 
@@ -52,6 +56,7 @@ INFO_SHAPE = record(
     ),
     files=maybe(dict[str, str]),
     code=maybe(dict[str, str]),
+    subject=maybe(dict[str, Any]),
     **dict.fromkeys(("command", "window", "licence", "citation", "one_answer"), maybe(str)),
     **dict.fromkeys(("pixels", "notes", "data_warnings", "warnings"), maybe(list[str])),
 )

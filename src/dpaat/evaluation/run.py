@@ -22,7 +22,8 @@ from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
-from dpaat.evaluation.subject import Subject, subject_of_run
+from dpaat.evaluation.elsewhere import subject_of_folder
+from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Curve, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
 from dpaat.measurement import EvaluateConfig
@@ -55,7 +56,7 @@ def evaluate_run(
     """
     plan = EvaluateConfig(**options)
     target = resolve_device(device)
-    subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
+    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
     other = None if source is None else source_of(subject, source, target)
     return evaluate(subject, plan, source=other, device=target, progress=progress)
 
@@ -65,7 +66,7 @@ def source_of(subject: Subject, run: Path, device: str) -> Subject:
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
-    source = subject_of_run(run, data=subject.data, device=device, progress=False)
+    source = subject_of_folder(run, data=subject.data, device=device, progress=False)
     if (source.classes, source.channels) != (subject.classes, subject.channels):
         raise UserError(
             f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
