@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from dpaat.attacks import find_attack
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
-from dpaat.evaluation import predict as prediction
 from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.predict import Predictor
+from dpaat.evaluation.predict import load as load_predictor
 from dpaat.evaluation.run import evaluate as measure
 from dpaat.evaluation.run import resolve_device, source_of
 from dpaat.evaluation.subject import Subject
@@ -31,7 +31,12 @@ Model = nn.Module | Predictor | str | Path
 
 
 def train(
-    config: Config | None = None, out: str | Path | None = None, *, resume: bool = False, trust: bool = False, **fields: Any
+    config: Config | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    trust: bool = False,
+    **fields: Any,
 ) -> Path:
     """Train a classifier, as `dpaat train` does.
 
@@ -77,7 +82,7 @@ def load(path: str | Path, *, device: str = "auto", trust: bool = False) -> Pred
         UserError: neither of them, or damaged.
     """
     with trusting(everything=trust):
-        return prediction.load(path, device=device)
+        return load_predictor(path, device=device)
 
 
 def evaluate(

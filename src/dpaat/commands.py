@@ -12,8 +12,8 @@ from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig
 from dpaat.errors import UserError
-from dpaat.own_code import is_own
 from dpaat.measurement import EvaluateConfig, ExplainConfig, Foreign, Inputs, Reading
+from dpaat.own_code import is_own
 
 
 def train(

@@ -101,7 +101,9 @@ def require_trust(names: Iterable[object], signed: object, place: object) -> Non
         assert isinstance(name, str)
         mark, key = (signed.get(name) if isinstance(signed, Mapping) else None), _key(make=False)
         if key is None or not isinstance(mark, str) or not hmac.compare_digest(_mark(key, name), mark):
-            raise UserError(f"{place}: would run code, {name}, which you have not named yourself; give --trust to run it")
+            raise UserError(
+                f"{place}: would run code, {name}, which you have not named yourself; give --trust to run it"
+            )
 
 
 @contextmanager

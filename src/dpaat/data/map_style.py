@@ -62,7 +62,7 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
         if not _is_dataset(part):
             raise UserError(f"{spec}: is {type(part).__name__}; give {FORMS}")
     reader = _Items(spec, [(part, split, number) for split, part in parts.items() for number in range(len(part))])
-    raw, columns = [], dict[str, list[Any]]()
+    raw, columns = list[Any](), dict[str, list[Any]]()
     for part in parts.values():
         found = _column(part, len(part), "targets", "labels")
         raw += [None] * len(part) if found is None else found
@@ -110,7 +110,7 @@ def encoded(image: Any) -> Encoded:
         return ImageFile(Path(image)).read()
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
-        return np.asarray(image) if image.mode in ("L", "RGB") else _file(image)
+        return np.array(image) if image.mode in ("L", "RGB") else _file(image)
     tensor = isinstance(image, torch.Tensor)
     pixels = image.detach().cpu().numpy() if tensor else np.asarray(image)
     if pixels.ndim == 3 and (tensor or (pixels.shape[2] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4))):
@@ -225,7 +225,12 @@ def _column(dataset: Any, count: int, *names: str, strict: str = "") -> list[Any
     """An attribute with a value for each item, through `Subset` and `ConcatDataset`; None without one."""
     for name in names:
         found = getattr(dataset, name, None)
-        if found is not None and not callable(found) and not isinstance(found, str | Mapping) and hasattr(found, "__len__"):
+        if (
+            found is not None
+            and not callable(found)
+            and not isinstance(found, str | Mapping)
+            and hasattr(found, "__len__")
+        ):
             if len(found) == count:
                 return list(found)
             if strict:

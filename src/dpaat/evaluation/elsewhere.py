@@ -44,9 +44,7 @@ def subject_from_elsewhere(
     return subject
 
 
-def subject_of_folder(
-    path: Path, *, data: Any, device: str, progress: bool, window: str | None = None
-) -> Subject:
+def subject_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> Subject:
     """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `subject_of_run`.
 
     Raises:
@@ -77,8 +75,6 @@ def subject_of_folder(
     if subject.head["checkpoint"] != about["checkpoint"]:
         raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
     return subject
-
-
 
 
 def _note(subject: Subject, given: Foreign, inputs: Inputs, seed: int, module: nn.Module | None, live: bool) -> None:
@@ -151,5 +147,3 @@ def _unpickle(folder: Path, signed: object) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise UserError(f"{MODULE} holds no network")
     return found
-
-

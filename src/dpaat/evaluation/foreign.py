@@ -64,15 +64,11 @@ def subject_of_weights(
     if module is None:
         assert given.model
         channels = _channels(source, given.model) or int(prepared.images.shape[1])
-        model = build_model(
-            given.model,
-            num_classes=len(outputs),
-            channels=channels,
-            image_size=size,
-            weights=source,
-            keep_head=True,
-            **{name: getattr(given, name) for name in ("stem", "weights_key", "mean", "std", "input_range")},
-        )
+        options = {name: getattr(given, name) for name in ("stem", "weights_key", "mean", "std", "input_range")}
+        options |= {"num_classes": len(outputs), "channels": channels, "image_size": size, "weights": source}
+        with torch.random.fork_rng():  # what is random in a network of the user's own is so once and for all
+            torch.manual_seed(seed)
+            model = build_model(given.model, keep_head=True, **options)
     else:
         first = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), None)
         channels = first if first in (1, 3) else int(prepared.images.shape[1])
@@ -185,7 +181,11 @@ def _outputs(
     """Names of the model's outputs in their order, and where they come from."""
     recorded = source.classes if source is not None else None
     if classes is None:
-        said = "classes as trained" if source is not None and source.record else f"classes {', '.join(recorded or ())} as the file says"
+        said = (
+            "classes as trained"
+            if source is not None and source.record
+            else f"classes {', '.join(recorded or ())} as the file says"
+        )
         return (recorded, said) if recorded else (data.classes, "classes in the data's order")
     names = tuple(name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes))
     if len(set(names)) < max(len(names), 2) or not all(names):

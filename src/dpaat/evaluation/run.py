@@ -15,6 +15,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruptions import run_corruptions
+from dpaat.evaluation.elsewhere import subject_of_folder
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.masking import run_masking
@@ -22,7 +23,6 @@ from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN
-from dpaat.evaluation.elsewhere import subject_of_folder
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Curve, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer

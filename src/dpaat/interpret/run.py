@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.elsewhere import subject_of_folder
 from dpaat.evaluation.entries import Document, Population
 from dpaat.evaluation.images import stratified_draw
-from dpaat.evaluation.elsewhere import subject_of_folder
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
 from dpaat.evaluation.subject import Subject

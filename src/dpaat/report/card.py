@@ -66,7 +66,7 @@ def model_card(report: Report) -> str:
 def _head(report: Report) -> str:
     licences = report.unique("licence")
     name = re.sub(r"[^a-z0-9.]+", "-", licences[0].lower()) if len(licences) == 1 else ""
-    methods = dict.fromkeys(run.config.method for run in report.runs)
+    methods = dict.fromkeys(run.config.method for run in report.runs if not run.elsewhere)
     head = ModelCardData(
         license=name if name in LICENCES else "other",
         license_name=None if name in LICENCES else ", ".join(licences) or None,
@@ -111,8 +111,9 @@ def _metric(key: str, entry: Entry) -> str:
 def _details(report: Report) -> str:
     return "\n".join(
         f"- {escape_markdown(run.name)}: `{run.config.model}` for images of {run.config.image_size} x "
-        f"{run.config.image_size} pixels in [0, 1], {len(run.info['classes'])} classes, trained with the method "
-        f"`{run.config.method}`" + (f" at radii up to {run.config.eps}" if run.config.eps else "")
+        f"{run.config.image_size} pixels in [0, 1], {len(run.info['classes'])} classes, trained "
+        + ("elsewhere" if run.elsewhere else f"with the method `{run.config.method}`")
+        + (f" at radii up to {run.config.eps}" if run.config.eps else "")
         for run in report.runs
     )
 
