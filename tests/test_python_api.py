@@ -86,6 +86,20 @@ def test_an_export_predicts_the_same(tiny_run, files, table, tmp_path):
     assert_same(dpaat.load(tmp_path / "export").predict(files), table)
 
 
+def test_an_export_of_an_own_network(files, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    own = {"model": "py:own_code_makers:Net", "data": "py:own_code_makers:shapes", "image_size": 24, "epochs": 1}
+    run = dpaat.train({**TINY, **own, "method": "standard"}, tmp_path / "run")
+    export(run, tmp_path / "export", images=2)
+    assert 'rebuild(".", network)' in (tmp_path / "export" / "README.md").read_text()
+    assert_same(dpaat.load(tmp_path / "export").predict(files), dpaat.load(run).predict(files))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody else"))
+    for folder in (run, tmp_path / "export"):
+        with pytest.raises(UserError, match="would run code"):
+            dpaat.load(folder)
+        assert dpaat.load(folder, trust=True).classes == ("a", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -189,6 +203,19 @@ def test_a_model_from_elsewhere_is_compared_explained_and_evaluated_again(evalua
     assert len({entry["attack"] for entry in read_evaluation(evaluated)["results"]}) >= 5
     found = dpaat.explain(other, data, max_samples=4, steps=1, maps=["input-gradient"], device="cpu")
     assert found["explanations"]
+
+
+def test_a_model_from_elsewhere_is_compared_with_a_run(tmp_path):
+    shared = {"data": "py:own_code_makers:in_splits", "image_size": 24}
+    own = {**TINY, **shared, "model": "py:own_code_makers:Net", "stem": "auto", "method": "standard", "epochs": 1}
+    run = dpaat.train(own, tmp_path / "run")
+    dpaat.evaluate(run, **QUICK)
+    dpaat.evaluate(own_code_makers.Net(), shared["data"], out=tmp_path / "net", image_size=24, **QUICK)
+    for order in ((run, tmp_path / "net"), (tmp_path / "net", run)):
+        assert main(["compare", *map(str, order), f"--out={tmp_path / 'c.json'}"]) == 0
+        found = json.loads((tmp_path / "c.json").read_text())
+        assert len(found["conditions"]) == 3
+        assert set(found["recipes"]) == {"standard", "net"}
 
 
 def test_what_cannot_be_made_again_or_trusted_is_told(evaluated, tmp_path, capsys, monkeypatch):

@@ -112,8 +112,8 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: show a progress bar with the time left on stderr.
         trust: run the code of one's own (`py:`) that a folder names, if it is not this user's own.
-        **options: fields of `EvaluateConfig` (suites, attacks, eps, steps, split, max_samples, ...) and, for models that
-            are no run, of `Foreign` (weights, image_size, mean, std, input_range, stem, weights_key).
+        **options: fields of `EvaluateConfig` (suites, attacks, eps, steps, split, max_samples, ...) and, for models
+            that are no run, of `Foreign` (weights, image_size, mean, std, input_range, stem, weights_key).
 
     Returns:
         The document, as written to `evaluation.json`.
@@ -142,7 +142,9 @@ def explain(
     trust: bool = False,
     **options: Any,
 ) -> Document:
-    """Compute and score attribution maps, as `dpaat explain` does; `options` are fields of `ExplainConfig`, else as `evaluate`.
+    """Compute and score attribution maps, as `dpaat explain` does.
+
+    Arguments are those of `evaluate`, but that `options` are fields of `ExplainConfig`.
 
     Returns:
         The document, as written to `interpretability.json`.
@@ -188,7 +190,7 @@ def attack(
         Adversarial images `(B, C, H, W)`, detached.
 
     Raises:
-        UserError: an unknown attack, a norm or a number of steps that it does not know, or arguments out of their range.
+        UserError: an unknown attack, a norm or steps that it does not know, or arguments out of their range.
     """
     info = find_attack(name)
     if norm not in info.norms:
@@ -224,11 +226,11 @@ def _subject(
     path = None if isinstance(model, nn.Module) else Path(model)
     if isinstance(data, tuple) and len(data) == 2:
         data = list(zip(*data, strict=True))
-    if path is not None and any((path / name).is_file() for name in (INFO, SUBJECT)):
-        if out is None or Path(out).resolve() == path.resolve():
-            if how or classes:
-                raise UserError(f"{next(iter(how), 'classes')}: belongs to models from elsewhere; a run needs none")
-            return subject_of_folder(path, data=data, device=device, progress=progress, window=window)
+    known = path is not None and any((path / name).is_file() for name in (INFO, SUBJECT))
+    if path is not None and known and (out is None or Path(out).resolve() == path.resolve()):
+        if how or classes:
+            raise UserError(f"{next(iter(how), 'classes')}: belongs to models from elsewhere; a run needs none")
+        return subject_of_folder(path, data=data, device=device, progress=progress, window=window)
     if out is None:
         raise UserError("out: name a folder for the results of this model")
     if data is None and path is not None and (path / INFO).is_file():

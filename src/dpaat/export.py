@@ -1,5 +1,6 @@
 """A trained network for other programs: ONNX and safetensors, checked against the original."""
 
+import copy
 import importlib.util
 import json
 import runpy
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from dpaat import rebuild
 from dpaat.errors import UserError
 from dpaat.models import Classifier
+from dpaat.own_code import is_own
 from dpaat.provenance import provenance
 from dpaat.runs import Run, open_run
 from dpaat.storage import write_json, write_text
@@ -68,7 +70,7 @@ def export(path: Path, out: Path, *, images: int = 100) -> dict[str, Any]:
         shutil.copyfile(rebuild.__file__, out / REBUILD)
         write_text(out / README, _readme(card))
         write_json(out / CARD, card)
-        found = {ONNX: _run_onnx(out / ONNX, x), WEIGHTS: _run_rebuilt(out, x)}
+        found = {ONNX: _run_onnx(out / ONNX, x), WEIGHTS: _run_rebuilt(out, x, model, run.config.model)}
         differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
         for name, logits in found.items():
             if not np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
@@ -129,7 +131,7 @@ std {card["std"]}; it is part of `{ONNX}`, and not of `{WEIGHTS}`.
 
     from rebuild import rebuild
 
-    logits = rebuild(".")(images)
+    logits = rebuild("."{", network" * is_own(card["model"])})(images)
 """
 
 
@@ -142,9 +144,10 @@ def _run_onnx(path: Path, x: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _run_rebuilt(folder: Path, x: Tensor) -> np.ndarray:
-    """Logits of the network as whoever has nothing but the folder builds it."""
-    model = runpy.run_path(str(folder / REBUILD))["rebuild"](folder)
+def _run_rebuilt(folder: Path, x: Tensor, original: Classifier, name: str) -> np.ndarray:
+    """Logits of the network as whoever has nothing but the folder builds it, and the code of one that is not timm's."""
+    own = copy.deepcopy(original.network) if is_own(name) else None
+    model = runpy.run_path(str(folder / REBUILD))["rebuild"](folder, own)
     with torch.inference_mode():
         logits: np.ndarray = model(x).numpy()
     return logits

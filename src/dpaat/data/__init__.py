@@ -80,8 +80,8 @@ def load_table(spec: Any) -> ImageTable:
 
     `spec` is `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv`,
     `synthetic[:N[,features=both|robust|fragile]]`, `hf:NAME_OR_DIR`, `py:PKG.MODULE:NAME`, or of a kind that a plug-in
-    registers; or a dataset itself, see `dpaat.data.map_style.table_of`. Raises UserError for an unknown kind of dataset,
-    or anything missing or wrong in it.
+    registers; or a dataset itself, see `dpaat.data.map_style.table_of`. Raises UserError for an unknown kind of
+    dataset, or anything missing or wrong in it.
     """
     if not isinstance(spec, str):
         from dpaat.data.map_style import table_of

@@ -24,8 +24,8 @@ def load(argument: str, spec: str) -> ImageTable:
     """Load a dataset with one column of images and one of labels; no code that comes with it is run.
 
     Splits called train, validation and test are its splits; others are left out, and so said. Columns `group`, `id`,
-    `age`, `sex`, `site` and `source` are used as in a table (`csv:`). Raises UserError where it cannot be had, or has no
-    such columns.
+    `age`, `sex`, `site` and `source` are used as in a table (`csv:`). Raises UserError where it cannot be had, or has
+    no such columns.
     """
     try:
         import datasets
@@ -65,8 +65,8 @@ class _Rows:
         labels = labels or [name for name in ("label", "labels") if name in part.features]
         if len(images) != 1 or len(labels) != 1:
             raise UserError(
-                f"{spec}: columns {listed(part.features, 12)} hold {len(images)} of images and {len(labels)} of labels; "
-                "give one each, the latter called 'label'"
+                f"{spec}: of its columns {listed(part.features, 12)}, {len(images)} hold images and {len(labels)} "
+                "labels; give one each, the latter called 'label'"
             )
         self.image, self.rows = images[0], part.cast_column(images[0], datasets.Image(decode=False))
         self.targets = self.rows[labels[0]][:]

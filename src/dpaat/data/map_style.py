@@ -43,12 +43,12 @@ def load(argument: str, spec: str) -> ImageTable:
 def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
     """Describe a dataset that is a Python object.
 
-    Its items are `(image, label)`, perhaps with more behind, or dictionaries with "image" and "label". An image is a PIL
-    one, an array `(H, W)`, `(H, W, C)` or `(C, H, W)`, or a tensor `(C, H, W)`, of whole numbers or floating in [0, 1]; a
-    label is a number or a name. A dict from "train", "val" and "test" to such datasets has splits. Attributes that are
-    used where there are any, one value an item: `groups` (of patients or lesions), `ids`, `splits`, `age`, `sex`, `site`,
-    `source`, and `targets` or `labels`, which spare reading all images for them; and `classes`, names in the order of the
-    numbers. They are found through `Subset` and `ConcatDataset`.
+    Its items are `(image, label)`, perhaps with more behind, or dictionaries with "image" and "label". An image is a
+    PIL one, a path, an array `(H, W)`, `(H, W, C)` or `(C, H, W)`, or a tensor `(C, H, W)`, of whole numbers or floats
+    in [0, 1]; a label is a number or a name. A dict from "train", "val" and "test" to such datasets has splits.
+    Attributes that are used where there are any, one value an item: `groups` (of patients or lesions), `ids`, `splits`,
+    `age`, `sex`, `site`, `source`, and `targets` or `labels`, which spare reading all images for them; and `classes`,
+    names in the order of the numbers. They are found through `Subset` and `ConcatDataset`.
 
     Raises:
         UserError: no such dataset, or items that are not of this form.
@@ -128,7 +128,8 @@ def encoded(image: Any) -> Encoded:
                 f"floating-point values from {low:.4g} to {high:.4g}; give [0, 1], or whole numbers as they are, and "
                 "leave normalization to --mean and --std"
             )
-        return np.rint(pixels * 255).astype(np.uint8)
+        grey: np.ndarray = np.rint(pixels * 255).astype(np.uint8)
+        return grey
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
     if pixels.ndim == 3:

@@ -112,7 +112,7 @@ def subject_of_weights(
 
 
 def of_module(module: nn.Module, given: Foreign, channels: int, size: int, classes: int) -> Classifier:
-    """Take a copy of a network as it is, behind the normalization that is stated; UserError where it gives no logits."""
+    """Take a copy of a network, behind the normalization that is stated; UserError where it gives no logits."""
     stated = parse_normalization(given.mean, given.std, given.input_range)
     none = (0.0,), (1.0,)
     means, deviations, origin = normalization(stated, [], none, channels=channels, unit=False)

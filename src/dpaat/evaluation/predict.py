@@ -66,8 +66,8 @@ class Predictor:
         Args:
             images: paths of files and folders, or one; a dataset spec such as "ham10000:DIR"; or images themselves: PIL
                 ones, arrays `(N, H, W)`, `(N, H, W, C)` or a list of them, tensors `(N, C, H, W)`, of whole numbers or
-                floating in [0, 1]. They are made square and resized as the images of the training were; tensors that are
-                floating and of the network's size go into it as they are.
+                floating in [0, 1]. They are made square and resized as the images of the training were; tensors that
+                are floating and of the network's size go into it as they are.
             window: how the values of the pixels are read, see `dpaat.data.prepare`; None as in the training.
             batch_size: images per batch.
             progress: show a progress bar with the time left on stderr.
@@ -207,7 +207,7 @@ def predict(
 
 
 def named_images(images: Any) -> tuple[list[str], Read, list[str]]:
-    """Names of images, a function that reads them by their numbers, and what to say of them; see `Predictor.predict`."""
+    """Names of images, a function that reads them by their numbers, and what to say of them."""
     if isinstance(images, str) and _is_spec(images):
         return _from_spec(images)
     if isinstance(images, str | Path):
