@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import dpaat
+import dpaat.evaluation
 import own_code_makers
 from dpaat.attacks import ATTACKS
 from dpaat.cli import main
@@ -216,6 +217,23 @@ def test_a_model_from_elsewhere_is_compared_with_a_run(tmp_path):
         found = json.loads((tmp_path / "c.json").read_text())
         assert len(found["conditions"]) == 3
         assert set(found["recipes"]) == {"standard", "net"}
+
+
+@pytest.mark.parametrize("specs", [None, [dpaat.evaluation.attack_spec("pgd", steps=2)]])
+def test_arrays_are_kept_and_reported(specs, tmp_path):
+    data = own_code_makers.Shapes()
+    images, labels = data.pixels[:, :20, :20].transpose(0, 3, 1, 2), np.array(data.targets)
+    steps = {"apgd-ce": 2, "apgd-t": 1, "fab-t": 1, "square": 2, "pgd": 2}
+    options = {"classes": ["z", "y", "x"], "radii": [2 / 255], "specs": specs, "steps": steps, "progress": False}
+    torch.manual_seed(0)
+    model = own_code_makers.Net().eval()
+    kept = dpaat.evaluate_model(model, images, labels, out=tmp_path / "out", **options)
+    loose = dpaat.evaluate_model(model, images, labels, **options)
+    assert [(r.spec, r.eps) for r in kept] == [(r.spec, r.eps) for r in loose]
+    assert kept[0].metrics["per_class_recall"] == loose[0].metrics["per_class_recall"]
+    assert kept[0].predicted.tolist() == loose[0].predicted.tolist()
+    assert main(["report", str(tmp_path / "out"), f"--out={tmp_path / 'r.html'}"]) == 0
+    assert "Is it robust" in (tmp_path / "r.html").read_text()
 
 
 def test_what_cannot_be_made_again_or_trusted_is_told(evaluated, tmp_path, capsys, monkeypatch):

@@ -139,7 +139,7 @@ def predict(
     """Classify images with a run; probabilities go to a CSV file.
 
     Args:
-        run: run folder.
+        run: run folder, or what `dpaat export` wrote.
         images: image files, folders of images, or one dataset spec.
         reading: how the images are read.
         batch_size: images per batch.
