@@ -19,6 +19,7 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
+from dpaat.own_code import FIELDS, named_in, require_trust, trusting
 from dpaat.parsing import Parser, call, command_parser, readable, with_hyphens, with_underscores
 from dpaat.plugins import VARIABLE, load_plugins
 from dpaat.terminal import lasting_output, use_utf8
@@ -131,7 +132,11 @@ def _run(argv: list[str]) -> int:
         load_plugins(plugin)
     assert command is not None
     try:
-        return call(command, given, _argv=argv, _explicit=lambda: vars(parse(defaults=False)))
+        if given.trust and "--trust" not in argv:
+            raise UserError("trust: give it on the command line, not in a configuration file")
+        with trusting(named_in(argv), everything=given.trust):
+            require_trust((given.get(name) for name in FIELDS), None, "--config")
+            return call(command, given, _argv=argv, _explicit=lambda: vars(parse(defaults=False)))
     except Exception as error:
         if not out_of_memory(error):
             raise

@@ -13,6 +13,7 @@ from rich.console import Console
 from dpaat.config import PLACE, TrainConfig
 from dpaat.errors import UserError
 from dpaat.measurement import EvaluateConfig, ExplainConfig, Foreign, Inputs, Reading
+from dpaat.own_code import is_own
 from dpaat.parsing import Changes
 
 
@@ -105,9 +106,8 @@ def evaluate(
     """  # noqa: E501 - an example is one line
     from dpaat.evaluation import analyses_summary, evaluation_table
     from dpaat.evaluation import evaluate as measure
-    from dpaat.evaluation.foreign import subject_of_weights
+    from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
     from dpaat.evaluation.run import resolve_device, source_of
-    from dpaat.evaluation.subject import subject_of_run
     from dpaat.models import describe_weights
     from dpaat.precision import emulation
 
@@ -117,12 +117,14 @@ def evaluate(
             raise UserError(
                 f"evaluate: --{idle[0].replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
             )
-        subject = subject_of_run(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
+        subject = subject_of_folder(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
     else:
         for name in ("model", "weights", "data", "out"):
+            if name == "weights" and is_own(foreign.model):
+                continue
             if {**vars(foreign), "data": inputs.data}[name] is None:
                 raise UserError(f"evaluate: name a run folder, or weights from elsewhere with --{name}")
-        subject = subject_of_weights(foreign, inputs, seed=config.seed, progress=True)
+        subject = subject_from_elsewhere(foreign, inputs, seed=config.seed, progress=True)
         _say(describe_weights(subject.head["network"]) or "")
     other = None if source is None else source_of(subject, source, inputs.device)
     slow = emulation(config.precision, inputs.device)
@@ -138,7 +140,7 @@ def predict(
     """Classify images with a run; probabilities go to a CSV file.
 
     Args:
-        run: run folder.
+        run: run folder, or what `dpaat export` wrote.
         images: image files, folders of images, or one dataset spec.
         reading: how the images are read.
         batch_size: images per batch.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from dpaat.errors import UserError, unknown
+from dpaat.own_code import is_own
 from dpaat.radii import parse_radii, parse_radius
 from dpaat.validation import STRICT, Checked, option
 
@@ -27,8 +28,8 @@ class Data(Checked):
 
     data: str = option(
         "synthetic",
-        "dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR[,frame=FRAME], csv:FILE.csv[,frame=FRAME] or "
-        "synthetic[:N[,features=both|robust|fragile]]",
+        "dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR[,frame=FRAME], csv:FILE.csv[,frame=FRAME], "
+        "hf:NAME_OR_DIR, py:PKG.MODULE:NAME or synthetic[:N[,features=both|robust|fragile]]",
     )
     image_size: int = option(64, "pixels at the side of the square image", ge=1)
     fit: Literal["crop", "squash"] = option("crop", "how an oblong image becomes square: crop its centre, or squash it")
@@ -73,8 +74,8 @@ class Model(Weights):
 
     model: str = option(
         "resnet18",
-        "name of any timm CNN, see `dpaat list models`; torchvision:NAME; or, with --pretrained, hf-hub:NAME or "
-        "local-dir:DIR as timm writes them",
+        "name of any timm CNN, see `dpaat list models`; torchvision:NAME; py:PKG.MODULE:NAME, a network of your own; "
+        "or, with --pretrained, hf-hub:NAME or local-dir:DIR as timm writes them",
     )
     pretrained: bool = option(False, "take the weights that the model's name stands for, fetching them if need be")
 
@@ -118,6 +119,9 @@ class Optimization(Checked):
     )
     augment: str = option(
         "flip,turn,crop,jitter", "list of flip, turn (quarter turns), crop (shifts), jitter (colour); or none"
+    )
+    transform: str | None = option(
+        None, "py:PKG.MODULE:NAME, a function of your own on each training batch of images in [0, 1], after --augment"
     )
     epochs: int = option(30, "passes over the training set", ge=1)
     batch_size: int = option(128, "images per optimizer step, over all processes together", ge=2)
@@ -211,6 +215,8 @@ class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields 
         for name in self.loggers:
             if name not in LOGGERS:
                 raise unknown("logger", name, [*LOGGERS, "none"])
+        if self.transform is not None and not is_own(self.transform):
+            raise UserError(f"transform: {self.transform!r} is not of the form py:PKG.MODULE:NAME")
         if self.precision in ("16-true", "bf16-true"):
             raise UserError(f"precision: {self.precision} would round perturbations away; use bf16-mixed or 16-mixed")
 

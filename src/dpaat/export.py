@@ -1,5 +1,6 @@
 """A trained network for other programs: ONNX, safetensors and timm's layout, checked against the original."""
 
+import copy
 import importlib.util
 import json
 import runpy
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from dpaat import rebuild
 from dpaat.errors import UserError, first_line
 from dpaat.models import Classifier
+from dpaat.own_code import is_own
 from dpaat.provenance import provenance
 from dpaat.report.card import hub_licence
 from dpaat.runs import Run, open_run
@@ -86,7 +88,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         write_text(out / README, _readme(card, (out / ONNX).exists()))
         write_json(out / CARD, card)
         found = {ONNX: _run_onnx(out / ONNX, x)} if onnx else {}
-        found[WEIGHTS] = _run_rebuilt(out, x)
+        found[WEIGHTS] = _run_rebuilt(out, x, model, run.config.model)
         differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
         for name, logits in found.items():
             if not np.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
@@ -209,7 +211,7 @@ For research. Not a medical device, and not for use in diagnosis or treatment.
 
     from rebuild import rebuild
 
-    logits = rebuild(".")(images)
+    logits = rebuild("."{", network" * is_own(card["model"])})(images)
 
 {f"timm cannot build it by itself: {why}." if why else by_timm}
 """
@@ -224,9 +226,10 @@ def _run_onnx(path: Path, x: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _run_rebuilt(folder: Path, x: Tensor) -> np.ndarray:
-    """Logits of the network as whoever has nothing but the folder builds it."""
-    model = runpy.run_path(str(folder / REBUILD))["rebuild"](folder)
+def _run_rebuilt(folder: Path, x: Tensor, original: Classifier, name: str) -> np.ndarray:
+    """Logits of the network as whoever has nothing but the folder builds it, and the code of one that is not timm's."""
+    own = copy.deepcopy(original.network) if is_own(name) else None
+    model = runpy.run_path(str(folder / REBUILD))["rebuild"](folder, own)
     with torch.inference_mode():
         logits: np.ndarray = model(x).numpy()
     return logits

@@ -216,7 +216,7 @@ class ExplainConfig(Measurement):
 class Foreign(Weights):
     """Weights from elsewhere, in place of a run folder; they need model, weights, data and out."""
 
-    model: str | None = option(None, "timm model of --weights")
+    model: str | None = option(None, "timm model of --weights, or py:PKG.MODULE:NAME, with or without weights")
     image_size: int | None = option(None, "pixels at the side; by default as trained, else 64", ge=1)
     classes: str | None = option(None, "outputs of --weights in their order: a,b,c")
     out: str | None = option(None, "folder for the results")

@@ -12,6 +12,8 @@ from dpaat.fitting import find, load
 from dpaat.networks import check_name as check_name
 from dpaat.networks import head_layers, make_network
 from dpaat.normalization import Numbers, normalization, parse_normalization
+from dpaat.own_code import is_own
+from dpaat.own_models import own_network
 from dpaat.weights import WeightsFile, open_weights
 
 Stem = Literal["auto", "original", "small"]
@@ -52,7 +54,8 @@ class Classifier(nn.Module):
             raise BadValueError(
                 f"images must be of shape (B, {channels}, H, W), floating in [0, 1], not {tuple(x.shape)}, {x.dtype}"
             )
-        return self.network((x - self.mean) / self.std)  # type: ignore[no-any-return]
+        found = self.network((x - self.mean) / self.std)
+        return getattr(found, "logits", found)  # type: ignore[no-any-return]
 
 
 def build_model(
@@ -75,8 +78,8 @@ def build_model(
     """Make a network ready to train.
 
     Args:
-        name: a timm model name, such as "resnet18"; `torchvision:NAME`; or, with `pretrained`, `hf-hub:NAME` or
-            `local-dir:DIR`, as timm writes them.
+        name: a timm model name, such as "resnet18"; `torchvision:NAME`; `py:PKG.MODULE:NAME`, see
+            `dpaat.own_models.own_network`; or, with `pretrained`, `hf-hub:NAME` or `local-dir:DIR` as timm writes them.
         num_classes: K, at least 2.
         channels: 1 (grey) or 3 (RGB).
         image_size: pixels at the side.
@@ -107,9 +110,16 @@ def build_model(
         raise UserError("weights_key: there are no --weights to choose from")
     shape = {"num_classes": num_classes, "channels": channels}
     options = options or (source.record.get("options") if source else None)
-    network, options = make_network(name, **shape, pretrained=pretrained, options=options)
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    config: dict[str, Any]
     facts: dict[str, Any] = {"weights": None}
+    if is_own(name):
+        if pretrained:
+            raise UserError(f"pretrained: {name} brings its own weights, or takes --weights")
+        network, config = own_network(name, num_classes=num_classes, channels=channels, image_size=image_size)
+        facts["code"], stem = name, "original" if stem == "auto" else stem
+    else:
+        network, options = make_network(name, **shape, pretrained=pretrained, options=options)
+        config = network.pretrained_cfg  # type: ignore[assignment]
     stored: list[tuple[Tensor, Tensor]] = []
     unit = False
     if source is not None:
@@ -139,10 +149,11 @@ def build_model(
     default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
     place = "" if source is None else str(source.path)
     means, deviations, origin = normalization(stated, stored, default, channels=channels, unit=unit, place=place)
+    origin = "none" if is_own(name) and origin == "of timm" else origin
     facts |= {"mean": means.tolist(), "std": deviations.tolist(), "normalization": origin}
     facts["input_range"] = list(stated.range or (0, 1))
     model = Classifier(network, means, deviations, facts)
-    _check_fits(model, name, channels, image_size)
+    _check_fits(model, name, channels, image_size, num_classes)
     return model
 
 
@@ -155,14 +166,16 @@ def resolved_stem(stem: Stem, image_size: int) -> Stem:
 
 def describe_weights(facts: dict[str, Any]) -> str | None:
     """One line on how weights were read and what was assumed for them; None for a network that began anew."""
-    weights = facts.get("weights")
+    weights, code = facts.get("weights"), facts.get("code")
+    (low, high), kind = facts.get("input_range") or (0, 1), facts.get("normalization")
+    if not weights and code:
+        return f"network {code}: {'not normalized' if kind == 'none' else f'mean/std {kind}'}; input {low:g}-{high:g}"
     if not weights:
         return None
     text = f"{weights.get('loaded')} of {weights['tensors']} tensors" if weights.get("tensors") else "fetched"
     for name, phrase in _PHRASES.items():
         if weights.get(name) not in (None, 0, ".", "float32"):
             text += phrase.format(weights[name])
-    (low, high), kind = facts["input_range"], facts["normalization"]
     parts = [f"{text}, head {weights['head']} for {weights['classes']} classes", weights.get("outputs_are")]
     parts += [f"stem {facts['stem']}", "not normalized" if kind == "none" else f"mean/std {kind}"]
     return f"weights {weights['file']}: {'; '.join(filter(None, parts))}; input {low:g}-{high:g}"
@@ -182,9 +195,10 @@ def _check_architecture(source: WeightsFile, name: str) -> None:
     """Networks may differ in nothing that a state dict shows; some files tell which one they are of."""
     import timm
 
-    plain = name.removeprefix("torchvision:").partition(".")[0]
-    told = (source.architecture or plain).partition(".")[0]
-    if told != plain and told in timm.list_models():
+    told = name
+    if not is_own(name):
+        told = (source.architecture or name.removeprefix("torchvision:")).partition(".")[0]
+    if told != name.removeprefix("torchvision:").partition(".")[0] and told in timm.list_models():
         found = f"{source.path}: holds weights of {told!r}, as the file says"
         raise UserError(f"{found}, not of {name!r}; give --model {told}")
 
@@ -232,16 +246,19 @@ def _stride(layer: nn.Module) -> int:
     return int(stride[0] if isinstance(stride, tuple) else stride)  # type: ignore[arg-type]
 
 
-def _check_fits(model: Classifier, name: str, channels: int, image_size: int) -> None:
+def _check_fits(model: Classifier, name: str, channels: int, image_size: int, num_classes: int) -> None:
     """Run one tiny batch in train mode, where a layer that is left with one value per channel fails too."""
     state = {key: value.clone() for key, value in model.state_dict().items()}
     try:
         with torch.no_grad():
             logits = model.train()(torch.zeros(2, channels, image_size, image_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         size = f"images of {image_size} x {image_size} pixels ({first_line(error)})"
         raise UserError(f"model {name!r} cannot take {size}; try a larger --image-size or --stem small") from None
     finally:
         model.load_state_dict(state)
-    if logits.ndim != 2:
-        raise UserError(f"model {name!r} does not give one row of logits per image, but {tuple(logits.shape)}")
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"model {name!r} does not give one row of logits per image, but {found}")
+    if (outputs := logits.shape[1]) != num_classes:
+        raise UserError(f"model {name!r} gives {outputs} logits, not one for each of {num_classes} classes")

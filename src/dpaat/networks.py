@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from dpaat.errors import UserError, first_line, unknown
+from dpaat.own_code import is_own
 
 HUB, FOLDER, TORCHVISION = "hf-hub", "local-dir", "torchvision"
 _TWO_HEADS = ("googlenet", "inception_v3")
@@ -26,7 +27,7 @@ def check_name(name: str) -> None:
     elif kind == FOLDER:
         if not (Path(rest) / "config.json").is_file():
             raise UserError(f"model: {rest or name!r} is no folder with a config.json, as timm writes it")
-    elif name not in timm.list_models() and name not in timm.list_pretrained():
+    elif not is_own(name) and name not in timm.list_models() and name not in timm.list_pretrained():
         raise unknown("model", name, timm.list_models())
 
 

@@ -17,6 +17,7 @@ from dpaat.config import TrainConfig
 from dpaat.plugins import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
+TRUST = "run the code (py:...) that files name which you have not written yourself"
 
 
 class Changes(dict[str, Any]):
@@ -60,6 +61,7 @@ def command_parser(command: Callable[..., Any]) -> Parser:
     description = " ".join(filter(None, (doc.short_description, doc.long_description)))
     parser = Parser(description, f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else "")
     parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         kind, default = parameter.annotation, parameter.default
         if name.startswith("_"):

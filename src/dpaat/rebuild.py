@@ -22,11 +22,15 @@ class Normalized(torch.nn.Module):
         return self.network((x - self.mean) / self.std)  # type: ignore[no-any-return,operator]
 
 
-def rebuild(folder: str | Path) -> Normalized:
-    """Build the network that `model.json` describes, with the weights in `model.safetensors`."""
+def rebuild(folder: str | Path, network: torch.nn.Module | None = None) -> Normalized:
+    """Build the network that `model.json` describes, with the weights in `model.safetensors`.
+
+    One that is not timm's, whose name begins with "py:", is given: as its own code makes it.
+    """
     card = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
-    options = {"num_classes": len(card["classes"]), "in_chans": card["channels"], **card.get("options", {})}
-    network = timm.create_model(card["model"], **options)
+    if network is None:
+        options = {"num_classes": len(card["classes"]), "in_chans": card["channels"], **card.get("options", {})}
+        network = timm.create_model(card["model"], **options)
     network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     for change in card["strides"]:  # how the small stem differs from timm's
         layer = network.get_submodule(change["module"])

@@ -17,6 +17,7 @@ from dpaat.consistency import CONFIG as CONFIG
 from dpaat.consistency import SPLITS as SPLITS
 from dpaat.errors import UserError, is_printable
 from dpaat.methods.old_names import present_names
+from dpaat.own_code import is_own, require_trust
 from dpaat.storage import read_json, write_text
 from dpaat.validation import Int, load_yaml, maybe, misfit, record
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 INFO = "run.json"
+SUBJECT = "subject.json"
+"""In its place beside the results of a model from elsewhere; of the same form, with how to make the model again."""
+ELSEWHERE = "elsewhere"
+"""Stands there for the method by which the model was trained."""
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
 
@@ -53,6 +58,8 @@ INFO_SHAPE = record(
     ),
     files=maybe(dict[str, str]),
     loggers=maybe(dict[str, str]),
+    code=maybe(dict[str, str]),
+    subject=maybe(dict[str, Any]),
     **dict.fromkeys(("command", "window", "licence", "citation", "one_answer"), maybe(str)),
     **dict.fromkeys(("pixels", "notes", "data_warnings", "warnings"), maybe(list[str])),
 )
@@ -102,6 +109,7 @@ class Run:
             **({"options": self.options} if self.options else {}),
             "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
+            **({"code": {config.model: self.info.get("code", {}).get(config.model)}} if is_own(config.model) else {}),
         }
 
     @property
@@ -128,6 +136,7 @@ class Run:
         from dpaat.models import build_model
         from dpaat.weights import open_weights
 
+        require_trust([self.config.model], self.info.get("code"), self.path / CONFIG)
         weights = open_weights(self.checkpoint)
         if any(weights.record.get(name, value) != value for name, value in self.record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
@@ -152,6 +161,7 @@ class Run:
         from dpaat.data.values import FULL
 
         spec, then = self.config.data, self.info["fingerprint"]
+        require_trust([spec], self.info.get("code"), self.path / CONFIG)
         options: dict[str, Any] = {"image_size": self.config.image_size, "fit": self.config.fit}
         with moved(self.path):
             data = prepare(

@@ -20,6 +20,7 @@ from dpaat.data.splits import parse_fold
 from dpaat.errors import UserError, at, unknown
 from dpaat.methods import METHODS, find_method
 from dpaat.models import check_name as check_model
+from dpaat.own_code import require_trust
 from dpaat.radii import format_radius, parse_radii
 from dpaat.training.trainer import check_options
 from dpaat.validation import STRICT, Checked, fields_of, option
@@ -316,8 +317,10 @@ def _cells(
             config = complete(TrainConfig(**recipe.settings | model))
             check_options(config.trainer)
             check_model(config.model)
+            require_trust((config.model, config.transform), None, "the grid")
         configs[name, recipe.name] = config
     seeds = dict.fromkeys(seed for recipe in recipes for seed in recipe.seeds)
+    require_trust(specs, None, "the grid")
     for spec, name, seed, fold, recipe in product(specs, models, seeds, folds, recipes):
         if seed in recipe.seeds and name in recipe.models:
             config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,13 +75,19 @@ class PreparedData:
         return masks
 
 
-def load_table(spec: str) -> ImageTable:
+def load_table(spec: Any) -> ImageTable:
     """Read what a dataset contains, without decoding its images.
 
     `spec` is `ham10000:DIR`, `medmnist:NAME[:FILE.npz]`, `folder:DIR`, `csv:FILE.csv`,
-    `synthetic[:N[,features=both|robust|fragile]]`, or of a kind that a plug-in registers. Raises UserError for an
-    unknown kind of dataset, or anything missing or wrong in it.
+    `synthetic[:N[,features=both|robust|fragile]]`, `hf:NAME_OR_DIR`, `py:PKG.MODULE:NAME`, or of a kind that a plug-in
+    registers; or a dataset itself, see `dpaat.data.map_style.table_of`. Raises UserError for an unknown kind of
+    dataset, or anything missing or wrong in it.
     """
+    if not isinstance(spec, str):
+        from dpaat.data.map_style import table_of
+
+        name = type(spec).__name__
+        return validate(table_of(spec, name=name, spec=name))
     scheme, colon, argument = spec.partition(":")
     import_loaders()
     if scheme not in DATASETS:
@@ -94,7 +100,7 @@ def load_table(spec: str) -> ImageTable:
 
 
 def prepare(
-    spec: str,
+    spec: Any,
     *,
     image_size: int,
     fit: Fit = "crop",

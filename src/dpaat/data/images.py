@@ -125,11 +125,24 @@ def peek(path: Path) -> tuple[int, Patient | None]:
             extra("nibabel")
             return 1, None
         with Image.open(path, formats=FORMATS) as image:
-            return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3, None
+            return _channels(image), None
     except UserError:
         raise
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
         return 1, None
+
+
+def header_channels(content: bytes) -> int:
+    """Tell grey (1) from colour (3) by the header of an image file's content; 1 for what is no image."""
+    try:
+        with _header(content) as image:
+            return _channels(image)
+    except Exception:  # as above
+        return 1
+
+
+def _channels(image: Image.Image) -> int:
+    return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3
 
 
 def _header(content: bytes) -> Image.Image:

@@ -24,6 +24,8 @@ from dpaat.tables import Cell, Kind, Row, Table, score_cell
 from dpaat.validation import misfit
 
 SCHEMA_VERSION = 1
+ELSEWHERE = (None, None)
+"""Fold and seed of a model that was trained elsewhere."""
 METRICS = {name: heading for name, heading in SCORES.items() if name != "auroc"}
 SHOWN = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
 
@@ -47,6 +49,10 @@ def compare_runs(runs: Sequence[Path]) -> Document:
     reference, *others = recipes
     if not others:
         raise UserError("compare: give runs of at least two recipes; these differ in seed and fold only")
+    known = {replicate for runs in recipes.values() for replicate in runs} - {ELSEWHERE}
+    if len(known) == 1 and all(len(runs) == 1 for runs in recipes.values()):
+        # A model from elsewhere has no fold and seed; that both saw the same images is looked at below.
+        recipes = {name: dict.fromkeys(known, *runs.values()) for name, runs in recipes.items()}
     replicates = list(recipes[reference])
     for name in others:
         if recipes[name].keys() != recipes[reference].keys():

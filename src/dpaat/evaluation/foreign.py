@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dpaat.data import PreparedData, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import LeftOut
-from dpaat.errors import UserError
+from dpaat.errors import UserError, first_line
 from dpaat.evaluation.subject import Subject, check_fit, head_of, unseen
 from dpaat.fitting import channels_of
 from dpaat.measurement import Foreign, Inputs
-from dpaat.models import build_model
+from dpaat.models import Classifier, build_model
+from dpaat.normalization import normalization, parse_normalization
+from dpaat.own_code import is_own
 from dpaat.runs import open_run
 from dpaat.weights import WeightsFile, open_weights
 
 
-def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: bool) -> Subject:
-    """Take weights that were trained elsewhere.
+def subject_of_weights(
+    given: Foreign,
+    inputs: Inputs,
+    *,
+    seed: int,
+    progress: bool,
+    module: nn.Module | None = None,
+    data: Any = None,
+    classes: Sequence[str] | None = None,
+) -> Subject:
+    """Take a model that was trained elsewhere: weights, a network of the user's own, or an object.
 
     What a state dict does not hold is taken from what is stated; else from the record that checkpoints and exports of
     this package carry; else by the rules of `Foreign`. All of it stands in the head of the results, as `network`.
@@ -33,28 +47,35 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
         inputs: the dataset, whose classes are matched with the model's by name, and a device of this machine.
         seed: of the split, where the dataset has none.
         progress: show progress of decoding.
+        module: the model itself, which takes images in [0, 1] unless a normalization is stated; a copy is evaluated.
+        data: in place of the dataset's name: a dataset as `dpaat.data.load_table` takes it, or one that is prepared.
+        classes: names of the outputs in their order, in place of those of `given`.
 
     Raises:
         UserError: weights that do not fit the model and the classes, or data that cannot be read.
     """
-    assert given.model
-    assert given.weights
     assert given.out
-    out, source = Path(given.out), open_weights(Path(given.weights))
-    prepared, left_out = _prepare_for(source, given, inputs, seed=seed, progress=progress)
-    outputs, said = _outputs(source, given.classes, prepared)
-    channels = source.record.get("channels") or channels_of(source, given.model) or int(prepared.images.shape[1])
-    model = build_model(
-        given.model,
-        num_classes=len(outputs),
-        channels=channels,
-        image_size=int(prepared.images.shape[2]),
-        weights=source,
-        keep_head=True,
-        **{name: getattr(given, name) for name in ("stem", "weights_key", "mean", "std", "input_range")},
-    )
-    check_fit(prepared, outputs, channels, str(source.path))
-    model.facts["weights"]["outputs_are"] = said
+    out, source = Path(given.out), open_weights(Path(given.weights)) if given.weights else None
+    where = inputs.data if data is None else data
+    prepared, left_out = _prepare_for(source, given, where, inputs.window, seed=seed, progress=progress)
+    outputs, said = _outputs(source, classes or given.classes, prepared)
+    size = int(prepared.images.shape[2])
+    name = given.model or type(module).__name__
+    if module is None:
+        assert given.model
+        channels = _channels(source, given.model) or int(prepared.images.shape[1])
+        options = {name: getattr(given, name) for name in ("stem", "weights_key", "mean", "std", "input_range")}
+        options |= {"num_classes": len(outputs), "channels": channels, "image_size": size, "weights": source}
+        with torch.random.fork_rng():  # what is random in a network of the user's own is so once and for all
+            torch.manual_seed(seed)
+            model = build_model(given.model, keep_head=True, **options)
+    else:
+        first = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+        channels = first if first in (1, 3) else int(prepared.images.shape[1])
+        model = of_module(module, given, channels, size, len(outputs))
+    check_fit(prepared, outputs, channels, str(source.path) if source else name)
+    if source is not None:
+        model.facts["weights"]["outputs_are"] = said
     learned = prepared.rows("train")
     counts = np.bincount(prepared.labels[learned] if len(learned) else prepared.labels, minlength=len(prepared.classes))
     try:
@@ -62,8 +83,11 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error.strerror})") from None
     # The same file read in another way is another model.
-    read = {key: model.facts[key] for key in ("stem", "mean", "std")} | {"key": model.facts["weights"]["key"]}
-    identity = json.dumps([source.digest, given.model, read, outputs])
+    read = {key: model.facts[key] for key in ("stem", "mean", "std")}
+    if source is not None:
+        identity = json.dumps([source.digest, given.model, read | {"key": model.facts["weights"]["key"]}, outputs])
+    else:
+        identity = json.dumps([_digest(model), name, read, outputs])
     return Subject(
         folder=out,
         model=model.eval().to(torch.device(inputs.device)).to(memory_format=torch.channels_last),
@@ -79,7 +103,7 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
             inputs.device,
             checkpoint=hashlib.sha256(identity.encode()).hexdigest()[:16],
             run=out.resolve().name,
-            model=given.model,
+            model=name,
             **dict.fromkeys(("method", "training_seed", "fold", "recipe")),
             data_warnings=warnings_of(prepared),
             network=model.facts,
@@ -87,23 +111,62 @@ def subject_of_weights(given: Foreign, inputs: Inputs, *, seed: int, progress: b
     )
 
 
+def of_module(module: nn.Module, given: Foreign, channels: int, size: int, classes: int) -> Classifier:
+    """Take a copy of a network, behind the normalization that is stated; UserError where it gives no logits."""
+    stated = parse_normalization(given.mean, given.std, given.input_range)
+    none = (0.0,), (1.0,)
+    means, deviations, origin = normalization(stated, [], none, channels=channels, unit=False)
+    facts = {"stem": "original", "weights": None, "mean": means.tolist(), "std": deviations.tolist()}
+    facts |= {"code": type(module).__qualname__, "normalization": "none" if origin == "of timm" else origin}
+    facts |= {"input_range": list(stated.range or (0, 1)), "strides": []}
+    model = Classifier(copy.deepcopy(module).cpu().eval(), means, deviations, facts)
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(2, channels, size, size))
+    except Exception as error:
+        what = f"images ({channels}, {size}, {size})"
+        raise UserError(f"{type(module).__name__}: cannot take {what}: {first_line(error)}") from None
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"{type(module).__name__}: gives {found} for 2 images of {classes} classes; name its classes")
+    return model
+
+
+def _digest(model: nn.Module) -> str:
+    """16 hex digits that identify a network by its weights and its text."""
+    found = hashlib.sha256(repr(model).encode())
+    for name, value in sorted(model.state_dict().items()):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _channels(source: WeightsFile | None, model: str) -> int | None:
+    """Of the images that weights were trained on, 1 or 3; None where they do not tell."""
+    if source is None:
+        return None
+    told: int | None = source.record.get("channels") or (None if is_own(model) else channels_of(source, model))
+    return told
+
+
 def _prepare_for(
-    source: WeightsFile, given: Foreign, inputs: Inputs, *, seed: int, progress: bool
+    source: WeightsFile | None, given: Foreign, data: Any, window: str | None, *, seed: int, progress: bool
 ) -> tuple[PreparedData, LeftOut | None]:
     """Load a dataset as the record of the weights says; the data of the training are split as then."""
-    record, data = source.record, inputs.data
-    assert data
+    if isinstance(data, PreparedData):
+        return data, None
+    record = source.record if source is not None else {}
     options: dict[str, Any] = {
         "image_size": given.image_size or record.get("image_size", 64),
         "fit": record.get("fit", "crop"),
-        "window": inputs.window or "auto",
+        "window": window or "auto",
     }
     if options["window"] == "auto" and "window" in record:
         options |= {"window": record["window"], "known": tuple(record["known"])}
     prepared = prepare(data, seed=seed, training=False, progress=progress, **options)
-    if source.folder is not None:
+    if source is not None and source.folder is not None:
         return unseen(prepared, open_run(source.folder))
-    if prepared.fingerprint != record.get("fingerprint"):
+    if source is None or prepared.fingerprint != record.get("fingerprint"):
         return prepared, LeftOut(0, 0, "nothing") if record else None
     if record.get("split") is None:
         raise UserError(
@@ -112,15 +175,22 @@ def _prepare_for(
     return prepare(data, progress=False, **options, **record["split"]), None
 
 
-def _outputs(source: WeightsFile, classes: str | None, data: PreparedData) -> tuple[tuple[str, ...], str]:
+def _outputs(
+    source: WeightsFile | None, classes: str | Sequence[str] | None, data: PreparedData
+) -> tuple[tuple[str, ...], str]:
     """Names of the model's outputs in their order, and where they come from."""
-    recorded = source.classes
+    recorded = source.classes if source is not None else None
     if classes is None:
-        said = "classes as trained" if source.record else f"classes {', '.join(recorded or ())} as the file says"
+        said = (
+            "classes as trained"
+            if source is not None and source.record
+            else f"classes {', '.join(recorded or ())} as the file says"
+        )
         return (recorded, said) if recorded else (data.classes, "classes in the data's order")
-    names = tuple(name.strip() for name in classes.split(","))
+    names = tuple(name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes))
     if len(set(names)) < max(len(names), 2) or not all(names):
         raise UserError(f"classes: {','.join(names)} must be two or more different names, with commas")
     if recorded and (len(names) != len(recorded) or (names != recorded and sorted(names) == sorted(recorded))):
-        raise UserError(f"classes: {source.path} was trained on {','.join(recorded)}, as the file says, in this order")
+        where = source.path if source is not None else "the model"
+        raise UserError(f"classes: {where} was trained on {','.join(recorded)}, as the file says, in this order")
     return names, f"classes {', '.join(names)} as given"

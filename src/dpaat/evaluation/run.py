@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dpaat.attacks import find_attack
 from dpaat.data.table import tasks_of
@@ -15,17 +17,18 @@ from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruptions import run_corruptions
+from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.masking import run_masking
 from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
-from dpaat.evaluation.specs import CLEAN
-from dpaat.evaluation.subject import Subject, subject_of_run
-from dpaat.evaluation.suite import Curve, run_attacks, run_ensemble, run_standard
+from dpaat.evaluation.specs import CLEAN, AttackSpec
+from dpaat.evaluation.subject import Subject
+from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
-from dpaat.measurement import EvaluateConfig
+from dpaat.measurement import EvaluateConfig, Foreign, Inputs
 
 
 def evaluate_run(
@@ -55,7 +58,7 @@ def evaluate_run(
     """
     plan = EvaluateConfig(**options)
     target = resolve_device(device)
-    subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
+    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
     other = None if source is None else source_of(subject, source, target)
     return evaluate(subject, plan, source=other, device=target, progress=progress)
 
@@ -65,7 +68,7 @@ def source_of(subject: Subject, run: Path, device: str) -> Subject:
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
-    source = subject_of_run(run, data=subject.data, device=device, progress=False)
+    source = subject_of_folder(run, data=subject.data, device=device, progress=False)
     if (source.classes, source.channels) != (subject.classes, subject.channels):
         raise UserError(
             f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
@@ -83,6 +86,47 @@ def evaluate(
     is finished. Finished batches are kept aside, so that the same call after an interruption goes on where it
     stopped and ends with the same results. Other results of the same checkpoint are kept.
     """
+    return _written(subject, plan, source=source, device=device, progress=progress).document
+
+
+def evaluate_arrays(
+    model: nn.Module,
+    images: Any,
+    labels: np.ndarray,
+    *,
+    classes: Sequence[str],
+    radii: Sequence[float],
+    specs: Sequence[AttackSpec] | None,
+    norm: str,
+    steps: Mapping[str, int] | None,
+    out: Path,
+    device: str = "cpu",
+    progress: bool = True,
+    **options: Any,
+) -> list[Result]:
+    """Do what `dpaat.evaluation.evaluate_model` does, with the results kept in a folder; images are taken as 8-bit."""
+    if options.pop("source", None) is not None:
+        raise UserError("out: attacks with a source are kept by dpaat.evaluate only, which takes a run folder for it")
+    options |= {"eps": tuple(radii), "split": "all"}
+    if specs is None:
+        options |= {"suites": ["standard"], "norm": norm, "steps": dict(steps or {})}
+    else:
+        options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else norm}
+        options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
+    plan, target = EvaluateConfig(**options), resolve_device(device)
+    subject = subject_from_elsewhere(
+        Foreign(out=str(out), image_size=int(images.shape[-1])),
+        Inputs(device=target),
+        seed=plan.seed,
+        progress=progress,
+        module=model,
+        data=[(image, classes[label]) for image, label in zip(images, labels, strict=True)],
+        classes=classes,
+    )
+    return _written(subject, plan, source=None, device=target, progress=progress).saved
+
+
+def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, device: str, progress: bool) -> Writer:
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     subject.check_radii(plan.radii, plan.norm)
@@ -114,7 +158,7 @@ def evaluate(
             writer.save_analyses({"masking": found})
         if "corruptions" in plan.suites:
             writer.save_analyses({"corruptions": run_corruptions(attacker, writer.ids, subject.classes)})
-    return writer.document
+    return writer
 
 
 def _standard(writer: Writer, attacker: Attacker) -> None:

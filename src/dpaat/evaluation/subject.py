@@ -38,6 +38,7 @@ LATER = {
     "mean",
     "self_teacher",
     "std",
+    "transform",
     "weights_key",
     "window",
 }

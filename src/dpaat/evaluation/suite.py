@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def evaluate_model(
     specs: Sequence[AttackSpec] | None = None,
     norm: str = "linf",
     steps: Mapping[str, int] | None = None,
+    out: str | Path | None = None,
     **options: Any,
 ) -> list[Result]:
     """Measure any `nn.Module` that maps [0, 1] images to logits.
@@ -73,6 +75,7 @@ def evaluate_model(
         specs: single attacks; None runs the standard suite.
         norm: of the standard suite.
         steps: budgets of the standard suite by attack, where not the attack's own.
+        out: folder to keep the results in, which `report`, `compare` and `explain` take; None keeps nothing.
         options: of `Attacker`: batch_size, device, seed, precision, source, progress.
 
     Returns:
@@ -81,6 +84,11 @@ def evaluate_model(
     Raises:
         UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
     """
+    if out is not None:
+        from dpaat.evaluation.run import evaluate_arrays
+
+        about: dict[str, Any] = {"classes": classes, "radii": radii, "specs": specs, "norm": norm, "steps": steps}
+        return evaluate_arrays(model, images, labels, out=Path(out), **about, **options)
     with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
         if specs is not None:
             return list(run_attacks(attacker, specs, radii, classes))

@@ -52,6 +52,7 @@ class Writer:
         metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
         self.constant = constant_entry(metrics, self.population, subject.majority)
         self.document: Document = {}
+        self.saved: list[Result] = []
 
     @contextmanager
     def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
@@ -84,6 +85,7 @@ class Writer:
 
     def save(self, result: Result) -> None:
         """Write one result with its intervals and predictions."""
+        self.saved.append(result)
         subject = self.subject
         probabilities = None if result.probabilities is None else result.probabilities.numpy()
         found = intervals(result.predicted, probabilities, self.labels, self.groups, subject.classes)

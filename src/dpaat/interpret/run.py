@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.elsewhere import subject_of_folder
 from dpaat.evaluation.entries import Document, Population
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
-from dpaat.evaluation.subject import Subject, subject_of_run
+from dpaat.evaluation.subject import Subject
 from dpaat.interpret.document import read_interpretability, save_explanation
 from dpaat.interpret.layers import find_layer
 from dpaat.interpret.measure import measure
@@ -23,7 +24,7 @@ from dpaat.interpret.scoring import SCORES, image_scores, summarize
 from dpaat.interpret.similarity import judge, scaled
 from dpaat.measurement import ExplainConfig
 from dpaat.radii import format_radius
-from dpaat.runs import open_run
+from dpaat.runs import SUBJECT, open_run
 
 KEPT = 200
 """Images whose maps are written to the folder, a stratified draw of those explained."""
@@ -44,9 +45,10 @@ def explain_run(
     bad input, or a folder that cannot be written.
     """
     plan = ExplainConfig(**options)
-    plan = dataclasses.replace(plan, norm=plan.norm or open_run(run).config.norm)
+    if plan.norm is None:
+        plan = dataclasses.replace(plan, norm="linf" if (run / SUBJECT).is_file() else open_run(run).config.norm)
     target = resolve_device(device)
-    subject = subject_of_run(run, data=data, device=target, progress=progress, window=window)
+    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
     return explain(subject, plan, target, progress=progress)
 
 

@@ -64,7 +64,7 @@ def model_card(report: Report) -> str:
 
 
 def _head(report: Report) -> str:
-    methods = dict.fromkeys(run.config.method for run in report.runs)
+    methods = dict.fromkeys(run.config.method for run in report.runs if not run.elsewhere)
     head = ModelCardData(
         **hub_licence(report.unique("licence")),
         library_name="dpaat",
@@ -115,8 +115,9 @@ def _metric(key: str, entry: Entry) -> str:
 def _details(report: Report) -> str:
     return "\n".join(
         f"- {escape_markdown(run.name)}: `{run.config.model}` for images of {run.config.image_size} x "
-        f"{run.config.image_size} pixels in [0, 1], {len(run.info['classes'])} classes, trained with the method "
-        f"`{run.config.method}`" + (f" at radii up to {run.config.eps}" if run.config.eps else "")
+        f"{run.config.image_size} pixels in [0, 1], {len(run.info['classes'])} classes, trained "
+        + ("elsewhere" if run.elsewhere else f"with the method `{run.config.method}`")
+        + (f" at radii up to {run.config.eps}" if run.config.eps else "")
         for run in report.runs
     )
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
-from dpaat.errors import UserError, first_line
+from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.entries import Document, Entry, Population, groups, population_of
 from dpaat.evaluation.metrics import curve_area
-from dpaat.evaluation.results import outdated, predictions_part, read_evaluation
+from dpaat.evaluation.results import check_results, outdated, predictions_part, read_evaluation
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.stored import read_frame
-from dpaat.runs import read_folder
+from dpaat.runs import ELSEWHERE, INFO, SUBJECT, Run, read_folder, read_info
 from dpaat.storage import read_json
 
 EXPLANATIONS = "interpretability.json"
@@ -41,6 +41,11 @@ class RunView:
     radii: pd.DataFrame | None  # last epoch of the perturbation log: id, class, eps, loss; None for methods without
     explanations: Document | None  # `interpretability.json`, None before the first explanation
     outdated: Sequence[str] = ()  # what to say of results left out, as they are of weights that the run has no more
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the model was trained elsewhere, so that nothing is known of that."""
+        return self.config.method == ELSEWHERE
 
     def predictions(self, entry: Entry) -> pd.DataFrame | None:
         """Read the predictions behind a result, None if they are not there; raises UserError for an unreadable file."""
@@ -162,7 +167,7 @@ def compare(runs: Sequence[RunView]) -> list[Comparison]:
 
 def read_run(path: Path, name: str) -> RunView:
     """Read a run folder, which need not have a checkpoint; raises UserError for what is unreadable or does not fit."""
-    run = read_folder(path)
+    run = _read_elsewhere(path) if not (path / INFO).is_file() and (path / SUBJECT).is_file() else read_folder(path)
     explanations = read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None
     found = {"evaluate": read_evaluation(path), "explain": explanations}
     old = {remedy: text for remedy, each in found.items() if each and (text := outdated(path, each, remedy))}
@@ -178,6 +183,14 @@ def read_run(path: Path, name: str) -> RunView:
         explanations=None if "explain" in old else explanations,
         outdated=list(old.values()),
     )
+
+
+def _read_elsewhere(path: Path) -> Run:
+    info = read_info(path / SUBJECT)
+    with at(str(path / SUBJECT)):
+        config = TrainConfig(**info.get("config") or {})
+    check_results(path)
+    return Run(path, config, info)
 
 
 def _read_epochs(path: Path) -> pd.DataFrame | None:

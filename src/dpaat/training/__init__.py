@@ -23,6 +23,7 @@ from dpaat.data.values import FULL
 from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
 from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
+from dpaat.own_code import FIELDS, marks, require_trust
 from dpaat.precision import emulation
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
 from dpaat.storage import read_json, write_json
@@ -89,6 +90,8 @@ def train(
             folder.require_empty(out)
         if begun:
             before = read_config(out / CONFIG)
+            named = [value for name in FIELDS if (value := getattr(before, name)) and (name != "data" or data is None)]
+            require_trust(named, info.get("code"), out / CONFIG)
             check_start(out, before, info)
             check_end(out, info)
             config = dataclasses.replace(before, **{name: getattr(config, name) for name in PLACE})
@@ -136,6 +139,8 @@ def train(
             if first_process:
                 info = folder.begin(out, config, info, prepared)
         elif first_process:
+            if data is not None and (signed := marks([data])):
+                info["code"] = (info.get("code") or {}) | signed
             write_json(out / INFO, info | {"status": "running"})
             if data is not None:
                 write_config(out / CONFIG, config)

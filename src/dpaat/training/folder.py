@@ -24,6 +24,7 @@ from dpaat.data.seen import known_images
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError, listed, out_of_memory
 from dpaat.locks import TRAINING, locked
+from dpaat.own_code import FIELDS, marks
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
 from dpaat.storage import write_json
@@ -102,6 +103,7 @@ def describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str,
         "method": config.method,
         "model": config.model,
         "seed": config.seed,
+        **({"code": signed} if (signed := marks(getattr(config, name) for name in FIELDS)) else {}),
     }
 
 

@@ -24,6 +24,7 @@ from dpaat.evaluation.metrics import one_answer
 from dpaat.methods import Method, StepOutput
 from dpaat.methods.base import Standard
 from dpaat.models import Classifier
+from dpaat.own_models import own_transform
 from dpaat.sample_state import SampleState
 from dpaat.training.awp import perturbed_step
 from dpaat.training.checkpointing import Keeper
@@ -49,6 +50,7 @@ class TrainingModule(L.LightningModule):
         self, config: TrainConfig, model: Classifier, method: Method, classes: tuple[str, ...], adversarial: bool
     ) -> None:
         super().__init__()
+        self.transform = own_transform(config.transform) if config.transform else None
         self.config, self.classes, self.adversarial = config, classes, adversarial
         self.model = model.to(memory_format=torch.channels_last)
         self.method, self.attacking = method, True
@@ -138,6 +140,8 @@ class TrainingModule(L.LightningModule):
         x = augment(images.float() / 255, self.config.augmentations, share=share)
         if self.global_rank:  # whatever else is random is so in each process by itself
             torch.manual_seed(key(self.config.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
+        if self.transform is not None:
+            x = self.transform(x)
         x = x.contiguous(memory_format=torch.channels_last)
         objective = self.method if self.attacking else self._clean
         with unchecked():  # no step waits for the device, and whole grey levels over 255 lie in [0, 1]

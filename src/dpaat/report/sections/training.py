@@ -23,10 +23,11 @@ def training(report: Report) -> list[Block]:
     """The runs, how they differ, the images, cost, losses and validation scores."""
     runs = report.runs
     blocks: list[Block] = [Heading("Runs"), _runs(runs)]
-    configs = [dataclasses.asdict(run.config) for run in runs]
-    differing = [field for field in configs[0] if any(each[field] != configs[0][field] for each in configs)]
+    known = [run for run in runs if not run.elsewhere]
+    configs = [dataclasses.asdict(run.config) for run in known]
+    differing = [field for field in (configs or [{}])[0] if any(each[field] != configs[0][field] for each in configs)]
     if differing:
-        names = [Column(run.name, left=True, long=True) for run in runs]
+        names = [Column(run.name, left=True, long=True) for run in known]
         body = [Row(field, [_value(config[field]) for config in configs]) for field in differing]
         blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
     for run in runs:
@@ -36,8 +37,12 @@ def training(report: Report) -> list[Block]:
     blocks += _images(runs)
     blocks += [Text(f"{run.name}: {line}.", "warn") for run in runs for line in run.info.get("data_warnings") or []]
     blocks += [Text(f"{line}.", "note") for line in report.lines("notes")]
-    if missing := [run.name for run in runs if run.epochs is None]:
+    if missing := [run.name for run in known if run.epochs is None]:
         blocks.append(Text(f"No epoch has been logged yet: {', '.join(missing)}.", "note"))
+    if others := [run.name for run in runs if run.elsewhere]:
+        blocks.append(
+            Text(f"Trained elsewhere, so that nothing is known of the training: {', '.join(others)}.", "note")
+        )
     for run in runs:
         if plots := _course(run):
             blocks += [Heading(f"How training went: {run.name}"), Figures(plots)]
@@ -53,8 +58,7 @@ def reproduction(report: Report) -> list[Block]:
         facts = [("command", f"`{info['command']}`")] if "command" in info else []
         facts += [
             ("data", f"{run.config.data}, fingerprint `{info['fingerprint']}`{window_text(info.get('window'))}"),
-            ("seed", f"{run.config.seed}"),
-            ("trained with", _versions(info)),
+            *([] if run.elsewhere else [("seed", f"{run.config.seed}"), ("trained with", _versions(info))]),
         ]
         if line := describe_weights(info.get("network") or {}):
             facts.append(("began from", line))
@@ -62,6 +66,9 @@ def reproduction(report: Report) -> list[Block]:
             device, seed = evaluation.get("device", "unknown device"), evaluation.get("seed", "unknown")
             facts.append(("evaluated with", f"{_versions(evaluation)}, on {device}, seed {seed}"))
             facts.append(("checkpoint", f"`{evaluation.get('checkpoint', 'unknown')}`"))
+        if run.elsewhere:
+            blocks += [Heading(run.name), Facts(facts)]
+            continue
         summary = "config.yaml, to repeat the run: `dpaat train --config config.yaml --out NEW`"
         text = (run.path / CONFIG).read_text(encoding="utf-8")
         blocks += [Heading(run.name), Facts(facts), Listing(summary, text)]
@@ -103,8 +110,9 @@ def _runs(runs: Sequence[RunView]) -> Table:
         config, seconds = run.config, run.seconds
         done = 0 if run.epochs is None else len(run.epochs)
         cost = "-" if seconds is None or "seconds" not in seconds else f"{seconds['seconds'].median():.1f}"
-        values = [config.method, config.model, f"{config.image_size}", f"{done} of {config.epochs}", cost]
-        rows.append(Row(run.name, [*values, f"{config.seed}", run.info["fingerprint"]]))
+        course = ["-", "-", "-"] if run.elsewhere else [f"{done} of {config.epochs}", cost, f"{config.seed}"]
+        values = [config.method, config.model, f"{config.image_size}", *course]
+        rows.append(Row(run.name, [*values, run.info["fingerprint"]]))
     devices = {run.info.get("device") for run in runs} - {None}
     where = f" on {devices.pop()}" if len(devices) == 1 else ", on devices that differ"
     note = f"Seconds are those of the median epoch{where}; the data are named by their fingerprint."
