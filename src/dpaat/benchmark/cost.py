@@ -71,8 +71,13 @@ def seconds_per_pass(config: TrainConfig, size: Size, threads: int) -> float | N
 
     if config.accelerator not in ("cpu", "auto") or (config.accelerator == "auto" and torch.cuda.is_available()):
         return None
-    shape = {"channels": size.channels, "image_size": config.image_size}
-    model = build_model(config.model, num_classes=size.classes, stem=config.stem, **shape).train()
+    model = build_model(
+        config.model,
+        num_classes=size.classes,
+        channels=size.channels,
+        image_size=config.image_size,
+        stem=config.stem,
+    ).train()
     batch = max(2, min(size.images, config.batch_size, 32))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -150,7 +150,6 @@ def read_grid(
     Raises:
         UserError: what is wrong, naming the file and the field.
     """
-    chosen = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
     if path is None:
         evaluation = read_yaml(find_grid(QUICK))["evaluate"] | {"masking": None}
         content = {"recipes": {}, "models": [*models] or ["resnet18"], "evaluate": evaluation}
@@ -160,9 +159,8 @@ def read_grid(
     with at("benchmark" if path is None else str(path)):
         if path is not None:
             BenchmarkGrid(**content)
-        _override(
-            content, **chosen | {"methods": methods or (METHODS_TRIED if path is None else ())}, train=train or {}
-        )
+        tried = methods or (METHODS_TRIED if path is None else ())
+        _override(content, methods=tried, folds=folds, seeds=seeds, masking=masking, train=train or {})
         given = {"workers": workers, "threads": threads, "reference": reference}
         grid = BenchmarkGrid(**content | {name: value for name, value in given.items() if value is not None})
         every = _models(grid.models)
@@ -178,19 +176,20 @@ def read_grid(
             raise unknown("recipe as reference", compared, names)
         with at("evaluate"):
             plans = read_plans(grid.evaluate)
-        folds = grid.folds or []
-        if len({parse_fold(fold)[1] for fold in folds}) > 1:
-            raise UserError(f"folds: {', '.join(folds)} are not of one division")
-        if len(folds) > 1 and plans.main.split != "test":
+        divided = grid.folds or []
+        if len({parse_fold(fold)[1] for fold in divided}) > 1:
+            raise UserError(f"folds: {', '.join(divided)} are not of one division")
+        if len(divided) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
         kept = {name: every[name] for name in _chosen(() if path is None else models, tuple(every))}
-        cells = tuple(_cells(recipes, kept, specs, folds or [None]))
+        cells = tuple(_cells(recipes, kept, specs, divided or [None]))
         _check_unique("cells", [cell.name for cell in cells])
         public = content | {"data": [public_spec(spec) for spec in specs]}
         entries = zip(every, grid.models, strict=True)
         file = content | {"data": specs, "models": [entry for name, entry in entries if name in kept]}
         file |= {"reference": compared, "workers": grid.workers, "threads": grid.threads}
-        options = {"reference": reference, "models": models, **chosen}
+        asked = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
+        options = {"reference": reference, "models": models, **asked}
         command = _command(path, data, options | dict(train or {}))
         name = "benchmark" if path is None else path.stem
         return Grid(name, command, public, file, recipes, compared, cells, plans, grid.workers, grid.threads)
