@@ -292,7 +292,11 @@ def benchmark(
     )
     if executor == "local" and (idle := [n for n, v in {"gpus": gpus, "memory": memory}.items() if v]):
         raise UserError(f"{idle[0]}: is asked for with --executor submitit or ray only")
-    engine = {"executor": executor, "needs": Needs(cores, gpus, memory), "executor_options": executor_options}
+    engine: dict[str, Any] = {
+        "executor": executor,
+        "needs": Needs(cores, gpus, memory),
+        "executor_options": executor_options,
+    }
     if executor == "local" and executor_options:
         raise UserError("executor_options: belong to --executor submitit or ray")
     options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": _console()}

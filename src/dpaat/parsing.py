@@ -121,7 +121,7 @@ def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
             named[name] = kind(**{field: given[FLAGS.get(field, field)] for field in kind.__pydantic_fields__})
         elif kind is Changes:
             typed = further["_explicit"]()
-            named[name] = {n: typed[n] for n in TrainConfig.__pydantic_fields__ if n in typed and n not in kind.OTHERS}
+            named[name] = {n: value for n, value in typed.items() if hasattr(TrainConfig(), n) and n not in kind.OTHERS}
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             positional.append(given[name])
         else:

@@ -149,7 +149,7 @@ def read_grid(
     Raises:
         UserError: what is wrong, naming the file and the field.
     """
-    chosen = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
+    chosen: dict[str, Any] = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
     if path is None:
         evaluation = read_yaml(find_grid(QUICK))["evaluate"] | {"masking": None}
         content = {"recipes": {}, "models": [*models] or ["resnet18"], "evaluate": evaluation}
@@ -167,7 +167,7 @@ def read_grid(
         every = _models(grid.models)
         recipes = tuple(_recipes(grid, tuple(every)))
         if grid.data is None and not data:
-            raise UserError("data: no dataset is named; give one with --data")
+            raise UserError("data: the grid names no dataset; give one with --data")
         specs = [*data] if grid.data is None else replace_data(grid.data, data)
         _check_unique("data", [data_name(spec) for spec in specs])
         names = [recipe.name for recipe in recipes]
@@ -177,13 +177,13 @@ def read_grid(
             raise unknown("recipe as reference", compared, names)
         with at("evaluate"):
             plans = read_plans(grid.evaluate)
-        folds = grid.folds or []
-        if len({parse_fold(fold)[1] for fold in folds}) > 1:
-            raise UserError(f"folds: {', '.join(folds)} are not of one division")
-        if len(folds) > 1 and plans.main.split != "test":
+        divided = grid.folds or []
+        if len({parse_fold(fold)[1] for fold in divided}) > 1:
+            raise UserError(f"folds: {', '.join(divided)} are not of one division")
+        if len(divided) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
         kept = {name: every[name] for name in _chosen(() if path is None else models, tuple(every))}
-        cells = tuple(_cells(recipes, kept, specs, folds or [None]))
+        cells = tuple(_cells(recipes, kept, specs, divided or [None]))
         _check_unique("cells", [cell.name for cell in cells])
         public = content | {"data": [public_spec(spec) for spec in specs]}
         entries = zip(every, grid.models, strict=True)
