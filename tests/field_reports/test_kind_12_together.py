@@ -267,7 +267,8 @@ def test_a_cell_waits_for_a_training_that_outlived_its_benchmark(finished_grid, 
     cell.folder.mkdir(parents=True)
     order = []
     monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: order.append(arguments[0]) or "no")
-    work = threading.Thread(target=runner.Runner(grid.plans, workers=1, threads=1)._cell, args=(cell,))
+    monkeypatch.setattr(runner, "PAUSE", 0.1)
+    work = threading.Thread(target=runner.Runner(grid.plans, workers=1, threads=1).run, args=([cell], [1.0]))
     with locked(cell.folder / TRAINING):
         work.start()
         time.sleep(0.5)

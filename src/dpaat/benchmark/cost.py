@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dpaat.benchmark.plans import Plans
 from dpaat.config import TrainConfig
@@ -71,13 +71,8 @@ def seconds_per_pass(config: TrainConfig, size: Size, threads: int) -> float | N
 
     if config.accelerator not in ("cpu", "auto") or (config.accelerator == "auto" and torch.cuda.is_available()):
         return None
-    model = build_model(
-        config.model,
-        num_classes=size.classes,
-        channels=size.channels,
-        image_size=config.image_size,
-        stem=config.stem,
-    ).train()
+    shape: dict[str, Any] = {"channels": size.channels, "image_size": config.image_size, "stem": config.stem}
+    model = build_model(config.model, num_classes=size.classes, **shape).train()
     batch = max(2, min(size.images, config.batch_size, 32))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
