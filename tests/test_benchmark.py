@@ -517,7 +517,7 @@ def test_passes_count_training_validation_and_attacks(tmp_path):
     assert step_passes(complete(TrainConfig(method="dpaat-half", steps=10))) == 2 * 10 + 3 + 3
     assert step_passes(complete(TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.5))) == 5 + 3
     assert step_passes(complete(TrainConfig(method="dpaat-v1", steps=10))) == pytest.approx(0.5 * 0.15 * 2 * 10 + 3)
-    taught = 0.5 * 0.15 * (2 * 10 + 1) + 3
+    taught = 0.5 * 0.1 * (2 * 10 + 1) + 3
     assert step_passes(complete(TrainConfig(method="dpaat", steps=10))) == pytest.approx(taught)
     late = TrainConfig(method="dpaat-fast", steps=10, clean_weight=0.85, adv_start=0.5)
     assert step_passes(complete(late)) == pytest.approx(0.5 * 0.15 * 10 + 3)

@@ -326,9 +326,9 @@ def test_what_holds_no_image_or_is_damaged_is_named(tmp_path, capsys):
     (folder / "a" / "cut.dcm").write_bytes(dicom(ct(1, 0), **CT)[:-600])
     (folder / "b" / "DICOMDIR").write_bytes(Path(get_testdata_file("DICOMDIR", download=False)).read_bytes())
     assert main(["data", "check", f"folder:{folder}"]) == 1
-    said = capsys.readouterr().out
-    assert "REPORT: a DICOM file that holds no image" in " ".join(said.split())
-    assert "cut.dcm: a damaged DICOM file" in " ".join(said.split())
+    said = "".join(capsys.readouterr().out.split())  # a long path may break anywhere
+    assert "REPORT:aDICOMfilethatholdsnoimage" in said
+    assert "cut.dcm:adamagedDICOMfile" in said
     assert "DICOMDIR" not in said
 
 

@@ -54,7 +54,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     if images < 1:
         raise UserError(f"images: {images} must be at least 1")
     run = open_run(path)
-    if ":" in run.network:
+    if ":" in run.network and not is_own(run.network):
         raise UserError(f"export: {run.network} is not of timm, with which the exported folder is built anew")
     model = run.load_model()
     assert isinstance(model, Classifier)

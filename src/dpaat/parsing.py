@@ -13,7 +13,6 @@ import yaml
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
-from dpaat.config import TrainConfig
 from dpaat.plugins import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
@@ -69,6 +68,8 @@ def command_parser(command: Callable[..., Any]) -> Parser:
         if hasattr(kind, "__pydantic_fields__"):
             _add_fields(parser, kind)
         elif kind is Changes:
+            from dpaat.config import TrainConfig
+
             _add_fields(parser, TrainConfig, Changes.OTHERS)
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             own: dict[str, Any] = {"type": kind} if default is parameter.empty else {"nargs": "?", "default": default}
@@ -86,7 +87,7 @@ def command_parser(command: Callable[..., Any]) -> Parser:
 
 def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> None:
     """One option for every field of a configuration, in a group for each class that it is made of."""
-    if config is TrainConfig and not but:
+    if config.__name__ == "TrainConfig" and not but:
         parser.add_argument("--config", action="config", help="YAML file with any of these options, as a run's own")
     from dpaat.measurement import FLAGS
 
@@ -121,6 +122,8 @@ def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
         elif hasattr(kind, "__pydantic_fields__"):
             named[name] = kind(**{field: given[FLAGS.get(field, field)] for field in kind.__pydantic_fields__})
         elif kind is Changes:
+            from dpaat.config import TrainConfig
+
             typed = further["_explicit"]()
             named[name] = {n: typed[n] for n in TrainConfig.__dataclass_fields__ if n in typed and n not in kind.OTHERS}
         elif parameter.kind is parameter.POSITIONAL_ONLY:

@@ -88,13 +88,13 @@ def test_not_where_the_method_shrinks_the_radii(tmp_path: Path) -> None:  # foun
 
 @pytest.mark.parametrize(
     ("method", "epochs", "visits"),
-    [("dpaat", 30, 15 * 0.15), ("dpaat-fast", 30, 15), ("dpaat-half", 30, 30), ("amat", 10, 7), ("iaat", 5, 5)],
+    [("dpaat", 30, 15 * 0.1), ("dpaat-fast", 30, 15), ("dpaat-half", 30, 30), ("amat", 10, 7), ("iaat", 5, 5)],
 )
 def test_visits_that_attack(method: str, epochs: int, visits: float) -> None:
     assert attacked_visits(config_of(method, epochs), find_method(method)) == pytest.approx(visits)
 
 
-@pytest.mark.parametrize(("method", "start", "weight"), [("dpaat", 0.5, 0.85), ("dpaat-fast", 0.0, 0.5)])
+@pytest.mark.parametrize(("method", "start", "weight"), [("dpaat", 0.5, 0.9), ("dpaat-fast", 0.0, 0.5)])
 def test_visits_are_those_of_the_method_itself(method: str, start: float, weight: float, tiny_images: Path) -> None:
     from dpaat.training.setup import build, prepare_data
 
@@ -113,12 +113,12 @@ def test_visits_are_those_of_the_method_itself(method: str, start: float, weight
 def test_too_seldom_to_move_a_size() -> None:
     solved = find_method("dpaat")
     assert adaptation(config_of("dpaat", 10), solved) == (
-        "each training image will be attacked about 0.8 times in 10 epochs: too seldom to move a size, 13 epochs would "
+        "each training image will be attacked about 0.5 times in 10 epochs: too seldom to move a size, 21 epochs would "
         "do",
         True,
     )
-    assert adaptation(config_of("dpaat", 13), solved) == (
-        "each training image will be attacked about 1.1 times in 13 epochs",
+    assert adaptation(config_of("dpaat", 21), solved) == (
+        "each training image will be attacked about 1.1 times in 21 epochs",
         False,
     )
     stepped = find_method("dpaat-v1")
@@ -135,7 +135,7 @@ def test_too_seldom_to_move_a_size() -> None:
 
 def test_a_run_says_how_often_it_attacks(tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*tiny_arguments(tiny_images, method="dpaat", epochs=1), f"--out={tmp_path / 'seldom'}"]) == 0
-    assert "warning: each training image will be attacked about 0.2 times in 1 epoch:" in capsys.readouterr().out
+    assert "warning: each training image will be attacked about 0.1 times in 1 epoch:" in capsys.readouterr().out
     (warning, *_) = json.loads((tmp_path / "seldom" / "run.json").read_text())["warnings"]
     assert "too seldom" in warning
     write_report([tmp_path / "seldom"], tmp_path / "report.html", images=False)

@@ -166,7 +166,7 @@ def read_grid(
         every = _models(grid.models)
         recipes = tuple(_recipes(grid, tuple(every)))
         if grid.data is None and not data:
-            raise UserError("data: no dataset is named; give one with --data")
+            raise UserError("data: the grid names no dataset; give one with --data")
         specs = [*data] if grid.data is None else replace_data(grid.data, data)
         _check_unique("data", [data_name(spec) for spec in specs])
         names = [recipe.name for recipe in recipes]
