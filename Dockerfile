@@ -4,7 +4,7 @@
 FROM python:3.13-slim
 
 ENV PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1 DPAAT_CACHE=/cache HOME=/tmp
-RUN pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
+RUN pip install uv && uv pip install --system --torch-backend cpu torch torchvision
 COPY pyproject.toml README.md LICENSE /src/
 COPY src /src/src
 RUN pip install /src && rm -r /src && mkdir -m 1777 /cache

@@ -66,7 +66,7 @@ def test_the_image_is_made_of_what_is_there():
             assert f"!{source}" in let_in
     entry = dict(steps)["ENTRYPOINT"].strip('[]"')
     assert entry in {point.name for point in entry_points(group="console_scripts")}
-    assert any("--index-url https://download.pytorch.org/whl/cpu" in text for name, text in steps if name == "RUN")
+    assert any("--torch-backend cpu" in text for name, text in steps if name == "RUN")
 
 
 def test_the_public_workflow_covers_the_systems():
