@@ -199,7 +199,6 @@ def test_a_file_runs_no_code_unless_it_is_trusted(tmp_path, capsys, monkeypatch)
     run = tmp_path / "run"
     assert train(run, transform=py("darker")) == 0
     config = run / "config.yaml"
-    imported = sys.modules.pop("own_code_makers")
     monkeypatch.setitem(sys.modules, "own_code_makers", None)
     for field in ("model", "data", "transform"):
         alone = {field: yaml.safe_load(config.read_text())[field]}
@@ -209,7 +208,7 @@ def test_a_file_runs_no_code_unless_it_is_trusted(tmp_path, capsys, monkeypatch)
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({"model": py("Net"), "trust": True}))
     assert main(["train", f"--config={tmp_path / 'one.yaml'}", f"--out={tmp_path / 'new'}"]) == 2
     assert "give it on the command line" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "own_code_makers", imported)
+    monkeypatch.setitem(sys.modules, "own_code_makers", own_code_makers)
     arguments = ["evaluate", str(run), "--eps=2/255", "--steps=1", "--device=cpu"]
     assert main(arguments) == 0  # it is this user's own run
     again = ["train", f"--config={config}", f"--out={tmp_path / 'new'}"]
