@@ -1,7 +1,5 @@
 """Dynamic perturbation-adaptive adversarial training (DPAAT) for medical image classifiers."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """What programs call: train, load, evaluate and explain, and attacks by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import chain, count

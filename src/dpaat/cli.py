@@ -1,7 +1,5 @@
 """The command line: parses, calls, and turns every error into one line and an exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

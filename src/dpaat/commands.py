@@ -1,7 +1,5 @@
 """The commands: each is a function whose signature and docstring are its options and its help."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Every choice of a training run, in one place: field, type, default, range and help."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Literal
 

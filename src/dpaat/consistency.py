@@ -1,7 +1,5 @@
 """Whether the files of a run folder still tell of one and the same training and evaluation."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Tables of what can be named on the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rich.console import Group, RenderableType

@@ -1,7 +1,5 @@
 """Locks of files: they vanish with the process that holds them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

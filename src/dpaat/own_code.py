@@ -4,8 +4,6 @@ What is typed on the command line, or written in a program, is the user's. A fil
 user says `--trust`, or where this user's own runs wrote the file: they sign the names with a key of the user's account.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import inspect

@@ -1,7 +1,5 @@
 """Networks of the user's own, as `py:PKG.MODULE:NAME` names them."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """How options are typed and shown, and how the parser's errors read."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

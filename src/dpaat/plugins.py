@@ -1,7 +1,5 @@
 """Plug-ins: modules outside the package that register methods, attacks, datasets and sections of the report."""
 
-from __future__ import annotations
-
 import os
 from importlib import import_module
 from importlib.metadata import entry_points

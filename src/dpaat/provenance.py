@@ -1,7 +1,5 @@
 """Where a result was computed, and with which versions."""
 
-from __future__ import annotations
-
 import platform
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Everything once: three methods on the same images, evaluated alike, in one table and one page."""
 
-from __future__ import annotations
-
 from itertools import chain, count
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files that are replaced as a whole or not at all, and JSON in them."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

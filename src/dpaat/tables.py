@@ -1,7 +1,5 @@
 """Tables: one model for the terminal, Markdown and HTML."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

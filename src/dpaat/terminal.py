@@ -1,7 +1,5 @@
 """Where the command line writes: a reader that has gone, and a locale that cannot spell the names of files."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

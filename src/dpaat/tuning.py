@@ -1,7 +1,5 @@
 """Search for good settings with Optuna: many trainings, judged by their validation scores alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

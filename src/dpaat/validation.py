@@ -1,7 +1,5 @@
 """YAML, JSON and typed models of what comes from elsewhere, and the one line that a bad value gets."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

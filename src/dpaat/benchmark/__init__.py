@@ -1,7 +1,5 @@
 """Benchmarks: a grid of recipes, models, datasets, folds and seeds, trained, evaluated and summed up."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Published outcomes: finished cells in one small file each, to be summed up without being computed again."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """A cell's run folder: what has been done in it, and how it is begun."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress

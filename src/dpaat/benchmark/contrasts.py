@@ -1,7 +1,5 @@
 """Contrasts over several conditions at once: areas under curves, and recipes against the front of a sweep."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Expected cost of a cell in forward passes, an input gradient counting as one more."""
 
-from __future__ import annotations
-
 import time
 from typing import Any, NamedTuple
 

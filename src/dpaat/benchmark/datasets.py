@@ -1,7 +1,5 @@
 """Grid files, and datasets by the names that they have on every machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`benchmark.json`: what was done, on what, how it ended, and the tables."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

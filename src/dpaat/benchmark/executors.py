@@ -1,7 +1,5 @@
 """Where cells are computed when not by the benchmark itself: the engines of a cluster, behind one small interface."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence

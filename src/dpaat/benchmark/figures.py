@@ -1,7 +1,5 @@
 """Figures of a benchmark: Pareto plot of clean against robust scores, forest plot of what stands above a front."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

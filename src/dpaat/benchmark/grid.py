@@ -1,7 +1,5 @@
 """Benchmark grid: runs described in YAML, checked before anything is computed."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Leaderboard: `report.html`, one self-contained page of a benchmark, one row a recipe."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Outcomes of a cell, image by image, read from its predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The evaluations of a cell: one on all images, perhaps one by costlier attacks on a draw, and masking checks."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

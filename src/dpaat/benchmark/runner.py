@@ -1,7 +1,5 @@
 """The scheduler: cells side by side, each in processes of its own."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

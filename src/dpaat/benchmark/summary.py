@@ -1,7 +1,5 @@
 """Summary of a benchmark: every recipe aggregated over models, folds and seeds, compared on the same images."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of a benchmark, for the terminal and for Markdown; every number comes from its document."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

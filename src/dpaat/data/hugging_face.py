@@ -1,7 +1,5 @@
 """Datasets of Hugging Face's `datasets`: from the hub, or from a folder in one of the layouts that it reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Datasets that are Python objects: any map-style one of images and labels, named by `py:` or given from a program."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections.abc import Mapping, Sequence

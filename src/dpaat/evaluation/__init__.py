@@ -1,7 +1,5 @@
 """Measure models: metrics, attacks at fixed radii, results in the run folder, tables."""
 
-from __future__ import annotations
-
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.metrics import Metrics, classification_metrics, constant_predictor
 from dpaat.evaluation.predict import predict

@@ -1,7 +1,5 @@
 """Clinical analyses: calibration, operating points and subgroups, clean and under attack."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Paired comparison of runs, image by image, with p-values adjusted by Holm's method."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

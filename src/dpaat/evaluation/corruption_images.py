@@ -9,8 +9,6 @@ every size; only noise, JPEG's blocks and pixelation belong to the pixel grid. T
 the same strokes grow from 1 to 5. JPEG's exact pixels depend on the codec that torchvision was built with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Robustness to common corruptions: what they do to images, and what they cost a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Folders with the results of a model from elsewhere: what it is stands beside them, as a run's does in `run.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

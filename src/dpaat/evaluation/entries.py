@@ -1,7 +1,5 @@
 """Entries of `evaluation.json`: what they say, which images they are about, how they are told apart and sorted."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluation of weights from elsewhere: what they are, and the images that they are tried on."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

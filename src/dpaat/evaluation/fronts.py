@@ -1,7 +1,5 @@
 """Pareto fronts of two scores, such as clean accuracy and robustness."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 Places = Mapping[str, tuple[float, float]]  # name to point

@@ -1,7 +1,5 @@
 """Rows of the images that are evaluated: some of a memory map, and a stratified draw of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Gradient-masking diagnostics: tell a model that is robust from one that hides its gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

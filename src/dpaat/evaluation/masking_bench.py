@@ -1,7 +1,5 @@
 """Measurements for the gradient-masking diagnostics: attacks, gradients and repeated answers, each seeded alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Verdicts of the gradient-masking diagnostics: from what was measured to pass, warn or fail."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal

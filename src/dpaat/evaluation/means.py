@@ -1,7 +1,5 @@
 """Confidence intervals of proportions and means over images that come in lesions (`docs/statistics.md`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypedDict

@@ -1,7 +1,5 @@
 """Classification metrics for unequal classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypedDict
 

@@ -1,7 +1,5 @@
 """Class probabilities for new images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ When a lesion is left out, the others of its class are weighted up to the class'
 average precision depends on stays what it is.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What an evaluation leaves in the run folder: `evaluation.json` and one part file of predictions per result."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

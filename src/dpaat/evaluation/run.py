@@ -1,7 +1,5 @@
 """Evaluation of a model, whose results are kept in its folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The parts of `evaluation.json` that other commands rely on, checked when it is read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Attacks with their budgets, as plans, results and people name them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

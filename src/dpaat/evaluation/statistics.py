@@ -1,7 +1,5 @@
 """Intervals and tests for small test sets of unequal classes, whose images come in lesions (`docs/statistics.md`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 

@@ -1,7 +1,5 @@
 """Predictions behind a result, read back from the run folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

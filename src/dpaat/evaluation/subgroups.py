@@ -1,7 +1,5 @@
 """Subgroup analysis: recall by age, sex, body site and source, compared within class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

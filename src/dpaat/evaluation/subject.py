@@ -1,7 +1,5 @@
 """What is evaluated: the model of a run folder, or weights from elsewhere, with the images it is tried on."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

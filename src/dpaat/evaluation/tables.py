@@ -1,7 +1,5 @@
 """Results and what was concluded from them, as tables for the terminal; every number comes from `evaluation.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 from rich.console import Group as Lines

@@ -1,7 +1,5 @@
 """Writes the results of an evaluation as they come, and keeps finished batches until all is done."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

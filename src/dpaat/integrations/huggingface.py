@@ -1,7 +1,5 @@
 """Hugging Face: a `Trainer` for image classification with an `AdversarialLoss`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

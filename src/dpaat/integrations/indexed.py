@@ -1,7 +1,5 @@
 """Datasets whose samples carry their number."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Lightning: a callback that trains a module of the user's own with an `AdversarialLoss`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import lightning as L

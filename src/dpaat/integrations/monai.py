@@ -1,7 +1,5 @@
 """MONAI: a `SupervisedTrainer` with an `AdversarialLoss`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from monai.engines import SupervisedTrainer

@@ -1,7 +1,5 @@
 """Explanations in the run folder: `interpretability.json`, with images and maps in `interpretability/`."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 import zlib

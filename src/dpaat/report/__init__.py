@@ -1,7 +1,5 @@
 """Reports on runs: one HTML page, or a model card."""
 
-from __future__ import annotations
-
 from dpaat.plugins import import_all
 from dpaat.report.page import write_report
 

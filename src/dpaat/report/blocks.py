@@ -1,7 +1,5 @@
 """Building blocks of a page, and the registry of sections that are made of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Model card: Markdown under a YAML head, in the form that model hubs read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any

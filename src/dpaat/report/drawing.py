@@ -1,7 +1,5 @@
 """Style of all figures, and their way to inline SVG."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

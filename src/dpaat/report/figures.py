@@ -1,7 +1,5 @@
 """Figures that several sections and the benchmark share: curves, intervals and Pareto fronts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The most and the least robust training images of each class, as the method saw them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

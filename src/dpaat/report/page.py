@@ -1,7 +1,5 @@
 """Reports on runs: one HTML page, or a model card."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Small pictures as data URIs: images, perturbations, maps."""
 
-from __future__ import annotations
-
 import base64
 import io
 

@@ -1,7 +1,5 @@
 """What a report reads: run folders, and their results side by side, sorted by images."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

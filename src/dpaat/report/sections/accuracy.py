@@ -1,7 +1,5 @@
 """Report section: scores on clean images, and calibration."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dpaat.evaluation.entries import note_of

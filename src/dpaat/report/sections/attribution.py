@@ -1,7 +1,5 @@
 """Report section: attribution maps, in numbers beside their chance levels, and the maps themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Report section: how the radii moved, and the images at either end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Report section: gradient-masking diagnostics; overview table, with their verdicts beside the scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Report section: scores under attack, differences between runs, and corruptions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Report section: classes, operating points and subgroups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

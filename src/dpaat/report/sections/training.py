@@ -1,7 +1,5 @@
 """Report sections: data, settings, cost and course of the training; how to reproduce the runs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 
