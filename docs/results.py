@@ -1,0 +1,481 @@
+"""Results in README.md and docs/, written from the JSON files: no number in them is typed by hand.
+
+python docs/results.py            name the pages that are stale; exit code 1 if there are any
+python docs/results.py --write    write them: the blocks between markers, and the whole appendix
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpaat.benchmark.tables import benchmark_markdown
+from dpaat.evaluation.statistics import SIGNIFICANT
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/results.md", "docs/method.md", "docs/statistics.md")
+APPENDIX = "docs/appendix.md"
+BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+GRIDS = {
+    "ham10000-32px-v2": "`dpaat` on HAM10000",
+    "ham10000-32px-cnns": "version 0.1 on HAM10000, seven CNN families",
+    "ham10000-32px": "version 0.1 on HAM10000, ResNet, all rivals",
+    "pneumoniamnist": "version 0.1 on PneumoniaMNIST",
+    "second-version-32px": "variants of `dpaat` on development images of HAM10000",
+    "fast-32px": "`dpaat-half` (`dpaat` then) and `dpaat-fast`",
+}
+SIX = "all models"
+Document = dict[str, Any]
+
+
+def load(path: str) -> Document:
+    """Read a JSON file of the repository."""
+    document: Document = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    return document
+
+
+def grid(name: str) -> Document:
+    """Read the results of a benchmark."""
+    return load(f"docs/results/{name}.json")
+
+
+def row(document: Document, recipe: str, model: str = SIX) -> Document:
+    """A recipe's row in the table about a model."""
+    (table,) = (each for each in document["tables"] if each["model"] == model)
+    (found,) = (each for each in table["rows"] if each["recipe"] == recipe)
+    return dict(found)
+
+
+def percent(value: float) -> str:
+    """A share in percent."""
+    return f"{100 * value:.1f}"
+
+
+def score(found: Document, name: str, interval: bool = False) -> str:
+    """A score in percent."""
+    entry = found["scores"][name]
+    low, high = entry["interval"] or (None, None)
+    return percent(entry["value"]) + (f" [{percent(low)}, {percent(high)}]" if interval and low is not None else "")
+
+
+def change(entry: Document, interval: bool = True) -> str:
+    """A difference in points."""
+    low, high = entry["interval"]
+    return f"{100 * entry['difference']:+.1f}" + (f" [{percent(low)}, {percent(high)}]" if interval else "")
+
+
+def probability(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def changes(found: Document, names: Sequence[str], of: Mapping[str, Any] | None = None) -> list[str]:
+    """Differences from the reference, or from a front."""
+    differences = (of or found)["differences"]
+    return [change(differences[name]) for name in names]
+
+
+def listed(parts: Sequence[str]) -> str:
+    """A, B and C."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+AT = ("1/255", "2/255", "4/255")
+CLEAN = ("accuracy", "balanced_accuracy", "map")
+
+
+def extent(document: Document, recipe: str) -> str:
+    """How much of a recipe has been run."""
+    cells = [cell for cell in document["cells"] if cell["recipe"] == recipe]
+    done = [cell for cell in cells if cell["status"] == "finished"]
+    seeds = {cell["seed"] for cell in done}
+    lead = "; one seed: a lead, not a result" if len(seeds) == 1 and len(done) < len(cells) else ""
+    return f"{len(done)} of {len(cells)} runs{lead}"
+
+
+def verdict(entries: Sequence[Document]) -> str:
+    """What the intervals of some differences say in a word, and no more."""
+    if any(entry["interval"][1] < 0 for entry in entries):
+        return "A small loss:" if all(entry["difference"] > -0.01 for entry in entries) else "A loss:"
+    return "A gain:" if all(entry["interval"][0] > 0 for entry in entries) else "No difference shown:"
+
+
+def tested(entries: Sequence[Document]) -> str:
+    """Which differences are beyond chance after Holm's adjustment."""
+    found = [entry["p_adjusted"] < SIGNIFICANT for entry in entries]
+    if all(found):
+        return "all significant"
+    return f"{sum(found)} of {len(found)} significant" if any(found) else "none significant"
+
+
+def readme() -> str:
+    """At most eight rows with a sentence each."""
+    second, first = grid("ham10000-32px-v2"), grid("ham10000-32px")
+    dpaat, old, pgd = (row(second, name) for name in ("dpaat", "v1", "pgd-1"))
+    pneumonia = [row(grid("pneumoniamnist"), name, "test_resnet") for name in ("dpaat", "pgd-1", "standard")]
+    controls = {
+        name: score(row(first, name, "test_resnet"), "area", True)
+        for name in ("dpaat-turns", "mean-turns-4", "permuted-turns-4", "fixed-turns-2")
+    }
+    new, was = (f"`dpaat`, {extent(second, 'dpaat')}", f"`dpaat-v1`, {extent(second, 'v1')}")
+
+    def against_standard(found: Document) -> str:
+        accuracy, balanced, precision = changes(found, CLEAN)
+        return (
+            f"{verdict([found['differences'][name] for name in CLEAN])} clean accuracy {accuracy}, balanced accuracy "
+            f"{balanced}, mAP {precision} against standard training."
+        )
+
+    def under_attack(found: Document) -> str:
+        shares = listed([f"{score(found, f'accuracy@{at}')} %" for at in AT])
+        gains = listed(changes(found, [f"accuracy@{at}" for at in AT]))
+        return f"{shares} of the images withstand 1, 2 and 4/255: {gains} against standard training."
+
+    def above(found: Document) -> str:
+        entries = [found["fronts"]["pgd"]["differences"][f"map@{at}"] for at in AT]
+        points = listed([f"{100 * entry['difference']:.1f}" for entry in entries])
+        return f"At equal clean mAP {points} points of mAP above it at 1, 2 and 4/255 ({tested(entries)})."
+
+    rows = [
+        ("Does the default stay accurate?", against_standard(dpaat), new),
+        ("Does it withstand attacks?", under_attack(dpaat), new),
+        ("Is it above the standard-to-PGD trade-off curve?", above(dpaat), new),
+        ("Version 0.1: accurate? Robust?", f"{against_standard(old)} {under_attack(old)}", was),
+        ("Version 0.1: above the trade-off curve?", above(old), was),
+        (
+            "Is PGD training more robust than version 0.1?",
+            f"Yes: area under the robust curve {score(pgd, 'area')} against {score(old, 'area')}. "
+            f"It costs accuracy {change(pgd['differences']['accuracy'])} and mAP {change(pgd['differences']['map'])}.",
+            "PGD at 1/255, the same runs",
+        ),
+        (
+            "Does it matter which image has which radius?",
+            "Not shown: area {dpaat-turns}, permuted within the class {permuted-turns-4}, all at their mean "
+            "{mean-turns-4}, all at 2/255 {fixed-turns-2}.".format(**controls),
+            "`dpaat-v1`, ResNet, 3 runs each",
+        ),
+        (
+            "On PneumoniaMNIST?",
+            "PGD at 1/255 is better: all are as accurate (balanced accuracy {1}, `dpaat-v1` {0}, standard training {2}), "
+            "and it has the larger area ({4}, {3} and {5}).".format(
+                *(score(each, "balanced_accuracy") for each in pneumonia), *(score(each, "area") for each in pneumonia)
+            ),
+            "`dpaat-v1`, 2 seeds",
+        ),
+    ]
+    return markdown(("question", "answer", "measured on"), rows)
+
+
+def scores_table(name: str, recipes: Mapping[str, str], model: str = SIX, radii: Sequence[str] = AT) -> str:
+    """Scores of some recipes of a grid, and their differences from its reference."""
+    document = grid(name)
+    rows = []
+    for recipe, label in recipes.items():
+        found = row(document, recipe, model)
+        columns = ["", *(f"@{at}" for at in radii)]
+        triples = [" / ".join(score(found, metric + at) for metric in CLEAN) for at in columns]
+        gains = changes(found, ("balanced_accuracy", "map")) if found["differences"] else ["", ""]
+        rows.append([label, str(len(found["cells"])), *triples, score(found, "area", True), *gains])
+    return markdown(["", "runs", "clean", *radii, "area", "balanced accuracy, change", "mAP, change"], rows)
+
+
+def above_table(name: str, recipe: str, model: str = SIX) -> str:
+    """How far a recipe is above the trade-off curve of every family that it is compared with."""
+    found = row(grid(name), recipe, model)
+    names = ["area", *(f"map@{at}" for at in AT)]
+    rows = []
+    for family, front in found["fronts"].items():
+        cells = []
+        for each in names:
+            entry = front["differences"].get(each)
+            cells.append("" if entry is None else f"{change(entry)}, p {probability(entry['p_adjusted'])}")
+        rows.append([family, *cells])
+    return markdown(["above the curve to", "area", *(f"mAP at {at}" for at in AT)], rows)
+
+
+def default() -> str:
+    """The default against standard training, PGD and version 0.1."""
+    extents = extent(grid("ham10000-32px-v2"), "dpaat")
+    recipes = {"standard": "standard", "dpaat": "**`dpaat`**", "v1": "`dpaat-v1`", "pgd-1": "PGD 1/255", "pgd-2": "PGD 2/255"}
+    tables = [scores_table("ham10000-32px-v2", recipes), above_table("ham10000-32px-v2", "dpaat")]
+    return f"`dpaat`: {extents}.\n\n" + "\n\n".join(tables)
+
+
+def development() -> str:
+    """Variants of the default on development images."""
+    document = grid("second-version-32px")
+    names = {
+        "standard": "standard",
+        "kl-100-clean-90": "**`dpaat`**: 90 % clean, teacher's answers only",
+        "clean-90": "90 % clean, teacher at 0.7",
+        "kl-100": "85 % clean, teacher's answers only",
+        "e": "85 % clean, teacher at 0.7",
+        "mean": "the same, one radius for all: the mean",
+        "clean-50": "50 % clean, teacher at 0.7: `dpaat-balanced`",
+    }
+    shared = {}
+    for cell in document["cells"]:
+        if cell["model"] == "test_resnet" and cell["fold"] == "1/3" and cell["recipe"] in names and "scores" in cell:
+            shared[cell["recipe"]] = cell["scores"]
+    columns = ["", *(f"@{at}" for at in (*AT, "8/255"))]
+    rows = [
+        [label, *(" / ".join(percent(shared[name][metric + at]) for metric in CLEAN) for at in columns)]
+        for name, label in names.items()
+        if name in shared
+    ]
+    return markdown(["", "clean", *AT, "8/255"], rows)
+
+
+def rivals() -> str:
+    """Version 0.1 against all rivals on ResNet."""
+    recipes = {
+        "standard": "standard",
+        "dpaat-turns": "**`dpaat-v1`**",
+        "mean-turns-4": "its radii, every image at their mean",
+        "permuted-turns-4": "its radii, permuted within the class",
+        "fixed-turns-2": "the same recipe, 2/255 for all",
+        "pgd-1": "PGD 1/255",
+        "pgd-4": "PGD 4/255",
+        "trades-1": "TRADES 1/255",
+        "robustlt-1": "RobustLT 1/255",
+        "robustlt-8": "RobustLT 8/255",
+        "cat-8": "CAT, to 8/255",
+    }
+    return scores_table("ham10000-32px", recipes, "test_resnet")
+
+
+def pneumonia() -> str:
+    """Version 0.1 on PneumoniaMNIST."""
+    recipes = {"standard": "standard", "dpaat": "`dpaat-v1`", "pgd-1": "PGD 1/255"}
+    return scores_table("pneumoniamnist", recipes, "test_resnet")
+
+
+def published() -> str:
+    """Standard training beside a published row."""
+    rows, total = [], []
+    for seed in range(3):
+        (clean,) = (e for e in load(f"docs/results/pneumoniamnist-standard-seed{seed}.json")["results"] if e["eps"] == 0)
+        total.append([clean["metrics"][name] for name in ("accuracy", "auroc")])
+        rows.append([f"seed {seed}", *(f"{value:.3f}" for value in total[-1])])
+    mean = [f"**{sum(values) / 3:.3f}**" for values in zip(*total, strict=True)]
+    return markdown(["", "test accuracy", "test AUC"], [*rows, ["**mean**", *mean], ["MedMNIST v2", "0.854", "0.944"]])
+
+
+def ratio(entry: Document) -> str:
+    """A ratio of times with its spread."""
+    return f"{entry['median']:.3f} ({entry['min']:.3f} to {entry['max']:.3f})"
+
+
+def step_cost() -> str:
+    """What a training step costs."""
+    cost = load("benchmarks/results/step-cost-cpu.json")
+    rows = [
+        ["PGD step, of the least it could take", ratio(cost["pgd_over_floor"])],
+        ["`dpaat-half` step, of a PGD step", ratio(cost["dpaat_over_pgd"])],
+        ["updating the radii, of that step", f"{100 * cost['update_share']:.4f} %"],
+        ["loading and augmenting, of a standard step", ratio(cost["data_over_standard"])],
+    ]
+    return markdown(["ResNet-18, 64 px, batch 64, K = 10", "ratio, median (least to largest of 7)"], rows)
+
+
+def peers() -> str:
+    """Time of other libraries' attacks and training steps."""
+    (found,) = load("benchmarks/results/peers-cpu.json")["results"]
+    kinds = (found["attack"], found["training_step"])
+    rows = [
+        [name, *(ratio(kind[name]["over_dpaat"]) if name in kind else "" for kind in kinds)]
+        for name in dict.fromkeys(name for kind in kinds for name in kind)
+        if name not in ("dpaat", "standard")
+    ]
+    return markdown(["time of ours", "attack", "training step"], rows)
+
+
+def look() -> str:
+    """Attribution maps of three models."""
+    document = load("docs/results/attention-64px.json")
+    rows = []
+    for name, run in document["runs"].items():
+        scores = {(e["map"], e["score"], e["eps"] > 0): e["balanced"] for e in run["explanations"][0]["scores"]}
+        for kind in ("grad-cam", "input-gradient", "integrated-gradients"):
+            cells = []
+            for key, excess in (("energy", False), ("energy", True)):
+                entry = scores[kind, key, excess]
+                low, high = entry["excess_interval"]
+                cells.append(f"{percent(entry['excess'])} [{percent(low)}, {percent(high)}]")
+            for key in ("rank_correlation", "ssim"):
+                entry = scores[kind, key, True]
+                low, high = entry["interval"]
+                cells.append(f"{percent(entry['value'])} [{percent(low)}, {percent(high)}]")
+            rows.append([kind, name, *cells])
+    head = ["map", "run", "energy inside, above chance", "under attack", "rank correlation under attack", "SSIM under attack"]
+    return markdown(head, sorted(rows))
+
+
+def tuning() -> str:
+    """Optimizers and starts of fine-tuning."""
+    rows = []
+    for name, entry in load("benchmarks/results/fine-tuning.json")["settings"].items():
+        setting, found = entry["setting"], entry.get("test") or entry["val"]
+        rows.append(
+            [
+                name, setting.get("method", "dpaat"), "ImageNet" if setting["weights"] else "nothing", entry["new_head"],
+                f"{setting['optimizer']} {setting['lr']}", str(setting["epochs"]), f"{entry['first_epoch_loss']:.2f}",
+                "test" if entry.get("test") else "validation", percent(found["balanced_accuracy"]), percent(found["map"]),
+            ]
+        )  # fmt: skip
+    head = ["setting", "method", "begins with", "new head", "optimizer, rate", "epochs", "first loss", "images"]
+    return markdown([*head, "balanced accuracy", "mAP"], rows)
+
+
+def parity() -> str:
+    """Robust accuracy under our attacks minus that under the attacks of other libraries."""
+    document = load("benchmarks/results/attack-parity.json")
+    groups: dict[str, list[Document]] = {}
+    for entry in document["results"]:
+        groups.setdefault(entry["attack"], []).append(entry)
+    rows = [
+        [name, str(len(found)), ", ".join(sorted({each["counterpart"] for each in found})),
+         f"{min(each['difference'] for each in found):+.1f} to {max(each['difference'] for each in found):+.1f}",
+         str(sum(each["violation"] for each in found))]
+        for name, found in groups.items()
+    ]  # fmt: skip
+    return markdown(["attack", "comparisons", "with", "ours minus theirs, points", "weaker"], rows)
+
+
+def coverage() -> str:
+    """How often intervals hold the truth."""
+    head = ["true recalls", "draws", "balanced accuracy", "accuracy", "mAP", "worst recall"]
+    rows = []
+    for name in ("interval-coverage", "interval-coverage-4000"):
+        document = load(f"benchmarks/results/{name}.json")
+        for entry in [*document["scenarios"], *document.get("limits", [])]:
+            found = entry["coverage"]
+            triples = [
+                " / ".join(percent(found[metric][key]) for key in ("first", "second", "difference")) if metric in found else ""
+                for metric in ("balanced_accuracy", "accuracy", "map")
+            ]
+            worst = percent(min(found["recall"].values())) if found.get("recall") else ""
+            rows.append([entry["scenario"]["name"], f"{entry['draws']:,}", *triples, worst])
+    return markdown(head, rows)
+
+
+def scale() -> str:
+    """What the state of every sample, and what images cost."""
+    states = [
+        [f"{e['samples']:,}", f"{e['classes']:,}", e["statistic"], f"{e['bytes'] / 1e6:.1f} MB", f"{1e3 * e['renewal']:.3g} ms",
+         f"{1e3 * e['update']:.2g} ms"]
+        for e in load("benchmarks/results/state-scale-cpu.json")["states"]
+    ]  # fmt: skip
+    images = []
+    for name in ("data-scale", "data-scale-limited"):
+        document = load(f"benchmarks/results/{name}.json")
+        for e in document["results"]:
+            times = [1e3 * e[key]["seconds"] / e["samples"] for key in ("first", "again")]
+            times.append(1e3 * e["load_epoch"]["seconds"] / e["train_images"])
+            limit = document["setting"]["memory_limit"]
+            images.append(
+                [f"{e['samples']:,}", f"{document['setting']['image_size']} px", f"{limit / 1e9:.1f} GB" if limit else "none",
+                 f"{e['cache_bytes'] / 1e6:,.0f} MB", *(f"{each:.2g} ms" for each in times)]
+            )  # fmt: skip
+    one = markdown(["samples", "classes", "statistic", "state", "renewing the threshold", "update"], states)
+    head = ["images", "size", "memory limit", "cache", "first time, an image", "later starts", "from the cache, for a batch"]
+    return f"{one}\n\n{markdown(head, images)}"
+
+
+def profiles() -> str:
+    """Predicted and measured time of an epoch; the fast path against the plain path."""
+    rows = []
+    for name in ("profile-cpu", "profile-cpu-resnet18"):
+        for entry in load(f"benchmarks/results/{name}.json")["configurations"]:
+            off, found = [each["off"] for each in entry["trials"]], entry["median"]
+            spread = f"{100 * min(off):+.0f} to {100 * max(off):+.0f} %"
+            rows.append([entry["model"], entry["method"], f"{found['seconds']:.1f} s", f"{found['measured']:.1f} s",
+                         f"{100 * found['off']:+.1f} %", spread])  # fmt: skip
+    one = markdown(["network", "method", "predicted", "measured", "off, median", "single ones"], rows)
+    fast = load("benchmarks/results/fast-agreement-cpu.json")["against_plain"]
+    alike = [[name, f"{found['robust_accuracy_points']:+.2f}", percent(found["verdicts_alike"]), percent(found["moved_alike"])]
+             for name, found in fast.items()]  # fmt: skip
+    head = ["against float32", "robust accuracy, points", "verdicts alike, %", "radii moved alike, %"]
+    return f"{one}\n\n{markdown(head, alike)}"
+
+
+TABLES: dict[str, tuple[str, str, Callable[[], str]]] = {
+    "Where models look": ("docs/results/attention-64px.json", "Percent, classes counted alike, 500 test images, one run each; DPAAT is `dpaat-half`.", look),
+    "Fine-tuning": ("benchmarks/results/fine-tuning.json", "HAM10000, fold 1/5, seed 0, `tf_efficientnet_lite0`; percent.", tuning),
+    "Attack parity": ("benchmarks/results/attack-parity.json", "Robust accuracy on the same network, images, radii and budgets.", parity),
+    "Coverage of the intervals": ("benchmarks/results/interval-coverage.json", "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. The last two rows were repeated with 4,000 draws.", coverage),
+    "Cost beside other libraries": ("benchmarks/results/peers-cpu.json", "PGD with 10 steps, ResNet-18, 64 px, batch 16, one CPU thread; medians of 15 rounds (least to largest).", peers),
+    "Scale": ("benchmarks/results/state-scale-cpu.json", "One CPU thread; images: `benchmarks/results/data-scale.json` and `data-scale-limited.json`.", scale),
+    "Predicted time, and the fast path": ("benchmarks/results/profile-cpu.json", "HAM10000, one thread; the fast path: `benchmarks/results/fast-agreement-cpu.json`.", profiles),
+}  # fmt: skip
+
+
+def appendix() -> str:
+    """All tables of all results."""
+    parts = [
+        "# Appendix: all tables",
+        "<!-- made by docs/results.py --write; do not edit -->",
+        "Every number here is read from a JSON file of the repository. Scores are in percent, with 95 % intervals. In the files of "
+        "version 0.1, `dpaat` is the preset that is called `dpaat-v1` now (in `fast-32px`, and `DPAAT` in the table of maps: `dpaat-half`).",
+    ]
+    for name, title in GRIDS.items():
+        text = benchmark_markdown(grid(name), name)
+        text = "\n\n".join(part for part in text.split("\n\n") if not part.startswith(("![", "# ")))
+        text = re.sub(r"^## ", "### ", text, flags=re.MULTILINE).rstrip("\n")
+        parts += [f"## {title[0].upper() + title[1:]}", f"File: `docs/results/{name}.json`.", text]
+    for title, (path, note, make) in TABLES.items():
+        parts += [f"## {title}", f"File: `{path}`. {note}", make()]
+    return "\n\n".join(parts) + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "readme": readme,
+    "default": default,
+    "families": lambda: above_table("ham10000-32px-v2", "v1"),
+    "development": development,
+    "rivals": rivals,
+    "pneumoniamnist": pneumonia,
+    "published": published,
+    "step-cost": step_cost,
+    "coverage": coverage,
+}
+
+
+def page(text: str) -> str:
+    """A page with its blocks renewed."""
+    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found['name']]()}\n{found[3]}", text)
+
+
+def pages() -> dict[str, str]:
+    """The pages as they should be."""
+    found = {name: page((ROOT / name).read_text(encoding="utf-8")) for name in PAGES}
+    return {**found, APPENDIX: appendix()}
+
+
+def main() -> int:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the pages")
+    write, stale = parser.parse_args().write, 0
+    for name, text in pages().items():
+        path = ROOT / name
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        if write:
+            path.write_text(text, encoding="utf-8")
+        stale += not write
+        print(f"{name}: {'written' if write else 'stale; run python docs/results.py --write'}")
+    return int(stale > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
