@@ -12,7 +12,7 @@ types:
 	mypy
 
 docs:
-	sphinx-build -q -W docs $(OUT)/docs
+	sphinx-build -q -W -n docs $(OUT)/docs
 
 quickstart:
 	rm -rf $(OUT)/quickstart

@@ -7,6 +7,7 @@ python docs/figures.py --radii RUN     first write docs/results/radii-ham10000.j
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,23 @@ FAMILIES = {
     "test_convnext2": "ConvNeXt-V2",
     "test_nfnet": "NFNet",
 }
-NAMES = {"standard": "standard training", "dpaat": "dpaat", "v1": "dpaat-v1", "pgd-1": "PGD 1/255", "pgd-2": "PGD 2/255"}
+NAMES = {
+    "standard": "standard training",
+    "dpaat": "dpaat",
+    "v1": "dpaat-v1",
+    "pgd-1": "PGD 1/255",
+    "pgd-2": "PGD 2/255",
+}
 LOOKS = dict(zip(("dpaat", "standard", "pgd-1", "pgd-2", "v1"), COLOURS, strict=False))
-LESIONS = {"bkl": "benign keratosis", "nv": "naevus", "vasc": "vascular lesion", "mel": "melanoma"}
+LESIONS = {
+    "akiec": "actinic keratosis",
+    "bcc": "basal-cell carcinoma",
+    "bkl": "benign keratosis",
+    "df": "dermatofibroma",
+    "mel": "melanoma",
+    "nv": "naevus",
+    "vasc": "vascular lesion",
+}
 PLACES = (0.15, 0.55, 0.7, 0.8, 0.9, 0.99)
 """Quantiles of the final radius; the image at each is drawn."""
 
@@ -80,7 +95,7 @@ def draw_radii(axes: Axes) -> None:
         axes.step(np.arange(1, len(eps) + 1), eps, where="post", color=colour, linewidth=1.8)
         at = max([eps[-1], *(place + 0.42 for place in taken)])
         taken.append(at)
-        axes.text(len(eps) + 1, at, LESIONS.get(image["class"], image["class"]), color=colour, va="center", fontsize=8.5)
+        axes.text(len(eps) + 1, at, LESIONS[image["class"]], color=colour, va="center", fontsize=8.5)
     epochs = len(document["images"][0]["eps"])
     axes.axvline(epochs / 2, color=MUTED, linewidth=0.8, linestyle=":")
     axes.text(epochs / 2 - 1, 7.6, "attacks begin", ha="right", color=MUTED, fontsize=8)
@@ -164,12 +179,12 @@ def main() -> None:
             (
                 "trade-off",
                 (8.4, 3.2),
-                (lambda axes: draw_trade_off(axes, "1/255"), lambda axes: draw_trade_off(axes, "2/255")),
+                [partial(draw_trade_off, radius=radius) for radius in ("1/255", "2/255")],
             ),
             (
                 "above-curve",
                 (8.4, 2.7),
-                (lambda axes: draw_above_curve(axes, "1/255", "v1"), lambda axes: draw_above_curve(axes, "2/255", "v1")),
+                [partial(draw_above_curve, radius=radius, recipe="v1") for radius in ("1/255", "2/255")],
             ),
         ):
             figure = Figure(figsize=size, layout="constrained", facecolor="white")

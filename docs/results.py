@@ -165,8 +165,8 @@ def readme() -> str:
         ),
         (
             "On PneumoniaMNIST?",
-            "PGD at 1/255 is better: all are as accurate (balanced accuracy {1}, `dpaat-v1` {0}, standard training {2}), "
-            "and it has the larger area ({4}, {3} and {5}).".format(
+            "PGD at 1/255 is better: all are as accurate (balanced accuracy {1}, `dpaat-v1` {0}, standard training "
+            "{2}), and it has the larger area ({4}, {3} and {5}).".format(
                 *(score(each, "balanced_accuracy") for each in pneumonia), *(score(each, "area") for each in pneumonia)
             ),
             "`dpaat-v1`, 2 seeds",
@@ -205,7 +205,8 @@ def above_table(name: str, recipe: str, model: str = SIX) -> str:
 def default() -> str:
     """The default against standard training, PGD and version 0.1."""
     extents = extent(grid("ham10000-32px-v2"), "dpaat")
-    recipes = {"standard": "standard", "dpaat": "**`dpaat`**", "v1": "`dpaat-v1`", "pgd-1": "PGD 1/255", "pgd-2": "PGD 2/255"}
+    recipes = {"standard": "standard", "dpaat": "**`dpaat`**", "v1": "`dpaat-v1`"}
+    recipes |= {"pgd-1": "PGD 1/255", "pgd-2": "PGD 2/255"}
     tables = [scores_table("ham10000-32px-v2", recipes), above_table("ham10000-32px-v2", "dpaat")]
     return f"`dpaat`: {extents}.\n\n" + "\n\n".join(tables)
 
@@ -263,7 +264,8 @@ def published() -> str:
     """Standard training beside a published row."""
     rows, total = [], []
     for seed in range(3):
-        (clean,) = (e for e in load(f"docs/results/pneumoniamnist-standard-seed{seed}.json")["results"] if e["eps"] == 0)
+        results = grid(f"pneumoniamnist-standard-seed{seed}")["results"]
+        (clean,) = (entry for entry in results if entry["eps"] == 0)
         total.append([clean["metrics"][name] for name in ("accuracy", "auroc")])
         rows.append([f"seed {seed}", *(f"{value:.3f}" for value in total[-1])])
     mean = [f"**{sum(values) / 3:.3f}**" for values in zip(*total, strict=True)]
@@ -316,7 +318,7 @@ def look() -> str:
                 low, high = entry["interval"]
                 cells.append(f"{percent(entry['value'])} [{percent(low)}, {percent(high)}]")
             rows.append([kind, name, *cells])
-    head = ["map", "run", "energy inside, above chance", "under attack", "rank correlation under attack", "SSIM under attack"]
+    head = ["map", "run", "energy inside, above chance", "under attack", "rank correlation", "SSIM under attack"]
     return markdown(head, sorted(rows))
 
 
@@ -325,13 +327,14 @@ def tuning() -> str:
     rows = []
     for name, entry in load("benchmarks/results/fine-tuning.json")["settings"].items():
         setting, found = entry["setting"], entry.get("test") or entry["val"]
-        rows.append(
-            [
-                name, setting.get("method", "dpaat"), "ImageNet" if setting["weights"] else "nothing", entry["new_head"],
-                f"{setting['optimizer']} {setting['lr']}", str(setting["epochs"]), f"{entry['first_epoch_loss']:.2f}",
-                "test" if entry.get("test") else "validation", percent(found["balanced_accuracy"]), percent(found["map"]),
-            ]
-        )  # fmt: skip
+        begins = "ImageNet" if setting["weights"] else "nothing"
+        rate, images = f"{setting['optimizer']} {setting['lr']}", "test" if entry.get("test") else "validation"
+        loss, scores = (
+            f"{entry['first_epoch_loss']:.2f}",
+            [percent(found[each]) for each in ("balanced_accuracy", "map")],
+        )
+        method, epochs = setting.get("method", "dpaat"), str(setting["epochs"])
+        rows.append([name, method, begins, entry["new_head"], rate, epochs, loss, images, *scores])
     head = ["setting", "method", "begins with", "new head", "optimizer, rate", "epochs", "first loss", "images"]
     return markdown([*head, "balanced accuracy", "mAP"], rows)
 
@@ -360,7 +363,7 @@ def coverage() -> str:
         for entry in [*document["scenarios"], *document.get("limits", [])]:
             found = entry["coverage"]
             triples = [
-                " / ".join(percent(found[metric][key]) for key in ("first", "second", "difference")) if metric in found else ""
+                " / ".join(percent(value) for value in found[metric].values()) if metric in found else ""
                 for metric in ("balanced_accuracy", "accuracy", "map")
             ]
             worst = percent(min(found["recall"].values())) if found.get("recall") else ""
@@ -370,24 +373,20 @@ def coverage() -> str:
 
 def scale() -> str:
     """What the state of every sample, and what images cost."""
-    states = [
-        [f"{e['samples']:,}", f"{e['classes']:,}", e["statistic"], f"{e['bytes'] / 1e6:.1f} MB", f"{1e3 * e['renewal']:.3g} ms",
-         f"{1e3 * e['update']:.2g} ms"]
-        for e in load("benchmarks/results/state-scale-cpu.json")["states"]
-    ]  # fmt: skip
-    images = []
+    states, images = [], []
+    for e in load("benchmarks/results/state-scale-cpu.json")["states"]:
+        times = [f"{1e3 * e[key]:.3g} ms" for key in ("renewal", "update")]
+        states.append([f"{e['samples']:,}", f"{e['classes']:,}", e["statistic"], f"{e['bytes'] / 1e6:.1f} MB", *times])
     for name in ("data-scale", "data-scale-limited"):
         document = load(f"benchmarks/results/{name}.json")
+        limit, size = document["setting"]["memory_limit"], f"{document['setting']['image_size']} px"
         for e in document["results"]:
-            times = [1e3 * e[key]["seconds"] / e["samples"] for key in ("first", "again")]
-            times.append(1e3 * e["load_epoch"]["seconds"] / e["train_images"])
-            limit = document["setting"]["memory_limit"]
-            images.append(
-                [f"{e['samples']:,}", f"{document['setting']['image_size']} px", f"{limit / 1e9:.1f} GB" if limit else "none",
-                 f"{e['cache_bytes'] / 1e6:,.0f} MB", *(f"{each:.2g} ms" for each in times)]
-            )  # fmt: skip
+            seconds = [e[key]["seconds"] / e["samples"] for key in ("first", "again")]
+            times = [f"{1e3 * each:.2g} ms" for each in (*seconds, e["load_epoch"]["seconds"] / e["train_images"])]
+            memory = f"{limit / 1e9:.1f} GB" if limit else "none"
+            images.append([f"{e['samples']:,}", size, memory, f"{e['cache_bytes'] / 1e6:,.0f} MB", *times])
     one = markdown(["samples", "classes", "statistic", "state", "renewing the threshold", "update"], states)
-    head = ["images", "size", "memory limit", "cache", "first time, an image", "later starts", "from the cache, for a batch"]
+    head = ["images", "size", "memory limit", "cache", "first start, an image", "later starts", "read for a batch"]
     return f"{one}\n\n{markdown(head, images)}"
 
 
@@ -402,21 +401,56 @@ def profiles() -> str:
                          f"{100 * found['off']:+.1f} %", spread])  # fmt: skip
     one = markdown(["network", "method", "predicted", "measured", "off, median", "single ones"], rows)
     fast = load("benchmarks/results/fast-agreement-cpu.json")["against_plain"]
-    alike = [[name, f"{found['robust_accuracy_points']:+.2f}", percent(found["verdicts_alike"]), percent(found["moved_alike"])]
-             for name, found in fast.items()]  # fmt: skip
+    alike = [
+        [
+            name,
+            f"{found['robust_accuracy_points']:+.2f}",
+            *(percent(found[f"{each}_alike"]) for each in ("verdicts", "moved")),
+        ]
+        for name, found in fast.items()
+    ]
     head = ["against float32", "robust accuracy, points", "verdicts alike, %", "radii moved alike, %"]
     return f"{one}\n\n{markdown(head, alike)}"
 
 
 TABLES: dict[str, tuple[str, str, Callable[[], str]]] = {
-    "Where models look": ("docs/results/attention-64px.json", "Percent, classes counted alike, 500 test images, one run each; DPAAT is `dpaat-half`.", look),
-    "Fine-tuning": ("benchmarks/results/fine-tuning.json", "HAM10000, fold 1/5, seed 0, `tf_efficientnet_lite0`; percent.", tuning),
-    "Attack parity": ("benchmarks/results/attack-parity.json", "Robust accuracy on the same network, images, radii and budgets.", parity),
-    "Coverage of the intervals": ("benchmarks/results/interval-coverage.json", "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. The last two rows were repeated with 4,000 draws.", coverage),
-    "Cost beside other libraries": ("benchmarks/results/peers-cpu.json", "PGD with 10 steps, ResNet-18, 64 px, batch 16, one CPU thread; medians of 15 rounds (least to largest).", peers),
-    "Scale": ("benchmarks/results/state-scale-cpu.json", "One CPU thread; images: `benchmarks/results/data-scale.json` and `data-scale-limited.json`.", scale),
-    "Predicted time, and the fast path": ("benchmarks/results/profile-cpu.json", "HAM10000, one thread; the fast path: `benchmarks/results/fast-agreement-cpu.json`.", profiles),
-}  # fmt: skip
+    "Where models look": (
+        "docs/results/attention-64px.json",
+        "Percent, classes counted alike, 500 test images, one run each; DPAAT is `dpaat-half`.",
+        look,
+    ),
+    "Fine-tuning": (
+        "benchmarks/results/fine-tuning.json",
+        "HAM10000, fold 1/5, seed 0, `tf_efficientnet_lite0`; percent.",
+        tuning,
+    ),
+    "Attack parity": (
+        "benchmarks/results/attack-parity.json",
+        "Robust accuracy on the same network, images, radii and budgets.",
+        parity,
+    ),
+    "Coverage of the intervals": (
+        "benchmarks/results/interval-coverage.json",
+        "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. The last two "
+        "rows were repeated with more draws.",
+        coverage,
+    ),
+    "Cost beside other libraries": (
+        "benchmarks/results/peers-cpu.json",
+        "PGD with 10 steps, ResNet-18, 64 px, batch 16, one CPU thread; medians of 15 rounds (least to largest).",
+        peers,
+    ),
+    "Scale": (
+        "benchmarks/results/state-scale-cpu.json",
+        "One CPU thread; images: `benchmarks/results/data-scale.json` and `data-scale-limited.json`.",
+        scale,
+    ),
+    "Predicted time, and the fast path": (
+        "benchmarks/results/profile-cpu.json",
+        "HAM10000, one thread; the fast path: `benchmarks/results/fast-agreement-cpu.json`.",
+        profiles,
+    ),
+}
 
 
 def appendix() -> str:
@@ -424,8 +458,9 @@ def appendix() -> str:
     parts = [
         "# Appendix: all tables",
         "<!-- made by docs/results.py --write; do not edit -->",
-        "Every number here is read from a JSON file of the repository. Scores are in percent, with 95 % intervals. In the files of "
-        "version 0.1, `dpaat` is the preset that is called `dpaat-v1` now (in `fast-32px`, and `DPAAT` in the table of maps: `dpaat-half`).",
+        "Every number here is read from a JSON file of the repository. Scores are in percent, with 95 % intervals. In the "
+        "files of version 0.1, `dpaat` is the preset that is called `dpaat-v1` now (in `fast-32px`, and `DPAAT` in the "
+        "table of maps: `dpaat-half`).",
     ]
     for name, title in GRIDS.items():
         text = benchmark_markdown(grid(name), name)
