@@ -179,8 +179,9 @@ def _prepare_for(
 
 def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:
     """Thresholds of the labels' logits as the weights' run says, else 0: a probability of a half."""
-    info = {} if source is None or source.folder is None else open_run(source.folder).info
-    return np.array([info.get("thresholds", {}).get(name, 0.0) for name in outputs])
+    info = {} if source is None else source.record if source.folder is None else open_run(source.folder).info
+    known = info.get("thresholds") or {}
+    return np.array([known.get(name, 0.0) for name in outputs])
 
 
 def _outputs(
