@@ -112,8 +112,10 @@ class MethodAndAttack(Checked):
 class Optimization(Checked):
     """Loss, augmentation, optimizer and the choice of the epoch."""
 
-    imbalance: Literal["none", "weights", "sampler", "balanced-softmax"] = option(
-        "balanced-softmax", "treatment of unequal class sizes in the loss or in the sampling"
+    imbalance: Literal["none", "weights", "sampler", "balanced-softmax", "pos-weight", "asymmetric"] = option(
+        "balanced-softmax",
+        "treatment of unequal class sizes in the loss or in the sampling; pos-weight and asymmetric are for several "
+        "labels an image only, sampler is for classes",
     )
     augment: str = option(
         "flip,turn,crop,jitter", "list of flip, turn (quarter turns), crop (shifts), jitter (colour); or none"

@@ -64,6 +64,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         "run": run.path.name,
         "checkpoint": run.checkpoint_digest,
         **run.record,
+        **thresholds_of(run),
         **{name: model.facts[name] for name in ("strides", "mean", "std")},
         "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit}
         | {"window": run.info.get("window") or "full"},
@@ -101,6 +102,11 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     return card
 
 
+def thresholds_of(run: Run) -> dict[str, Any]:
+    """What tells yes from no where an image has several labels; empty for classes."""
+    return {"thresholds": run.info.get("thresholds")} if run.info.get("multilabel") else {}
+
+
 def _test_images(run: Run, count: int) -> tuple[Tensor, str]:
     """Test images `(n, C, H, W)` in [0, 1], and what they are."""
     try:
@@ -133,7 +139,7 @@ def _write_weights(model: Classifier, run: Run, path: Path) -> None:
     from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    record = run.record | {name: model.facts[name] for name in ("mean", "std")}
+    record = run.record | {name: model.facts[name] for name in ("mean", "std")} | thresholds_of(run)
     path.write_bytes(save(state, {"format": "pt", RECORD: json.dumps(record)}))
 
 
@@ -190,6 +196,12 @@ def _readme(card: dict[str, Any], onnx: bool) -> str:
     read = (
         "" if window == "full" else f" Pixel values are first read through the window {window} (`dpaat train --help`)."
     )
+    labels = ""
+    if card.get("multilabel"):
+        labels = (
+            "\nThey are labels of which an image has several or none: probabilities are the sigmoids of the logits, "
+        )
+        labels += f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
     by_timm = f"""timm builds it too, and its transform resizes and normalizes as the training did:
 
     model = timm.create_model("local-dir:.", pretrained=True).eval()  # hf-hub:USER/NAME once it is pushed
@@ -202,8 +214,9 @@ def _readme(card: dict[str, Any], onnx: bool) -> str:
 # {card["model"]}, {len(card["classes"])} classes
 
 Images are ({card["channels"]}, {side}, {side}), float32, values in [0, 1]; logits are in the order of `classes` in
-`{CARD}`: {", ".join(card["classes"])}. Stem: {stem}. Normalization: (x - mean) / std, with mean {card["mean"]} and
-std {card["std"]}; it is {f"part of `{ONNX}`, and " if onnx else ""}not part of `{WEIGHTS}`.{read}
+`{CARD}`: {", ".join(card["classes"])}.{labels} Stem: {stem}. Normalization: (x - mean) / std, with
+mean {card["mean"]} and std {card["std"]}; it is
+{f"part of `{ONNX}`, and " if onnx else ""}not part of `{WEIGHTS}`.{read}
 
 For research. Not a medical device, and not for use in diagnosis or treatment.
 

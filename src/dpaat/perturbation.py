@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from dpaat.label_means import LabelMeans
 from dpaat.radii import check_radius
 from dpaat.sample_state import SampleState, gather_rows
 
@@ -98,6 +99,7 @@ class AdaptivePerturbation(SampleState):
         warmup: attacks of a sample that are tracked only, before its size moves.
         renew_every: attacks between two renewals of the threshold; default N / 50.
         norm: "linf", where no size beyond 1 has a meaning, or "l2".
+        label_means: in place of `labels` where a sample has several; `collect` its losses before `update`.
 
     Attributes:
         distance: estimated distance to the decision boundary `(N,)`, in pixel units, float16: the size the rule would
@@ -125,6 +127,7 @@ class AdaptivePerturbation(SampleState):
         warmup: int = 0,
         renew_every: int | None = None,
         norm: str = "linf",
+        label_means: LabelMeans | None = None,
     ) -> None:
         eps_min = 0.2 * eps_max if eps_min is None else eps_min
         eps_init = eps_min if eps_init is None else eps_init
@@ -144,7 +147,9 @@ class AdaptivePerturbation(SampleState):
             valid = bool(labels.min() >= 0) and bool(labels.max() < num_classes)
             _require(valid, "labels must lie in [0, num_classes)", f"{int(labels.min())} to {int(labels.max())}")
             labels = labels.to(torch.int32)
-        super().__init__(num_samples, eps_init, 1 if labels is None else num_classes)
+        groups = 2 * label_means.labels.shape[1] if label_means is not None else 1 if labels is None else num_classes
+        super().__init__(num_samples, eps_init, groups)
+        self.label_means = label_means
         self.register_buffer("labels", labels)
         self.register_buffer("distance", torch.zeros(num_samples, dtype=torch.float16))
         self.eps_min, self.eps_max, self.damping, self.warmup = eps_min, eps_max, damping, warmup
@@ -187,7 +192,10 @@ class AdaptivePerturbation(SampleState):
             self._renew()
             self._until_renewal = self.renew_every
 
-        threshold = self.criterion[0] if self.labels is None else self.criterion[self.labels[index]]
+        if self.label_means is not None:
+            threshold = self.label_means.threshold(index, self.criterion)
+        else:
+            threshold = self.criterion[0] if self.labels is None else self.criterion[self.labels[index]]
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
         target = self._rule(eps, adv_loss, at_zero, threshold)
@@ -201,7 +209,8 @@ class AdaptivePerturbation(SampleState):
 
     def _renew(self) -> None:
         group = torch.zeros_like(self.visits, dtype=torch.int32) if self.labels is None else self.labels
-        fresh = self._statistic(self.loss, group, self.visits > 0, len(self.criterion))
+        own = self._statistic if self.label_means is None else self.label_means.means
+        fresh = own(self.loss, group, self.visits > 0, len(self.criterion))
         self.criterion.copy_(torch.where(torch.isfinite(fresh), fresh, self.criterion))
 
     @override

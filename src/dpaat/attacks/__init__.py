@@ -1,10 +1,11 @@
 """Attacks: pure functions of a model and a batch, called `attack(model, x, y, *, eps, norm="linf", ...)`.
 
 The model maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; it runs in eval mode and is left exactly as found.
-`x` are clean images, `y` their labels `(B,)`, int64. `eps` is a radius in pixel units of a [0, 1] image, one number or
-one per sample `(B,)`, in the `norm` "linf" or "l2". `steps` are iterations, at least 1, and `generator` is the source
-of all random draws. The result is a batch of adversarial images, detached, each within `eps` of its own and in [0, 1].
-Arguments out of their range raise ValueError.
+`x` are clean images, `y` their labels `(B,)`, int64; where an image has several, `(B, K)`, int8: 1 yes, 0 no, -1
+unknown, and it is fooled where the answer to any known one, yes above a logit of 0, is wrong. `eps` is a radius in
+pixel units of a [0, 1] image, one number or one per sample `(B,)`, in the `norm` "linf" or "l2". `steps` are
+iterations, at least 1, and `generator` is the source of all random draws. The result is a batch of adversarial images,
+detached, each within `eps` of its own and in [0, 1]. Arguments out of their range raise ValueError.
 """
 
 from dpaat.attacks.apgd import apgd as apgd

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, targeted_dlr
+from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, fooled, nearest_targets, targeted_dlr
 from dpaat.attacks.norms import Start, make_ball, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.attacks.restarts import PartialAttack, on_standing
@@ -117,7 +117,7 @@ def apgd_targeted(
     """
     with evaluation_mode(model), torch.no_grad():
         logits = model(x).float()
-    ranked = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+    ranked = nearest_targets(logits, y, targets)
 
     def towards(rank: int) -> PartialAttack:
         def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
@@ -125,8 +125,7 @@ def apgd_targeted(
 
         return attack
 
-    targets = min(targets, logits.shape[1] - 1)
-    return on_standing(model, x, y, eps=eps, attacks=map(towards, range(targets)), keep="first")
+    return on_standing(model, x, y, eps=eps, attacks=map(towards, range(ranked.shape[1])), keep="first")
 
 
 register_attack(
@@ -162,15 +161,15 @@ class _Found:
 
     def __init__(self, image: Tensor, logits: Tensor, y: Tensor, value: Tensor) -> None:
         self.image = image
-        self.fooled = logits.argmax(1) != y
+        self.fooled = fooled(logits, y)
         self.value = torch.where(self.fooled, value, -torch.inf)
 
     def update(self, image: Tensor, logits: Tensor, y: Tensor, value: Tensor) -> None:
-        fooled = logits.argmax(1) != y
-        better = fooled & (~self.fooled | (value > self.value))
+        wrong = fooled(logits, y)
+        better = wrong & (~self.fooled | (value > self.value))
         self.image = torch.where(widen(better, image), image, self.image)
         self.value = torch.where(better, value, self.value)
-        self.fooled = self.fooled | fooled
+        self.fooled = self.fooled | wrong
 
 
 def _checkpoints(steps: int) -> set[int]:

@@ -99,12 +99,20 @@ def check_logits(logits: object, batch: int, num_classes: int | None = None) -> 
 
 
 def check_labels(x: Tensor, y: object) -> None:
-    """Refuse, as BadValueError, labels that are not class numbers `(B,)`, int64, on the device of the images."""
+    """Refuse, as BadValueError, labels on another device than the images, or that are no class numbers `(B,)`, int64.
+
+    Where an image has several labels, they are `(B, K)`, int8.
+    """
     wanted = f"labels must be class numbers of shape ({len(x)},), int64"
     if not isinstance(y, Tensor):
         raise BadValueError(f"{wanted}, not a {type(y).__name__}")
-    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        hint = ": for soft or multi-hot ones give pgd a loss of your own" if y.is_floating_point() else ""
+    several = y.dtype == torch.int8 and y.ndim == 2 and len(y) == len(x)
+    if not several and (y.dtype != torch.int64 or y.shape != x.shape[:1]):
+        hint = (
+            ": several an image are int8 (B, K), -1 unknown; for soft ones give pgd a loss of your own"
+            if y.is_floating_point()
+            else ""
+        )
         raise BadValueError(f"{wanted}, not {tuple(y.shape)}, {y.dtype}{hint}")
     if y.device != x.device:
         raise BadValueError(f"labels are on {y.device}, images on {x.device}; bring them to one device")
@@ -180,6 +188,10 @@ def _check_values(values: Mapping[str, Any], y: Tensor | None, *, unbounded: boo
     if y is None:
         return None
     low, high = found["labels"]
+    if y.ndim == 2:
+        if low < -1 or high > 1:
+            raise BadValueError(f"several labels an image are 1 (yes), 0 (no) and -1 (unknown); these go to {high:g}")
+        return y.shape[1] - 1
     if low < 0:
         raise BadValueError(f"labels must be class numbers from 0; the lowest is {low:g}")
     return int(high)

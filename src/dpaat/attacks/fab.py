@@ -9,7 +9,7 @@ from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import checked
 from dpaat.attacks.ddn import Nearest
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.attacks.losses import logit_lead, margin
+from dpaat.attacks.losses import fooled, logit_lead, margin, nearest_targets
 from dpaat.attacks.norms import make_ball, per_sample, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 
@@ -67,13 +67,12 @@ def fab_targeted(
     radius = per_sample(eps, x).flatten().expand(len(x))
     with evaluation_mode(model), torch.no_grad():
         logits = model(x).float()
-        standing = (logits.argmax(1) == y).nonzero().flatten()
+        standing = (~fooled(logits, y)).nonzero().flatten()
         if not len(standing):
             return x_adv
         y, logits = y[standing], logits[standing]
         nearest = Nearest(make_ball(norm, x_adv[standing], radius[standing]))
-        wrong = logits.scatter(1, y[:, None], -inf)
-        for target in wrong.topk(min(targets, logits.shape[1] - 1)).indices.unbind(1):
+        for target in nearest_targets(logits, y, targets).unbind(1):
             _approach(model, y, target, nearest, steps, norm)
         _search(model, y, nearest, margin(logits, y))
     x_adv[standing] = nearest.within_radius()

@@ -1,4 +1,8 @@
-"""What an attack raises: one number per sample `(B,)` from logits `(B, K)` and labels `(B,)`."""
+"""What an attack raises: one number per sample `(B,)` from logits `(B, K)` and labels.
+
+Labels are classes `(B,)`, int64; or, where an image has several, answers `(B, K)`, int8: 1 yes, 0 no, -1 unknown. The
+network's answer to a label is yes where its logit is above 0.
+"""
 
 from collections.abc import Callable
 
@@ -12,17 +16,82 @@ _TINY = 1e-12
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy, in full precision whatever the model's."""
+    """Cross-entropy, in full precision whatever the model's; of several labels the mean binary one of those known."""
+    if y.ndim == 2:
+        return mean_known(label_losses(logits, y), y)
     return F.cross_entropy(logits.float(), y, reduction="none")
+
+
+def label_losses(logits: Tensor, y: Tensor) -> Tensor:
+    """Binary cross-entropy of every label `(B, K)`; that of an unknown one means nothing."""
+    return F.binary_cross_entropy_with_logits(logits.float(), (y > 0).float(), reduction="none")
+
+
+def mean_known(values: Tensor, y: Tensor) -> Tensor:
+    """Mean of values `(B, K)` over the known labels of each image, `(B,)`; 0 where none is known."""
+    known = y >= 0
+    return torch.where(known, values, 0.0).sum(1) / known.sum(1).clamp(min=1)
+
+
+def kl_divergence(expected: Tensor, found: Tensor, *, several: bool = False) -> Tensor:
+    """KL divergence of the second distribution from the first, `(B,)`, by their logits `(B, K)`.
+
+    Of `several` labels an image it is the mean of the K binary ones.
+    """
+    both = (expected.float(), found.float())
+    if several:
+        first, second = (torch.stack([F.logsigmoid(each), F.logsigmoid(-each)]) for each in both)
+        return F.kl_div(second, first, reduction="none", log_target=True).sum(0).mean(1)
+    first, second = (each.log_softmax(1) for each in both)
+    return F.kl_div(second, first, reduction="none", log_target=True).sum(1)
+
+
+def wrong_answers(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the answer to each label is wrong, bool `(B, K)`; never of an unknown one."""
+    return ((logits > 0) != (y > 0)) & (y >= 0)
+
+
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the class, or the answer to any known label, is wrong, bool `(B,)`."""
+    return logits.argmax(1) != y if y.ndim == 1 else wrong_answers(logits, y).any(1)
+
+
+def right_answers(logits: Tensor, y: Tensor) -> Tensor:
+    """How many images are classified right; of several labels the sum of the images' shares of right answers."""
+    if y.ndim == 1:
+        return (logits.argmax(1) == y).sum()
+    return mean_known((~wrong_answers(logits, y)).float(), y).sum()
+
+
+def against(logits: Tensor, y: Tensor) -> Tensor:
+    """What speaks for each wrong answer `(B, K)`: the logits of other classes, or of labels, turned against the truth.
+
+    Minus infinity for the true class, and for unknown labels.
+    """
+    if y.ndim == 1:
+        return logits.scatter(1, y[:, None], -torch.inf)
+    return torch.where(y >= 0, (1.0 - 2.0 * y) * logits.float(), -torch.inf)
+
+
+def nearest_targets(logits: Tensor, y: Tensor, most: int) -> Tensor:
+    """The likeliest wrong answers `(B, T)`, at most so many; an image of fewer known labels repeats its first."""
+    values, order = against(logits, y).sort(dim=1, descending=True)
+    if y.ndim == 2:
+        order = torch.where(values > -torch.inf, order, order[:, :1])
+    return order[:, : min(most, logits.shape[1] - (y.ndim == 1))]
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best other logit minus the true one; positive exactly where the sample is misclassified.
 
+    Of several labels, the largest logit that speaks against a known one.
+
     Source:
         Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017, arXiv 1608.04644, f6.
     """
     logits = logits.float()
+    if y.ndim == 2:
+        return against(logits, y).amax(1)
     true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
     return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
 
@@ -32,12 +101,14 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
     Shifting or scaling the logits does not change it, so a model cannot hide its gradient behind large logits. Below
     three classes there is no third logit, and with three the ratio is constant on misclassified samples; the plain
-    margin is used for both.
+    margin is used for both. Of several labels it is the margin over the mean size of the image's logits.
 
     Source:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
         attacks", ICML 2020, arXiv 2003.01690, eq. 6.
     """
+    if y.ndim == 2:
+        return margin(logits, y) / (logits.float().abs().mean(1) + _TINY)
     if logits.shape[1] <= 3:
         return margin(logits, y)
     ordered = logits.float().sort(dim=1, descending=True).values
@@ -45,9 +116,11 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def logit_lead(target: Tensor) -> LossFunction:
-    """Make the loss: how far the logit of a given class `(B,)` is ahead of the true one."""
+    """Make the loss: how far the logit of a given class `(B,)` is ahead of the true one; of labels, which to turn."""
 
     def lead(logits: Tensor, y: Tensor) -> Tensor:
+        if y.ndim == 2:
+            return against(logits, y).gather(1, target[:, None])[:, 0]
         logits = logits.float()
         return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
@@ -63,6 +136,8 @@ def targeted_dlr(target: Tensor) -> LossFunction:
     lead = logit_lead(target)
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
+        if y.ndim == 2:
+            return lead(logits, y) / (logits.float().abs().mean(1) + _TINY)
         if logits.shape[1] <= 3:
             return lead(logits, y)
         ordered = logits.float().sort(dim=1, descending=True).values

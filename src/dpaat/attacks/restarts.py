@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
-from dpaat.attacks.losses import LossFunction, margin
+from dpaat.attacks.losses import LossFunction, fooled, margin
 from dpaat.attacks.norms import per_sample
 from dpaat.attacks.pgd import pgd
 from dpaat.attacks.registry import AttackCost, register_attack
@@ -45,11 +45,11 @@ def on_standing(
             candidate = attack(x[index], y[index], radius[index], index)
             with torch.no_grad():
                 logits = model(candidate)
-            value, fooled = margin(logits, y[index]), logits.argmax(1) != y[index]
-            better = fooled | ~(value <= best[index])  # so that NaN comes out too, and can be complained of
+            value, fell = margin(logits, y[index]), fooled(logits, y[index])
+            better = fell | ~(value <= best[index])  # so that NaN comes out too, and can be complained of
             x_adv[index[better]] = candidate[better]
             best[index] = best[index].maximum(value) if keep == "best" else torch.inf
-            index = index[~fooled]
+            index = index[~fell]
     return x_adv
 
 

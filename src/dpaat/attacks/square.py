@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
-from dpaat.attacks.losses import LossFunction, margin
+from dpaat.attacks.losses import LossFunction, fooled, margin
 from dpaat.attacks.norms import Ball, make_ball, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
@@ -72,12 +72,12 @@ def square(
             else:
                 candidate = move(ball, current, side(x, _share(p_init, query, steps)), generator)
             logits = model(candidate)
-            value, fooled = loss(logits, y), logits.argmax(1) != y
-            better = fooled | ~(value <= best)  # so that NaN comes out too, and can be complained of
+            value, fell = loss(logits, y), fooled(logits, y)
+            better = fell | ~(value <= best)  # so that NaN comes out too, and can be complained of
             current, best = torch.where(widen(better, x), candidate, current), torch.where(better, value, best)
-            if fooled.any():
+            if fell.any():
                 x_adv[index] = current
-                index, y, current, best = (each[~fooled] for each in (index, y, current, best))
+                index, y, current, best = (each[~fell] for each in (index, y, current, best))
                 if not len(index):
                     break
                 ball = make_ball(norm, x[index], radius[index])

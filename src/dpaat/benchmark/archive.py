@@ -15,7 +15,7 @@ from dpaat.benchmark.grid import Cell
 from dpaat.benchmark.outcomes import CellOutcome, Outcome
 from dpaat.benchmark.plans import Plans, values_of
 from dpaat.errors import UserError
-from dpaat.evaluation.replicates import Fold, Predictions
+from dpaat.evaluation.replicates import Fold, Predictions, of_labels
 from dpaat.evaluation.resampling import find_clusters, merge_clusters
 from dpaat.measurement import EvaluateConfig
 from dpaat.storage import replacing
@@ -31,7 +31,8 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
 
     Kept of each set of N images with K classes: `ids`, `labels`, `groups`; `correct`, one bit for each on clean
     images and by radius as verdict and under the ranked attack; `precision`, the `Fold.precision` of clean images and
-    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)`. The folder is made if need be.
+    of the ranked attack by radius, `(1 + radii, 1 + blocks, K)`. Where an image has several labels,
+    `resampled`, the `Fold.resampled` of all these, takes the place of both. The folder is made if need be.
     """
     head = {
         "content": _content(cell, plans),
@@ -117,9 +118,12 @@ def _pack(part: str, outcome: Outcome) -> Arrays:
     images = outcome.clean.images
     correct = [outcome.clean, *outcome.verdicts.values(), *outcome.ranked.values()]
     precision = [outcome.clean, *outcome.ranked.values()]
-    arrays = {
-        "ids": np.char.encode(images.ids.astype(str), "utf-8"),
-        "groups": np.char.encode(images.groups.astype(str), "utf-8"),
+    named = {name: np.char.encode(getattr(images, name).astype(str), "utf-8") for name in ("ids", "groups")}
+    if images.labels.ndim == 2:
+        scores = np.concatenate([fold.resampled for fold in correct if fold.resampled is not None])
+        own = {**named, "labels": images.labels, "resampled": scores}
+        return {f"{part}/{name}": array for name, array in own.items()}
+    arrays = named | {
         "labels": images.labels.astype(np.uint16),
         "correct": np.packbits(np.concatenate([fold.correct for fold in correct]).astype(bool), axis=1),
         "precision": np.concatenate([fold.precision for fold in precision]),
@@ -129,7 +133,15 @@ def _pack(part: str, outcome: Outcome) -> Arrays:
 
 def _unpack(part: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str], radii: Sequence[float]) -> Outcome:
     ids, groups = (np.char.decode(arrays[f"{part}/{name}"], "utf-8") for name in ("ids", "groups"))
-    labels = arrays[f"{part}/labels"].astype(np.int64)
+    labels = arrays[f"{part}/labels"]
+    if labels.ndim == 2:
+        several = Predictions(ids, labels, groups, labels, None, classes)
+        folds = [of_labels(several, scores) for scores in arrays[f"{part}/resampled"]]
+        if len(folds) != 1 + 2 * len(radii):
+            raise ValueError(f"the arrays of {part} do not fit {len(radii)} radii")
+        verdicts, ranked = folds[1 : 1 + len(radii)], folds[1 + len(radii) :]
+        return Outcome(folds[0], dict(zip(radii, verdicts, strict=True)), dict(zip(radii, ranked, strict=True)))
+    labels = labels.astype(np.int64)
     # What was predicted is not kept, and nothing that is made of these outcomes asks for it.
     images = Predictions(ids, labels, groups, labels, None, classes)
     blocks = merge_clusters(find_clusters(labels, groups))

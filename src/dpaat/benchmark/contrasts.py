@@ -41,7 +41,10 @@ def combine(parts: Sequence[tuple[float, Sequence[Fold]]]) -> list[Fold]:
         return reduce(np.add, map(operator.mul, weights, arrays)) if whole else None
 
     return [
-        replace(folds[0], **{name: total([getattr(fold, name) for fold in folds]) for name in ("correct", "precision")})
+        replace(
+            folds[0],
+            **{name: total([getattr(fold, name) for fold in folds]) for name in ("correct", "precision", "resampled")},
+        )
         for folds in zip(*(folds for _, folds in parts), strict=True)
     ]
 

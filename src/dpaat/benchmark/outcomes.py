@@ -12,11 +12,12 @@ from dpaat.benchmark.contrasts import combine
 from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.labels import named
 from dpaat.evaluation.metrics import area_weights, one_answer
 from dpaat.evaluation.replicates import Fold, Predictions, find_fold, find_moments, merge_seeds
 from dpaat.evaluation.results import check_results, read_evaluation, require_present
 from dpaat.evaluation.specs import CLEAN, AttackSpec
-from dpaat.evaluation.stored import read_frame, read_predictions
+from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.suite import Cascade
 from dpaat.measurement import EvaluateConfig
 from dpaat.radii import format_radius
@@ -72,7 +73,7 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
         "masking": _masking(document),
     }
     clean = main.clean.images
-    if answer := one_answer(np.array(clean.classes)[clean.predicted], clean.labels):
+    if answer := one_answer(*(named(each, clean.classes) for each in (clean.predicted, clean.labels))):
         facts["one_answer"] = answer
     if found := document.get("data_warnings"):
         facts["data_warnings"] = found
@@ -82,8 +83,8 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
 class _Reader:
     def __init__(self, cell: CellRun, document: Document) -> None:
         self.folder, self.document = cell.folder, document
-        self.number = {name: k for k, name in enumerate(document["classes"])}
         counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
+        counts |= cell.info.get("split_sizes") or {}
         self.sizes = counts | {"all": sum(counts.values())}
 
     def outcome(self, images: EvaluateConfig, *attackers: EvaluateConfig) -> Outcome:
@@ -94,10 +95,11 @@ class _Reader:
         for plan in attackers:
             for spec in attacks_of(plan):
                 for eps in plan.radii:
-                    predicted = self.predicted(plan, spec, eps).reindex(clean.ids)
-                    if predicted.isna().any():
+                    found = self.predictions(plan, spec, eps)
+                    places = pd.Index(found.ids).get_indexer(pd.Index(clean.ids))
+                    if (places < 0).any():
                         raise self.lacks(plan, spec, eps)
-                    cascade.note(spec.label, everything, predicted.to_numpy(dtype=np.int64), eps)
+                    cascade.note(spec.label, everything, found.predicted[places], eps)
         ranked = ranked_attack(images)
         return Outcome(
             find_fold(clean),
@@ -107,11 +109,6 @@ class _Reader:
 
     def predictions(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> Predictions:
         return read_predictions(self.folder, self.document, self.entry(plan, spec, eps), remedy=REMEDY)
-
-    def predicted(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> pd.Series:
-        """The classes that a result predicts, by image id."""
-        frame = read_frame(self.folder, self.entry(plan, spec, eps), remedy=REMEDY)
-        return frame.set_index("id")["predicted"].map(self.number)
 
     def entry(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> Entry:
         images = min(plan.max_samples or self.sizes[plan.split], self.sizes[plan.split])

@@ -38,7 +38,7 @@ class PreparedData:
 
     @property
     def labels(self) -> np.ndarray:
-        """Class numbers, (N,) int64."""
+        """Class numbers, (N,) int64; several labels an image (N, K), see `ImageTable.labels`."""
         return self.table.labels
 
     @property

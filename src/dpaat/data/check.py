@@ -90,7 +90,7 @@ def check(
 
     console.print(
         f"{spec}: {len(table)} {'grey' if table.channels == 1 else 'RGB'} images, "
-        f"{table.frame['group'].nunique()} groups, {len(table.classes)} classes, "
+        f"{table.frame['group'].nunique()} groups, {len(table.classes)} {'labels' if table.multilabel else 'classes'}, "
         f"fingerprint {fingerprint(table, digests, resolved)}"
         + _said_of(resolved)
         + (" (synthetic images)" if table.synthetic else ""),
@@ -141,7 +141,11 @@ def _total(console: Console, problems: list[str], total: int = 1) -> int:
 def _exists(spec: str) -> bool:
     """Whether a spec names a file or folder that is there, whatever is in it."""
     scheme, _, argument = spec.partition(":")
-    path = argument.partition(":")[2] if scheme == "medmnist" else re.split(",(?:group|frame)=", argument)[0]
+    path = (
+        argument.partition(":")[2]
+        if scheme == "medmnist"
+        else re.split(",(?:group|frame|labels|uncertain)=", argument)[0]
+    )
     place = home_path(path)
     return scheme in DATASETS and bool(path) and exists(place) and (place.is_file() or place.is_dir())
 
@@ -183,9 +187,11 @@ def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
 
 def _counts(table: ImageTable, split: np.ndarray) -> Table:
     groups, rows = table.frame["group"].to_numpy(), []
-    classes = [(name, table.labels == label) for label, name in enumerate(table.classes)]
+    labels = table.labels
+    answers = [labels[:, k] == 1 if table.multilabel else labels == k for k in range(len(table.classes))]
+    classes = [*zip(table.classes, answers, strict=True)]
     for name, mine in [*classes, ("all", np.ones(len(table), dtype=bool))]:
         counts = [int((mine & (split == part)).sum()) for part in SPLITS]
         shares = [f"{count} ({count / max(1, mine.sum()):.0%})" for count in counts]
         rows.append(Row(name, [*shares, str(mine.sum()), str(len(np.unique(groups[mine])))]))
-    return Table("class", [*SPLITS, "images", "groups"], rows)
+    return Table("label" if table.multilabel else "class", [*SPLITS, "images", "groups"], rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpaat.data import frames
+from dpaat.data import frames, label_sets
 from dpaat.data.files import FileReader, ImageFile, existing, frame_notes, is_file, located, peek_all, take_frame
 from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
@@ -21,40 +21,49 @@ COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
 SPLIT_LIKE = ("splits", "set", "subset", "partition", "phase", "fold", "folds", "usage", "dataset_split", "data_split")
 
 
-@register_dataset("csv", "csv:FILE.csv[,group=COLUMN][,frame=FRAME]", "a table of paths and labels")
+@register_dataset(
+    "csv",
+    "csv:FILE.csv[,group=COLUMN][,labels=A+B+...][,uncertain=ignore|zeros|ones][,frame=FRAME]",
+    "a table of paths and labels",
+)
 def load(argument: str, spec: str) -> ImageTable:
     """Read a CSV file with the columns `path` and `label`.
 
     Paths are relative to the file's own folder. Optional columns: `group` (images of one patient or lesion; with
     `,group=COLUMN` another one), `split` (train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it), `age`,
     `sex`, `site`, `source`, `mask` (an image that is not black inside the lesion; empty where there is none). Classes
-    are the labels, in numerical order if all are numbers, else in alphabetical order. Raises UserError for anything
-    missing or wrong in the file, multi-label, or an absent image.
+    are the labels, in numerical order if all are numbers, else in alphabetical order.
+
+    Where an image has several labels, `,labels=A+B+C` names a column of 1, 0 and -1 (uncertain; see
+    `dpaat.data.label_sets.UNCERTAIN`) for each; `,labels=COLUMN` one column of names with | or ; between them. Raises
+    UserError for anything missing or wrong in the file, or an absent image.
     """
     argument, frame_meant = take_frame(argument)
-    file, _, group = argument.rpartition(",group=") if ",group=" in argument else (argument, "", "group")
+    file, given = _options(argument, {"group": "group", "labels": "", "uncertain": "ignore"})
+    group, several = given["group"], [name.strip() for name in given["labels"].split("+") if name.strip()]
     path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = _named(frames.read_text_table(path))
-    _refuse_several_labels(path, frame)
-    frames.require_columns(path, frame, ("path", "label", *([group] if group != "group" else [])))
-    for column in ("path", "label"):
+    if not several:
+        _refuse_several_labels(path, frame)
+    named = ("path", *(several or ["label"]))
+    frames.require_columns(path, frame, (*named, *([group] if group != "group" else [])))
+    for column in ("path", "label")[: 2 - bool(several)]:
         cells = frame[column]
         empty = f"{column} is empty or missing ({{}}); fill it in, or remove the row"
         frames.refuse_rows(path, cells, cells.map(frames.is_missing), empty)
-    labels = set(frame["label"])
-    several = frame["label"].map(
-        lambda text: bool(re.search(r"[|;]|^\[.*\]$", text)) or ("," in text and {*re.split(", ?", text)} <= labels)
-    )
-    advice = "label {} looks like several labels; multi-label is out of scope, give one label per image"
-    frames.refuse_rows(path, frame["label"], several, advice)
+    if several:
+        classes, labels, said_of = _several(path, frame, several, given["uncertain"])
+    else:
+        _refuse_lists(path, frame["label"])
+        classes = frames.class_order(frame["label"])
+        labels, said_of = frame["label"].map(classes.index).astype(np.int64), [*frames.order_notes(classes)]
     files = _files(path, frame["path"])
     masks = _masks(path, frame)
-    classes = frames.class_order(frame["label"])
     kept, problems = frames.metadata(frame, {name: name for name in METADATA})
     channels, whose = peek_all(files)
     by_header = group not in frame
     columns, notes, doubts = patient_columns(whose, frame["path"], grouped=not by_header)
-    columns = {"id": frame["path"], "label": frame["label"].map(classes.index).astype(np.int64), **columns}
+    columns = {"id": frame["path"], "label": labels, **columns}
     alone = columns["group"] == frame["path"] if by_header else frame[group].map(frames.is_missing)
     if not by_header:
         columns["group"] = frame["path"].where(alone, frame[group])
@@ -63,7 +72,7 @@ def load(argument: str, spec: str) -> ImageTable:
     if "split" in frame and (frame["split"] != "").any():
         columns["split"] = frame["split"].map(frames.split_name)
         frames.refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
-    if unused := [str(name) for name in frame if name not in (*COLUMNS, group)]:
+    if unused := [str(name) for name in frame if name not in (*COLUMNS, group, *several)]:
         notes = (*notes, f"columns that are not used: {listed(unused, 12)}")
     reader = FileReader(files, frame_meant)
     return ImageTable(
@@ -76,9 +85,39 @@ def load(argument: str, spec: str) -> ImageTable:
         describe=reader.describe,
         pseudonyms=by_header and any(whose),
         read_mask=masks,
-        notes=(*frames.order_notes(classes), *notes, *frame_notes(frame_meant)),
+        multilabel=bool(several),
+        notes=(*said_of, *notes, *frame_notes(frame_meant)),
         warnings=(*problems, *doubts, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
     )
+
+
+def _options(argument: str, defaults: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Take options off the end of a spec: ",name=value" with one of the names."""
+    given = dict(defaults)
+    while match := re.fullmatch(f"(.*),({'|'.join(defaults)})=([^,]*)", argument, re.DOTALL):
+        argument, given[match[2]] = match[1], match[3]
+    return argument, given
+
+
+def _several(
+    path: Path, frame: pd.DataFrame, names: list[str], uncertain: str
+) -> tuple[tuple[str, ...], pd.Series, list[str]]:
+    """The labels there are, those of each image as a tuple, and what to say of them."""
+    if len(names) == 1:
+        classes, labels, said = label_sets.from_lists(path, frame[names[0]])
+    else:
+        labels, said = label_sets.from_columns(path, frame, names, uncertain)
+        classes = tuple(names)
+    return classes, pd.Series([*map(tuple, labels.tolist())], index=frame.index), said
+
+
+def _refuse_lists(path: Path, cells: pd.Series) -> None:
+    labels = set(cells)
+    several = cells.map(
+        lambda text: bool(re.search(r"[|;]|^\[.*\]$", text)) or ("," in text and {*re.split(", ?", text)} <= labels)
+    )
+    advice = "label {} looks like several labels; give csv:FILE,labels=label to read names with | or ; between them"
+    frames.refuse_rows(path, cells, several, advice)
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,11 +130,15 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _refuse_several_labels(path: Path, frame: pd.DataFrame) -> None:
-    binary = [name for name in frame if name != "label" and set(frame[name]) <= {"0", "1", "0.0", "1.0"}]
+    binary = [
+        name
+        for name in frame
+        if name != "label" and {*frame[name]} <= {*label_sets.CELLS} and {*frame[name]} & {"1", "1.0"}
+    ]
     if "label" not in frame and len(binary) > 1:
         raise UserError(
             f"{path}: {len(binary)} columns of 0 and 1 ({', '.join(map(str, binary[:3]))}, ...) instead of a column "
-            "'label'; multi-label is out of scope, give the one class of each image in a column 'label'"
+            f"'label'; give csv:FILE,labels={'+'.join(map(str, binary))} for several labels an image"
         )
 
 

@@ -260,7 +260,9 @@ def _label(value: Any, place: str) -> int | str:
         return value
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.size != 1:
-        raise UserError(f"{place}: has a label of {array.size} values; multi-label is out of scope, give one class")
+        raise UserError(
+            f"{place}: has a label of {array.size} values; give one class; several labels an image come as csv:"
+        )
     one = array.reshape(-1)[0]
     if isinstance(one, str):
         return str(one)

@@ -1,4 +1,4 @@
-"""MedMNIST's 2-D single-label datasets, from a file or downloaded through the `medmnist` package."""
+"""MedMNIST's 2-D datasets, from a file or downloaded through the `medmnist` package."""
 
 import importlib
 import math
@@ -44,6 +44,10 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "Interstitial endothelial cells", "Leukocytes", "Podocytes", "Proximal Tubule Segments",
         "Thick Ascending Limb",
     ),
+    "chestmnist": (
+        "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
+        "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia",
+    ),
     **dict.fromkeys(("organamnist", "organcmnist", "organsmnist"), _ORGANS),
 }  # fmt: skip
 # Where the second of two classes is not the finding, or classes together are one. DermaMNIST holds HAM10000's images.
@@ -66,13 +70,11 @@ def load(argument: str, spec: str) -> ImageTable:
     """Read a file in MedMNIST's layout, with its official splits.
 
     `NAME` is downloaded (`NAME_64`, `_128` and `_224` are the larger versions). For `NAME:FILE.npz`, the name may be
-    one of your own: the classes are then called "0", "1", ... Raises UserError: an unknown or multi-label dataset, a
+    one of your own: the classes are then called "0", "1", ... Raises UserError: an unknown dataset, a
     failed download, or a file that is not of this layout.
     """
     name, _, file = argument.partition(":")
     flag, _, size = name.partition("_")
-    if flag == "chestmnist":
-        raise UserError(f"{spec}: chestmnist is multi-label, which is out of scope; use a single-label dataset")
     if not flag:
         raise UserError(f"{spec!r} names no dataset; write medmnist:NAME or medmnist:NAME:FILE.npz")
     if not file and flag not in CLASSES:
@@ -83,19 +85,24 @@ def load(argument: str, spec: str) -> ImageTable:
         path = _download(flag, size or "28", spec)
     images, labels = _arrays(path)
     label = np.concatenate([*labels.values()])
-    largest = int(label.max(initial=0))
+    several = label.ndim == 2
+    largest = label.shape[1] - 1 if several else int(label.max(initial=0))
     if largest >= MAX_CLASSES:
         raise UserError(f"{path}: label {largest}; at most {MAX_CLASSES} classes are supported, numbered from 0")
     classes = CLASSES.get(flag, tuple(map(str, range(largest + 1))))
     if largest >= len(classes):
         raise UserError(f"{path}: label {largest} in a dataset of {len(classes)} classes; is the name {flag!r} right?")
+    if several != (flag == "chestmnist") and flag in CLASSES:
+        raise UserError(f"{path}: {flag} has {'one class' if several else 'several labels'} an image, this file not so")
     ids = [f"{split}-{number:06d}" for split in SPLITS for number in range(len(labels[split]))]
     side = np.repeat(SPLITS, [len(labels[split]) for split in SPLITS])
     reader = _Pixels(path, ids, images)
     return ImageTable(
         name=flag,
         spec=spec,
-        frame=pd.DataFrame({"id": ids, "label": label, "group": ids, "split": side}),
+        frame=pd.DataFrame(
+            {"id": ids, "label": [*map(tuple, label.tolist())] if several else label, "group": ids, "split": side}
+        ),
         classes=classes,
         channels=3 if images["train"].ndim == 4 else 1,
         read=reader,
@@ -104,6 +111,7 @@ def load(argument: str, spec: str) -> ImageTable:
         citation=CITATION if flag in CLASSES else "",
         tasks=TASKS.get(flag, {}),
         notes=(UNGROUPED,),
+        multilabel=several,
     )
 
 
@@ -124,7 +132,7 @@ class _Pixels:
 
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Read and check images and labels of every split; labels become (N,) int64."""
+    """Read and check images and labels of every split; labels become (N,) int64, several an image (N, K)."""
     images, labels = {}, {}
     try:
         _refuse_bomb(path)
@@ -139,16 +147,23 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         raise UserError(f"cannot read {path} as a MedMNIST .npz file: {error}") from None
     for split in SPLITS:
         x, y = images[split], labels[split]
-        if y.ndim == 2 and y.shape[1] > 1:
-            raise UserError(f"{path}: {split}_labels has {y.shape[1]} columns: multi-label is out of scope")
         if x.dtype != np.uint8 or not (x.ndim == 3 or (x.ndim == 4 and x.shape[3] == 3)):
             raise UserError(
                 f"{path}: {split}_images is {x.dtype} {x.shape}; 2-D images are uint8 (N, H, W) or (N, H, W, 3)"
             )
+        if y.ndim == 2 and y.shape[1] > 1:
+            if len(y) != len(x) or y.dtype.kind not in "biu" or not np.isin(y, (-1, 0, 1)).all():
+                raise UserError(
+                    f"{path}: {split}_labels of several columns must be 0, 1 or -1 (unknown), a row an image"
+                )
+            labels[split] = y.astype(np.int8)
+            continue
         whole = y.dtype.kind in "iu" and not (y.size and (y.min() < 0 or y.max() >= 2**63))
         if not whole or y.size != len(x):
             raise UserError(f"{path}: {split}_labels must be {len(x)} whole numbers from 0, one per image")
         labels[split] = y.reshape(-1).astype(np.int64)
+    if len({y.shape[1:] for y in labels.values()}) > 1:
+        raise UserError(f"{path}: the splits differ in how many labels an image has")
     if len({x.shape[3:] for x in images.values()}) > 1:
         raise UserError(f"{path}: grey and RGB images in one file; use one of the two")
     return images, labels

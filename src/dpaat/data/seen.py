@@ -108,6 +108,5 @@ def recognized(data: PreparedData, known: pd.DataFrame) -> PreparedData | None:
 
 def known_images(data: PreparedData) -> dict[str, Sequence[str]]:
     """What `splits.csv` keeps of the images that a run is given, beside id and split: how to know them again."""
-    labels = np.array(data.classes)[data.labels]
     group = data.table.frame["group"].tolist()
-    return {"class_name": labels.tolist(), "group_name": group, "pixels": data.pixels, "digest": data.digests}
+    return {"class_name": data.table.label_names, "group_name": group, "pixels": data.pixels, "digest": data.digests}

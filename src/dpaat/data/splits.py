@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from dpaat.data import label_sets
 from dpaat.data.frames import read_text_table, refuse_rows, split_name
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed
@@ -30,7 +31,7 @@ def assign_splits(
     digests: Sequence[str] | None = None,
     training: bool = True,
 ) -> np.ndarray:
-    """Divide N rows into train, val and test, about 70 : 10 : 20, stratified by class; (N,) of str.
+    """Divide N rows into train, val and test, about 70 : 10 : 20, stratified by class or labels; (N,) of str.
 
     What belongs together (a group, a near-duplicate pair, images of one content digest) stays together. Fold k of K is
     the test split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
@@ -143,7 +144,17 @@ def refusals(table: ImageTable, split: np.ndarray) -> list[str]:
         for part in ("train", "val")
         if not (split == part).any()
     ]
-    learned = set(table.labels[split == "train"].tolist())
+    labels = table.labels[split == "train"]
+    if table.multilabel:
+        mixed = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+        one_sided = [name for name, both in zip(table.classes, mixed, strict=True) if not both]
+        if one_sided and len(labels):
+            found.append(
+                f"no image with, or none without {listed(one_sided)} in the training split, so it cannot be learned; "
+                "give more images, another --splits, or leave the label out"
+            )
+        return found
+    learned = set(labels.tolist())
     absent = [name for label, name in enumerate(table.classes) if label not in learned]
     if absent and learned:
         found.append(
@@ -178,13 +189,15 @@ def _fold(
     """Return the rows of fold k; fewer folds than asked for are made of a set too small, unless `exact`."""
     y, g = table.labels[rows], groups[rows]
     count = len(np.unique(g))
-    possible = min(int(np.bincount(y).max(initial=0)), count)
+    possible = count if table.multilabel else min(int(np.bincount(y).max(initial=0)), count)
     if possible < (folds if exact else 2):
         raise UserError(
             f"{table.spec}: too few images to split ({count} independent groups, at most {possible} folds); add "
             "images or give a file of splits"
         )
     folds = min(folds, possible)
+    if table.multilabel:
+        return np.asarray(rows[label_sets.fold_of(y, g, folds, k, seed)])
     # Where every image is alone, the same aim is reached by what is quick for 100,000 rows.
     splitter, tied = (StratifiedKFold, None) if count == len(g) else (StratifiedGroupKFold, g)
     with warnings.catch_warnings():
@@ -199,9 +212,9 @@ def _repair(split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np
     The first split comes first, and takes the only group there is.
     """
     sizes = np.bincount(groups)
-    for label in np.unique(labels):
+    for chosen in label_sets.members(labels):
         for name in names:
-            rows = order[labels[order] == label]
+            rows = order[chosen[order]]
             holders = {other: np.unique(groups[rows[split[rows] == other]]) for other in names}
             donor = max(names, key=lambda other: (len(holders[other]), names.index(other)))
             if not len(holders[name]) and len(holders[donor]) > (name != names[0]):

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dpaat.data import synthetic_labels
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, unknown
@@ -167,15 +168,21 @@ def _describe(ids: tuple[str, ...], row: int) -> str:
     return f"synthetic image {ids[row]}"
 
 
-def _parse(argument: str, spec: str) -> tuple[int, str]:
-    images, features = DEFAULT_IMAGES, "both"
-    usage = "write synthetic[:N][,features=both|robust|fragile], such as synthetic:500,features=robust"
+def _parse(argument: str, spec: str) -> tuple[int, str, int]:
+    images, features, several = DEFAULT_IMAGES, "both", 0
+    usage = "write synthetic[:N][,features=both|robust|fragile][,labels=multi|2|...|14], such as "
+    usage += "synthetic:500,features=robust"
     for position, part in enumerate(argument.split(",") if argument else []):
         key, equals, value = part.partition("=")
         if equals and key == "features":
             if value not in FEATURES:
                 raise unknown("features", value, FEATURES)
             features = value
+        elif equals and key == "labels":
+            known = {"multi": 14, **{str(k): k for k in range(2, 15)}}
+            if value not in known:
+                raise unknown("labels", value, known)
+            several = known[value]
         elif position == 0 and part.isascii() and part.isdecimal():
             # Compared as text first: Python refuses to read thousands of digits.
             images = int(part) if len(part) < 10 else _LIMITS[1] + 1
@@ -183,17 +190,22 @@ def _parse(argument: str, spec: str) -> tuple[int, str]:
                 raise UserError(f"{spec}: {part[:12]} images; between {_LIMITS[0]} and {_LIMITS[1]} can be generated")
         else:
             raise UserError(f"{spec}: cannot read {part!r}; {usage}")
-    return images, features
+    return images, features, several
 
 
-@register_dataset("synthetic", "synthetic[:N[,features=both|robust|fragile]]", "embedded synthetic images")
+@register_dataset(
+    "synthetic", "synthetic[:N[,features=both|robust|fragile][,labels=multi]]", "embedded synthetic images"
+)
 def load(argument: str, spec: str) -> ImageTable:
     """Lay out the data set; images are drawn when read, about 2 ms each.
 
     A quarter of each class's lesions are seen in two views, which share a group. An id names the same image
-    whatever N is, from 50 to 100000. Age, sex and site are drawn at random, alike for all classes.
+    whatever N is, from 50 to 100000. Age, sex and site are drawn at random, alike for all classes. `labels=multi` is
+    another set, whose images have several labels: see `dpaat.data.synthetic_labels`.
     """
-    images, features = _parse(argument, spec)
+    images, features, several = _parse(argument, spec)
+    if several:
+        return synthetic_labels.table(images, features, spec, several)
     parts = [_class_rows(label, count) for label, count in enumerate(class_counts(images))]
     frame = pd.concat(parts).iloc[_stream(images).permutation(images)].reset_index(drop=True)
     keys = tuple(zip(frame["label"], frame["lesion"], frame["view"], strict=True))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.frames import twins
+from dpaat.data.label_sets import BETWEEN, NOTHING, as_text
 from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
@@ -20,9 +21,10 @@ Encoded = bytes | np.ndarray  # an image file's bytes, or uint8 pixels (H, W) or
 class ImageTable:
     """Images that are still encoded, with their labels and what is known about them.
 
-    Columns of `frame`, whose index is a RangeIndex: `id` (unique str), `label` (int, an index of `classes`), `group`
-    (str; images of one group never stand in two splits); where known also `split` ("train", "val" or "test"), `age`
-    (float, years), `sex`, `site`, `source` (str).
+    Columns of `frame`, whose index is a RangeIndex: `id` (unique str), `label` (int, an index of `classes`; where an
+    image has several, a tuple of 1, 0 and -1, unknown, for each of `classes`), `group` (str; images of one group never
+    stand in two splits); where known also `split` ("train", "val" or "test"), `age` (float, years), `sex`, `site`,
+    `source` (str).
     """
 
     name: str  # the kind of dataset, such as "ham10000"
@@ -41,6 +43,7 @@ class ImageTable:
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a clinic's yes-no questions to the classes of yes
     notes: tuple[str, ...] = ()  # what a reader of results has to know about the dataset, a line each
     warnings: tuple[str, ...] = ()  # what is probably wrong, a line each; problems to `dpaat data check`
+    multilabel: bool = False  # whether an image has several labels, which `classes` then are, or none
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -52,13 +55,21 @@ class ImageTable:
 
     @property
     def labels(self) -> np.ndarray:
-        """Class numbers, (N,) int64."""
+        """Class numbers, (N,) int64; or answers to each label, (N, K) int8: 1, 0, or -1 for unknown."""
+        if self.multilabel:
+            return np.array(self.frame["label"].tolist(), dtype=np.int8).reshape(len(self), len(self.classes))
         return self.frame["label"].to_numpy(dtype=np.int64)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The class of each image, or its labels as `dpaat.data.label_sets.as_text` writes them."""
+        labels = self.labels
+        return as_text(labels, self.classes) if self.multilabel else np.array(self.classes)[labels].tolist()
 
 
 def tasks_of(table: ImageTable) -> dict[str, tuple[str, ...]]:
     """Binary questions to ask of a dataset: its own; with none and two classes, whether it is the second; else none."""
-    if table.tasks or len(table.classes) != 2:
+    if table.tasks or len(table.classes) != 2 or table.multilabel:
         return table.tasks
     return {table.classes[1]: (table.classes[1],)}
 
@@ -67,6 +78,11 @@ def in_order(table: ImageTable, classes: Sequence[str]) -> ImageTable:
     """Number the classes as given, where they are the table's own in another order; else return the table unchanged."""
     if tuple(classes) == table.classes or sorted(classes) != sorted(table.classes):
         return table
+    if table.multilabel:
+        columns = table.labels[:, [table.classes.index(name) for name in classes]]
+        return replace(
+            table, classes=tuple(classes), frame=table.frame.assign(label=pd.Series([*map(tuple, columns.tolist())]))
+        )
     number = np.array([list(classes).index(name) for name in table.classes], dtype=np.int64)
     return replace(table, classes=tuple(classes), frame=table.frame.assign(label=number[table.labels]))
 
@@ -85,9 +101,15 @@ def validate(table: ImageTable) -> ImageTable:
         )
     if pair := twins(table.classes):
         show = ascii if len({unicodedata.normalize("NFC", name) for name in pair}) == 1 else repr
-        examples = [next(iter(table.ids[table.labels == table.classes.index(name)]), "-") for name in pair]
+        wanted = [table.classes.index(name) for name in pair]
+        with_it = [table.labels[:, k] == 1 if table.multilabel else table.labels == k for k in wanted]
+        examples = [next(iter(table.ids[rows]), "-") for rows in with_it]
         places = [f"{show(name)} (such as {image})" for name, image in zip(pair, examples, strict=True)]
         raise UserError(f"{table.spec}: classes {' and '.join(places)} differ in spelling only; give them one name")
+    if table.multilabel and (
+        odd := [name for name in table.classes if BETWEEN in name or name.endswith("=?") or name == NOTHING]
+    ):
+        raise UserError(f"{table.spec}: label {odd[0]!r} holds what stands between labels; give it another name")
     repeated = table.frame["id"].duplicated()
     if repeated.any():
         first = table.frame["id"][repeated].iloc[0]

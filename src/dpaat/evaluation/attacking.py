@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import KW_ONLY, InitVar, dataclass, field
@@ -21,7 +21,8 @@ from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.norms import make_ball
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.journal import Arrays, Journal
-from dpaat.evaluation.metrics import require_finite, require_labels
+from dpaat.evaluation.labels import Shifted, label_metrics
+from dpaat.evaluation.metrics import Metrics, classification_metrics, require_finite, require_labels
 from dpaat.evaluation.specs import AttackSpec
 
 Precision = Literal["32", "bf16"]
@@ -41,17 +42,18 @@ class Outputs:
 
     logits: Tensor  # `(n, K)`, float32, on the CPU
     distance: np.ndarray  # of each attacked image from its own clean one, `(n,)`, float64
+    several: bool = False  # whether an image has several labels, each answered yes above a logit of 0
 
     @property
     def predicted(self) -> np.ndarray:
-        """Class numbers `(n,)`, int64."""
-        return self.logits.argmax(1).numpy()
+        """Class numbers `(n,)`, int64; or answers `(n, K)`, int8."""
+        return (self.logits > 0).numpy().astype(np.int8) if self.several else self.logits.argmax(1).numpy()
 
     def within(self, eps: float, clean: Outputs) -> Outputs:
         """These where the attacked image lies within `eps`, else the clean ones."""
         near = self.distance <= eps
         logits = torch.where(torch.from_numpy(near)[:, None], self.logits, clean.logits)
-        return Outputs(logits, np.where(near, self.distance, 0.0))
+        return Outputs(logits, np.where(near, self.distance, 0.0), self.several)
 
 
 class PassBar:
@@ -91,7 +93,7 @@ class Attacker:
 
     model: nn.Module  # maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`
     images: ImageArray  # `(N, C, H, W)`, uint8, or floating in [0, 1]
-    labels: np.ndarray  # `(N,)`, int64, 0 to K - 1
+    labels: np.ndarray  # `(N,)`, int64, 0 to K - 1; several an image `(N, K)`, int8, -1 for unknown
     _: KW_ONLY
     num_classes: int  # K
     batch_size: int = 128
@@ -100,6 +102,7 @@ class Attacker:
     precision: Precision = "32"  # in which the attacks search, "32" or "bf16"
     source: nn.Module | None = None  # another model, for attacks that transfer their images from one
     journal: Journal = field(default_factory=Journal)  # where finished batches are kept
+    thresholds: np.ndarray | None = None  # of the logits of several labels `(K,)`; by default 0
     progress: InitVar[bool] = True  # show a bar with the time left
 
     def __post_init__(self, progress: bool) -> None:
@@ -108,7 +111,10 @@ class Attacker:
         require_labels(torch.as_tensor(self.labels), len(self.images), self.num_classes)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
-        self.model, self.labels = self.model.to(self.device), np.asarray(self.labels, dtype=np.int64)
+        kind = np.int8 if self.several else np.int64
+        self.model, self.labels = self.model.to(self.device), np.asarray(self.labels, dtype=kind)
+        if self.thresholds is not None:
+            self.model = Shifted(self.model, self.thresholds).to(self.device)
         self.source = None if self.source is None else self.source.to(self.device)
         self.bar = PassBar(show=progress)
 
@@ -120,6 +126,32 @@ class Attacker:
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has several labels."""
+        return np.ndim(self.labels) == 2
+
+    def probabilities(self, outputs: Outputs) -> Tensor:
+        """Probabilities of the classes, or of each label, `(n, K)`, float64."""
+        if not self.several:
+            return outputs.logits.double().softmax(dim=1)
+        return (
+            outputs.logits.double() + (0.0 if self.thresholds is None else torch.from_numpy(self.thresholds))
+        ).sigmoid()
+
+    def metrics(self, outputs: Outputs, classes: Sequence[str]) -> Metrics:
+        """Metrics of the model's answers for all images."""
+        probabilities = self.probabilities(outputs)
+        if self.several:
+            return label_metrics(outputs.predicted, self.labels, classes, probabilities.numpy())
+        return classification_metrics(probabilities, torch.from_numpy(self.labels), classes)
+
+    def aimed(self, labels: np.ndarray) -> Attacker:
+        """The same with other labels for the attacks to go by, such as those that are still right."""
+        other = copy(self)
+        other.labels, other.journal = labels, self.journal.within(f"aimed-{zlib.crc32(labels.tobytes()):08x}")
+        return other
 
     def on(self, images: ImageArray, name: str) -> Attacker:
         """The same on changed images, under a name of their own in the journal."""
@@ -135,7 +167,7 @@ class Attacker:
         """
         positions = np.arange(len(self)) if positions is None else positions
         if not len(positions):
-            return Outputs(torch.zeros(0, self.num_classes), np.zeros(0))
+            return Outputs(torch.zeros(0, self.num_classes), np.zeros(0), self.several)
 
         def work(batch: np.ndarray, unit: str) -> Arrays:
             x, y = self.load(batch)
@@ -150,7 +182,7 @@ class Attacker:
         found = self.batches((spec, round(eps, 9)), positions, work, passes=spec.passes(self.num_classes))
         logits = torch.from_numpy(found["logits"])
         require_finite(logits)
-        return Outputs(logits, found["distance"])
+        return Outputs(logits, found["distance"], self.several)
 
     def batches(
         self, key: tuple[object, ...], positions: np.ndarray, work: Callable[[np.ndarray, str], Arrays], *, passes: int

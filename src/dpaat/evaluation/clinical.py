@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logit, logsumexp
 from sklearn.metrics import roc_auc_score
 
+from dpaat.evaluation.labels import label_points
 from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.metrics import calibration_error
 from dpaat.evaluation.specs import WORST_CASE
@@ -58,6 +59,9 @@ def clinical_analyses(
     if validation is None:
         return found
     logits, answers = validation
+    if labels.ndim == 2:  # calibration is of the one class that is predicted
+        scores = {n: logit(r.probabilities.numpy()) for n, r in among(SCORED_BY).items() if r.probabilities is not None}
+        return found | {"operating_points": label_points(validation, scores, labels, groups, classes)}
     temperature = fit_temperature(logits, answers)
     known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}
     thresholds = choose_thresholds(logits, answers, tasks=known, classes=classes, temperature=temperature)
@@ -219,23 +223,30 @@ def operating_points(
     for threshold in thresholds:
         positive = _members(threshold.positives, classes)[labels]
         scores = task_scores(logits, threshold.positives, classes, temperature=threshold.temperature)
-        above = scores > threshold.value
         point: dict[str, Any] = {
             "task": threshold.task,
             "positives": list(threshold.positives),
             "specificity_wanted": threshold.specificity,
             "threshold": threshold.value,
         }
-        for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
-            point |= {name: None, f"{name}_interval": None}
-            if among.any():
-                point[name] = float(correct[among].mean())
-                if groups is not None:
-                    point[f"{name}_interval"] = recall_interval(correct[among], groups[among], level)
-        mixed = positive.any() and not positive.all()
-        point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
-        points.append(point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())})
+        points.append(point | point_at(scores, positive, threshold.value, groups, level))
     return points
+
+
+def point_at(
+    scores: np.ndarray, positive: np.ndarray, value: float, groups: np.ndarray | None, level: float
+) -> dict[str, Any]:
+    """The numbers of an operating point: scores and positives `(N,)` at a threshold."""
+    above, point = scores > value, dict[str, Any]()
+    for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
+        point |= {name: None, f"{name}_interval": None}
+        if among.any():
+            point[name] = float(correct[among].mean())
+            if groups is not None:
+                point[f"{name}_interval"] = recall_interval(correct[among], groups[among], level)
+    mixed = positive.any() and not positive.all()
+    point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
+    return point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())}
 
 
 def _members(positives: Sequence[str], classes: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dpaat.consistency import file_digest
+from dpaat.data import label_sets
 from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.foreign import subject_of_weights
 from dpaat.evaluation.subject import Subject, subject_of_run
@@ -80,10 +81,7 @@ def _note(subject: Subject, given: Foreign, inputs: Inputs, seed: int, module: n
     prepared, out = subject.data, subject.folder
     spec = None if live else inputs.data
     counts = {
-        split: {
-            name: int((subject.view(prepared, prepared.rows(split))[1] == k).sum())
-            for k, name in enumerate(subject.classes)
-        }
+        split: label_sets.count(subject.view(prepared, prepared.rows(split))[1], subject.classes)
         for split in ("train", "val", "test")
     }
     config = {"data": prepared.table.spec, "model": subject.head["model"], "method": ELSEWHERE, "fit": prepared.fit}

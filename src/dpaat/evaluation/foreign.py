@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpaat.data import PreparedData, prepare
+from dpaat.data import PreparedData, label_sets, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import LeftOut
 from dpaat.errors import UserError, first_line
-from dpaat.evaluation.subject import Subject, check_fit, head_of, unseen
+from dpaat.evaluation.subject import Subject, check_fit, head_of, unseen, usual_labels
 from dpaat.fitting import channels_of
 from dpaat.measurement import Foreign, Inputs
 from dpaat.models import Classifier, build_model
@@ -75,7 +75,9 @@ def subject_of_weights(
     if source is not None:
         model.facts["weights"]["outputs_are"] = said
     learned = prepared.rows("train")
-    counts = np.bincount(prepared.labels[learned] if len(learned) else prepared.labels, minlength=len(prepared.classes))
+    counts = label_sets.count(prepared.labels[learned] if len(learned) else prepared.labels, prepared.classes)
+    info = {"train_counts": counts, "split_sizes": {"train": len(learned) or len(prepared.labels)}}
+    several = prepared.table.multilabel
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,7 +96,8 @@ def subject_of_weights(
         data=prepared,
         own_data=prepared,
         left_out=left_out,
-        majority=prepared.classes[int(counts.argmax())],
+        majority=usual_labels(info) if several else max(counts, key=counts.__getitem__),
+        thresholds=_thresholds(source, outputs) if several else None,
         head=head_of(
             prepared,
             outputs,
@@ -105,6 +108,7 @@ def subject_of_weights(
             **dict.fromkeys(("method", "training_seed", "fold", "recipe")),
             data_warnings=warnings_of(prepared),
             network=model.facts,
+            **({"multilabel": True} if several else {}),
         ),
     )
 
@@ -171,6 +175,13 @@ def _prepare_for(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
         )
     return prepare(data, progress=False, **options, **record["split"]), None
+
+
+def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:
+    """Thresholds of the labels' logits as the weights' run says, else 0: a probability of a half."""
+    info = {} if source is None else source.record if source.folder is None else open_run(source.folder).info
+    known = info.get("thresholds") or {}
+    return np.array([known.get(name, 0.0) for name in outputs])
 
 
 def _outputs(

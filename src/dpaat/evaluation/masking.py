@@ -11,6 +11,7 @@ from torch import nn
 from dpaat.evaluation import masking_verdicts as verdicts
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.images import stratified_draw
+from dpaat.evaluation.labels import strata
 from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
 from dpaat.evaluation.masking_verdicts import Check
 
@@ -61,12 +62,21 @@ def run_masking(
     Returns the checks in a fixed order, "skipped" where one could not be done; `masking_verdicts` holds the thresholds,
     `docs/masking.md` the reasons and sources. Raises UserError for outputs that are not finite logits.
     """
-    bench = Bench(attacker, norm=norm, eps=eps, steps=steps, queries=queries)
-    drawn = stratified_draw(attacker.labels, max_samples, seed=attacker.seed)
+    drawn = stratified_draw(strata(attacker.labels), max_samples, seed=attacker.seed)
     labels = attacker.labels[drawn]
+    options: dict[str, Any] = {"norm": norm, "eps": eps, "steps": steps, "queries": queries}
+    bench = Bench(attacker, **options)
     logits = bench.clean(drawn)
-    predictions, repeatability = verdicts.judge_predictions(logits[:, 0], labels), verdicts.judge_repeatability(logits)
-    right = logits[:, 0].argmax(1) == labels
+    predictions, repeatability = (
+        verdicts.judge_predictions(logits[:, 0], labels),
+        verdicts.judge_repeatability(logits, several=attacker.several),
+    )
+    answers = (logits[:, 0] > 0 if attacker.several else logits[:, 0].argmax(1)) == labels
+    right = answers
+    if attacker.several:  # attacks have to turn what is right
+        right, aim = answers.any(axis=1), np.full(attacker.labels.shape, -1, dtype=np.int8)
+        aim[drawn] = np.where(answers, labels, -1)
+        bench = Bench(attacker.aimed(aim), **options)
     correct = drawn[right]
     if predictions.verdict == "fail" or len(correct) < verdicts.MIN_CORRECT:
         reason = "the model is degenerate" if predictions.verdict == "fail" else "too few images classified correctly"
@@ -83,8 +93,8 @@ def run_masking(
     radius = min(curve, key=lambda each: (round(abs(curve[each] - 0.5), 1), -each))
     roles = (role for role in bench.attacks if role != "search")
     fell = {role: (bench.attacks[role].name, bench.fallen(role, correct, radius)) for role in roles}
-    standing = right.copy()
-    standing[right] = ~bench.fallen("ce", correct, LARGE_RADIUS, norm="linf")
+    standing = answers.copy()
+    standing[right] &= ~bench.fallen("ce", correct, LARGE_RADIUS, norm="linf", by_label=attacker.several)
     if repeatability.verdict == "fail":
         repeatability = _with_mean(repeatability, bench, correct, radius, fell["random"])
     points = [_words(eps * part, norm) for part in PATH]

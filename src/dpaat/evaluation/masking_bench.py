@@ -13,7 +13,7 @@ from dpaat.attacks import apgd, apgd_targeted, fgsm, on_standing, pgd, square, t
 from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import check_logits
 from dpaat.attacks.gradient import input_gradient
-from dpaat.attacks.losses import cross_entropy
+from dpaat.attacks.losses import against, cross_entropy, fooled, wrong_answers
 from dpaat.attacks.norms import make_ball
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.journal import Arrays
@@ -67,19 +67,33 @@ class Bench:
         return logits
 
     def fallen(
-        self, role: str, positions: np.ndarray, eps: float, *, norm: str | None = None, in_mean: bool = False
+        self,
+        role: str,
+        positions: np.ndarray,
+        eps: float,
+        *,
+        norm: str | None = None,
+        in_mean: bool = False,
+        by_label: bool = False,
     ) -> np.ndarray:
-        """Whether each image is misclassified after an attack `(n,)`, by one pass or by the mean of `MEAN_OF`."""
+        """Whether each image is misclassified after an attack `(n,)`, by one pass or by the mean of `MEAN_OF`.
+
+        Of several labels an image: whether any of them is, or `by_label` each, `(n, K)`.
+        """
         (name, function, passes), model, norm = self.attacks[role], self.attacker.model, norm or self.norm
         if in_mean:
-            name, passes, model = f"{name}, mean of {MEAN_OF} passes", passes * MEAN_OF, _Mean(model)
+            name, passes, model = (
+                f"{name}, mean of {MEAN_OF} passes",
+                passes * MEAN_OF,
+                _Mean(model, several=self.attacker.several),
+            )
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             x_adv = function(model, x, y, eps=eps, norm=norm, generator=generator)
             with torch.no_grad():
-                return {"fallen": model(x_adv).argmax(1) != y}
+                return {"fallen": (wrong_answers if by_label else fooled)(model(x_adv), y)}
 
-        return self._run(name, positions, work, norm, round(eps, 9), passes=passes)["fallen"]
+        return self._run(name, positions, work, norm, round(eps, 9), *["by label"] * by_label, passes=passes)["fallen"]
 
     def gradient(self, positions: np.ndarray) -> Arrays:
         """Probe the gradient at the images, at random points of the ball, and the answers along it.
@@ -105,7 +119,7 @@ class Bench:
                 "silent": ball.direction(of_loss).flatten(1).norm(dim=1) < 0.5,
                 "ratio": torch.where(length_nearby > 0, length / length_nearby, 0.0),
                 "odds": torch.stack([log_odds(logits, y) for logits in along], 1),
-                "standing": torch.stack([logits.argmax(1) == y for logits in along], 1),
+                "standing": torch.stack([~fooled(logits, y) for logits in along], 1),
             }
 
         return self._run("gradient", positions, work, norm, round(eps, 9), passes=_GRADIENT_PASSES)
@@ -140,10 +154,12 @@ class Bench:
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """Log-odds of all other classes together against the true one, `(B,)`.
+    """Log-odds of all other classes together against the true one, `(B,)`; of labels, of any wrong one about so.
 
     The cross-entropy is `log(1 + exp(log_odds))`: both rise together, but this one does not saturate.
     """
+    if y.ndim == 2:
+        return against(logits, y).logsumexp(1)
     logits = logits.float()
     true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
     return logits.masked_fill(true, -torch.inf).logsumexp(1) - logits[true]
@@ -152,13 +168,14 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 class _Mean(nn.Module):
     """A model that answers at random, made to answer with the mean of its probabilities over several passes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, several: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.several = model, several
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.model(x).float().log_softmax(1) for _ in range(MEAN_OF)]).logsumexp(0)
+        passes = torch.stack([self.model(x).float() for _ in range(MEAN_OF)])
+        return passes.sigmoid().mean(0).logit() if self.several else passes.log_softmax(2).logsumexp(0)
 
 
 def _attacks(attacker: Attacker, steps: int, queries: int) -> dict[str, BenchAttack]:

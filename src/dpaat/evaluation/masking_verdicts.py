@@ -57,14 +57,18 @@ def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
 
 def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:
     """Fail a model whose clean logits `(N, K)` do not depend on the image; warn of one no better than guessing."""
-    predicted = logits.argmax(1)
-    top, commonest = (float(np.bincount(each).max() / len(labels)) for each in (predicted, labels))
-    right = predicted == labels
-    balanced, chance = balanced_share(right, labels), 1 / len(np.unique(labels))
+    several = labels.ndim == 2
+    predicted = (logits > 0).astype(np.int8) if several else logits.argmax(1)
+    top, commonest = (
+        float(np.unique(each, axis=0, return_counts=True)[1].max() / len(labels)) for each in (predicted, labels)
+    )
+    balanced, chance = balanced_share(predicted == labels, labels), 0.5 if several else 1 / len(np.unique(labels))
+    right = (predicted == labels).any(axis=1) if several else predicted == labels
     constant = len(labels) > 1 and float(np.ptp(logits, axis=0).max()) <= 1e-6 * float(np.abs(logits).max())
+    said = "have an answer that is right" if several else "are classified correctly"
     evidence = (
-        f"{right.sum()} of {len(labels)} clean images are classified correctly, balanced accuracy {balanced:.1%}; the "
-        f"class predicted most is given to {top:.1%} of them"
+        f"{right.sum()} of {len(labels)} clean images {said}, balanced accuracy {balanced:.1%}; the "
+        f"{'answer given' if several else 'class predicted'} most is given to {top:.1%} of them"
     )
     verdict: Verdict = "pass"
     if constant or (top > ONE_CLASS and top > commonest):
@@ -75,11 +79,12 @@ def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:
     return Check(PREDICTIONS, verdict, evidence, values)
 
 
-def judge_repeatability(passes: np.ndarray) -> Check:
+def judge_repeatability(passes: np.ndarray, *, several: bool = False) -> Check:
     """Fail a model that gives two answers for the same image: logits pass after pass `(N, P, K)`."""
     first = passes[:, :1]
     difference = float(np.abs(passes - first).max() / max(float(np.ptp(first)), np.finfo(np.float32).tiny))
-    changed = int((passes.argmax(2) != first.argmax(2)).any(1).sum())
+    answers = passes > 0 if several else passes.argmax(2)[..., None]
+    changed = int((answers != answers[:, :1]).any(axis=(1, 2)).sum())
     evidence = (
         f"{passes.shape[1]} passes over the same images differ by at most {difference:.2g} of the spread of the "
         f"logits, and in their predictions for {changed} of {len(passes)}"
@@ -138,7 +143,7 @@ def judge_large_radius(standing: np.ndarray, labels: np.ndarray, curve: dict[str
     balanced accuracy of at most 1/K whatever the model, so there is no tolerance. `standing` is whether each image
     withstands the attack there `(N,)`, `curve` the share that PGD leaves standing, by radius.
     """
-    balanced, limit = balanced_share(standing, labels), 1 / len(np.unique(labels))
+    balanced, limit = balanced_share(standing, labels), 0.5 if labels.ndim == 2 else 1 / len(np.unique(labels))
     steps = ", ".join(f"{share:.1%} at {radius}" for radius, share in curve.items())
     evidence = f"at Linf 0.5 APGD-CE leaves a balanced accuracy of {balanced:.1%}, at most {limit:.1%} is possible; "
     evidence += f"PGD-10 leaves {steps} of the correctly classified images standing"
@@ -174,7 +179,13 @@ def compare(
 
 
 def balanced_share(true: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images for which something is true, averaged over the classes present."""
+    """Share of images for which something is true, averaged over the classes present.
+
+    Of several labels an image, `(N, K)`: averaged over positives and negatives of each label.
+    """
+    if labels.ndim == 2:
+        cells = [true[labels[:, k] == value, k] for k in range(labels.shape[1]) for value in (0, 1)]
+        return float(np.mean([cell.mean() for cell in cells if len(cell)]))
     return float(np.mean([true[labels == k].mean() for k in np.unique(labels)]))
 
 

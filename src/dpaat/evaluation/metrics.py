@@ -35,7 +35,11 @@ def require_finite(outputs: Tensor) -> None:
 
 
 def require_labels(labels: Tensor, n: int, num_classes: int) -> None:
-    """Refuse labels other than `(n,)` whole numbers from 0 to K - 1, by a UserError."""
+    """Refuse labels other than `(n,)` whole numbers from 0 to K - 1, or several an image, int8, by a UserError."""
+    if labels.ndim == 2 and labels.dtype == torch.int8:
+        if labels.shape != (n, num_classes) or not bool(((labels >= -1) & (labels <= 1)).all()):
+            raise UserError(f"several labels an image must be ({n}, {num_classes}): 1, 0, or -1 for unknown")
+        return
     if labels.shape != (n,):
         raise UserError(f"{n} images but labels of shape {tuple(labels.shape)}")
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:

@@ -23,6 +23,7 @@ from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.table import UNGROUPED
 from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
+from dpaat.evaluation.labels import named
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.run import resolve_device
 from dpaat.models import build_model
@@ -55,6 +56,7 @@ class Predictor:
     fit: str  #: how an oblong image becomes square, "crop" or "squash"
     reading: dict[str, Any]  #: `window` and `known` of `dpaat.data.prepare`
     device: str
+    thresholds: np.ndarray | None = None  #: of the logits, where an image has several labels `(K,)`
     frame: str = ""  #: which frame or slice of a file is read, as the training's data said
 
     def predict(
@@ -72,8 +74,8 @@ class Predictor:
             progress: show a progress bar with the time left on stderr.
 
         Returns:
-            Columns `file` (for images themselves their number), `predicted` (a class name), and `probability_<class>`
-            for each class.
+            Columns `file` (for images themselves their number), `predicted` (a class name, or labels such as
+            "mass|nodule" by the thresholds of the training), and `probability_<class>` for each class.
 
         Raises:
             UserError: no images, or one that cannot be read.
@@ -121,13 +123,18 @@ class Predictor:
                 x = whole[first : rows.stop] if ready else torch.from_numpy(np.stack(each(decode, rows))).float() / 255
                 with torch.inference_mode():
                     logits = self.model(x.to(self.device).float())
-                parts.append(logits.cpu().double().softmax(dim=1))
+                parts.append(logits.cpu().double())
                 bar.update(len(rows))
-        probabilities = torch.cat(parts)
-        require_finite(probabilities)
+        logits = torch.cat(parts)
+        require_finite(logits)
+        several = self.thresholds is not None
+        probabilities = logits.sigmoid() if several else logits.softmax(dim=1)
+        answers = (
+            (logits.numpy() > self.thresholds).astype(np.int8) if several else probabilities.numpy().argmax(axis=1)
+        )
         frame = pd.DataFrame(probabilities.numpy(), columns=[f"probability_{name}" for name in self.classes])
         frame.insert(0, "file", names)
-        frame.insert(1, "predicted", [self.classes[k] for k in probabilities.numpy().argmax(axis=1)])
+        frame.insert(1, "predicted", named(answers, self.classes))
         return frame
 
 
@@ -142,10 +149,11 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
         UserError: neither of them, damaged, or with code that is not to be trusted.
     """
     path, target, frame = Path(path), resolve_device(device), ""
+    thresholds: dict[str, float] = {}
     if not (path / CARD).is_file() or (path / INFO).is_file():
         run = open_run(path)
         model, record, reading = run.load_model(device=target), run.record, run.reading
-        frame = take_frame(run.config.data)[1]
+        frame, thresholds = take_frame(run.config.data)[1], run.info.get("thresholds") or {}
     else:
         source = open_weights(path)
         record = source.record
@@ -155,9 +163,11 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
         options: dict[str, Any] = {name: record[name] for name in ("channels", "image_size", "stem")}
         number = len(record["classes"])
         made = build_model(record["model"], num_classes=number, weights=source, keep_head=True, **options)
+        thresholds = record.get("thresholds") or {}
         model, reading = made.to(torch.device(target)).eval(), {name: record[name] for name in ("window", "known")}
     classes, channels = tuple(record["classes"]), int(record["channels"])
-    return Predictor(path, model, classes, channels, record["image_size"], record["fit"], reading, target, frame)
+    at = np.array([thresholds.get(name, 0.0) for name in classes]) if record.get("multilabel") else None
+    return Predictor(path, model, classes, channels, record["image_size"], record["fit"], reading, target, at, frame)
 
 
 def predict(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dpaat.evaluation.resampling import (
+    SCORES,
     Clusters,
     Moments,
     find_clusters,
@@ -15,6 +16,7 @@ from dpaat.evaluation.resampling import (
     merge_clusters,
     precision_moments,
     recall_moments,
+    resampled_scores,
 )
 
 SMOOTHING = 3 / 4
@@ -26,17 +28,19 @@ class Predictions:
     """Predictions of one run on its images."""
 
     ids: np.ndarray  # `(N,)` str
-    labels: np.ndarray  # true classes, `(N,)` int64, 0 to K - 1
+    labels: np.ndarray  # true classes, `(N,)` int64, 0 to K - 1; several an image `(N, K)`, int8, -1 unknown
     groups: np.ndarray  # the lesion of every image, `(N,)`
-    predicted: np.ndarray  # classes, `(N,)` int64
+    predicted: np.ndarray  # classes, `(N,)` int64, or answers `(N, K)`
     probabilities: np.ndarray | None  # `(N, K)`, None where only the predicted class is known
     classes: Sequence[str]  # K names
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
-        if not n or any(part.shape != (n,) for part in (self.ids, self.labels, self.groups, self.predicted)):
+        each = (n,) if self.labels.ndim == 1 else (n, k)
+        parts = ((self.ids, (n,)), (self.groups, (n,)), (self.labels, each), (self.predicted, each))
+        if not n or any(part.shape != shape for part, shape in parts):
             raise ValueError("ids, labels, groups and predicted must be of one length, at least 1")
-        if self.labels.min() < 0 or self.labels.max() >= k:
+        if self.labels.ndim == 1 and (self.labels.min() < 0 or self.labels.max() >= k):
             raise ValueError(f"labels must be between 0 and {k - 1}")
         if self.probabilities is not None and self.probabilities.shape != (n, k):
             raise ValueError(f"probabilities have shape {self.probabilities.shape}, not {(n, k)}")
@@ -54,17 +58,24 @@ class Fold:
     blocks: Clusters  # the lesions as they are left out for average precision
     correct: np.ndarray  # 1 or 0 for every seed and image, `(S, N)`, or their differences
     precision: np.ndarray | None  # see `precision_moments`, `(S, 1 + blocks, K)`; None without probabilities
+    # With several labels an image all is here instead: `resampled_scores` of every seed, `(S, 3, 1 + resamples)`.
+    resampled: np.ndarray | None = None
 
     def minus(self, other: Fold) -> Fold:
         """Difference of two recipes, seed by seed."""
         precision = None
         if self.precision is not None and other.precision is not None:
             precision = self.precision - other.precision
+        if self.resampled is not None and other.resampled is not None:
+            return replace(self, resampled=self.resampled - other.resampled)
         return replace(self, correct=self.correct - other.correct, precision=precision)
 
 
 def find_fold(run: Predictions) -> Fold:
     """Outcomes of one run."""
+    if run.labels.ndim == 2:
+        scores = resampled_scores(run.predicted, run.labels, run.probabilities, run.groups)
+        return of_labels(run, scores)
     blocks = merge_clusters(find_clusters(run.labels, run.groups))
     correct = (run.predicted == run.labels)[None].astype(float)
     if run.probabilities is None:
@@ -73,6 +84,12 @@ def find_fold(run: Predictions) -> Fold:
     for k in np.unique(run.labels):
         table[:, k] = leave_out_precision(run.probabilities[:, k], run.labels, k, blocks)
     return Fold(run, blocks, correct, table[None])
+
+
+def of_labels(images: Predictions, scores: np.ndarray) -> Fold:
+    """Outcomes of one run on images of several labels, from their `resampled_scores`."""
+    nothing = np.zeros(0, dtype=np.int64)
+    return Fold(images, Clusters(nothing, nothing), np.zeros((1, 0)), None, scores[None])
 
 
 def find_folds(runs: Sequence[Predictions]) -> list[Fold]:
@@ -102,7 +119,10 @@ def merge_seeds(runs: Sequence[Fold]) -> list[Fold]:
     for seeds in folds:
         tables = [run.precision for run in seeds if run.precision is not None]
         precision = np.concatenate(tables) if len(tables) == len(seeds) else None
-        merged.append(replace(seeds[0], correct=np.concatenate([run.correct for run in seeds]), precision=precision))
+        scores = [run.resampled for run in seeds if run.resampled is not None]
+        correct = np.concatenate([run.correct for run in seeds])
+        resampled = np.concatenate(scores) if scores else None
+        merged.append(replace(seeds[0], correct=correct, precision=precision, resampled=resampled))
     return merged
 
 
@@ -111,6 +131,8 @@ def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
 
     They are pooled over folds of one recipe, or of differences (`paired`), and averaged over seeds.
     """
+    if folds[0].resampled is not None:
+        return _label_moments(folds, paired=paired)
     labels = np.concatenate([fold.images.labels for fold in folds])
     clusters = find_clusters(labels, np.concatenate([fold.images.groups for fold in folds]))
     correct = np.concatenate([fold.correct.mean(axis=0) for fold in folds])
@@ -140,6 +162,22 @@ def find_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
             np.concatenate([part.dof for part in parts]),
         )
         found["map"] = _with_training(mean, [np.nanmean(table[:, 0], axis=1) for table in tables])
+    return found
+
+
+def _label_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]:
+    """The same where an image has several labels: means over folds, with the variance of the cluster bootstrap."""
+    tables = [fold.resampled for fold in folds if fold.resampled is not None]
+    lesions = np.array([len(np.unique(fold.images.groups)) for fold in folds])
+    found = {}
+    for number, name in enumerate(SCORES):
+        scores = [table[:, number] for table in tables]
+        if not any(np.isnan(each[:, 0]).any() for each in scores):
+            value = float(np.mean([each[:, 0].mean() for each in scores]))
+            variances = np.array([np.nanvar(each[:, 1:].mean(axis=0), ddof=1) for each in scores]) / len(scores) ** 2
+            share = 0.0 if paired else SMOOTHING / lesions.sum()
+            moments = Moments(value, (value + share / 2) / (1 + share), variances, np.maximum(lesions - 1.0, 1.0))
+            found[name] = _with_training(moments, [each[:, 0] for each in scores])
     return found
 
 

@@ -1,7 +1,8 @@
 """The delete-one-lesion jackknife of recalls and of average precision.
 
 When a lesion is left out, the others of its class are weighted up to the class's full size, so that the prevalence that
-average precision depends on stays what it is.
+average precision depends on stays what it is. Where an image has several labels, which no class holds together, lesions
+are drawn anew instead.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from scipy.special import xlogy
 
 MAX_BLOCKS = 50
 """A class with more lesions is cut at random into so many blocks, left out one at a time for average precision."""
+RESAMPLES = 200
+SCORES = ("accuracy", "balanced_accuracy", "map")
+"""Scores of several labels an image that are found on so many resamples of the lesions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,3 +187,39 @@ def precision_moments(
     own = np.where(lesions > 1, smoothing * (full / (lesions + smoothing)) ** 2, alone)
     variances += own / len(present) ** 2
     return Moments(float(full.mean()), float(center.mean()), variances, np.full(len(present), np.inf))
+
+
+def resampled_scores(
+    answers: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, groups: np.ndarray
+) -> np.ndarray:
+    """Scores of `SCORES` on the images, then on resamples of their groups, `(3, 1 + RESAMPLES)`: the cluster bootstrap.
+
+    Labels of one image, and images of one patient, are drawn together. Alike for all runs on the same images, so that
+    differences are paired. NaN for the mean average precision without `scores`.
+    """
+    _, member = np.unique(groups, return_inverse=True)
+    count = int(member.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = np.vstack([np.ones(len(labels)), drawn[:, member]])
+    right, yes, no = answers.astype(bool) == (labels == 1), labels == 1, labels == 0
+    with np.errstate(invalid="ignore"):
+        accuracy = (weights @ (right & (yes | no))).sum(1) / (weights @ (yes | no)).sum(1)
+        sides = np.stack([weights @ (right & side) / (weights @ side) for side in (yes, no)])
+    precision = np.full(len(weights), np.nan)
+    mixed = [k for k in range(labels.shape[1]) if yes[:, k].any() and no[:, k].any()]
+    if scores is not None and mixed:
+        precision = np.nanmean([_precision(weights, labels[:, k], scores[:, k]) for k in mixed], axis=0)
+    present = np.flatnonzero((yes | no).any(axis=0))
+    balanced = np.nanmean(np.nanmean(sides[:, :, present], axis=0), axis=1)
+    return np.stack([accuracy, balanced, precision])
+
+
+def _precision(weights: np.ndarray, y: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Average precision `(B,)` of a label by weights of the images `(B, N)`; equal scores stand or fall together."""
+    order = np.flatnonzero(y >= 0)
+    order = order[np.argsort(-score[order], kind="stable")]
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    hits = np.cumsum(weights[:, order] * (y[order] == 1), axis=1)[:, ends]
+    with np.errstate(invalid="ignore"):
+        precision = hits / np.cumsum(weights[:, order], axis=1)[:, ends]
+        return np.asarray(np.nansum(np.diff(hits, axis=1, prepend=0) * precision, axis=1) / hits[:, -1])

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import torch
 
 from dpaat.consistency import file_digest
+from dpaat.data.label_sets import from_text
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, key_of, order_of, part_name, population_of, subject_of
+from dpaat.evaluation.labels import label_metrics, named
 from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
@@ -79,6 +81,10 @@ def _metrics_of(part: Path, classes: Sequence[str], entry: Entry) -> Metrics | N
         if any(table[name].unique().to_pylist() != [entry.get(name)] for name in OF_ENTRY):
             return None
         frame = table.select(["label", "predicted", "probabilities"]).to_pandas()
+        if "per_label" in entry["metrics"]:
+            known, answers = (from_text(frame[name], classes) for name in ("label", "predicted"))
+            rank = np.stack(frame["probabilities"].to_list()) if frame["probabilities"].notna().all() else None
+            return label_metrics(answers, known, classes, rank) if len(frame) == entry["n"] else None
         labels, predicted = (torch.tensor(list(map(classes.index, frame[name]))) for name in ("label", "predicted"))
         found = verdict_metrics(predicted, labels, classes)
         if frame["probabilities"].notna().all():
@@ -102,7 +108,7 @@ def _agrees(entry: Entry, found: Metrics | None) -> bool:
     tolerances = {"accuracy": 1e-6, "balanced_accuracy": 1e-6, "map": 0.005, "auroc": 0.005}
     pairs += [(written[name], found[name], tolerance) for name, tolerance in tolerances.items()]  # type: ignore[literal-required]
     same = all(a == b or (a is not None and b is not None and abs(a - b) <= most) for a, b, most in pairs)
-    return same and entry["n"] == sum(found["support"].values())
+    return same and ("per_label" in found or entry["n"] == sum(found["support"].values()))
 
 
 def predictions_part(run: Path, entry: Entry) -> Path:
@@ -235,12 +241,12 @@ def prediction_rows(
         "id": list(ids),
         "split": [population.split] * n,
         "group": list(groups),
-        "label": [classes[k] for k in labels],
+        "label": named(labels, classes).tolist(),
         "attack": [result.spec.name] * n,
         "norm": [result.spec.norm if attacked else None] * n,
         "steps": [result.spec.steps] * n,
         "eps": [result.eps] * n,
-        "predicted": [classes[k] for k in result.predicted],
+        "predicted": named(result.predicted, classes).tolist(),
         "probabilities": [None] * n if result.probabilities is None else list(result.probabilities.numpy()),
         "fell_to": [None] * n if result.fell_to is None else [label or None for label in result.fell_to],
     }

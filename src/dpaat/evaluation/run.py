@@ -18,6 +18,7 @@ from dpaat.evaluation.corruptions import run_corruptions
 from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.images import stratified_draw
+from dpaat.evaluation.labels import strata
 from dpaat.evaluation.masking import run_masking
 from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
@@ -103,6 +104,8 @@ def evaluate_arrays(
     **options: Any,
 ) -> list[Result]:
     """Do what `dpaat.evaluation.evaluate_model` does, with the results kept in a folder; images are taken as 8-bit."""
+    if labels.ndim == 2:
+        raise UserError("out: results of several labels an image are kept of run folders only; leave it out")
     if options.pop("source", None) is not None:
         raise UserError("out: attacks with a source are kept by dpaat.evaluate only, which takes a run folder for it")
     options |= {"eps": tuple(radii), "split": "all"}
@@ -135,7 +138,7 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
         raise UserError(f"{subject.folder / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
     rows = subject.rows(plan.split)
     if plan.max_samples is not None:
-        rows = rows[stratified_draw(subject.view(subject.data, rows)[1], plan.max_samples, seed=plan.seed)]
+        rows = rows[stratified_draw(strata(subject.view(subject.data, rows)[1]), plan.max_samples, seed=plan.seed)]
     writer = Writer(subject, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
         if not plan.suites:

@@ -55,7 +55,7 @@ def intervals(
     Args:
         predicted: predicted classes `(N,)`, int64.
         probabilities: class probabilities `(N, K)`, or None: no interval for the mean average precision.
-        labels: true classes `(N,)`, int64, 0 to K - 1.
+        labels: true classes `(N,)`, int64, 0 to K - 1; several an image `(N, K)`, see `dpaat.evaluation.labels`.
         groups: the lesion of every image, `(N,)`.
         classes: K class names; None in `per_class_recall` for an absent one.
         level: share of the intervals that should cover.
@@ -65,6 +65,17 @@ def intervals(
     """
     run = Predictions(np.arange(len(labels)).astype(str), labels, groups, predicted, probabilities, classes)
     scores = pooled_intervals([run], level=level)
+    if labels.ndim == 2:
+        yes, right = labels == 1, predicted == labels
+        return Intervals(
+            accuracy=scores["accuracy"]["interval"],
+            balanced_accuracy=scores["balanced_accuracy"]["interval"],
+            map=scores["map"]["interval"] if "map" in scores else None,
+            per_class_recall={
+                name: recall_interval(right[yes[:, k], k], groups[yes[:, k]], level) if yes[:, k].any() else None
+                for k, name in enumerate(classes)
+            },
+        )
     of_class = [labels == k for k in range(len(classes))]
     recalls = {
         name: recall_interval(predicted[members] == k, groups[members], level) if members.any() else None

@@ -1,5 +1,7 @@
 """Predictions behind a result, read back from the run folder."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpaat.data.label_sets import from_text
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.replicates import Predictions
@@ -31,6 +34,21 @@ def read_frame(run: Path, entry: Entry, *, remedy: str = "") -> pd.DataFrame:
     return frame
 
 
+def _numbers(names: pd.Series, classes: Sequence[str]) -> np.ndarray | None:
+    """Numbers of classes; None for a name that is none of them."""
+    if not names.isin(classes).all():
+        return None
+    return names.map({name: k for k, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+
+
+def _labels(names: pd.Series, classes: Sequence[str]) -> np.ndarray | None:
+    """The same of sets of labels `(N, K)`."""
+    try:
+        return from_text(names, classes)
+    except (ValueError, AttributeError):
+        return None
+
+
 def read_predictions(run: Path, document: Document, entry: Entry, *, remedy: str = "") -> Predictions:
     """Read the predictions behind a result as numbers; images by id in ascending order.
 
@@ -41,19 +59,22 @@ def read_predictions(run: Path, document: Document, entry: Entry, *, remedy: str
     frame = read_frame(run, entry, remedy=remedy).sort_values("id", kind="stable")
     scored = bool(frame["probabilities"].notna().all())
     rows = frame["probabilities"].to_list() if scored else []
-    known = frame[["label", "predicted"]].isin(classes).all(axis=None) and not frame["id"].duplicated().any()
+    read = partial(_labels, classes=classes) if document.get("multilabel") else partial(_numbers, classes=classes)
+    labels, predicted = read(frame["label"]), read(frame["predicted"])
+    known = labels is not None and predicted is not None and not frame["id"].duplicated().any()
     sound = all(len(row) == len(classes) and np.isfinite(row).all() for row in rows)
     if len(frame) != entry["n"] or not known or not sound:
         raise UserError(
             f"{predictions_part(run, entry)}: damaged, it does not hold predictions of {entry['n']} images; "
             f"{remedy or f'evaluate {run} again'}"
         )
-    number = {name: k for k, name in enumerate(classes)}
+    assert labels is not None
+    assert predicted is not None
     return Predictions(
         ids=frame["id"].to_numpy(dtype=str),
-        labels=frame["label"].map(number).to_numpy(dtype=np.int64),
+        labels=labels,
         groups=frame["group"].to_numpy(dtype=str),
-        predicted=frame["predicted"].map(number).to_numpy(dtype=np.int64),
+        predicted=predicted,
         probabilities=np.stack(rows) if scored else None,
         classes=classes,
     )

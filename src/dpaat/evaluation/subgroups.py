@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from dpaat.evaluation.labels import label_subgroup
 from dpaat.evaluation.means import recall_interval
 
 ATTRIBUTES = ("age", "sex", "site", "source")
@@ -36,8 +37,8 @@ def subgroups(
     Args:
         frame: one row per image; those of the columns `age` (years), `sex`, `site` and `source` that are there.
             What is missing counts as "unknown".
-        correct: whether each image is classified correctly `(N,)`, bool.
-        labels: `(N,)`, int64, 0 to K - 1.
+        correct: whether each image is classified correctly `(N,)`, bool; or each label `(N, K)`.
+        labels: `(N,)`, int64, 0 to K - 1; several an image `(N, K)`, see `dpaat.evaluation.labels`.
         groups: lesion or patient of each image `(N,)`, which intervals are adjusted for.
         classes: K class names.
         level: of the intervals, in (0, 1).
@@ -85,13 +86,20 @@ def excess_accuracy(
     residual = correct - recall[labels]
     influence = (member - share[labels]) * residual
     excess = float(residual[member].mean())
+    return excess, spread(excess, influence, member, groups, level)
+
+
+def spread(
+    excess: float, influence: np.ndarray, member: np.ndarray, groups: np.ndarray, level: float
+) -> list[float] | None:
+    """The interval of an excess by the influence of each image `(N,)`, see `excess_accuracy`."""
     squares = np.bincount(np.unique(groups, return_inverse=True)[1], weights=influence) ** 2
     n, n_groups = member.sum(), len(np.unique(groups[member]))
     if n_groups < 2 or squares.max() < 1e-18:
-        return excess, None
+        return None
     deviation = np.sqrt(n_groups / (n_groups - 1) * squares.sum()) / n
     reach = float(t.ppf((1 + level) / 2, n_groups - 1) * deviation)
-    return excess, [max(excess - reach, -1.0), min(excess + reach, 1.0)]
+    return [max(excess - reach, -1.0), min(excess + reach, 1.0)]
 
 
 def _subgroup(
@@ -105,6 +113,8 @@ def _subgroup(
     n = int(member.sum())
     if n < MIN_IMAGES:
         return {"n": n}
+    if labels.ndim == 2:
+        return label_subgroup(member, correct, labels, groups, classes)
     per_class = {}
     for k in np.unique(labels[member]):
         cell = member & (labels == k)

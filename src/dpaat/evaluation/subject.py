@@ -17,6 +17,7 @@ from torch import nn
 from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.findings import warnings_of
+from dpaat.data.label_sets import BETWEEN, NOTHING
 from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out, recognized
 from dpaat.data.splits import import_splits, read_splits
 from dpaat.errors import UserError, unknown
@@ -55,6 +56,7 @@ class Subject:
     own_data: PreparedData | None  # that it was trained on, for thresholds and temperature; None if not there
     majority: str  # the class most frequent in training
     head: dict[str, Any]  # what every result says about where it comes from; `checkpoint` identifies the weights
+    thresholds: np.ndarray | None = None  # of the logits of several labels an image `(K,)`, from validation; None for 0
     left_out: LeftOut | None = None  # images of another dataset that it has learned from; None for its own
 
     @property
@@ -81,8 +83,12 @@ class Subject:
         return "" if self.left_out is None else self.left_out.note
 
     def view(self, data: PreparedData, rows: np.ndarray) -> tuple[RowView, np.ndarray]:
-        """Images of some rows, and their labels in the numbers of the model's classes."""
+        """Images of some rows, and their labels in the numbers of the model's classes; others are unknown."""
         known = np.array([self.classes.index(name) for name in data.classes], dtype=np.int64)
+        if data.table.multilabel:
+            labels = np.full((len(rows), len(self.classes)), -1, dtype=np.int8)
+            labels[:, known] = data.labels[rows]
+            return RowView(data.images, rows, self.channels), labels
         return RowView(data.images, rows, self.channels), known[data.labels[rows]]
 
     def check_radii(self, radii: Sequence[float], norm: str) -> None:
@@ -114,6 +120,12 @@ def subject_of_run(
     prepared, left_out = _prepare(run, data, window, progress=progress)
     classes, channels = tuple(info["classes"]), int(info["channels"])
     check_fit(prepared, classes, channels, str(run.path))
+    several = bool(info.get("multilabel"))
+    if several != prepared.table.multilabel:
+        kinds = ("one class", "several labels")
+        raise UserError(
+            f"{prepared.table.spec}: {kinds[not several]} an image, but {run.path} learned {kinds[several]}"
+        )
     same = prepared.fingerprint == info["fingerprint"]
     if same and prepared.classes != classes:
         raise UserError(
@@ -128,7 +140,8 @@ def subject_of_run(
         channels=channels,
         data=prepared,
         own_data=prepared if same or (left_out is not None and left_out.own) else _own_data(run),
-        majority=max(counts, key=counts.__getitem__),
+        majority=usual_labels(info) if several else max(counts, key=counts.__getitem__),
+        thresholds=np.array([info.get("thresholds", {}).get(name, 0.0) for name in classes]) if several else None,
         left_out=left_out,
         head=head_of(
             prepared,
@@ -143,8 +156,15 @@ def subject_of_run(
             recipe=_recipe(run),
             data_warnings=warnings if same else [*warnings, *warnings_of(prepared, trained=False)],
             network=info.get("network") or {"stem": run.stem},
+            **({"multilabel": True, "thresholds": info.get("thresholds")} if several else {}),
         ),
     )
+
+
+def usual_labels(info: dict[str, Any]) -> str:
+    """The labels that more than half of the training images have, by name."""
+    half = info["split_sizes"]["train"] / 2
+    return BETWEEN.join(name for name, count in info["train_counts"].items() if count > half) or NOTHING
 
 
 def head_of(data: PreparedData, classes: tuple[str, ...], device: str, **fields: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
 from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
-from dpaat.evaluation.metrics import Metrics, classification_metrics, curve_area, verdict_metrics
+from dpaat.evaluation.labels import label_metrics
+from dpaat.evaluation.metrics import Metrics, curve_area, verdict_metrics
 from dpaat.evaluation.specs import CLEAN, WORST_CASE, AttackSpec, attack_spec, worst_of
 from dpaat.radii import format_radius
 
@@ -32,7 +33,7 @@ class Result:
 
     spec: AttackSpec
     eps: float  # in units of a [0, 1] image, 0 for clean images
-    predicted: np.ndarray  # class of every image `(N,)`
+    predicted: np.ndarray  # class of every image `(N,)`, or answers to its labels `(N, K)`
     metrics: Metrics  # those that rank probabilities are None in the worst case
     probabilities: Tensor | None = None  # `(N, K)`, float64; None in the worst case
     fell_to: np.ndarray | None = None  # in the worst case: the attack that each fell to, "" where it stands
@@ -107,7 +108,6 @@ def run_attacks(
     plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii)]
     clean: Outputs | None = None
     nearest: dict[AttackSpec, Outputs] = {}
-    labels = torch.from_numpy(attacker.labels)
     for number, (spec, eps) in enumerate(plan):
         left = sum(later.passes(attacker.num_classes) for later, _ in plan[number:]) * len(attacker)
         attacker.bar.expect(f"{spec.label} {format_radius(eps)}" if eps else spec.label, left)
@@ -118,9 +118,9 @@ def run_attacks(
         else:
             outputs = attacker.outputs(spec, eps)
         clean = outputs if clean is None else clean
-        probabilities = outputs.logits.double().softmax(dim=1)
-        metrics = classification_metrics(probabilities, labels, classes)
-        yield Result(spec, eps, probabilities.argmax(1).numpy(), metrics, probabilities)
+        probabilities = attacker.probabilities(outputs)
+        predicted = outputs.predicted if attacker.several else probabilities.argmax(1).numpy()
+        yield Result(spec, eps, predicted, attacker.metrics(outputs, classes), probabilities)
 
 
 def run_standard(
@@ -184,6 +184,8 @@ def run_ensemble(
     for result in results:
         cascade.note(result.spec.label, np.arange(len(attacker)), result.predicted, result.eps)
         yield result
+    if attacker.several:  # what is wrong already need not be turned
+        attacker = attacker.aimed(np.where(cascade.right, attacker.labels, np.int8(-1)))
     further = [(spec, beyond) for spec in specs if spec.name == "pgd" and beyond]
     run_cascade(attacker, cascade, further + [(spec, radii) for spec in ensemble if radii])
     for eps in radii:
@@ -195,6 +197,9 @@ def run_ensemble(
 class Cascade:
     """Worst case over attacks noted one by one, from labels and clean predictions `(N,)`.
 
+    With several labels an image, `(N, K)`, a label falls where an attack turns its answer, and the image where the
+    first of its right answers falls.
+
     An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
     0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
     `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands.
@@ -202,6 +207,7 @@ class Cascade:
 
     def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
         self.labels = labels
+        self.right = predicted == labels
         self.fell = np.full(len(labels), np.inf)
         self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
@@ -212,10 +218,13 @@ class Cascade:
 
     def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
         """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`."""
-        reached, answer = np.full(len(self.labels), np.inf), self.labels.copy()
-        reached[positions] = np.where(predicted != self.labels[positions], radius, np.inf)
+        reached, answer = np.full(self.labels.shape, np.inf), self.labels.copy()
+        wrong = predicted != self.labels[positions]
+        if wrong.ndim == 2:
+            wrong, radius = wrong & (self.labels[positions] >= 0), np.reshape(radius, (-1, 1))
+        reached[positions] = np.where(wrong, radius, np.inf)
         answer[positions] = predicted
-        self.fell = np.minimum(self.fell, reached)
+        self.fell = np.minimum(self.fell, self._of_images(reached))
         self._notes.append((label, reached, answer))
 
     def at(self, eps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -224,10 +233,20 @@ class Cascade:
         The attack is the first of those noted that suffices at this radius, "" where the image stands.
         """
         predicted, by = self.labels.copy(), np.full(len(self.labels), "", dtype=object)
+        stands = np.ones(self.labels.shape, dtype=bool)
         for label, reached, answer in self._notes:
-            new = (by == "") & (reached <= eps)
-            predicted[new], by[new] = answer[new], label
+            new = stands & (reached <= eps)
+            predicted[new], stands[new] = answer[new], False
+            by[(by == "") & (self._of_images(reached) <= eps)] = label
         return predicted, by.astype(str)
+
+    def _of_images(self, reached: np.ndarray) -> np.ndarray:
+        """Where each image falls, `(N,)`, by where its class, or each of its labels, does."""
+        if reached.ndim == 1:
+            return reached
+        first = np.where(self.right, reached, np.inf).min(axis=1)
+        # An image with no right answer has fallen at 0.
+        return np.asarray(np.where(self.right.any(axis=1), first, reached.min(axis=1)))
 
 
 def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> None:
@@ -253,4 +272,7 @@ def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[Attac
 
 def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Metrics]:
     predicted, fell_to = cascade.at(eps)
+    if predicted.ndim == 2:
+        found = label_metrics(predicted, cascade.labels, classes)
+        return predicted, fell_to, found | {"standing": float((cascade.fell > eps).mean())}  # type: ignore[return-value]
     return predicted, fell_to, verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(cascade.labels), classes)

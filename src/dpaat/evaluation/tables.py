@@ -45,7 +45,9 @@ def evaluation_table(document: Document) -> Lines:
         rows += [Row(condition(e), score_cells(e, SCORES, with_interval=WITH_INTERVAL)) for e in group.results]
         table = Table("", list(SCORES.values()), rows, title=f"{group.title} (percent, 95 % intervals)")
         answers = [Text(f"warning: the model {e['one_answer']}\n") for e in group.results if e.get("one_answer")]
-        lines += [table.to_rich(), *answers, _recall(group).to_rich()]
+        several = [e for e in _shown(group) if of_labels(e)]
+        shown = [label_table(f"{condition(e)}: labels", e) for e in several] or [_recall(group)]
+        lines += [table.to_rich(), *answers, *(each.to_rich() for each in shown)]
     return Lines(*lines)
 
 
@@ -73,6 +75,28 @@ def verdict_table(corner: str, entries: Mapping[str, Entry], title: str = "", *,
     return Table(corner, columns, rows, title=title, whole=whole)
 
 
+def of_labels(entry: Entry) -> bool:
+    """Whether a result is of images with several labels."""
+    return "per_label" in entry["metrics"]
+
+
+def label_table(title: str, entry: Entry) -> Table:
+    """The scores of each label, and the share of images whose answers are all right, or all withstand."""
+    keys = {"auroc": "AUROC", "ap": "AP", "sensitivity": "sensitivity", "specificity": "specificity"}
+    found: dict[str, Entry] = entry["metrics"]["per_label"]
+    rows = [Row(name, [str(e["positives"]), *(score_cell(e.get(key)) for key in keys)]) for name, e in found.items()]
+    said = f"{title} (percent); every answer is right for {percent(entry['metrics']['exact'])} % of the images"
+    if "standing" in entry["metrics"]:
+        said += f", no right answer is turned for {percent(entry['metrics']['standing'])} %"
+    return Table("label", ["images", *keys.values()], rows, title=said)
+
+
+def _shown(group: Group) -> list[Entry]:
+    """Clean and worst case, or all results where there is no worst case."""
+    worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
+    return worst if len(worst) > 1 else list(group.results)
+
+
 def _recall(group: Group) -> Table:
     first = group.results[0]["metrics"]
     support: dict[str, int] = first["support"]
@@ -83,8 +107,7 @@ def _recall(group: Group) -> Table:
         title += f", the {MAX_CLASSES} lowest of {len(present)}"
     if len(present) < len(support):
         title += f"; {len(support) - len(present)} absent"
-    worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
-    entries = worst if len(worst) > 1 else group.results
+    entries = _shown(group)
     rows = [
         Row(name, [str(support[name]), *(percent(entry["metrics"]["per_class_recall"][name]) for entry in entries)])
         for name in shown

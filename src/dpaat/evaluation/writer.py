@@ -16,6 +16,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Population, constant_entry, result_entry
 from dpaat.evaluation.journal import Journal
+from dpaat.evaluation.labels import constant_labels, named
 from dpaat.evaluation.metrics import constant_predictor, one_answer
 from dpaat.evaluation.results import prediction_rows, save_result
 from dpaat.evaluation.specs import CLEAN
@@ -47,7 +48,10 @@ class Writer:
         }
         if subject.left_out is not None:
             self.settings["left_out"] = vars(subject.left_out)
-        metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
+        if self.labels.ndim == 2:
+            metrics = constant_labels(self.labels, subject.classes, subject.majority)
+        else:
+            metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
         self.constant = constant_entry(metrics, self.population, subject.majority)
         self.document: Document = {}
         self.saved: list[Result] = []
@@ -72,7 +76,7 @@ class Writer:
         journal = Journal(folder / PARTIAL / name)
         options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "precision": plan.precision}
         options |= {"num_classes": len(subject.classes), "source": None if source is None else source.model}
-        options |= {"device": device, "progress": progress, "journal": journal}
+        options |= {"device": device, "progress": progress, "journal": journal, "thresholds": subject.thresholds}
         with _claimed(folder, name):
             with locked(folder / RESULTS):  # where another removes the folder around it
                 (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,9 @@ class Writer:
         found = intervals(result.predicted, probabilities, self.labels, self.groups, subject.classes)
         spec = subject.data.table.spec
         entry = result_entry(result, self.population, dict(found), data_spec=spec, **self.settings)
-        if result.spec == CLEAN and (answer := one_answer(np.array(subject.classes)[result.predicted], self.labels)):
+        if result.spec == CLEAN and (
+            answer := one_answer(*(named(each, subject.classes) for each in (result.predicted, self.labels)))
+        ):
             entry["one_answer"] = answer
         ids, groups = self.ids.tolist(), self.groups.tolist()
         rows = prediction_rows(

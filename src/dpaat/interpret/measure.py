@@ -39,6 +39,7 @@ class Measured:
 
 def measure(
     attacker: Attacker,
+    labels: np.ndarray,
     kinds: Sequence[Attribution],
     *,
     layer: Layer | None,
@@ -46,7 +47,7 @@ def measure(
     radii: Sequence[float],
     keep: np.ndarray,
 ) -> Measured:
-    """Explain the logit of every image's true class, clean and under an attack at radii above 0.
+    """Explain the logit of every image's class in `labels` `(N,)`, clean and under an attack at radii above 0.
 
     `keep` are positions of the images whose perturbations are wanted. Raises UserError for outputs or gradients that
     are not finite.
@@ -60,12 +61,13 @@ def measure(
         random = randomize(attacker.model, attacker.load(batches[0])[0], seed=attacker.seed)
         for batch in batches:
             attacker.bar.expect("explaining", (len(attacker) - int(batch[0])) * passes)
-            parts.append(_measure_batch(attacker, batch, kinds, layer, random, spec, radii, keep))
+            parts.append(_measure_batch(attacker, labels, batch, kinds, layer, random, spec, radii, keep))
     return _joined(parts)
 
 
 def _measure_batch(
     attacker: Attacker,
+    labels: np.ndarray,
     batch: np.ndarray,
     kinds: Sequence[Attribution],
     layer: Layer | None,
@@ -77,6 +79,7 @@ def _measure_batch(
     """One batch of images under the model and its randomized copy."""
     model, bar, first = attacker.model, attacker.bar, int(batch[0])
     x, y = attacker.load(batch)
+    of = torch.from_numpy(labels[batch]).to(x.device)
     found = Measured(alignment_chance=alignment_chance(*x.shape[1:]))
 
     def done(passes: int) -> None:
@@ -84,7 +87,7 @@ def _measure_batch(
 
     def map_of(kind: Attribution, network: nn.Module, images: Tensor) -> Tensor:
         bar.name(kind.name)
-        maps = kind.function(network, images, y, layer).float().cpu()
+        maps = kind.function(network, images, of, layer).float().cpu()
         if not bool(torch.isfinite(maps).all()):
             raise UserError(
                 f"{kind.name}: the gradient of the model is NaN or infinite; its images cannot be explained"
@@ -96,8 +99,13 @@ def _measure_batch(
         with torch.no_grad():
             logits = model(images)
         require_finite(logits)
-        found.predicted[eps] = logits.argmax(1).cpu().numpy()
-        found.alignment[eps] = gradient_alignment(logit_gradient(model, images, y), images)
+        if attacker.several:  # the label in question where the answer is yes, else none
+            found.predicted[eps] = (
+                torch.where(logits.gather(1, of[:, None])[:, 0] > 0, of, logits.shape[1]).cpu().numpy()
+            )
+        else:
+            found.predicted[eps] = logits.argmax(1).cpu().numpy()
+        found.alignment[eps] = gradient_alignment(logit_gradient(model, images, of), images)
         done(3)
         for kind in kinds:
             found.maps[kind.name, eps] = map_of(kind, model, images)
@@ -112,7 +120,9 @@ def _measure_batch(
     for name, maps in (orders | {RANDOM_ORDER: torch.ones_like(x[:, 0])}).items():
         bar.name(f"deletion by {name}")
         generator = attacker.generator("deletion", name, first)
-        found.faithfulness[name] = np.stack(deletion_insertion(model, x, y, maps, generator=generator))
+        found.faithfulness[name] = np.stack(
+            deletion_insertion(model, x, of, maps, generator=generator, several=attacker.several)
+        )
         done(2 * (STEPS + 1))
     for eps in radii:
         bar.name(f"{spec.label} {format_radius(eps)}")

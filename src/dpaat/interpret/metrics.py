@@ -81,12 +81,14 @@ def deletion_insertion(
     *,
     steps: int = STEPS,
     generator: torch.Generator | None = None,
+    several: bool = False,
 ) -> tuple[Array, Array]:
     """Areas under the deletion (lower is better) and the insertion curve (higher is better), each `(B,)` in [0, 1].
 
     Deletion paints the pixels of images `(B, C, H, W)` in their mean colour, those first that are highest in `maps`
     `(B, H, W)`; insertion begins with nothing but that colour and shows them in the same order, `steps` times an equal
-    part. The curve is the probability of class `y` over the share of pixels, its area by the trapezoidal rule. Pixels
+    part. The curve is the probability of class `y` (of `several` labels, of that
+    one) over the share of pixels, its area by the trapezoidal rule. Pixels
     of equal importance come in random order, by the generator on the device of `maps`: what the areas are by chance a
     map of one value tells. Raises ValueError for shapes that do not fit, or no steps.
 
@@ -105,7 +107,8 @@ def deletion_insertion(
         for step in range(steps + 1):
             chosen = (place < round(maps[0].numel() * step / steps))[:, None]
             for image in (torch.where(chosen, plain, x), torch.where(chosen, x, plain)):
-                probability = model(image).cpu().double().softmax(dim=1)
+                logits = model(image).cpu().double()
+                probability = logits.sigmoid() if several else logits.softmax(dim=1)
                 curves.append(probability.gather(1, y.cpu()[:, None])[:, 0].numpy())
     deletion, insertion = np.array(curves[0::2]), np.array(curves[1::2])
     return np.trapezoid(deletion, axis=0) / steps, np.trapezoid(insertion, axis=0) / steps

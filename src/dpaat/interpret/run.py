@@ -10,10 +10,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.elsewhere import subject_of_folder
 from dpaat.evaluation.entries import Document, Population
 from dpaat.evaluation.images import stratified_draw
+from dpaat.evaluation.labels import strata
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
 from dpaat.evaluation.subject import Subject
@@ -60,10 +62,16 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
     require_present(subject.folder, subject.head, "explain")
     read_interpretability(subject.folder)
     all_rows = subject.rows(plan.split)
-    all_labels = subject.view(subject.data, all_rows)[1]
+    all_labels = strata(subject.view(subject.data, all_rows)[1])
+    several = subject.data.table.multilabel
+    if several:  # an image without any label has none to explain
+        all_rows, all_labels = (each[all_labels < len(subject.classes)] for each in (all_rows, all_labels))
+        if not len(all_rows):
+            raise UserError(f"{subject.data.table.spec}: no image of split {plan.split!r} has a label to explain")
     shares = np.bincount(all_labels, minlength=len(subject.classes))
-    rows = all_rows[_draw(all_labels, plan.max_samples, seed=plan.seed)]
-    images, labels = subject.view(subject.data, rows)
+    drawn = _draw(all_labels, plan.max_samples, seed=plan.seed)
+    rows, labels = all_rows[drawn], all_labels[drawn]
+    images, answers = subject.view(subject.data, rows)
     keep = _draw(labels, KEPT, seed=plan.seed)
     masks = subject.data.masks(rows)
     masks = None if masks is None or not masks.any() else masks
@@ -74,7 +82,7 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
     attacker = Attacker(
         subject.model,
         images,
-        labels,
+        answers,
         num_classes=len(subject.classes),
         batch_size=plan.batch_size,
         device=device,
@@ -82,7 +90,7 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
         progress=progress,
     )
     with closing(attacker.bar):
-        found = measure(attacker, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
+        found = measure(attacker, labels, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
     table, names, conditions = subject.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
     groups = table.frame["group"].to_numpy(dtype=str)[rows]
     scores = image_scores(found, None if masks is None else torch.from_numpy(masks))
@@ -95,7 +103,7 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
         "eps": plan.radii,
         "maps": {kind.name: kind.description for kind in plan.kinds},
         "layer": None if layer is None else {name: getattr(layer, name) for name in ("name", "height", "width")},
-        "explains": "logit of the true class",
+        "explains": f"logit of the {'rarest label that an image has' if several else 'true class'}",
         "score_titles": {name: {"title": info.title, "chance": info.chance} for name, info in SCORES.items()},
         "seed": plan.seed,
         "device": subject.head["device"],

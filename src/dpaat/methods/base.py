@@ -24,7 +24,7 @@ LearnLoss = Callable[[Tensor, Tensor], Tensor]
 class MethodContext:
     """The run that a method serves."""
 
-    labels: Tensor  #: Class of every training sample `(N,)`, int64
+    labels: Tensor  #: Class of every training sample `(N,)`, int64; several labels `(N, K)`, int8, -1 unknown
     num_classes: int
     epochs: int
     learn_loss: LearnLoss
@@ -34,6 +34,11 @@ class MethodContext:
     clean_weight: float  #: Share of the clean loss in the objective, in [0, 1]
     adv_start: float = 0.0  #: Share of the epochs, in [0, 1), that learn from clean images only
     teacher: SelfTeacher | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has several labels."""
+        return self.labels.ndim == 2
 
     @property
     def first_attack(self) -> int:
@@ -66,6 +71,7 @@ class Method(nn.Module, ABC):
     """
 
     perturbation: SampleState | None
+    multilabel = False  #: whether this very class also learns images of several labels; not inherited
     takes_clean_weight = True  #: False where an objective weighs clean and adversarial loss by an option of its own
 
     #: option that is the share of the epochs that learn from clean images only, and the least number of these
@@ -131,6 +137,8 @@ class Method(nn.Module, ABC):
 
 class Standard(Method):
     """Standard training: the loss on clean images; the reference for accuracy."""
+
+    multilabel = True
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:

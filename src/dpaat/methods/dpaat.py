@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd_graded
-from dpaat.attacks.losses import cross_entropy
+from dpaat.attacks.losses import cross_entropy, label_losses
+from dpaat.label_means import LabelMeans, label_sets
 from dpaat.methods.base import Method, StepOutput
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, VIEW, Cost, register_method
@@ -51,6 +52,7 @@ class DPAAT(Method):
     #: another image of the class, or a random one
     radius: str = option("own", "own | mean | class-mean | permuted | uniform")
     perturbation: AdaptivePerturbation
+    multilabel = True
 
     @override
     @classmethod
@@ -67,7 +69,9 @@ class DPAAT(Method):
         self._share = adversarial_share(context.clean_weight, options)
         self._both = shows_both(context.clean_weight, options)
         attacks = (context.epochs - context.first_attack) * self._share
-        by_class, solving = self.scope == "class", self.rule == "solve"
+        by_class, solving = self.scope == "class" and not context.several, self.rule == "solve"
+        if context.several and self.scope == "class" and self.statistic != "mean":
+            raise ValueError(f"statistic must be mean for several labels an image, not {self.statistic}")
         self.perturbation = AdaptivePerturbation(
             len(context.labels),
             context.eps,
@@ -80,6 +84,7 @@ class DPAAT(Method):
             damping=self.damping if solving else 0.0,
             warmup=0 if solving else 1,
             norm=context.norm,
+            label_means=LabelMeans(context.labels) if context.several and self.scope == "class" else None,
         )
 
     @override
@@ -97,12 +102,14 @@ class DPAAT(Method):
             view, _ = self.attack(model, x, y, self.radii(index), turn)
         loss, logits, beside = self._learn(model, x, view, y, attacked)
         seen = logits if at_own is None else logits.index_copy(0, attacked, at_own.to(logits))
-        rows = {"adv_loss": cross_entropy(seen, y)}
+        rows, tracked = {"adv_loss": cross_entropy(seen, y)}, seen
         if self.track == "clean":
             known = clean if beside is None or at_own is not None else beside
             # Images that took no step show in the learning pass what they are.
-            known = seen if known is None else torch.where(known.isnan(), seen, known.to(seen))
-            rows["tracked_loss"] = cross_entropy(known, y)
+            tracked = seen if known is None else torch.where(known.isnan(), seen, known.to(seen))
+            rows["tracked_loss"] = cross_entropy(tracked, y)
+        if self.perturbation.label_means is not None:
+            rows |= {f"label_loss{k}": each for k, each in enumerate(label_losses(tracked, y).unbind(1))}
         return StepOutput(loss, logits, index, rows)
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor, turn: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -143,10 +150,11 @@ class DPAAT(Method):
         if self.radius == "mean":
             return eps.mean().expand(len(index))
         if self.radius == "class-mean":
-            labels = context.labels.to(eps.device)
-            return mean(eps, labels, torch.ones_like(eps, dtype=torch.bool), context.num_classes)[labels[index]]
+            labels = label_sets(context.labels).to(eps.device)
+            groups = int(labels.max()) + 1
+            return mean(eps, labels, torch.ones_like(eps, dtype=torch.bool), groups)[labels[index]]
         if self.radius == "permuted":  # anew in every epoch, alike in all processes and on resuming
-            partner = permute_within(context.labels.cpu(), torch.Generator().manual_seed(self._epoch))
+            partner = permute_within(label_sets(context.labels).cpu(), torch.Generator().manual_seed(self._epoch))
             return eps[partner.to(index.device)[index]]
         return context.eps * torch.rand(len(index), device=eps.device)
 
@@ -154,6 +162,9 @@ class DPAAT(Method):
     def after_step(self, output: StepOutput) -> None:
         rows = self.is_adversarial(output.index).nonzero()[:, 0]
         losses = {"clean_loss": output.rows["tracked_loss"][rows]} if "tracked_loss" in output.rows else {}
+        if self.perturbation.label_means is not None:
+            columns = [column for name, column in output.rows.items() if name.startswith("label_loss")]
+            self.perturbation.label_means.collect(output.index[rows], torch.stack(columns, 1)[rows])
         self.perturbation.update(output.index[rows], output.rows["adv_loss"][rows], **losses, gathered=True)
 
 

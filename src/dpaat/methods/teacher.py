@@ -5,8 +5,9 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
+
+from dpaat.attacks.losses import kl_divergence
 
 
 class SelfTeacher(nn.Module):
@@ -19,6 +20,7 @@ class SelfTeacher(nn.Module):
         model: the network, whose weights are copied.
         weight: share of this loss in the loss on an adversarial view, in (0, 1].
         temperature: T, above 0.
+        several: whether an image has several labels: then it is the mean of their binary divergences.
 
     Source:
         Distillation: Hinton et al. 2015, arXiv 1503.02531. Guidance by a clean model: Cui et al., ICCV 2021,
@@ -26,10 +28,10 @@ class SelfTeacher(nn.Module):
         that place is this package's choice.
     """
 
-    def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0) -> None:
+    def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0, *, several: bool = False) -> None:
         super().__init__()
         self.network = copy.deepcopy(model).requires_grad_(False).eval()
-        self.weight, self.temperature = weight, temperature
+        self.weight, self.temperature, self.several = weight, temperature, several
 
     def freeze(self, model: nn.Module) -> None:
         """Take over the weights of the network as it stands."""
@@ -38,9 +40,9 @@ class SelfTeacher(nn.Module):
     def divergence(self, logits: Tensor, x: Tensor) -> Tensor:
         """Loss per sample `(B,)`, from logits `(B, K)` of adversarial views and the clean images `(B, C, H, W)`."""
         with torch.no_grad():
-            expected = (self.network(x).float() / self.temperature).log_softmax(1)
-        found = (logits.float() / self.temperature).log_softmax(1)
-        return self.temperature**2 * F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
+            expected = self.network(x).float() / self.temperature
+        found = logits.float() / self.temperature
+        return self.temperature**2 * kl_divergence(expected, found, several=self.several)
 
     @override
     def train(self, mode: bool = True) -> Self:

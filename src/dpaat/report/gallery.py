@@ -9,7 +9,9 @@ import torch
 
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
+from dpaat.data.label_sets import from_text
 from dpaat.evaluation.images import RowView
+from dpaat.evaluation.labels import named, strata
 from dpaat.report.view import RunView
 from dpaat.runs import open_run
 
@@ -50,6 +52,10 @@ def choose(radii: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+def _numbers(names: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([classes.index(name) for name in names])
+
+
 def specimens(view: RunView) -> tuple[list[Specimen], int]:
     """Attack the chosen images once more, as in training, with the weights of the run's best epoch.
 
@@ -70,12 +76,16 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     rows = np.array([row_of[name] for name in known["id"]])
     images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
-    y = torch.tensor([classes.index(name) for name in known["class"]])
+    several = bool(run.info.get("multilabel"))
+    y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"], classes)
+    of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
     eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
     x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
     with evaluation_mode(model), torch.no_grad():
-        answers = [[classes[k] for k in model(each).argmax(dim=1).tolist()] for each in (x, x_adv)]
-        maps = [input_gradient_map(model, each, y).numpy() for each in (x, x_adv)]
+        logits = [model(each).numpy() for each in (x, x_adv)]
+        given = [(each > 0).astype(np.int8) if several else each.argmax(axis=1) for each in logits]
+        answers = [named(each, classes).tolist() for each in given]
+        maps = [input_gradient_map(model, each, of).numpy() for each in (x, x_adv)]
     over_epochs = view.radii_over_epochs(known["id"].tolist())
     found = [
         Specimen(

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
+from dpaat.data.label_sets import from_text
 from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.entries import Document, Entry, Population, groups, population_of
 from dpaat.evaluation.metrics import curve_area
@@ -53,7 +54,7 @@ class RunView:
         """Radii of some training images, a row per epoch and a column per id; UserError for an unreadable file."""
         rows = {}
         for part in _radii_parts(self.path):
-            frame = _read_part(part, self.info["classes"]).set_index("id")["eps"]
+            frame = _read_part(part, self.info).set_index("id")["eps"]
             rows[int(part.stem.removeprefix("epoch-"))] = frame.reindex(list(ids))
         return pd.DataFrame(rows).T
 
@@ -177,7 +178,7 @@ def read_run(path: Path, name: str) -> RunView:
         evaluation=None if "evaluate" in old else found["evaluate"],
         epochs=_read_epochs(path / "metrics.csv"),
         seconds=_read_epochs(path / "timing.csv"),
-        radii=_read_part(parts[-1], run.info["classes"]) if (parts := _radii_parts(path)) else None,
+        radii=_read_part(parts[-1], run.info) if (parts := _radii_parts(path)) else None,
         explanations=None if "explain" in old else explanations,
         outdated=list(old.values()),
     )
@@ -210,15 +211,25 @@ def _radii_parts(path: Path) -> list[Path]:
     return sorted((path / "perturbation.parquet").glob("epoch-*.parquet"))
 
 
-def _read_part(part: Path, classes: Sequence[str]) -> pd.DataFrame:
+def _read_part(part: Path, info: Mapping[str, Any]) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = pq.read_table(part, columns=["id", "class", "eps", "loss"]).to_pandas()
     except (ValueError, OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{part}: not readable ({first_line(error)})") from None
     sound = "eps" in frame and pd.api.types.is_float_dtype(frame["eps"])
-    if not sound or not np.isfinite(frame["eps"]).all() or not set(frame["class"]) <= set(classes):
+    if not sound or not np.isfinite(frame["eps"]).all() or not _are_known(frame["class"], info):
         raise UserError(f"{part}: damaged, its radii or classes are not those of the run")
     return frame
+
+
+def _are_known(names: pd.Series, info: Mapping[str, Any]) -> bool:
+    """Whether these are classes of a run, or sets of its labels."""
+    if not info.get("multilabel"):
+        return set(names) <= set(info["classes"])
+    try:
+        return len(from_text(names.unique(), info["classes"])) > 0
+    except (ValueError, AttributeError):
+        return False
 
 
 def window_text(window: str | None) -> str:

@@ -179,13 +179,18 @@ def _radius_scores(module: TrainingModule) -> dict[str, float]:
     scores |= {f"eps/q{share}": float(eps.quantile(share / 100)) for share in shares}
     scores["eps/share_zero"] = float((eps == 0).double().mean())
     scores["eps/share_max"] = float((eps >= module.config.radius * (1 - 1e-6)).double().mean())
-    by_class = pd.Series(eps.numpy()).groupby(module.method.context.labels.numpy())
+    labels = module.method.context.labels.numpy()
+    of_label = [np.flatnonzero(labels[:, k] == 1 if labels.ndim == 2 else labels == k) for k in range(len(classes))]
+    by_class = pd.concat([pd.Series(eps.numpy()[rows], [k] * len(rows)) for k, rows in enumerate(of_label)]).groupby(
+        level=0
+    )
     per_class = {"mean": by_class.mean()} | {f"q{share}": by_class.quantile(share / 100) for share in shares}
     for kind, values in per_class.items():
         for label, name in enumerate(classes):
             scores[f"eps/{kind}/{name}"] = float(values.get(label, float("nan")))
     criterion = state.criterion.tolist()
     names = classes if len(criterion) > 1 else ("all",)
+    names = (*(f"no {name}" for name in names), *names) if len(criterion) == 2 * len(classes) else names
     return scores | {f"criterion/{name}": tau for name, tau in zip(names, criterion, strict=True)}
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 
 from dpaat.config import TrainConfig
 from dpaat.consistency import seal, seal_end
-from dpaat.data import PreparedData
+from dpaat.data import PreparedData, label_sets
 from dpaat.data.findings import warnings_of
 from dpaat.data.loading import DataModule, batch_sizes
 from dpaat.data.seen import known_images
@@ -56,7 +55,7 @@ def finish(
     assert isinstance(best, ModelCheckpoint)
     kept = torch.load(out / BEST, map_location="cpu", weights_only=True, mmap=True) if (out / BEST).is_file() else {}
     score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
-    found = overfitted(out, attacked_radius(config), config, len(info["classes"]))
+    found = overfitted(out, attacked_radius(config), config, 2 if info.get("multilabel") else len(info["classes"]))
     info = info | {
         "status": "finished" if trainer.current_epoch >= config.epochs else "stopped",
         "epochs_done": trainer.current_epoch,
@@ -64,6 +63,7 @@ def finish(
         "device": provenance(str(trainer.strategy.root_device))["device"],
         "warnings": [*warned, *([found] if found else [])],
         "one_answer": kept.get("one_answer"),
+        **({"thresholds": kept["thresholds"]} if "thresholds" in kept else {}),
         **seal_end(out),
     }
     write_json(out / INFO, info)
@@ -79,10 +79,10 @@ def pause(out: Path, info: dict[str, Any], **why: str) -> None:
 
 def describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str, Any]:
     """What `run.json` says of a run that begins."""
-    table, counts = data.table, {}
-    for split in ("train", "val", "test"):
-        found = np.bincount(data.labels[data.rows(split)], minlength=len(data.classes))
-        counts[split] = dict(zip(data.classes, found.tolist(), strict=True))
+    table = data.table
+    rows = {split: data.rows(split) for split in ("train", "val", "test")}
+    counts = {split: label_sets.count(data.labels[found], data.classes) for split, found in rows.items()}
+    sizes = {split: len(found) for split, found in rows.items()}
     return {
         **provenance("cpu"),
         "status": "running",
@@ -100,6 +100,7 @@ def describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str,
         "channels": table.channels,
         "train_counts": counts["train"],
         "split_counts": counts,
+        **({"multilabel": True, "split_sizes": sizes} if table.multilabel else {}),
         "method": config.method,
         "model": config.model,
         "seed": config.seed,
@@ -139,9 +140,10 @@ def headline(config: TrainConfig, data: PreparedData, module: TrainingModule) ->
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
     note = " (synthetic images)" if data.table.synthetic else ""
     attack = f", eps {config.eps}, {config.steps} steps, {config.norm}" if config.eps else ""
+    kind = "labels" if data.table.multilabel else "classes"
     return (
         f"{config.method}: {config.model} ({parameters:.1f} M parameters) on {data.table.name}{note}, "
-        f"{len(data.classes)} classes, {sizes} images for training / validation / test, "
+        f"{len(data.classes)} {kind}, {sizes} images for training / validation / test, "
         f"{config.image_size} px{attack}, seed {config.seed}"
     )
 

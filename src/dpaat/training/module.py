@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from dpaat.attacks import unchecked
+from dpaat.attacks.losses import right_answers
 from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
 from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
-from dpaat.evaluation.metrics import one_answer
+from dpaat.evaluation.labels import choose_thresholds, one_answer_of
 from dpaat.methods import Method, StepOutput
 from dpaat.methods.base import Standard
 from dpaat.models import Classifier
@@ -63,6 +64,7 @@ class TrainingModule(L.LightningModule):
         self.epoch_scores: dict[str, float] = {}
         self.record: dict[str, Any] = {}
         self.one_answer: str | None = None
+        self.thresholds: np.ndarray | None = None  # of the answers to several labels, see `choose_thresholds`
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
 
     @property
@@ -122,6 +124,8 @@ class TrainingModule(L.LightningModule):
         checkpoint["train_sums"] = self._sums_of_all().tolist()
         if self.one_answer:
             checkpoint["one_answer"] = self.one_answer
+        if self.thresholds is not None:
+            checkpoint["thresholds"] = dict(zip(self.classes, self.thresholds.tolist(), strict=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the epoch's sums back, in one process; the others begin at 0."""
@@ -147,7 +151,7 @@ class TrainingModule(L.LightningModule):
         with unchecked():  # no step waits for the device, and whole grey levels over 255 lie in [0, 1]
             step = partial(perturbed_step, objective, gamma=self.config.awp) if self.config.awp else objective
             output: StepOutput = step(self.model, index, x, y)
-        correct = (output.logits.argmax(1) == y).sum()
+        correct = right_answers(output.logits, y)
         # Summed later, on the CPU: no step waits for the device, and not every device has float64.
         self._unsummed.append(torch.stack([output.loss.detach() * len(y), correct, torch.ones_like(correct) * len(y)]))
         self._output = output
@@ -245,12 +249,14 @@ class TrainingModule(L.LightningModule):
         if not all(logits.isfinite().all() for logits in outputs.values()):
             fault = f"training went wrong in epoch {self.current_epoch}: outputs are not finite"
             raise UserError(f"{fault}; the checkpoints of the epochs before are kept; try a smaller --lr")
-        answers = np.array(self.classes)[outputs[0.0].argmax(1).cpu().numpy()]
-        self.one_answer = one_answer(answers, labels.cpu().numpy())
-        select = self.config.select
+        clean, several = outputs[0.0].cpu().numpy(), labels.ndim == 2
+        self.thresholds = choose_thresholds(clean, labels.cpu().numpy()) if several else None
+        self.one_answer = one_answer_of(clean, labels.cpu().numpy(), self.classes, self.thresholds)
+        select: str = self.config.select
         if select in ("auto", "last"):
-            select = "robust-balanced-accuracy" if self.adversarial else "balanced-accuracy"
-        self.epoch_scores = validation_scores(labels, outputs, self.classes, select)
+            score = "auroc" if several else "balanced-accuracy"
+            select = f"robust-{score}" if self.adversarial else score
+        self.epoch_scores = validation_scores(labels, outputs, self.classes, select, self.thresholds)
         # The checkpoint with the largest logged value is kept: where it is to be the last, its number serves.
         last = self.config.select == "last"
         self.log("val/score", float(self.current_epoch) if last else self.epoch_scores["val/score"], logger=False)

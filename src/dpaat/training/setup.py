@@ -15,7 +15,7 @@ from dpaat.data.loading import DataModule
 from dpaat.data.seen import recognized, split_before
 from dpaat.data.splits import read_splits, refusals
 from dpaat.errors import UserError
-from dpaat.methods import MethodContext, base, build_method, find_method
+from dpaat.methods import METHODS, MethodContext, base, build_method, find_method
 from dpaat.methods.dpaat import MIN_RAMP
 from dpaat.methods.imbalance import learning_loss
 from dpaat.methods.registry import MethodInfo
@@ -60,7 +60,8 @@ def prepare_data(
 
 
 def check_splits(config: TrainConfig, data: PreparedData) -> None:
-    """Raise UserError for an empty split, or a class without an image to learn from."""
+    """Raise UserError for an empty split, a class without an image to learn from, or a method that is not for these."""
+    check_labels(config.method, several=data.table.multilabel)
     if found := refusals(data.table, data.split):
         raise UserError(f"{config.data}: {found[0]}")
 
@@ -128,10 +129,17 @@ def build(config: TrainConfig, data: PreparedData, *, begun: Run | None = None) 
         norm=config.norm,
         clean_weight=float(config.clean_weight or 0.0),
         adv_start=float(config.adv_start or 0.0),
-        teacher=SelfTeacher(model, config.self_teacher) if config.self_teacher else None,
+        teacher=SelfTeacher(model, config.self_teacher, several=data.table.multilabel) if config.self_teacher else None,
     )
     objective = build_method(method, context, config.options)
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
+
+
+def check_labels(name: str, *, several: bool) -> None:
+    """Raise UserError for several labels an image and a method that knows classes only."""
+    fits = [each for each in METHODS if vars(find_method(each).build).get("multilabel")]
+    if several and find_method(name).name not in fits:
+        raise UserError(f"method {name!r} is for one class per image; of several labels learn {', '.join(fits)}")
 
 
 def first_attack(config: TrainConfig, method: MethodInfo) -> int:

@@ -52,8 +52,9 @@ def make_trainer(
     `further` callbacks come after our own, whose best checkpoint is the run's.
     """
     train_rows = data.rows("train")
-    class_names = np.array(data.classes)[data.labels[train_rows]]
-    watch = partial(overfitted, out, attacked_radius(config), config, len(data.classes))
+    class_names = np.array(data.table.label_names)[train_rows]
+    chances = 2 if data.table.multilabel else len(data.classes)
+    watch = partial(overfitted, out, attacked_radius(config), config, chances)
     callbacks: list[L.Callback] = [
         EpochLog(out, data.ids[train_rows], class_names, console, watch),
         BestCheckpoint(

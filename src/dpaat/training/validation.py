@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpaat.attacks import pgd, unchecked
+from dpaat.attacks.losses import cross_entropy
+from dpaat.evaluation.labels import label_metrics
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.radii import format_radius
 
@@ -32,7 +35,7 @@ class RobustOutputs:
         first = sum(map(len, self._labels))
         self._labels.append(y)
         self._clean.append(logits)
-        self._wait(0, logits.argmax(1) == y, x, y, torch.arange(first, first + len(y), device=y.device))
+        self._wait(0, self._stands(logits, y), x, y, torch.arange(first, first + len(y), device=y.device))
 
     def finish(self) -> None:
         """Attack those that still wait; to be called after the last batch."""
@@ -51,6 +54,10 @@ class RobustOutputs:
             found[radius] = logits
         return torch.cat(self._labels), found
 
+    def _stands(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Of several labels, which fall one by one, every image is attacked at every radius."""
+        return logits.argmax(1) == y if y.ndim == 1 else torch.ones_like(y[:, 0], dtype=torch.bool)
+
     def _wait(self, level: int, stands: Tensor, *arrivals: Tensor) -> None:
         if level == len(self.radii):
             return
@@ -67,33 +74,47 @@ class RobustOutputs:
             x_adv = pgd(self.model, x, y, eps=self.radii[level], steps=self.steps, norm=self.norm)
         logits = self.model(x_adv).float()
         self._attacked[level].append((rows, logits))
-        self._wait(level + 1, logits.argmax(1) == y, x, y, rows)
+        self._wait(level + 1, self._stands(logits, y), x, y, rows)
 
 
 def validation_scores(
-    labels: Tensor, outputs: Mapping[float, Tensor], classes: Sequence[str], select: str
+    labels: Tensor,
+    outputs: Mapping[float, Tensor],
+    classes: Sequence[str],
+    select: str,
+    thresholds: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Scores of an epoch from labels `(N,)` and logits `(N, K)` at every radius from 0.
 
+    Labels `(N, K)` are answered at `thresholds` `(K,)`, of logits.
+
     "val/score" is the one by which the best is chosen: `select` is "balanced-accuracy", "robust-balanced-accuracy"
-    (mean over all radii) or "auroc".
+    (mean over all radii), "auroc" or "robust-auroc".
     """
-    labels, balanced = labels.cpu(), []
+    labels, balanced, auroc = labels.cpu(), [], []
     scores: dict[str, float | None] = {}
     for radius, output in outputs.items():
         logits = output.cpu().double()
-        metrics = classification_metrics(logits.softmax(1), labels, classes)
+        metrics = (
+            classification_metrics(logits.softmax(1), labels, classes)
+            if thresholds is None
+            else label_metrics(logits.numpy() > thresholds, labels.numpy(), classes, logits.numpy())
+        )
         at = f"@{format_radius(radius)}" if radius else ""
         robust = "robust_" if radius else ""
         if not radius:
-            scores["val/loss"] = float(F.cross_entropy(logits, labels))
+            scores["val/loss"] = float(
+                F.cross_entropy(logits, labels) if labels.ndim == 1 else cross_entropy(logits, labels).mean()
+            )
             scores["val/auroc"] = metrics["auroc"]
         scores |= {f"val/{robust}{name}{at}": metrics[name] for name in ("accuracy", "balanced_accuracy", "map")}
         balanced.append(metrics["balanced_accuracy"])
+        auroc.append(float("nan") if metrics["auroc"] is None else metrics["auroc"])
     known = {name: float("nan") if value is None else value for name, value in scores.items()}
     score = {
         "balanced-accuracy": balanced[0],
         "robust-balanced-accuracy": sum(balanced) / len(balanced),
         "auroc": known["val/auroc"],
+        "robust-auroc": sum(auroc) / len(auroc),
     }[select]
     return known | {"val/score": score}

@@ -18,6 +18,8 @@ class FGSMRS(AdversarialTraining):
     \ell(f(x + \delta), y)))$. One step, whatever `context.steps`.
     """
 
+    multilabel = True
+
     @override
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return fgsm(model, x, y, eps=self.context.eps, norm=self.context.norm, start="random")
@@ -37,6 +39,7 @@ class NFGSM(AdversarialTraining):
     the paper does not treat, noise and step are those of the Euclidean ball.
     """
 
+    multilabel = True
     noise: float = option(2.0, "[0, inf)")  #: radius of the noise as a multiple of eps
 
     @override

@@ -2,8 +2,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dpaat.attacks.losses import kl_divergence
 from dpaat.methods.base import Method, StepOutput
-from dpaat.methods.baselines.trades import kl_divergence
 from dpaat.methods.options import option
 from dpaat.methods.registry import Cost, register_method
 

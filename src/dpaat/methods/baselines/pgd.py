@@ -10,3 +10,5 @@ class PGDTraining(AdversarialTraining):
 
     With a clean weight, the objective mixes in the clean images: the simplest rival of any adaptive method.
     """
+
+    multilabel = True

@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
+from dpaat.attacks.losses import kl_divergence
 from dpaat.attacks.norms import make_ball
 from dpaat.attacks.pgd import pgd_trajectory
 from dpaat.methods.base import Method, MethodContext, StepOutput
@@ -31,29 +31,23 @@ class TRADES(Method):
 
     beta: float = option(6.0, "[0, inf)")  #: weight of the divergence, 1 / lambda in the paper
     takes_clean_weight = False
+    multilabel = True
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         context = self.context
         x_adv = _attack(model, x, y, context)
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
-        divergence = kl_divergence(clean, adversarial)
+        divergence = kl_divergence(clean, adversarial, several=context.several)
         loss = context.learn_loss(clean, y) + self.beta * context.with_teacher(divergence, adversarial, x)
         return StepOutput(loss.mean(), adversarial.detach(), index)
-
-
-def kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """KL divergence of the adversarial from the clean distribution, per sample `(B,)`, from logits `(B, K)`."""
-    expected, found = clean.float().log_softmax(1), adversarial.float().log_softmax(1)
-    return F.kl_div(found, expected, reduction="none", log_target=True).sum(1)
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, context: MethodContext) -> Tensor:
     clean = score(model, x)
     ball = make_ball(context.norm, x, context.eps)
     x_adv = ball.project_(x + _START * torch.randn_like(x))
-    for iterate in pgd_trajectory(
-        model, x_adv, y, ball=ball, steps=context.steps, loss=lambda logits, _: kl_divergence(clean, logits)
-    ):
+    loss = lambda logits, _: kl_divergence(clean, logits, several=context.several)  # noqa: E731
+    for iterate in pgd_trajectory(model, x_adv, y, ball=ball, steps=context.steps, loss=loss):
         x_adv = iterate.after
     return x_adv

@@ -5,7 +5,7 @@ import numpy as np
 from dpaat.evaluation.entries import note_of
 from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.metrics import one_answer
-from dpaat.evaluation.tables import SCORES, condition, constant_row, score_cells
+from dpaat.evaluation.tables import SCORES, condition, constant_row, label_table, of_labels, score_cells
 from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
 from dpaat.report.drawing import Plot
@@ -18,6 +18,12 @@ NOTE = (
     "recall over the classes; mAP the one-vs-rest average precision and AUROC the one-vs-rest area under the ROC "
     "curve, each averaged over the classes. The first row is the constant that answers the most frequent class of the "
     "training set whatever the image. Each row is one training run; another seed would give another number."
+)
+LABELS = (
+    "Every image has several labels, each with a threshold that was chosen on validation images (largest sum of "
+    "sensitivity and specificity). Accuracy is the share of right answers, balanced accuracy the mean of sensitivity "
+    "and specificity over the labels; mAP and AUROC are means over them. Calibration, reliability and confusions are "
+    "of one class per image, and not shown."
 )
 CALIBRATION = (
     "Expected calibration error in percent: how far confidence and share of right answers lie apart, clean and "
@@ -38,6 +44,11 @@ def accuracy(report: Report) -> list[Block]:
         rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
         table = Table("percent", list(SCORES.values()), rows, note="" if number else NOTE)
         blocks += [Heading(f"Clean images: {comparison.title}"), table]
+        blocks += [
+            label_table(f"{name}: labels", entry) for name, entry in comparison.clean.items() if of_labels(entry)
+        ]
+        if any(map(of_labels, comparison.clean.values())):
+            blocks.append(Text(LABELS, "note"))
         for name, entry in comparison.clean.items():
             frame = comparison.runs[name].predictions(entry)
             if frame is not None and (answer := one_answer(frame["predicted"].to_numpy(), frame["label"].to_numpy())):
@@ -53,7 +64,7 @@ def _calibration(comparison: Comparison) -> list[Block]:
     found = [
         (name, each["conditions"]) for name in comparison.runs for each in comparison.analyses(name, "calibration")
     ]
-    plots = [plot for name in comparison.runs if (plot := _reliability(comparison, name))]
+    plots = [plot for name in _of_classes(comparison) if (plot := _reliability(comparison, name))]
     blocks: list[Block] = [Heading("Can its probabilities be taken at their word")] if found or plots else []
     if found:
         names = list(dict.fromkeys(name for _, conditions in found for name in conditions))
@@ -64,6 +75,11 @@ def _calibration(comparison: Comparison) -> list[Block]:
         ]
         blocks.append(Table("percent", columns, rows, note=CALIBRATION))
     return [*blocks, Figures(plots)] if plots else blocks
+
+
+def _of_classes(comparison: Comparison) -> list[str]:
+    """The runs whose images have one class each."""
+    return [name for name in comparison.runs if not any(map(of_labels, comparison.results[name]))]
 
 
 @draw.STYLED

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dpaat.data.label_sets import NOTHING
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Entry, note_of
 from dpaat.evaluation.tables import verdict_table
@@ -147,6 +148,6 @@ def _cards(arrays: Mapping[str, np.ndarray], entry: Entry, classes: Sequence[str
             for at, words in enumerate(("clean", "attacked")):
                 map_ = map_uri(arrays["maps"][number, at, k].astype(float), image)
                 pictures.append(Picture(map_, f"{kind} {words}", f"{name}: {kind} {words}"))
-        clean, attacked = (classes[each] for each in arrays["predicted"][:2, k])
+        clean, attacked = ([*classes, NOTHING][each] for each in arrays["predicted"][:2, k])
         cards.append(Card(name, f"{classes[labels[k]]}; taken for {clean}, attacked{where} for {attacked}", pictures))
     return cards

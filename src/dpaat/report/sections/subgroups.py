@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.tables import condition
+from dpaat.evaluation.tables import condition, of_labels
 from dpaat.radii import format_radius
 from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
@@ -37,7 +37,12 @@ def subgroups(report: Report) -> list[Block]:
         confusions = [plot for name in comparison.runs for plot in _confusions(comparison, name)]
         if recalls or confusions:
             blocks += [Heading(f"Classes: {comparison.title}"), Figures([*recalls, *confusions])]
-        if recalls and not confusions:
+        several = any(of_labels(each) for results in comparison.results.values() for each in results)
+        if several and recalls:
+            blocks.append(
+                Text("Recall is the sensitivity of each label. Confusions are of one class per image.", "note")
+            )
+        elif recalls and not confusions:
             blocks.append(Text("No confusion matrices: the runs have no predictions.parquet any more.", "note"))
         blocks += [*_operating_points(comparison), *_subgroups(comparison)]
     return blocks or [Text("Nothing has been evaluated that could tell.", "note")]
@@ -78,7 +83,7 @@ def _confusions(comparison: Comparison, name: str) -> list[Plot]:
     plots = []
     for entry in (comparison.clean.get(name), comparison.at_reference(name)):
         frame = None if entry is None else comparison.runs[name].predictions(entry)
-        if entry and frame is not None and len(frame):
+        if entry and frame is not None and len(frame) and not of_labels(entry):
             clean = entry["attack"] == "clean"
             what = "on clean images" if clean else f"{under_attack(entry['label'])}, {entry['eps_text']}"
             plots.append(_confusion(frame, f"{name}: answers {what}"))

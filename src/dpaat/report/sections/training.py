@@ -123,7 +123,8 @@ def _images(runs: Sequence[RunView]) -> list[Block]:
     if not splits:
         return []
     rows = [Row(name, [f"{counts.get(name, 0):,}" for counts in splits.values()]) for name in classes]
-    rows.append(Row("all", [f"{sum(counts.values()):,}" for counts in splits.values()], quiet=True))
+    sizes = first.info.get("split_sizes") or {name: sum(counts.values()) for name, counts in splits.items()}
+    rows.append(Row("all", [f"{sizes[name]:,}" for name in splits], quiet=True))
     table = Table("class", list(splits), rows, folded=f"{len(classes)} classes", open=len(classes) <= MAX_OPEN)
     same = len({run.info["fingerprint"] for run in runs}) == 1
     return [Heading("Images per class" + ("" if same else f" ({first.name})")), table]

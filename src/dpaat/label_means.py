@@ -1,0 +1,59 @@
+"""The criterion where an image has several labels: clean losses of each label, positives and negatives apart."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LabelMeans(nn.Module):
+    r"""Running means of the losses of K labels where they are 1 and where they are 0, and the threshold of an image.
+
+    $\tau_i = \frac{1}{|K_i|} \sum_{k \in K_i} m_{k, y_{ik}}$ over the known labels of image i, with $m_{k, v}$ the mean
+    of the last N losses of label k that images with $y_k = v$ had. With one label this is the threshold by class of the
+    question it asks; so it is with two labels that exclude each other.
+
+    Args:
+        labels: of every training sample `(N, K)`, int8: 1, 0, -1 unknown; kept, not saved.
+
+    Attributes:
+        sums: discounted sums of losses `(2, K)`, first of negatives; `counts` those of images, `seen` all so far.
+    """
+
+    labels: Tensor
+    sums: Tensor
+    counts: Tensor
+    seen: Tensor
+
+    def __init__(self, labels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("labels", labels, persistent=False)
+        self.register_buffer("sums", torch.zeros(2, labels.shape[1]))
+        self.register_buffer("counts", torch.zeros(2, labels.shape[1]))
+        self.register_buffer("seen", torch.zeros(()))
+
+    @torch.no_grad()
+    def collect(self, index: Tensor, losses: Tensor) -> None:
+        """Take in the losses `(B, K)` of some samples; rows that are not finite do not count."""
+        y, keep = self.labels[index], torch.isfinite(losses).all(1, keepdim=True)
+        of = torch.stack([y == 0, y == 1]) & keep
+        kept = 1 - (self.seen >= len(self.labels)) * len(index) / len(self.labels)
+        self.sums.mul_(kept).add_(torch.where(of, losses.to(self.sums), 0.0).sum(1))
+        self.counts.mul_(kept).add_(of.sum(1))
+        self.seen += len(index)
+
+    def means(self, *_: Any) -> Tensor:
+        """The running means `(2 K,)`, first of negatives, NaN where there was none; called as a `Statistic`."""
+        return (self.sums / self.counts).flatten()
+
+    def threshold(self, index: Tensor, means: Tensor) -> Tensor:
+        """Thresholds `(B,)` of some samples, from `means` as above; NaN for one of no known label."""
+        y = self.labels[index]
+        low, high = means.reshape(2, -1)
+        known = y >= 0
+        return torch.where(known, torch.where(y == 1, high, low), 0.0).sum(1) / known.sum(1)
+
+
+def label_sets(labels: Tensor) -> Tensor:
+    """The group of each sample `(N,)`: its class, or the number of its set of labels."""
+    return labels if labels.ndim == 1 else labels.unique(dim=0, return_inverse=True)[1]
