@@ -2,9 +2,9 @@
 
     python benchmarks/nearest_boundary.py RUN ... [--images 400] [--steps 30] [--out FILE.json]
 
-Training images of every finished run are drawn by chance, and FAB-T looks for the nearest adversarial image of each, without any
-limit, with the weights of the last epoch, which the sizes are of. Where the network is wrong on the clean image, that
-distance is 0. Then Spearman's correlation with it, over all of them and over those classified correctly, of
+Training images of every finished run are drawn by chance, and FAB-T looks for the nearest adversarial image of each,
+without any limit, with the weights of the last epoch, which the sizes are of. Where the network is wrong on the clean
+image, that distance is 0. Then Spearman's correlation with it, over all of them and over those classified correctly, of
 
 - `eps` and `distance`, the last epoch of perturbation.parquet;
 - `visits`, the mean of what the visits of an image solved for, each by itself; `last`, the last of them, undamped;
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from dpaat.attacks import fab_targeted
 from dpaat.attacks.norms import make_ball
@@ -53,7 +53,7 @@ def solved_at_visits(run: Run) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def boundary(run: Run, rows: np.ndarray, images: np.ndarray, labels: np.ndarray, steps: int) -> np.ndarray:
-    """Distance of each image to FAB-T's nearest adversarial one; 0 where it is wrong anyway, infinite if none is found."""
+    """Distance of each image to FAB-T's nearest adversarial one; 0 where it is wrong anyway, infinite if none is."""
     model, found = run.load_model(), []
     for part in np.array_split(rows, -(-len(rows) // BATCH)):
         x, y = torch.from_numpy(images[part]).float() / 255, torch.from_numpy(labels[part])
@@ -65,13 +65,17 @@ def boundary(run: Run, rows: np.ndarray, images: np.ndarray, labels: np.ndarray,
     return torch.cat(found).double().numpy()
 
 
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of two arrays `(..., N)` over the last axis."""
+    x, y = (rankdata(each, axis=-1) - (each.shape[-1] + 1) / 2 for each in (a, b))
+    return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))  # type: ignore[no-any-return]
+
+
 def correlation(estimate: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Spearman's correlation with its 95 % bootstrap interval."""
-    generator = np.random.default_rng(0)
-    draws = generator.integers(len(truth), size=(RESAMPLES, len(truth)))
-    spread = [spearmanr(estimate[draw], truth[draw]).statistic for draw in draws]
-    interval = np.nanpercentile(spread, [2.5, 97.5]).round(3).tolist()
-    return {"spearman": round(float(spearmanr(estimate, truth).statistic), 3), "interval": interval}
+    draws = np.random.default_rng(0).integers(len(truth), size=(RESAMPLES, len(truth)))
+    interval = np.nanpercentile(spearman(estimate[draws], truth[draws]), [2.5, 97.5])
+    return {"spearman": round(float(spearman(estimate, truth)), 3), "interval": interval.round(3).tolist()}
 
 
 def measure(run: Run, count: int, steps: int) -> dict[str, Any]:
@@ -147,9 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = open_run(path)
         row = measure(LastEpoch(run.path, run.config, run.info), given.images, given.steps)
         found[path.resolve().name] = row
-        print(
-            f"{path.name}: {row['correct']} of {row['images']} correct; with a distance {row['of_correct']['with_distance']:.1%}, eps moved {row['of_correct']['eps_moved']:.1%}"
-        )
+        shares = (f"{name} {share:.1%}" for name, share in row["of_correct"].items())
+        print(f"{path.name}: {row['correct']} of {row['images']} correct; of those {', '.join(shares)}")
         for name in row["all"]:
             texts = [
                 f"{row[group][name]['spearman']:.3f} {row[group][name]['interval']}"
