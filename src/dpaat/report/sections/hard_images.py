@@ -1,0 +1,109 @@
+"""Report section: nearest-boundary estimates of the training images, and those that are hard or mislabelled."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dpaat.errors import UserError, first_line
+from dpaat.evaluation.images import RowView
+from dpaat.methods.searching import score
+from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
+from dpaat.report.pictures import image_uri
+from dpaat.report.view import Report, RunView
+from dpaat.runs import open_run
+from dpaat.tables import Row, Table, percent
+
+SHOWN, SAVED = 24, 1000
+"""Most images on the page, and most lines of the table to save."""
+
+
+@register_section("hard-images", "Which training images are hard or mislabelled", order=75)
+def hard_images(report: Report) -> list[Block]:
+    """The estimates of each class, and the images whose estimate stayed at 0."""
+    blocks: list[Block] = []
+    for run in report.runs:
+        frame = estimates(run)
+        if frame is not None:
+            blocks += [Heading(f"Distance to the decision boundary: {run.name}"), _by_class(run, frame)]
+            blocks += _hardest(run, frame[frame["distance"] == 0], images=report.images)
+    if not blocks:
+        return [Text("No run here estimates how far its training images are from the decision boundary.", "note")]
+    text = (
+        "A run of `dpaat` estimates for every training image how far it is from the decision boundary: at which radius "
+        "its loss would reach the mean of its class, clean, if it went on rising as it did under attack."
+    )
+    return [Text(text), *blocks]
+
+
+def estimates(run: RunView) -> pd.DataFrame | None:
+    """The last epoch of the perturbation log, hardest first; None for a run without estimates.
+
+    Columns id, class, distance, eps, loss and `loss_above_class`, the loss less the mean of its class; `distance` is
+    NaN for an image that was never attacked. UserError for an unreadable file.
+    """
+    part = max((run.path / "perturbation.parquet").glob("epoch-*.parquet"), default=None)
+    if part is None:
+        return None
+    try:
+        frame = pd.read_parquet(part)
+        if "distance" not in frame or frame["distance"].isna().all():
+            return None
+        frame["loss_above_class"] = frame["loss"] - frame.groupby("class")["loss"].transform("mean")
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise UserError(f"{part}: not readable ({first_line(error)})") from None
+    columns = ["id", "class", "distance", "eps", "loss", "loss_above_class"]
+    return frame[columns].sort_values(["distance", "loss_above_class"], ascending=[True, False], ignore_index=True)
+
+
+def _by_class(run: RunView, frame: pd.DataFrame) -> Table:
+    unit, scale = ("255ths of the range of pixels", 255) if run.config.norm == "linf" else ("L2", 1)
+    groups = {name: frame[frame["class"] == name] for name in frame["class"].value_counts().index} | {"all": frame}
+    rows = []
+    for name, group in groups.items():
+        known = group["distance"].dropna()
+        quantiles = [f"{scale * q:.2f}" for q in known.quantile([0.1, 0.5, 0.9])]
+        zero = known == 0
+        rows.append(Row(name, [f"{len(known):,}", f"{zero.sum():,}", percent(zero.mean()), *quantiles], name == "all"))
+    columns = ["images", "at 0", "at 0, %", "10th percentile", "median", "90th percentile"]
+    note = f"Estimates after the last epoch, in {unit}; twice the largest size of training at most."
+    return Table("class", columns, rows, note=note)
+
+
+def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
+    if zero.empty:
+        return [Text("No image stayed at 0.", "note")]
+    text = (
+        f"{len(zero):,} images stayed at a distance of 0 at every attack: their clean loss was above the mean of their "
+        "class. They are hard, or their label is wrong. The first to look at are those whose loss is highest above it."
+    )
+    shown = zero.head(SHOWN)
+    columns = ["class", "loss", "above the class"]
+    rows = [Row(r.id, [r["class"], f"{r.loss:.2f}", f"{r.loss_above_class:+.2f}"]) for _, r in shown.iterrows()]
+    found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
+    try:
+        found += _gallery(run, shown) if images else []
+    except UserError as error:
+        found.append(Text(f"No pictures: {error}.", "note"))
+    found.append(Table("image", columns, rows, folded=f"The {len(rows)} hardest images", open=len(found) == 2))
+    first = f"the {SAVED:,} hardest" if len(zero) > SAVED else "all of them"
+    data = zero.head(SAVED).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return [*found, Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)]
+
+
+def _gallery(run: RunView, shown: pd.DataFrame) -> list[Block]:
+    """Thumbnails, with what the kept network takes the images for; UserError where it or the data are not there."""
+    opened = open_run(run.path)
+    model, data = opened.load_model(), opened.prepare(progress=False)
+    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
+    here = shown[shown["id"].isin(row_of)]
+    if here.empty:
+        return [Text("No pictures: none of these images is in the data any more.", "note")]
+    rows = np.array([row_of[name] for name in here["id"]])
+    images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
+    answers = [run.info["classes"][k] for k in score(model, torch.from_numpy(images).float() / 255).argmax(1)]
+    cards = [
+        Card(each["id"], f"labelled {each['class']}, taken for {answer}", [Picture(image_uri(image), "", each["id"])])
+        for (_, each), answer, image in zip(here.iterrows(), answers, images, strict=True)
+    ]
+    licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}."
+    return [Gallery(f"The {len(cards)} hardest", cards), Text(licence, "note")]
