@@ -102,7 +102,7 @@ def test_selection_optimism() -> None:
 
 
 def test_one_attack_is_an_upper_bound() -> None:
-    assert told(attack="PGD-20")["attack"] == "PGD-20 alone: a stronger attack can only lower the scores"
+    assert told(attack="PGD-20")["attack"] == "PGD-20 only: further attacks can only lower the scores"
     assert "gradient masking" not in told(attack="")
 
 

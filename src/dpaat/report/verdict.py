@@ -86,7 +86,7 @@ def verdict(
     if attack:
         lines += _by_words("gradient masking", ((run.name, _masking(run)) for run in runs))
         if not attack.startswith("worst case"):
-            lines.append(Line("attack", f"{attack} alone: a stronger attack can only lower the scores", True))
+            lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
     lines += _images(support, split)
     if contrasts and all(len(each.runs) == 1 for each in contrasts):
