@@ -23,14 +23,14 @@ from dpaat.report.page import _names
 from report_makers import HAM, RADII, Page, add_analyses, make_run, masking, read_page
 
 QUESTIONS = [
-    "What was trained on what",
-    "Is it accurate",
-    "Is it robust",
-    "Can that be believed",
-    "For whom",
-    "What does it look at",
-    "Which images are fragile",
-    "How to reproduce it",
+    "What was trained on what?",
+    "Is it accurate?",
+    "Is it robust?",
+    "Is the gradient masked?",
+    "Which classes and groups does it serve?",
+    "What does it look at?",
+    "Which images are fragile?",
+    "How can it be reproduced?",
 ]
 
 
@@ -130,12 +130,14 @@ def test_the_worst_case_comes_first_without_scores_that_it_has_not(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("verdict", "word"), [("pass", "believable"), ("warn", "suspicious"), ("fail", "masked")])
-def test_masking_verdicts_stand_beside_the_scores(tmp_path: Path, verdict: str, word: str) -> None:
+def test_masking_verdicts_are_beside_the_scores(tmp_path: Path, verdict: str, word: str) -> None:
     run = make_run(tmp_path / "run")
     add_analyses(run, masking=masking(verdict, word))
     page = read_page([run], tmp_path / "report.html")
-    assert page.text.count(word) >= 2
-    assert page.text.index(word) < page.text.index("What was trained on what")
+    shown = {"believable": "no sign found"}.get(word, word)
+    assert page.text.count(shown) >= 2
+    assert page.text.index(shown) < page.text.index("What was trained on what?")
+    assert "believable" not in page.text
     assert "12 of 50 images stand at 0.5" in page.text
     assert f'class="{verdict}">{verdict}<' in page.raw
     assert "Not checked for gradient masking" not in page.text
@@ -198,7 +200,8 @@ def test_hundred_classes(tmp_path: Path) -> None:
     counts = {f"class {k}": 3 + k % 5 for k in range(100)}
     page = read_page([make_run(tmp_path / "run", counts=counts, method="dpaat")], tmp_path / "report.html")
     assert "the 30 most frequent of 100 classes" in page.text
-    assert any("93 more lines" in alt for alt in page.alts)
+    assert any("94 more lines" in alt for alt in page.alts)
+    assert "94 others, grey" in page.raw
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Results and what was concluded from them, as tables for the terminal; every number comes from `evaluation.json`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from rich.console import Group as Lines
 from rich.text import Text
@@ -13,6 +13,26 @@ from dpaat.tables import Cell, Column, Kind, Row, Table, percent, score_cell
 MAX_CLASSES = 20
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
 WITH_INTERVAL = ("balanced_accuracy", "map")
+POINT = ("sensitivity", "specificity")
+MASKING = {
+    "believable": "no sign of gradient masking",
+    "suspicious": "a check warns",
+    "masked": "gradient masking",
+    "degenerate": "the answer hardly depends on the image",
+}
+"""What people read for the verdicts of `evaluation.json`."""
+CALIBRATION = (
+    "Expected calibration error in percent: how far confidence and share of right answers lie apart, on clean images "
+    "and under APGD-CE; as the model is, and with the temperature that fits the clean validation images best."
+)
+OPERATING_POINTS = (
+    "Percent. A question with two answers, asked with the threshold that gives the specificity named on clean "
+    "validation images. Under attack the threshold is the same."
+)
+CORRUPTIONS = (
+    "Balanced accuracy in percent on images with everyday faults of mild (1), medium (3) and strong (5) severity, and "
+    "the mean over all five."
+)
 
 
 def condition(entry: Entry) -> str:
@@ -62,10 +82,10 @@ def comparison_table(runs: Mapping[str, Document]) -> Lines:
 
 def analyses_summary(document: Document) -> Lines:
     """The security curve, calibration, operating points, masking checks and corruptions, those that are there."""
-    kinds = {"curve": _curve, "calibration": _calibration, "operating_points": _operating_points}
-    kinds |= {"masking": _masking, "corruptions": _corruptions}
+    kinds: dict[str, Callable[[Mapping[str, Entry]], Table]] = {"curve": _curve, "calibration": calibration_table}
+    kinds |= {"operating_points": operating_points_table, "masking": _masking, "corruptions": corruptions_table}
     found = document.get("analyses", {})
-    return Lines(*(show(entry).to_rich() for name, show in kinds.items() for entry in found.get(name, [])))
+    return Lines(*(show({"": entry}).to_rich() for name, show in kinds.items() for entry in found.get(name, [])))
 
 
 def verdict_table(corner: str, entries: Mapping[str, Entry], title: str = "", *, whole: bool = False) -> Table:
@@ -73,6 +93,12 @@ def verdict_table(corner: str, entries: Mapping[str, Entry], title: str = "", *,
     rows = [Row(name, [Cell(e["verdict"], kind=e["verdict"]), e["evidence"]]) for name, e in entries.items()]
     columns = [Column("verdict", left=True), Column("evidence", left=True, long=True)]
     return Table(corner, columns, rows, title=title, whole=whole)
+
+
+def _shown(group: Group) -> list[Entry]:
+    """Clean and worst case, or all results where there is no worst case."""
+    worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
+    return worst if len(worst) > 1 else list(group.results)
 
 
 def of_labels(entry: Entry) -> bool:
@@ -91,10 +117,58 @@ def label_table(title: str, entry: Entry) -> Table:
     return Table("label", ["images", *keys.values()], rows, title=said)
 
 
-def _shown(group: Group) -> list[Entry]:
-    """Clean and worst case, or all results where there is no worst case."""
-    worst = [entry for entry in group.results if entry["attack"] == "clean" or is_worst_case(entry["attack"])]
-    return worst if len(worst) > 1 else list(group.results)
+def calibration_table(found: Mapping[str, Entry]) -> Table:
+    """Calibration of runs by name, a row per condition."""
+    rows = [
+        Row(_of(run, _named(name)), [score_cell(each["ece"]), score_cell(each["ece_scaled"])])
+        for run, entry in found.items()
+        for name, each in entry["conditions"].items()
+    ]
+    temperatures = (next(iter(e["conditions"].values())).get("temperature") for e in found.values())
+    known = ", ".join(f"{each:.2f}" for each in temperatures if each)
+    title = f"calibration (percent); temperature {known} from clean validation images"
+    return Table("", ["calibration error", "with temperature"], rows, title=title, note=CALIBRATION)
+
+
+def operating_points_table(found: Mapping[str, Entry], only: Collection[str] | None = None) -> Table:
+    """Sensitivity and specificity of runs by name, under all conditions or some."""
+    rows = []
+    for run, entry in found.items():
+        for number, first in enumerate(entry["conditions"]["clean"]):
+            for name, points in entry["conditions"].items():
+                if only is None or name in only:
+                    scores = [score_cell(points[number][k], points[number][f"{k}_interval"]) for k in POINT]
+                    task = f"{first['task']}, specificity {first['specificity_wanted']:.0%}"
+                    rows.append(Row(_of(run, task) if name == "clean" else "", [_named(name), *scores]))
+    title = "sensitivity at thresholds that give the wanted specificity on clean validation images (percent)"
+    return Table("", [Column("images", left=True), *POINT], rows, title=title, note=OPERATING_POINTS)
+
+
+def corruptions_table(found: Mapping[str, Entry]) -> Table:
+    """Balanced accuracy of runs by name on images with faults."""
+    columns = [Column(text, group=run) for run in found for text in ("mild", "medium", "strong", "mean")]
+    scores = [entry["balanced_accuracy"] for entry in found.values()]
+    kinds: tuple[Kind, ...] = ("", "", "", "key")
+    rows = []
+    for corruption in dict.fromkeys(name for each in scores for name in each if name != "clean"):
+        at = [each.get(corruption, [None] * 5) for each in scores]
+        shown = [(s[0], s[2], s[4], None if None in s else sum(s) / len(s)) for s in at]
+        rows.append(
+            Row(corruption, [score_cell(s, kind=kind) for each in shown for s, kind in zip(each, kinds, strict=True)])
+        )
+    errors = {run: entry["balanced_error"] for run, entry in found.items()}
+    means = "; ".join(
+        _of(run, f"clean {percent(1 - e['clean_error'])}, mean {percent(1 - e['mean_corruption_error'])}")
+        for run, e in errors.items()
+    )
+    title = f"balanced accuracy on corrupted images (percent): {means}"
+    return Table("corruption", columns, rows, title=title, note=f"{CORRUPTIONS} Over all corruptions: {means}.")
+
+
+def masking_text(entry: Entry) -> str:
+    """The verdict of the masking checks, and a line that names those behind it."""
+    word, _, rest = str(entry["summary"]).partition(" ")
+    return f"{MASKING.get(word, word)} {rest}".strip()
 
 
 def _recall(group: Group) -> Table:
@@ -136,7 +210,8 @@ def _about(entry: Entry) -> str:
     return f"{entry['data']}, {entry['split']}, {entry['n']:,} images"
 
 
-def _curve(entry: Entry) -> Table:
+def _curve(found: Mapping[str, Entry]) -> Table:
+    (entry,) = found.values()
     points = zip(entry["eps"], entry["accuracy"], entry["balanced_accuracy"], strict=True)
     rows = [Row(format_radius(eps), [percent(accuracy), percent(balanced)]) for eps, accuracy, balanced in points]
     areas = [percent(entry[name]) for name in ("accuracy_area", "balanced_accuracy_area")]
@@ -145,38 +220,15 @@ def _curve(entry: Entry) -> Table:
     return Table("radius", ["accuracy", "balanced"], rows, title=title)
 
 
-def _calibration(entry: Entry) -> Table:
-    conditions = entry["conditions"]
-    rows = [Row(_named(name), [percent(e["ece"]), percent(e["ece_scaled"])]) for name, e in conditions.items()]
-    temperature = next(iter(conditions.values()))["temperature"]
-    title = f"calibration (percent); temperature {temperature:.2f} from clean validation images"
-    return Table("", ["calibration error", "with temperature"], rows, title=title)
-
-
-def _operating_points(entry: Entry) -> Table:
-    rows = []
-    for number, first in enumerate(entry["conditions"]["clean"]):
-        for name, points in entry["conditions"].items():
-            point, clean = points[number], name == "clean"
-            scores = [score_cell(point[key], point[f"{key}_interval"]) for key in ("sensitivity", "specificity")]
-            wanted = percent(first["specificity_wanted"]) if clean else ""
-            rows.append(Row(first["task"] if clean else "", [wanted, _named(name), *scores]))
-    title = "sensitivity at thresholds that give the wanted specificity on clean validation images (percent)"
-    return Table("", ["wanted", Column("images", left=True), "sensitivity", "specificity"], rows, title=title)
-
-
-def _masking(entry: Entry) -> Table:
+def _masking(found: Mapping[str, Entry]) -> Table:
+    (entry,) = found.values()
     checks = {check["name"]: check for check in entry["checks"]}
-    return verdict_table("check", checks, f"gradient masking: {entry['summary']}")
-
-
-def _corruptions(entry: Entry) -> Table:
-    scores = entry["balanced_accuracy"]
-    rows = [Row(name, [percent(score) for score in found]) for name, found in scores.items() if name != "clean"]
-    clean, mean = (percent(1 - entry["balanced_error"][name]) for name in ("clean_error", "mean_corruption_error"))
-    title = f"balanced accuracy by severity, {_about(entry)} (percent): clean {clean}, mean {mean}"
-    return Table("corruption", [str(severity) for severity in range(1, 6)], rows, title=title)
+    return verdict_table("check", checks, f"masking checks, {_about(entry)}: {masking_text(entry)}")
 
 
 def _named(condition: str) -> str:
     return condition if condition == "clean" else f"APGD-CE {condition}"
+
+
+def _of(run: str, text: str) -> str:
+    return f"{run}: {text}" if run else text

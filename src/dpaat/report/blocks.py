@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
-from dpaat.report.view import Report
 from dpaat.tables import Table
 
 
@@ -47,6 +47,14 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Blocks folded away under a line."""
+
+    summary: str
+    blocks: "Sequence[Block]"
+
+
+@dataclass(frozen=True)
 class Picture:
     """A small picture, as a data URI."""
 
@@ -83,7 +91,7 @@ class Download:
     csv: str
 
 
-Block = Heading | Text | Table | Figures | Facts | Listing | Gallery | Download
+Block = Heading | Text | Table | Figures | Facts | Listing | Fold | Gallery | Download
 Maker = Callable[[Report], Sequence[Block]]
 
 
@@ -109,6 +117,11 @@ def register_section(anchor: str, title: str, *, order: float) -> Callable[[Make
         return make
 
     return register
+
+
+def first_open(number: int, title: str, blocks: Sequence[Block]) -> list[Block]:
+    """Blocks about a set of images: under a heading for the first set, which counts most, folded away for others."""
+    return [Heading(title), *blocks] if number == 0 else [Fold(title, blocks)]
 
 
 def make_sections(report: Report) -> dict[Section, Sequence[Block]]:

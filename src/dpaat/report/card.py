@@ -9,9 +9,10 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import dpaat
 from dpaat.evaluation.entries import Entry
-from dpaat.report.blocks import Block, Facts, Heading, Listing, Text, make_sections
+from dpaat.report.blocks import Block, Facts, Fold, Heading, Listing, Text, make_sections
+from dpaat.report.comparison import Comparison, Report
 from dpaat.report.sections.masking import overview_tables
-from dpaat.report.view import Comparison, Report, window_text
+from dpaat.report.view import window_text
 from dpaat.tables import Table, escape_markdown
 
 LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit")
@@ -39,10 +40,12 @@ def model_card(report: Report) -> str:
     synthetic = any(run.info.get("synthetic") for run in report.runs)
     parts = [
         f"---\n{_head(report)}\n---",
-        f"# {escape_markdown(', '.join(run.name for run in report.runs))}",
+        f"# {escape_markdown(report.title)}",
         "## Model details",
         _details(report),
         *(table.to_markdown() for table in overview_tables(report.comparisons)),
+        "## Verdict",
+        _block(Facts([line[:2] for line in report.verdict])),
         "## Intended use and limits",
         "For research. Not a medical device, and not for use in diagnosis or treatment.",
         "Trained on synthetic images: no number here says anything about patients." if synthetic else "",
@@ -138,7 +141,9 @@ def _written(blocks: Sequence[Block]) -> Iterator[str]:
     """Blocks as Markdown; a heading is left out where nothing that can be written follows it."""
     heading = ""
     for block in blocks:
-        if isinstance(block, Heading):
+        if isinstance(block, Fold):
+            yield from _written([Heading(block.summary), *block.blocks])
+        elif isinstance(block, Heading):
             heading = f"#### {escape_markdown(block.text)}"
         elif text := _block(block):
             yield from (heading, text)

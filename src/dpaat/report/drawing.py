@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Sequence
@@ -13,16 +14,21 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from dpaat.radii import format_radius
 
 # Okabe and Ito's palette, which all common kinds of colour vision tell apart, without its yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, MUTED, RULE = "#1c1f23", "#5b626b", "#d9dde2"
-MAX_LINES = len(COLOURS)
+INK, MUTED, RULE, GREY = "#1c1f23", "#5b626b", "#d9dde2", "#b3b9c1"
+MAX_LINES = 6
 MAX_ROWS = 30
+LABEL = 0.07
+"""Height of a line's name beside a drawing of usual height, as a fraction."""
+PLACES = [(x, y) for x, y in itertools.product((0, 7, -7, 14, -14), (6, -12, -3, 15, -21)) if x or y != -3]
+"""Offsets in points at which the name of a point is tried."""
 WIDTH = 4.6
 """Inches; on a phone a figure is shown at about this size, elsewhere larger."""
 
@@ -97,6 +103,40 @@ def legend(axes: Axes) -> None:
     axes.figure.legend(handles, names, ncols=columns, handlelength=1.5, columnspacing=1.0, **place)
 
 
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+    """Write names of lines to the right of the axes: name, height of the line's end, colour; none over another."""
+    low, high = axes.get_ylim()
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = [(y - low) / (high - low) for _, y, _ in ends]
+    for k in range(1, len(ends)):
+        heights[k] = max(heights[k], heights[k - 1] + LABEL)
+    for k in reversed(range(len(ends))):
+        heights[k] = min(heights[k], 1 - LABEL * (len(ends) - 1 - k))
+    for (name, _, colour), height in zip(ends, heights, strict=True):
+        style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+        axes.annotate(short(name, 20), (1, height), (5, 0), color=colour, fontsize=8, annotation_clip=False, **style)
+
+
+def label_points(axes: Axes, points: Sequence[tuple[str, float, float]], colours: Sequence[str]) -> None:
+    """Write names beside points where they touch neither a point nor another name; one without room is left out.
+
+    To be called when limits and layout of the drawing are final.
+    """
+    places = [(x, y) for _, x, y in points]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(places)]
+    frame = axes.get_window_extent().padded(2)
+    for (name, *_), place, colour in zip(points, places, colours, strict=True):
+        for x, y in PLACES if name else ():
+            style: dict[str, Any] = {"ha": "center" if abs(x) < 7 else "left" if x > 0 else "right", "fontsize": 7.5}
+            label = axes.annotate(name, place, (x, y), textcoords="offset points", color=colour, **style)
+            box = label.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            label.remove()
+
+
 def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
     """Write radii below the axes, leaving out those that would run into each other."""
     shown = [radii[0]]
@@ -109,7 +149,8 @@ def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
 def percent_axis(*axes: Axis) -> None:
     """Write fractions along axes as percent."""
     for axis in axes:
-        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
 
 
 def look(number: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def line_plot(
     even: bool = False,
     percent: bool = True,
 ) -> Plot:
-    """Draw one line per name, from points (x, y); those beyond the seventh are thin and grey, without a name.
+    """Draw one line per name, from points (x, y); those beyond the sixth are grey and share a name.
 
     `level` is a name and a height to draw across, such as the constant predictor's; `bands` are intervals around lines,
     by x. x is a radius of a [0, 1] image with `radii`, else an epoch; `even` draws its values at even distances, as
@@ -56,17 +56,24 @@ def line_plot(
     ticks = sorted({x for points in lines.values() for x, _ in points})
     place = {x: float(k) for k, x in enumerate(ticks)} if even else {x: x for x in ticks}
     axes = draw.axes_of(2.9)
+    ends: list[tuple[str, float, str]] = []
+    others = [name for k, name in enumerate(lines) if k >= draw.MAX_LINES]
     for k, (name, points) in enumerate(lines.items()):
         x, y = [place[x] for x, _ in points], [y for _, y in points]
-        if k >= draw.MAX_LINES:
-            axes.plot(x, y, color="#b3b9c1", linewidth=0.7, zorder=1)
+        if name in others:
+            axes.plot(x, y, color=draw.GREY, linewidth=0.7, zorder=1)
             continue
-        axes.plot(x, y, label=draw.short(name), markevery=max(1, len(x) // 12), **draw.look(k))
+        axes.plot(x, y, markevery=max(1, len(x) // 12), **draw.look(k))
+        ends.append((name, y[-1], draw.COLOURS[k]))
         if band := bands.get(name):
             low, high = zip(*band.values(), strict=True)
             axes.fill_between([place[x] for x in band], low, high, **draw.band_look(k))
     if level is not None:
-        axes.axhline(level[1], color=draw.MUTED, label=draw.short(level[0]), **DASHED)
+        axes.axhline(level[1], color=draw.MUTED, **DASHED)
+        ends.append((*level, draw.MUTED))
+    if others:
+        name = others[0] if len(others) == 1 else f"{len(others)} others, grey"
+        ends.append((name, lines[others[0]][-1][1], draw.MUTED))
     axes.set(xlabel=x_label, ylabel=y_label)
     if percent:
         axes.set_ylim(-0.02, 1.02)
@@ -76,8 +83,8 @@ def line_plot(
     elif radii:
         draw.radius_ticks(axes, ticks)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    draw.legend(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    draw.label_ends(axes, ends)
 
     def write(name: str, x: float, y: float) -> str:
         value = f"{100 * y:.1f} %" if percent else f"{y:.3g}"
@@ -117,15 +124,24 @@ def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, 
 
 @draw.STYLED
 def pareto_plot(points: Mapping[str, tuple[Estimate, Estimate]], *, x_label: str, y_label: str, caption: str) -> Plot:
-    """Draw two scores of every run against each other, and the front of those that no other beats in both."""
+    """Draw two scores of every run against each other, and the front of those that no other beats in both.
+
+    Of more runs than there are colours, those of the front come first, then those with the largest y.
+    """
     values = {name: (x.value, y.value) for name, (x, y) in points.items()}
     axes = draw.axes_of(3.2)
-    front = [values[name] for name in pareto_front(values)]
-    draw_pareto(axes, {name: [point] for name, point in points.items()}, [(draw.MUTED, front)])
+    front = pareto_front(values)
+    named = {*sorted(values, key=lambda name: (name not in front, -values[name][1]))[: draw.MAX_LINES]}
+    looks = {name: draw.look(k) for k, name in enumerate(name for name in values if name in named)}
+    looks |= {name: {"color": draw.GREY, "marker": "o"} for name in values if name not in named}
+    draw_pareto(axes, {n: [point] for n, point in points.items()}, [(draw.MUTED, [values[n] for n in front])], looks)
     axes.grid(visible=True, axis="both")
     axes.margins(x=0.1)
     axes.set(ylim=(0, 1.25 * max(y for _, y in values.values()) or 1), xlabel=x_label, ylabel=y_label)
-    draw.legend(axes)
+    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    order = sorted(values, key=lambda name: name not in named)
+    colours = [looks[name]["color"] if name in named else draw.MUTED for name in order]
+    draw.label_points(axes, [(draw.short(name), *values[name]) for name in order], colours)
     told = "; ".join(f"{name}: {100 * x:.1f} % and {100 * y:.1f} %" for name, (x, y) in values.items())
     rows = [(name, *x.row, y.value) for name, (x, y) in points.items()]
     return draw.finish(axes, caption, f"{told}.", ["run", x_label, "lower", "upper", y_label], rows)

@@ -1,6 +1,7 @@
 """Reports on runs: one HTML page, or a model card."""
 
 import base64
+import datetime
 import itertools
 import re
 from collections.abc import Sequence
@@ -12,20 +13,24 @@ from markupsafe import Markup
 
 import dpaat
 from dpaat.errors import UserError, unknown
-from dpaat.report.blocks import make_sections
+from dpaat.report.blocks import Facts, make_sections
 from dpaat.report.card import model_card
+from dpaat.report.comparison import Report, side_by_side
 from dpaat.report.drawing import Plot
 from dpaat.report.sections.masking import overview_tables
-from dpaat.report.view import Report, compare, read_run
+from dpaat.report.view import read_run, window_text
 from dpaat.storage import write_text
 from dpaat.tables import code_html
 
 FORMATS = ("html", "md")
+USE = "For research. Not a medical device, and not for use in diagnosis or treatment."
 FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif" '
 """How a drawing begins in a file of its own."""
 
 
-def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", images: bool = True) -> Path:
+def write_report(
+    runs: Sequence[Path], out: Path, *, format: str = "html", images: bool = True, title: str = "", author: str = ""
+) -> Path:
     """Write one self-contained HTML page, or a model card, about one run or several side by side.
 
     The page needs no network and no JavaScript. What a run does not have yet (evaluation, explanation, log) it says is
@@ -36,6 +41,8 @@ def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", image
         out: the file to write.
         format: "html" for the page, "md" for a model card as model hubs take it.
         images: show images of the data on the page, which needs the data and the checkpoints.
+        title: of the report, by default the runs and the data.
+        author: who answers for it, by default not named.
 
     Returns:
         `out`.
@@ -48,7 +55,9 @@ def write_report(runs: Sequence[Path], out: Path, *, format: str = "html", image
     if not runs:
         raise UserError("give at least one run folder to report on")
     views = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
-    report = Report(views, compare(views), images=images and format == "html")
+    names, data = ([*dict.fromkeys(each)] for each in zip(*((v.name, v.info["data"]) for v in views), strict=True))
+    title = title or f"{', '.join(names)} on {', '.join(data)}"
+    report = Report(views, side_by_side(views), images=images and format == "html", title=title, author=author)
     text = model_card(report) if format == "md" else render(report)
     try:
         write_text(out, text)
@@ -80,8 +89,8 @@ def render(report: Report) -> str:
         templates()
         .get_template("page.html.j2")
         .render(
-            runs=report.runs,
-            first=report.runs[0],
+            report=report,
+            facts=_facts(report),
             synthetic=any(run.info.get("synthetic") for run in report.runs),
             same_data=len(report.unique("fingerprint")) == 1,
             overview=overview_tables(report.comparisons),
@@ -91,6 +100,23 @@ def render(report: Report) -> str:
             version=dpaat.__version__,
         )
     )
+
+
+def _facts(report: Report) -> Facts:
+    """Date, author, data and use, for the head of the page."""
+    described = []
+    for info in {run.info["fingerprint"]: run.info for run in report.runs}.values():
+        splits = {name: sum(counts.values()) for name, counts in (info.get("split_counts") or {}).items()}
+        images = f"{sum(splits.values()):,} images ({', '.join(f'{n:,} {name}' for name, n in splits.items())}), "
+        licence = info.get("licence") or "unknown"
+        text = f"{info['data']}: {images if splits else ''}{len(info['classes'])} classes, licence {licence}"
+        described.append(text + window_text(info.get("window")))
+    sizes = sorted({run.config.image_size for run in report.runs})
+    networks = ", ".join(dict.fromkeys(run.config.model for run in report.runs))
+    pixels = ", ".join(f"{size} x {size}" for size in sizes)
+    facts = [("date", f"{datetime.date.today():%d %B %Y}"), *([("author", report.author)] if report.author else [])]
+    facts += [("data", "; ".join(described)), ("networks", f"{networks}, images of {pixels} pixels")]
+    return Facts([*facts, ("intended use", USE)])
 
 
 def _uri(kind: str, text: str) -> str:

@@ -1,6 +1,5 @@
-"""What a report reads: run folders, and their results side by side, sorted by images."""
+"""What a report reads: run folders."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,8 @@ import pyarrow.parquet as pq
 from dpaat.config import TrainConfig
 from dpaat.data.label_sets import from_text
 from dpaat.errors import UserError, at, first_line
-from dpaat.evaluation.entries import Document, Entry, Population, groups, population_of
-from dpaat.evaluation.metrics import curve_area
+from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.results import check_results, outdated, predictions_part, read_evaluation
-from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.stored import read_frame
 from dpaat.runs import ELSEWHERE, INFO, SUBJECT, Run, read_folder, read_info
 from dpaat.storage import read_json
@@ -46,6 +43,23 @@ class RunView:
         """Whether the model was trained elsewhere, so that nothing is known of that."""
         return self.config.method == ELSEWHERE
 
+    @cached_property
+    def classes(self) -> list[str]:
+        """Classes in the order of every table and figure: the most frequent of the training set first."""
+        counts = self.info.get("train_counts") or {}
+        return sorted(self.info["classes"], key=lambda name: -counts.get(name, 0))
+
+    @cached_property
+    def validation(self) -> float | None:
+        """Clean balanced accuracy on the validation split in the epoch that was kept; None where it is not logged."""
+        name = "val/balanced_accuracy"
+        if self.epochs is None or name not in self.epochs or "val/score" not in self.epochs:
+            return None
+        best = self.epochs["val/score"].dropna()
+        row = -1 if self.config.select == "last" or best.empty else self.epochs.index.get_loc(best.idxmax())
+        value = float(self.epochs[name].to_numpy()[row])
+        return value if np.isfinite(value) else None
+
     def predictions(self, entry: Entry) -> pd.DataFrame | None:
         """Read the predictions behind a result, None if they are not there; raises UserError for an unreadable file."""
         return read_frame(self.path, entry) if predictions_part(self.path, entry).is_file() else None
@@ -57,111 +71,6 @@ class RunView:
             frame = _read_part(part, self.info).set_index("id")["eps"]
             rows[int(part.stem.removeprefix("epoch-"))] = frame.reindex(list(ids))
         return pd.DataFrame(rows).T
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """All results on the same images."""
-
-    population: Population
-    runs: Mapping[str, RunView]  # those with results, by name
-    results: Mapping[str, Sequence[Entry]]  # of each run
-    constant: Entry | None  # the constant predictor's entry
-
-    @property
-    def title(self) -> str:
-        """Such as "ham10000, test split, 1,987 images"."""
-        return f"{self.population.data}, {self.population.split} split, {self.population.n:,} images"
-
-    @cached_property
-    def attacks(self) -> list[str]:
-        """Labels of the attacks: the worst case, or else that with most results, the stronger of two."""
-        attacked = [e for results in self.results.values() for e in results if e["attack"] != "clean"]
-        steps = {e["label"]: e["steps"] or 1 for e in attacked}
-        count = Counter(e["label"] for e in attacked)
-        worst = {e["label"] for e in attacked if is_worst_case(e["attack"])}
-        return sorted(steps, key=lambda label: (label not in worst, -count[label], -steps[label]))
-
-    @property
-    def clean(self) -> dict[str, Entry]:
-        """Results on clean images, by run."""
-        return {name: e for name, results in self.results.items() for e in results if e["attack"] == "clean"}
-
-    def under(self, attack: str) -> dict[str, dict[float, Entry]]:
-        """Results under an attack, by run and radius; those on clean images at radius 0."""
-        return {
-            name: {e["eps"]: e for e in sorted(results, key=lambda e: e["eps"]) if e["label"] in ("clean", attack)}
-            for name, results in self.results.items()
-        }
-
-    @cached_property
-    def reference(self) -> float | None:
-        """The radius that stands for all: the middle one, or the lower of two, under the first attack."""
-        if not self.attacks:
-            return None
-        radii = sorted({eps for found in self.under(self.attacks[0]).values() for eps in found if eps})
-        return radii[len(radii) // 2]
-
-    def at_reference(self, name: str, attack: str | None = None) -> Entry | None:
-        """A run's result at the reference radius, under the first attack or another by its key."""
-        key, wanted = ("attack", attack) if attack else ("label", self.attacks[0] if self.attacks else None)
-        return next((e for e in self.results[name] if e[key] == wanted and e["eps"] == self.reference), None)
-
-    def area(self, name: str) -> float | None:
-        """Area under balanced accuracy over the radii of the first attack, divided by the largest of them.
-
-        None unless the run was attacked at all radii at which any run was.
-        """
-        everything = self.under(self.attacks[0]) if self.attacks else {}
-        radii = sorted({eps for found in everything.values() for eps in found})
-        if not radii or radii[0] or everything[name].keys() != {*radii}:
-            return None
-        return curve_area(radii, [everything[name][eps]["metrics"]["balanced_accuracy"] for eps in radii])
-
-    def analyses(self, name: str, kind: str) -> list[Entry]:
-        """What was concluded from a run's results on these images, such as "masking"."""
-        document = self.runs[name].evaluation or {}
-        found = document.get("analyses", {}).get(kind, [])
-        return [entry for entry in found if population_of(entry) == self.population]
-
-    def first(self, kind: str) -> dict[str, Entry]:
-        """The first of each run's analyses of a kind, by run, of those that have any."""
-        return {name: found[0] for name in self.runs if (found := self.analyses(name, kind))}
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What sections are made from."""
-
-    runs: Sequence[RunView]
-    comparisons: Sequence[Comparison]
-    images: bool  # whether to show images of the data
-
-    def unique(self, field: str) -> list[str]:
-        """What the runs say in a field of `run.json`, each only once."""
-        return list(dict.fromkeys(text for run in self.runs if (text := run.info.get(field))))
-
-    def lines(self, field: str) -> list[str]:
-        """Lines of a list in the `run.json` of all runs, each only once."""
-        return list(dict.fromkeys(line for run in self.runs for line in run.info.get(field) or []))
-
-
-def under_attack(attack: str) -> str:
-    """Such as "under PGD-20", or "in the worst case"."""
-    return f"in the {attack}" if attack.startswith("worst case") else f"under {attack}"
-
-
-def compare(runs: Sequence[RunView]) -> list[Comparison]:
-    """Sort all results by images, runs side by side."""
-    found = {run.name: groups(run.evaluation) for run in runs if run.evaluation}
-    named = {run.name: run for run in runs}
-    comparisons = []
-    for population in dict.fromkeys(group.population for each in found.values() for group in each):
-        here = {name: group for name, each in found.items() for group in each if group.population == population}
-        constant = next((group.constant for group in here.values() if group.constant), None)
-        results = {name: group.results for name, group in here.items()}
-        comparisons.append(Comparison(population, {name: named[name] for name in here}, results, constant))
-    return comparisons
 
 
 def read_run(path: Path, name: str) -> RunView:

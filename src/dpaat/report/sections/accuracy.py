@@ -4,14 +4,21 @@ import numpy as np
 
 from dpaat.evaluation.entries import note_of
 from dpaat.evaluation.means import recall_interval
-from dpaat.evaluation.metrics import one_answer
-from dpaat.evaluation.tables import SCORES, condition, constant_row, label_table, of_labels, score_cells
+from dpaat.evaluation.tables import (
+    SCORES,
+    calibration_table,
+    condition,
+    constant_row,
+    label_table,
+    of_labels,
+    score_cells,
+)
 from dpaat.report import drawing as draw
-from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
+from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
+from dpaat.report.comparison import Comparison, Report
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import DASHED
-from dpaat.report.view import Comparison, Report
-from dpaat.tables import Column, Row, Table, score_cell
+from dpaat.tables import Row, Table, score_cell
 
 NOTE = (
     "Percent, 95 % intervals in brackets, which respect that images come in lesions. Balanced accuracy is the mean "
@@ -25,16 +32,16 @@ LABELS = (
     "and specificity over the labels; mAP and AUROC are means over them. Calibration, reliability and confusions are "
     "of one class per image, and not shown."
 )
-CALIBRATION = (
-    "Expected calibration error in percent: how far confidence and share of right answers lie apart, clean and "
-    "under APGD-CE; as the model is, and with the temperature that fits the clean validation images best."
+SELECTION = (
+    "Percent, clean images. The epoch was chosen by its score on the validation split, so that this score is too high. "
+    "The difference also holds the chance of which images are in which split."
 )
 BINS = 10
 
 
-@register_section("accuracy", "Is it accurate", order=20)
+@register_section("accuracy", "Is it accurate?", order=20)
 def accuracy(report: Report) -> list[Block]:
-    """Scores on clean images with intervals, and calibration."""
+    """Scores on clean images with intervals, the choice of the epoch, and calibration."""
     blocks: list[Block] = [Text(f"Left out: {text}.", "warn") for run in report.runs for text in run.outdated]
     if missing := [run.name for run in report.runs if run.evaluation is None]:
         text = f"Not evaluated yet: {', '.join(missing)}. `dpaat evaluate RUN` measures a run; then write this again."
@@ -43,38 +50,36 @@ def accuracy(report: Report) -> list[Block]:
         rows = [constant_row(comparison.constant, SCORES)] if comparison.constant else []
         rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
         table = Table("percent", list(SCORES.values()), rows, note="" if number else NOTE)
-        blocks += [Heading(f"Clean images: {comparison.title}"), table]
-        blocks += [
-            label_table(f"{name}: labels", entry) for name, entry in comparison.clean.items() if of_labels(entry)
-        ]
-        if any(map(of_labels, comparison.clean.values())):
-            blocks.append(Text(LABELS, "note"))
-        for name, entry in comparison.clean.items():
-            frame = comparison.runs[name].predictions(entry)
-            if frame is not None and (answer := one_answer(frame["predicted"].to_numpy(), frame["label"].to_numpy())):
-                blocks.append(Text(f"{name} {answer}.", "warn"))
+        shown: list[Block] = [table, *(Text(f"{n} {answer}.", "warn") for n, answer in comparison.one_answers.items())]
+        several = {name: entry for name, entry in comparison.clean.items() if of_labels(entry)}
+        shown += [label_table(f"{name}: labels", entry) for name, entry in several.items()]
+        shown += [Text(LABELS, "note")] if several else []
         for name, results in comparison.results.items():
             notes = dict.fromkeys(note for entry in results if (note := note_of(entry)))
-            blocks += [Text(f"{name}: {note}.", "warn") for note in notes]
-        blocks += _calibration(comparison)
+            shown += [Text(f"{name}: {note}.", "warn") for note in notes]
+        shown += [*_selection(comparison), *_calibration(comparison)]
+        blocks += first_open(number, f"Clean images: {comparison.title}", shown)
     return blocks
 
 
+def _selection(comparison: Comparison) -> list[Block]:
+    """The score by which the epoch was chosen, beside that on images which had no part in the choice."""
+    rows = []
+    for name, entry in comparison.clean.items():
+        if (chosen := comparison.validation(name)) is not None:
+            (test,) = score_cells(entry, ["balanced_accuracy"])
+            gap = score_cell(entry["metrics"]["balanced_accuracy"] - chosen, sign=True)
+            rows.append(Row(name, [score_cell(chosen), test, gap]))
+    columns = ["validation", comparison.population.split, "difference"]
+    return [Heading("Selection optimism"), Table("balanced accuracy", columns, rows, note=SELECTION)] if rows else []
+
+
 def _calibration(comparison: Comparison) -> list[Block]:
-    found = [
-        (name, each["conditions"]) for name in comparison.runs for each in comparison.analyses(name, "calibration")
-    ]
+    found = comparison.first("calibration")
     plots = [plot for name in _of_classes(comparison) if (plot := _reliability(comparison, name))]
-    blocks: list[Block] = [Heading("Can its probabilities be taken at their word")] if found or plots else []
-    if found:
-        names = list(dict.fromkeys(name for _, conditions in found for name in conditions))
-        columns = [Column(text, group=name) for name in names for text in ("as it is", "scaled")]
-        rows = [
-            Row(run, [score_cell(at.get(name, {}).get(key)) for name in names for key in ("ece", "ece_scaled")])
-            for run, at in found
-        ]
-        blocks.append(Table("percent", columns, rows, note=CALIBRATION))
-    return [*blocks, Figures(plots)] if plots else blocks
+    blocks: list[Block] = [calibration_table(found)] if found else []
+    blocks += [Figures(plots)] if plots else []
+    return [Fold("Calibration: are its probabilities right?", blocks)] if blocks else []
 
 
 def _of_classes(comparison: Comparison) -> list[str]:
@@ -92,7 +97,7 @@ def _reliability(comparison: Comparison, name: str) -> Plot | None:
     if not shown:
         return None
     axes = draw.axes_of(3.2)
-    axes.plot([0, 1], [0, 1], color=draw.MUTED, label="to be trusted", **DASHED)
+    axes.plot([0, 1], [0, 1], color=draw.MUTED, label="perfectly calibrated", **DASHED)
     rows, told = [], []
     for k, (text, frame) in enumerate(shown):
         confidence = np.array([np.max(each) for each in frame["probabilities"]])

@@ -10,11 +10,12 @@ from dpaat.data.label_sets import NOTHING
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Entry, note_of
 from dpaat.evaluation.tables import verdict_table
-from dpaat.report.blocks import Block, Card, Figures, Gallery, Heading, Picture, Text, register_section
+from dpaat.report.blocks import Block, Card, Figures, Fold, Gallery, Heading, Picture, Text, register_section
+from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, whisker_plot
 from dpaat.report.pictures import image_uri, map_uri, outlined
-from dpaat.report.view import EXPLANATIONS, Report, RunView
+from dpaat.report.view import EXPLANATIONS, RunView
 from dpaat.tables import Cell, Row, Table, percent, score_cell
 
 FAMILIES = {
@@ -32,7 +33,7 @@ SANITY = "A map that stays as it is when the model's parameters are shuffled doe
 Entries = Sequence[tuple[RunView, Entry]]
 
 
-@register_section("attention", "What does it look at", order=60)
+@register_section("attention", "What does it look at?", order=60)
 def attribution(report: Report) -> list[Block]:
     """Scores of the maps, the sanity check and one image of each class with its maps."""
     blocks: list[Block] = []
@@ -46,8 +47,11 @@ def attribution(report: Report) -> list[Block]:
             text = f"{run.name}: {EXPLANATIONS} is of another version of dpaat; explain the run again."
             blocks.append(Text(text, "warn"))
     for title, entries in found.items():
-        blocks += [Heading(f"Attribution maps: {title}"), *_scores(entries)]
-        blocks += [block for run, entry in entries if report.images for block in _maps(run, entry)]
+        plots = [plot for score, words in PLOTTED.items() if (plot := _excess(entries, score, words))]
+        shown: list[Block] = [Figures(plots)] if plots else []
+        blocks += [Heading(f"Attribution maps: {title}"), Fold("Scores of the maps", [*shown, *_scores(entries)])]
+        for run, entry in entries if report.images else ():
+            blocks.append(Fold(f"{run.name}: the maps of one image of each class", _maps(run, entry)))
     if missing := [run.name for run in report.runs if run.explanations is None]:
         text = f"No attribution maps yet: {', '.join(missing)}. `dpaat explain RUN` makes and scores them."
         blocks.append(Text(text, "note"))
@@ -68,8 +72,6 @@ def _scores(entries: Entries) -> list[Block]:
         )
         if rows := _rows(entries, scores):
             blocks.append(Table(family, list(scores.values()), rows, note=note))
-    if plots := [plot for score, title in PLOTTED.items() if (plot := _excess(entries, score, title))]:
-        blocks.append(Figures(plots))
     checks = {
         f"{run.name}: {each['map']}" if len(entries) > 1 else each["map"]: each
         for run, entry in entries
@@ -128,7 +130,7 @@ def _maps(run: RunView, entry: Entry) -> list[Block]:
     from dpaat.interpret.document import read_maps
 
     try:
-        cards = _cards(read_maps(run.path, entry), entry, run.info["classes"])
+        cards = _cards(read_maps(run.path, entry), entry, run)
     except (UserError, ValueError, KeyError, IndexError):
         return [Text(f"{run.name}: the maps themselves are not there any more ({entry['files']['maps']}).", "note")]
     licence = f"Images: {entry['data']}, {run.info.get('licence') or 'licence unknown'}. The white line is the lesion."
@@ -136,11 +138,13 @@ def _maps(run: RunView, entry: Entry) -> list[Block]:
     return [Gallery(title, cards), Text(licence, "note")]
 
 
-def _cards(arrays: Mapping[str, np.ndarray], entry: Entry, classes: Sequence[str]) -> list[Card]:
+def _cards(arrays: Mapping[str, np.ndarray], entry: Entry, run: RunView) -> list[Card]:
+    classes = run.info["classes"]
     labels, kinds = arrays["labels"], arrays["map_names"].tolist()[:MAX_KINDS]
     where = next((f" at {each['eps_text']}" for each in entry["scores"] if each["eps"]), "")
     cards = []
-    for k in np.unique(labels, return_index=True)[1][:MAX_CARDS]:
+    firsts = sorted(np.unique(labels, return_index=True)[1], key=lambda k: run.classes.index(classes[labels[k]]))
+    for k in firsts[:MAX_CARDS]:
         name, image = str(arrays["ids"][k]), arrays["images"][k]
         shown = outlined(image, arrays["masks"][k]) if "masks" in arrays else image
         pictures = [Picture(image_uri(shown), "image", f"{name}: the image")]

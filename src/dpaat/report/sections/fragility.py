@@ -1,6 +1,6 @@
 """Report section: how the radii moved, and the images at either end."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,33 +8,31 @@ from matplotlib.ticker import MaxNLocator
 
 from dpaat.errors import UserError
 from dpaat.report import drawing as draw
-from dpaat.report.blocks import Block, Card, Download, Figures, Gallery, Heading, Picture, Text, register_section
+from dpaat.report.blocks import Block, Card, Download, Figures, Fold, Gallery, Picture, Text, register_section
+from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot, write_csv
 from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
 from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
 from dpaat.report.sections.subgroups import cut
 from dpaat.report.sections.training import over_epochs
-from dpaat.report.view import Report, RunView
+from dpaat.report.view import RunView
 
 CRITERION = "criterion/"
 
 
-@register_section("fragility", "Which images are fragile", order=70)
+@register_section("fragility", "Which images are fragile?", order=70)
 def fragility(report: Report) -> list[Block]:
     """The radii over training, and a gallery of each run whose method moves them."""
     blocks: list[Block] = []
     for run in report.runs:
         if plots := _radii(run):
-            blocks += [
-                Heading(f"How the radii moved: {run.name}"),
-                Figures(plots),
-                *_gallery(run, images=report.images),
-            ]
+            blocks += [Fold(f"How the radii moved: {run.name}", [Figures(plots)])]
+            blocks += _gallery(run, images=report.images)
     if not blocks:
         return [Text("No run here gives every training image a radius of its own.", "note")]
     text = (
-        "Every training image has a radius of its own, which grows while the network copes with the image under "
-        "attack and shrinks while it does not."
+        "Each training image gets its own perturbation size. It grows while the model copes with the attacked image "
+        "and shrinks when it does not."
     )
     return [Text(text), *blocks]
 
@@ -44,11 +42,9 @@ def _radii(run: RunView) -> list[Plot]:
     if run.epochs is None or "eps/mean" not in run.epochs:
         return []
     columns = [*map(str, run.epochs.columns)]
-    counts: Mapping[str, int] = run.info["train_counts"]
-    names = sorted((n for n in counts if f"eps/mean/{n}" in columns), key=lambda n: -counts[n])
+    names = [name for name in run.classes if f"eps/mean/{name}" in columns]
     unit, scale = ("255ths", 255) if run.config.norm == "linf" else (run.config.norm.upper(), 1)
-    criterion = {name.removeprefix(CRITERION): name for name in columns if name.startswith(CRITERION)}
-    criterion = dict(sorted(criterion.items(), key=lambda item: -counts.get(item[0], 0)))
+    criterion = {n: f"{CRITERION}{n}" for n in [*run.classes, "all"] if f"{CRITERION}{n}" in columns}
     quantiles, by_class = {f"{q} %": f"eps/q{q}" for q in (90, 50, 10)}, {name: f"eps/mean/{name}" for name in names}
     shares = {"at 0": "eps/share_zero", "at the maximum": "eps/share_max"}
     spread = "spread of the radii; that share of the images has one up to the line."
@@ -63,14 +59,15 @@ def _radii(run: RunView) -> list[Plot]:
     ]
     if run.radii is not None and len(run.radii):
         caption = f"{run.name}: radii of the training images after the last epoch{cut(len(names))}."
-        plots.append(_radius_map(run.radii, run.config.radius, caption))
+        plots.append(_radius_map(run.radii, names, run.config.radius, caption))
     return plots
 
 
 @draw.STYLED
-def _radius_map(frame: pd.DataFrame, eps_max: float, caption: str) -> Plot:
+def _radius_map(frame: pd.DataFrame, classes: Sequence[str], eps_max: float, caption: str) -> Plot:
     """How the radii of each class are distributed: a row per class, darker where more of its images are."""
-    names = frame["class"].value_counts().index[: draw.MAX_ROWS].tolist()
+    present = {*frame["class"]}
+    names = [name for name in classes if name in present][: draw.MAX_ROWS]
     edges = np.linspace(0, eps_max, 17)
     radii = [frame.loc[frame["class"] == name, "eps"].clip(0, eps_max).to_numpy() for name in names]
     shares = np.array([np.histogram(each, edges)[0] / len(each) for each in radii])
@@ -86,7 +83,7 @@ def _radius_map(frame: pd.DataFrame, eps_max: float, caption: str) -> Plot:
     draw.percent_axis(bar.ax.yaxis)
     bar.outline.set_visible(False)
     quantiles = frame.groupby("class")["eps"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
-    told = "; ".join(f"{name} {', '.join(f'{255 * q:.1f}' for q in quantiles.loc[name])}" for name in names)
+    told = "; ".join(f"{name} {', '.join(f'{255 * q:.1f}' for q in map(float, quantiles.loc[name]))}" for name in names)
     data = [
         (name, *edges[k : k + 2].tolist(), share)
         for name, found in zip(names, shares.tolist(), strict=True)
@@ -116,9 +113,8 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
     )
     gone = f" {missing} images chosen are not in the data any more." if missing else ""
     licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.{gone}"
-    blocks: list[Block] = [Heading(f"The most and the least robust images: {run.name}"), Text(about)]
-    blocks.append(Text(licence, "note"))
-    for label in dict.fromkeys(each.label for each in found):
+    blocks: list[Block] = [Text(about), Text(licence, "note")]
+    for label in sorted({each.label for each in found}, key=run.classes.index):
         for robust, words in ((True, "most robust"), (False, "least robust")):
             cards = [_card(run, each) for each in found if (each.label, each.robust) == (label, robust)]
             blocks += [Gallery(f"{label}, {words}", cards)] if cards else []
@@ -128,7 +124,8 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
         for epoch, eps in enumerate(each.radii)
     ]
     data = write_csv(["id", "class", "robust", "epoch", "eps"], rows)
-    return [*blocks, Download(f"{run.name}-gallery.csv", "radii of these images over the epochs (CSV)", data)]
+    blocks.append(Download(f"{run.name}-gallery.csv", "radii of these images over the epochs (CSV)", data))
+    return [Fold(f"The most and the least robust images: {run.name}", blocks)]
 
 
 def _radius(run: RunView, eps: float) -> str:

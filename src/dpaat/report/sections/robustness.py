@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from dpaat.errors import UserError
-from dpaat.evaluation.compare import METRICS, compare_runs, difference_cell
-from dpaat.evaluation.tables import condition, constant_row, score_cells
+from dpaat.evaluation.compare import METRICS, difference_cell
+from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells
 from dpaat.radii import format_radius
-from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
+from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
+from dpaat.report.comparison import Comparison, Report, under_attack
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, line_plot, pareto_plot
-from dpaat.report.view import Comparison, Report, under_attack
-from dpaat.tables import Cell, Column, Row, Table, percent, score_cell
+from dpaat.tables import Cell, Column, Row, Table, percent
 
 DIFFERENCES = (
     "Percentage points, 95 % intervals; p by a paired test, adjusted by Holm's method over all comparisons of a "
@@ -24,21 +22,23 @@ SCORES = {"accuracy": "acc.", BALANCED: "bal.", "map": "mAP"}
 CURVES = {BALANCED: "balanced accuracy", "map": "mean average precision"}
 
 
-@register_section("robustness", "Is it robust", order=30)
+@register_section("robustness", "Is it robust?", order=30)
 def robustness(report: Report) -> list[Block]:
     """Scores under attack, curves, the front of several runs, differences, and corruptions."""
     blocks: list[Block] = []
-    for comparison in report.comparisons:
-        if comparison.attacks:
-            blocks += _attacked(comparison)
-    if not blocks:
+    for number, comparison in enumerate(report.comparisons):
+        shown = [*_attacked(comparison), *_differences(comparison), *_corruptions(comparison)]
+        if shown:
+            attack = f"{comparison.attacks[0]}: " if comparison.attacks else ""
+            blocks += first_open(number, f"{attack[:1].upper()}{attack[1:]}{comparison.title}", shown)
+    if not any(comparison.attacks for comparison in report.comparisons):
         blocks.append(Text("No run has been attacked yet: `dpaat evaluate RUN --suite standard` does it.", "warn"))
-    for comparison in report.comparisons:
-        blocks += [*_differences(comparison), *_corruptions(comparison)]
     return blocks
 
 
 def _attacked(comparison: Comparison) -> list[Block]:
+    if not comparison.attacks:
+        return []
     first, *others = comparison.attacks
     found = comparison.under(first)
     radii = sorted({eps for entries in found.values() for eps in entries if eps})
@@ -49,9 +49,12 @@ def _attacked(comparison: Comparison) -> list[Block]:
     rows += [Row(n, [c for eps in radii for c in score_cells(entries.get(eps), keys)]) for n, entries in found.items()]
     note = "Percent, 95 % intervals in brackets. Every run is attacked at the same radii, in units of a [0, 1] image."
     table = Table("percent", columns, rows, note=note)
-    plots = [*_curves(comparison, first), *_security_curve(comparison), *_pareto(comparison)]
-    blocks: list[Block] = [Heading(f"{first[0].upper()}{first[1:]}: {comparison.title}"), table, Figures(plots)]
-    return [*blocks, Heading("Each attack alone"), _others(comparison, others)] if others else blocks
+    balanced, *ranked = _curves(comparison, first)
+    more = [*ranked, *_security_curve(comparison)]
+    blocks: list[Block] = [table, Figures([balanced, *_pareto(comparison)])]
+    if more:
+        blocks.append(Fold("Mean average precision and larger radii", [Figures(more)]))
+    return [*blocks, Fold("Each attack alone", [_others(comparison, others)])] if others else blocks
 
 
 def _others(comparison: Comparison, attacks: Sequence[str]) -> Table:
@@ -97,15 +100,27 @@ def _curves(comparison: Comparison, attack: str) -> list[Plot]:
 
 
 def _security_curve(comparison: Comparison) -> list[Plot]:
-    lines = {
-        name: list(zip(entry["eps"], entry[BALANCED], strict=True))
-        for name in comparison.runs
-        for entry in comparison.analyses(name, "curve")
-    }
-    caption = "Security curve: balanced accuracy in the worst case over radii that double; it must fall to 0."
-    if not lines:
+    curves = {n: e for n in comparison.runs for e in comparison.analyses(n, "curve")}
+    if not curves:
         return []
+    lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
+    caption = "Security curve: balanced accuracy in the worst case over radii that double."
+    for name, entry in curves.items():
+        if entry[BALANCED][-1] > 0:
+            caption += f" {name} ends at {_not_zero(entry, sum(n > 0 for n in comparison.support.values()))}"
     return [line_plot(lines, x_label="radius", y_label=CURVES[BALANCED], caption=caption, radii=True, even=True)]
+
+
+def _not_zero(entry: Entry, classes: int) -> str:
+    """Why a security curve does not fall to 0."""
+    radius, left = entry["eps"][-1], entry[BALANCED][-1]
+    found = f"{percent(left)} %, not at 0:"
+    if entry.get("norm") == "l2" or radius < 0.5:
+        return f"{found} larger radii were not tried."
+    limit = f"{percent(1 / classes)} %"
+    if left > 1 / classes:
+        return f"{found} at most {limit} is possible at 0.5, where all images can be made one grey. The attack failed."
+    return f"{found} at 0.5 one class can still be right, as for any constant answer (at most {limit})."
 
 
 def _pareto(comparison: Comparison) -> list[Plot]:
@@ -125,58 +140,26 @@ def _pareto(comparison: Comparison) -> list[Plot]:
 
 
 def _differences(comparison: Comparison) -> list[Block]:
-    if len(comparison.runs) < 2:
-        return []
-    try:
-        document = compare_runs([run.path for run in comparison.runs.values()])
-    except UserError as error:
-        return [Heading("Differences, image by image"), Text(f"None are shown: {error}.", "note")]
-    called = {run.path.resolve().name: name for name, run in comparison.runs.items()}
-    recipes, reference = document["recipes"], document["reference"]
-    names = {recipe: ", ".join(called.get(each, each) for each in folders) for recipe, folders in recipes.items()}
-    about = comparison.population
-    wanted = (about.data, about.split, about.n * len(recipes[reference]))
-    conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) == wanted]
+    conditions, contrasts, refusal = comparison.pairs
+    if refusal:
+        return [Heading("Differences, image by image"), Text(f"None are shown: {refusal}.", "note")]
     if not conditions:
-        return []  # the runs share a larger draw of these images, and are compared on it
+        return []
     worst = {"clean", "worst case", "worst case L2"} & {each["label"] for each in conditions}
     rows = [
         Row(
-            f"{names[name]}, {condition(each)}",
+            f"{names}, {condition(each)}",
             [difference_cell(found[metric], "p = ") if metric in found else Cell("-") for metric in METRICS],
         )
         for each in conditions
         if len(worst) < 2 or each["label"] in worst
-        for name, found in each["differences"].items()
+        for names, found in each["differences"].items()
     ]
+    reference = ", ".join(contrasts[0].reference)
     table = Table("percent", list(METRICS.values()), rows, note=DIFFERENCES)
-    return [Heading(f"Differences from {names[reference]}, image by image"), table]
+    return [Fold(f"Differences from {reference}, image by image", [table])]
 
 
 def _corruptions(comparison: Comparison) -> list[Block]:
-    entries = comparison.first("corruptions")
-    if not entries:
-        return []
-    scores = [entry[BALANCED] for entry in entries.values()]
-    columns = [
-        Column(text, group=name if len(entries) > 1 else "")
-        for name in entries
-        for text in ("mild", "medium", "strong", "mean")
-    ]
-    rows = []
-    for corruption in dict.fromkeys(name for each in scores for name in each if name != "clean"):
-        cells: list[Cell] = []
-        for found in (each.get(corruption) for each in scores):
-            shown = [found[0], found[2], found[4], float(np.mean(found))] if found else [None] * 4
-            cells += [*map(score_cell, shown[:3]), score_cell(shown[3], kind="key")]
-        rows.append(Row(corruption, cells))
-    errors = {name: entry["balanced_error"] for name, entry in entries.items()}
-    summary = "; ".join(
-        f"{name} {percent(1 - error['clean_error'])} clean, {percent(1 - error['mean_corruption_error'])}"
-        for name, error in errors.items()
-    )
-    note = (
-        "Balanced accuracy in percent on images with everyday faults of mild (1), medium (3) and strong (5) severity, "
-        f"and the mean over all five. Over all corruptions: {summary}."
-    )
-    return [Heading(f"Everyday faults of images: {comparison.title}"), Table("corruption", columns, rows, note=note)]
+    found = comparison.first("corruptions")
+    return [Fold("Everyday faults of images", [corruptions_table(found)])] if found else []

@@ -1,26 +1,22 @@
 """Report section: classes, operating points and subgroups."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.tables import condition, of_labels
+from dpaat.evaluation.tables import condition, of_labels, operating_points_table
 from dpaat.radii import format_radius
 from dpaat.report import drawing as draw
-from dpaat.report.blocks import Block, Figures, Heading, Text, register_section
+from dpaat.report.blocks import Block, Figures, Fold, Text, first_open, register_section
+from dpaat.report.comparison import Comparison, Report, under_attack
 from dpaat.report.drawing import MAX_ROWS, Plot
 from dpaat.report.figures import Estimate, whisker_plot
-from dpaat.report.view import Comparison, Report, under_attack
 from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 MAX_WRITTEN = 12
 """Classes whose shares still fit into the cells of a confusion matrix; and confusions told in words."""
-OPERATING_POINTS = (
-    "A question with two answers, asked with the threshold that gives the specificity named on clean validation "
-    "images. Under attack the threshold stays where it is."
-)
 EXCESS = (
     "Groups differ in their mix of diagnoses. The excess is by how much a group is classified better than its "
     "mix of classes would have it, in percentage points with 95 % intervals; groups of fewer than 10 images are "
@@ -28,23 +24,25 @@ EXCESS = (
 )
 
 
-@register_section("people", "For whom", order=50)
+@register_section("groups", "Which classes and groups does it serve?", order=50)
 def subgroups(report: Report) -> list[Block]:
     """Recall per class, confusions, operating points and subgroups."""
     blocks: list[Block] = []
-    for comparison in report.comparisons:
+    for number, comparison in enumerate(report.comparisons):
         recalls = [plot for name in comparison.runs if (plot := _recall(comparison, name))]
         confusions = [plot for name in comparison.runs for plot in _confusions(comparison, name)]
-        if recalls or confusions:
-            blocks += [Heading(f"Classes: {comparison.title}"), Figures([*recalls, *confusions])]
+        shown: list[Block] = [Figures(recalls)] if recalls else []
         several = any(of_labels(each) for results in comparison.results.values() for each in results)
-        if several and recalls:
-            blocks.append(
-                Text("Recall is the sensitivity of each label. Confusions are of one class per image.", "note")
-            )
-        elif recalls and not confusions:
-            blocks.append(Text("No confusion matrices: the runs have no predictions.parquet any more.", "note"))
-        blocks += [*_operating_points(comparison), *_subgroups(comparison)]
+        if confusions:
+            shown.append(Fold("Which classes are taken for which", [Figures(confusions)]))
+        elif several and recalls:
+            note = "Recall is the sensitivity of each label. Confusions are of one class per image."
+            shown.append(Text(note, "note"))
+        elif recalls:
+            shown.append(Text("No confusion matrices: the runs have no predictions.parquet any more.", "note"))
+        shown += [*_operating_points(comparison), *_subgroups(comparison)]
+        if shown:
+            blocks += first_open(number, f"Classes: {comparison.title}", shown)
     return blocks or [Text("Nothing has been evaluated that could tell.", "note")]
 
 
@@ -59,9 +57,9 @@ def _recall(comparison: Comparison, name: str) -> Plot | None:
     entry, attacked = comparison.clean.get(name), comparison.at_reference(name)
     if entry is None or attacked is None:
         return None
-    support, before = entry["metrics"]["support"], entry["metrics"]["per_class_recall"]
+    before = entry["metrics"]["per_class_recall"]
     after = attacked["metrics"]["per_class_recall"]
-    present = sorted((c for c, n in support.items() if n), key=lambda c: -support[c])
+    present = [c for c, n in comparison.support.items() if n]
     names = present[:MAX_ROWS]
     rows = np.arange(len(names))
     axes = draw.axes_of(0.9 + 0.27 * len(names))
@@ -86,16 +84,16 @@ def _confusions(comparison: Comparison, name: str) -> list[Plot]:
         if entry and frame is not None and len(frame) and not of_labels(entry):
             clean = entry["attack"] == "clean"
             what = "on clean images" if clean else f"{under_attack(entry['label'])}, {entry['eps_text']}"
-            plots.append(_confusion(frame, f"{name}: answers {what}"))
+            plots.append(_confusion(frame, [*comparison.support], f"{name}: answers {what}"))
     return plots
 
 
 @draw.STYLED
-def _confusion(frame: pd.DataFrame, title: str) -> Plot:
+def _confusion(frame: pd.DataFrame, classes: Sequence[str], title: str) -> Plot:
     """The shares of each true class that are answered, darker where larger, in percent where the numbers fit."""
     counts = pd.crosstab(frame["label"], frame["predicted"])
-    order = frame["label"].value_counts(sort=True).index.tolist()
-    answered = [c for c in frame["predicted"].value_counts().index if c not in order]
+    order = [c for c in classes if c in counts.index]
+    answered = [c for c in classes if c in counts.columns and c not in order]
     counts = counts.reindex(index=order, columns=[*order, *answered], fill_value=0)
     shares = counts.div(counts.sum(axis=1), axis=0)
     wrong = [(float(shares.loc[a, b]), str(a), str(b)) for a in counts.index for b in counts.columns if a != b]
@@ -131,21 +129,10 @@ def _conditions(comparison: Comparison, entry: Entry) -> dict[str, Entry]:
 
 
 def _operating_points(comparison: Comparison) -> list[Block]:
-    rows: list[Row] = []
-    columns: list[Column] = []
     found = comparison.first("operating_points")
-    for name, entry in found.items():
-        conditions = _conditions(comparison, entry)
-        groups = [each if each == "clean" else f"APGD-CE {each}" for each in conditions]
-        columns = [Column(text, group=each) for each in groups for text in ("sensitivity", "specificity")]
-        for points in zip(*conditions.values(), strict=True):
-            keyed = [(point, key) for point in points for key in ("sensitivity", "specificity")]
-            first, *others = [(point[key], point[f"{key}_interval"]) for point, key in keyed]
-            cells = [score_cell(*first, kind="key"), *(score_cell(*each) for each in others)]
-            prefix = f"{name}: " if len(found) > 1 else ""
-            rows.append(Row(f"{prefix}{points[0]['task']}, specificity {points[0]['specificity_wanted']:.0%}", cells))
-    table = Table("percent", columns, rows, note=OPERATING_POINTS)
-    return [Heading("At the thresholds of a clinic"), table] if found else []
+    only = {condition for entry in found.values() for condition in _conditions(comparison, entry)}
+    title = "Sensitivity and specificity at the thresholds of a clinic"
+    return [Fold(title, [operating_points_table(found, only)])] if found else []
 
 
 def _subgroups(comparison: Comparison) -> list[Block]:
@@ -159,7 +146,7 @@ def _subgroups(comparison: Comparison) -> list[Block]:
                 plots += _excess(name, named)
                 tables.append(_subgroup_table(name, named))
     shown: list[Block] = [Text(EXCESS, "note"), *([Figures(plots)] if plots else []), *tables]
-    return [Heading("Age, sex, body site and source"), *shown] if tables else []
+    return [Fold("Age, sex, body site and source", shown)] if tables else []
 
 
 def _excess(name: str, conditions: Mapping[str, Entry]) -> list[Plot]:
@@ -173,7 +160,7 @@ def _excess(name: str, conditions: Mapping[str, Entry]) -> list[Plot]:
         for heading, found in conditions.items()
     }
     shown = {heading: each for heading, each in groups.items() if each}
-    caption = f"{name}: who is served better or worse than their diagnoses explain, clean and attacked."
+    caption = f"{name}: groups classified better or worse than their diagnoses explain, clean and attacked."
     return [whisker_plot(shown, x_label="excess accuracy, percentage points", caption=caption)] if shown else []
 
 

@@ -4,19 +4,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dpaat.models import describe_weights
-from dpaat.report.blocks import Block, Facts, Figures, Heading, Listing, Text, register_section
+from dpaat.report.blocks import Block, Facts, Figures, Fold, Heading, Listing, Text, register_section
+from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Points, line_plot
-from dpaat.report.view import Report, RunView, window_text
+from dpaat.report.view import RunView, window_text
 from dpaat.runs import CONFIG
 from dpaat.tables import Column, Row, Table
 
-MAX_OPEN = 20
-"""Classes up to which their table begins unfolded."""
 ROBUST = "val/robust_balanced_accuracy@"
 
 
-@register_section("training", "What was trained on what", order=10)
+@register_section("training", "What was trained on what?", order=10)
 def training(report: Report) -> list[Block]:
     """The runs, how they differ, the images, cost, losses and validation scores."""
     runs = report.runs
@@ -27,7 +26,7 @@ def training(report: Report) -> list[Block]:
     if differing:
         names = [Column(run.name, left=True, long=True) for run in known]
         body = [Row(field, [_value(config[field]) for config in configs]) for field in differing]
-        blocks += [Heading("Settings in which the runs differ"), Table("setting", names, body)]
+        blocks.append(Table("setting", names, body, folded="Settings in which the runs differ"))
     for run in runs:
         answer = run.info.get("one_answer")
         lines = [*(run.info.get("warnings") or []), *([f"on validation, the kept model {answer}"] if answer else [])]
@@ -43,11 +42,11 @@ def training(report: Report) -> list[Block]:
         )
     for run in runs:
         if plots := _course(run):
-            blocks += [Heading(f"How training went: {run.name}"), Figures(plots)]
+            blocks.append(Fold(f"How training went: {run.name}", [Figures(plots)]))
     return blocks
 
 
-@register_section("reproduction", "How to reproduce it", order=80)
+@register_section("reproduction", "How can it be reproduced?", order=80)
 def reproduction(report: Report) -> list[Block]:
     """Commands, versions, seeds and the configuration of every run."""
     blocks: list[Block] = []
@@ -65,11 +64,11 @@ def reproduction(report: Report) -> list[Block]:
             facts.append(("evaluated with", f"{_versions(evaluation)}, on {device}, seed {seed}"))
             facts.append(("checkpoint", f"`{evaluation.get('checkpoint', 'unknown')}`"))
         if run.elsewhere:
-            blocks += [Heading(run.name), Facts(facts)]
+            blocks.append(Fold(run.name, [Facts(facts)]))
             continue
         summary = "config.yaml, to repeat the run: `dpaat train --config config.yaml --out NEW`"
         text = (run.path / CONFIG).read_text(encoding="utf-8")
-        blocks += [Heading(run.name), Facts(facts), Listing(summary, text)]
+        blocks.append(Fold(run.name, [Facts(facts), Listing(summary, text)]))
     return blocks
 
 
@@ -119,15 +118,14 @@ def _runs(runs: Sequence[RunView]) -> Table:
 
 def _images(runs: Sequence[RunView]) -> list[Block]:
     first = runs[0]
-    splits, classes = first.info.get("split_counts"), first.info["classes"]
+    splits, classes = first.info.get("split_counts"), first.classes
     if not splits:
         return []
     rows = [Row(name, [f"{counts.get(name, 0):,}" for counts in splits.values()]) for name in classes]
     sizes = first.info.get("split_sizes") or {name: sum(counts.values()) for name, counts in splits.items()}
     rows.append(Row("all", [f"{sizes[name]:,}" for name in splits], quiet=True))
-    table = Table("class", list(splits), rows, folded=f"{len(classes)} classes", open=len(classes) <= MAX_OPEN)
     same = len({run.info["fingerprint"] for run in runs}) == 1
-    return [Heading("Images per class" + ("" if same else f" ({first.name})")), table]
+    return [Table("class", list(splits), rows, folded="Images per class" + ("" if same else f" ({first.name})"))]
 
 
 def _value(value: object) -> str:

@@ -1,0 +1,215 @@
+"""Results of runs side by side, sorted by images, and what a report knows of them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dpaat.errors import UserError
+from dpaat.evaluation.compare import compare_runs
+from dpaat.evaluation.entries import Entry, Population, groups, population_of
+from dpaat.evaluation.metrics import curve_area, one_answer
+from dpaat.evaluation.specs import is_worst_case
+from dpaat.report.figures import Estimate
+from dpaat.report.verdict import Contrast, Findings, Line, verdict
+from dpaat.report.view import RunView
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All results on the same images."""
+
+    population: Population
+    runs: Mapping[str, RunView]  # those with results, by name
+    results: Mapping[str, Sequence[Entry]]  # of each run
+    constant: Entry | None  # the constant predictor's entry
+
+    @property
+    def title(self) -> str:
+        """Such as "ham10000, test split, 1,987 images"."""
+        return f"{self.population.data}, {self.population.split} split, {self.population.n:,} images"
+
+    @cached_property
+    def attacks(self) -> list[str]:
+        """Labels of the attacks: the worst case, or else that with most results, the stronger of two."""
+        attacked = [e for results in self.results.values() for e in results if e["attack"] != "clean"]
+        steps = {e["label"]: e["steps"] or 1 for e in attacked}
+        count = Counter(e["label"] for e in attacked)
+        worst = {e["label"] for e in attacked if is_worst_case(e["attack"])}
+        return sorted(steps, key=lambda label: (label not in worst, -count[label], -steps[label]))
+
+    @property
+    def clean(self) -> dict[str, Entry]:
+        """Results on clean images, by run."""
+        return {name: e for name, results in self.results.items() for e in results if e["attack"] == "clean"}
+
+    def under(self, attack: str) -> dict[str, dict[float, Entry]]:
+        """Results under an attack, by run and radius; those on clean images at radius 0."""
+        return {
+            name: {e["eps"]: e for e in sorted(results, key=lambda e: e["eps"]) if e["label"] in ("clean", attack)}
+            for name, results in self.results.items()
+        }
+
+    @cached_property
+    def reference(self) -> float | None:
+        """The radius that stands for all: the middle one, or the lower of two, under the first attack."""
+        if not self.attacks:
+            return None
+        radii = sorted({eps for found in self.under(self.attacks[0]).values() for eps in found if eps})
+        return radii[len(radii) // 2]
+
+    def at_reference(self, name: str, attack: str | None = None) -> Entry | None:
+        """A run's result at the reference radius, under the first attack or another by its key."""
+        key, wanted = ("attack", attack) if attack else ("label", self.attacks[0] if self.attacks else None)
+        return next((e for e in self.results[name] if e[key] == wanted and e["eps"] == self.reference), None)
+
+    def area(self, name: str) -> float | None:
+        """Area under balanced accuracy over the radii of the first attack, divided by the largest of them.
+
+        None unless the run was attacked at all radii at which any run was.
+        """
+        everything = self.under(self.attacks[0]) if self.attacks else {}
+        radii = sorted({eps for found in everything.values() for eps in found})
+        if not radii or radii[0] or everything[name].keys() != {*radii}:
+            return None
+        return curve_area(radii, [everything[name][eps]["metrics"]["balanced_accuracy"] for eps in radii])
+
+    def analyses(self, name: str, kind: str) -> list[Entry]:
+        """What was concluded from a run's results on these images, such as "masking"."""
+        document = self.runs[name].evaluation or {}
+        found = document.get("analyses", {}).get(kind, [])
+        return [entry for entry in found if population_of(entry) == self.population]
+
+    def masking(self, name: str) -> Entry | None:
+        """Masking checks of a run on these images or, if there are none, on a draw from the same split."""
+        here = self.analyses(name, "masking")
+        found = (self.runs[name].evaluation or {}).get("analyses", {}).get("masking", [])
+        wanted = (self.population.fingerprint, self.population.split)
+        return next((e for e in [*here, *found] if (e["fingerprint"], e["split"]) == wanted), None)
+
+    @cached_property
+    def support(self) -> dict[str, int]:
+        """Images per class."""
+        support = next(e["metrics"]["support"] for results in self.results.values() for e in results)
+        order = next(iter(self.runs.values())).classes
+        return {name: support[name] for name in sorted(support, key=lambda n: (n not in order, (*order, n).index(n)))}
+
+    @cached_property
+    def one_answers(self) -> dict[str, str]:
+        """What to say of the runs whose answer on clean images is always the same, by name."""
+        frames = {name: self.runs[name].predictions(entry) for name, entry in self.clean.items()}
+        pairs = {n: (f["predicted"].to_numpy(), f["label"].to_numpy()) for n, f in frames.items() if f is not None}
+        return {name: answer for name, pair in pairs.items() if (answer := one_answer(*pair))}
+
+    def validation(self, name: str) -> float | None:
+        """A run's clean balanced accuracy on validation, if these are other images of the same data."""
+        run, about = self.runs[name], self.population
+        return run.validation if (about.fingerprint, about.split) == (run.info["fingerprint"], "test") else None
+
+    @cached_property
+    def verdict(self) -> list[Line]:
+        """The lines of the verdict box."""
+        found = []
+        for name in self.runs:
+            entries = self.under(self.attacks[0] if self.attacks else "clean")[name].values()
+            masking = self.masking(name)
+            found.append(
+                Findings(
+                    name,
+                    {
+                        "clean" if not e["eps"] else e["eps_text"]: Estimate(
+                            e["metrics"]["balanced_accuracy"], (e.get("intervals") or {}).get("balanced_accuracy")
+                        )
+                        for e in entries
+                    },
+                    masking=str(masking["summary"]).split()[0] if masking else "",
+                    checked=masking["n"] if masking else 0,
+                    one_answer=self.one_answers.get(name),
+                    validation=self.validation(name),
+                )
+            )
+        constant = self.constant and self.constant["metrics"]["balanced_accuracy"]
+        about: dict[str, Any] = {"attack": (self.attacks or [""])[0], "constant": constant, "support": self.support}
+        return verdict(found, self.pairs[1], split=self.population.split, **about)
+
+    @cached_property
+    def pairs(self) -> tuple[list[Entry], list[Contrast], str]:
+        """Paired comparisons with the first run: conditions of `compare_runs`, contrasts, or why there are none."""
+        if len(self.runs) < 2:
+            return [], [], ""
+        try:
+            document = compare_runs([run.path for run in self.runs.values()])
+        except UserError as error:
+            return [], [], str(error)
+        called = {run.path.resolve().name: name for name, run in self.runs.items()}
+        recipes = {name: [called.get(each, each) for each in runs] for name, runs in document["recipes"].items()}
+        first = recipes.pop(document["reference"])
+        about = self.population
+        wanted = (about.data, about.split, about.n * len(first))
+        conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) == wanted]
+        # The runs may share a larger draw of these images, and are compared on that.
+        chosen = [e for e in conditions if e["label"] in ("clean", *self.attacks[:1])]
+        contrasts = []
+        for name, runs in recipes.items():
+            found = {
+                e["label"] if e["label"] == "clean" else e["eps_text"]: e["differences"][name]["balanced_accuracy"]
+                for e in chosen
+                if e["label"] == "clean" or np.isclose(e["eps"], self.reference or 0)
+            }
+            contrasts.append(Contrast(runs, first, found))
+        for each in conditions:
+            each["differences"] = {", ".join(recipes[name]): found for name, found in each["differences"].items()}
+        return conditions, contrasts, ""
+
+    def first(self, kind: str) -> dict[str, Entry]:
+        """The first of each run's analyses of a kind, by run, of those that have any."""
+        return {name: found[0] for name in self.runs if (found := self.analyses(name, kind))}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What sections are made from."""
+
+    runs: Sequence[RunView]
+    comparisons: Sequence[Comparison]
+    images: bool  # whether to show images of the data
+    title: str = ""
+    author: str = ""
+
+    @property
+    def verdict(self) -> list[Line]:
+        """The lines of the verdict box, on the images that most runs were evaluated on."""
+        first = self.comparisons[0] if self.comparisons else None
+        others = [run.name for run in self.runs if first is None or run.name not in first.runs]
+        where = "yet" if first is None else "on these images"
+        lines = [Line(", ".join(others), f"not evaluated {where}", True)] if others else []
+        return [*(first.verdict if first else []), *lines]
+
+    def unique(self, field: str) -> list[str]:
+        """What the runs say in a field of `run.json`, each only once."""
+        return list(dict.fromkeys(text for run in self.runs if (text := run.info.get(field))))
+
+    def lines(self, field: str) -> list[str]:
+        """Lines of a list in the `run.json` of all runs, each only once."""
+        return list(dict.fromkeys(line for run in self.runs for line in run.info.get(field) or []))
+
+
+def under_attack(attack: str) -> str:
+    """Such as "under PGD-20", or "in the worst case"."""
+    return f"in the {attack}" if attack.startswith("worst case") else f"under {attack}"
+
+
+def side_by_side(runs: Sequence[RunView]) -> list[Comparison]:
+    """Sort all results by images, runs side by side; the images that most runs were evaluated on come first."""
+    found = {run.name: groups(run.evaluation) for run in runs if run.evaluation}
+    named = {run.name: run for run in runs}
+    comparisons = []
+    for population in dict.fromkeys(group.population for each in found.values() for group in each):
+        here = {name: group for name, each in found.items() for group in each if group.population == population}
+        constant = next((group.constant for group in here.values() if group.constant), None)
+        results = {name: group.results for name, group in here.items()}
+        comparisons.append(Comparison(population, {name: named[name] for name in here}, results, constant))
+    return sorted(comparisons, key=lambda each: (-len(each.runs), -each.population.n))
