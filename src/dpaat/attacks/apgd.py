@@ -22,7 +22,7 @@ MAX_TARGETS = 9
 
 
 @register_attack(
-    "apgd-ce", "Auto-PGD on the cross-entropy (Croce, Hein 2020)", cost=AttackCost(2, 2), steps=100, starts=True
+    "apgd-ce", "Auto-PGD on the cross-entropy (Croce, Hein 2020)", cost=AttackCost(2, 2), steps=100, starts=True, stops=True
 )
 @checked()
 def apgd(
@@ -160,6 +160,7 @@ register_attack(
     cost=AttackCost(2, 2),
     steps=100,
     starts=True,
+    stops=True,
 )(partial(apgd, loss="dlr"))
 
 
