@@ -22,7 +22,7 @@ Split = Literal["train", "val", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 FLAGS = {"suites": "suite", "attacks": "attack"}
 """Option of a field that is called otherwise on the command line."""
-SUITES = ("standard", "masking", "corruptions")
+SUITES = ("standard", "quick", "masking", "corruptions")
 DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
 
 
@@ -96,7 +96,7 @@ class Measurement(Checked):
 class Attacks(Checked):
     """Attacks of an evaluation."""
 
-    suites: Names = option(list, "standard, masking, corruptions; empty for single attacks")
+    suites: Names = option(list, ", ".join(SUITES) + "; empty for single attacks")
     attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
     ensemble: Names = option(list, "further attacks, made only on what those leave standing")
     steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")

@@ -1,5 +1,6 @@
 """Auto-PGD: projected gradient ascent whose step size answers to its own progress."""
 
+from copy import copy
 from functools import partial
 from math import ceil
 from typing import Any, Literal
@@ -21,7 +22,12 @@ MAX_TARGETS = 9
 
 
 @register_attack(
-    "apgd-ce", "Auto-PGD on the cross-entropy (Croce, Hein 2020)", cost=AttackCost(2, 2), steps=100, starts=True
+    "apgd-ce",
+    "Auto-PGD on the cross-entropy (Croce, Hein 2020)",
+    cost=AttackCost(2, 2),
+    steps=100,
+    starts=True,
+    stops=True,
 )
 @checked()
 def apgd(
@@ -33,7 +39,9 @@ def apgd(
     steps: int = 100,
     norm: str = "linf",
     loss: Literal["ce", "dlr"] | LossFunction = "ce",
+    target: Tensor | None = None,
     start: Start = "random",
+    stop: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Find adversarial images by Auto-PGD, each inside a ball of its own radius.
@@ -42,11 +50,13 @@ def apgd(
     no progress, which then goes back to its best point. The model runs in eval mode and is left exactly as found.
 
     Beside the arguments of all attacks: `loss` is what to raise, "ce", "dlr" (the margin where there are three classes
-    or fewer), or a function; `start` is "random" or "zero". A step costs a forward pass and an input gradient.
+    or fewer), or a function; with a `target`, class numbers `(B,)`, it is the targeted DLR loss instead. `start` is
+    "random" or "zero". With `stop` a sample that is misclassified leaves the batch at once: the verdict is the same and
+    costs less. A step costs a forward pass and an input gradient.
 
     Returns:
         Adversarial images `(B, C, H, W)`, detached: where a sample was ever misclassified, the misclassified iterate
-        with the largest loss, else the iterate with the largest loss.
+        with the largest loss (with `stop` the first one), else the iterate with the largest loss.
 
     Source:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -55,8 +65,12 @@ def apgd(
     if isinstance(loss, str) and loss not in ("ce", "dlr"):
         raise BadValueError(f"loss must be 'ce', 'dlr' or a function, not {loss!r}")
     measure: LossFunction = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
+    if target is not None:
+        measure = targeted_dlr(target)
 
-    ball = make_ball(norm, x.detach(), eps)
+    x = x.detach()
+    ball, x_adv, index = make_ball(norm, x, eps), x.clone(), torch.arange(len(x), device=x.device)
+    radius = ball.eps.flatten().expand(len(x))
     current = ball.start(start, generator)
     with evaluation_mode(model):
         gradient, logits = input_gradient(model, current, y, measure)
@@ -64,11 +78,25 @@ def apgd(
         found = _Found(current, logits, y, value)
         best, best_value, best_gradient = current, value, gradient
         previous = current
-        step = 2 * ball.eps.expand(len(x), *ball.eps.shape[1:])
+        step = 2 * widen(radius, x)
         risen = torch.zeros_like(value)
         value_at_checkpoint, halved = best_value, torch.zeros_like(value, dtype=torch.bool)
         checkpoints, last = _checkpoints(steps), 0
         for k in range(1, steps + 1):
+            if stop and bool(found.fooled.any()):
+                keep = ~found.fooled
+                x_adv[index[found.fooled]] = found.image[found.fooled]
+                index, y, current, previous, gradient, value = (
+                    each[keep] for each in (index, y, current, previous, gradient, value)
+                )
+                if not len(index):
+                    return x_adv
+                best, best_value, best_gradient, step, risen, value_at_checkpoint, halved = (
+                    each[keep] for each in (best, best_value, best_gradient, step, risen, value_at_checkpoint, halved)
+                )
+                ball, found = make_ball(norm, x[index], radius[index]), found.only(keep)
+                if target is not None:
+                    measure = targeted_dlr(target := target[keep])
             ahead = ball.project_(current + step * ball.direction(gradient))
             weight = 1.0 if k == 1 else MOMENTUM
             moved = current + weight * (ahead - current) + (1 - weight) * (current - previous)
@@ -91,7 +119,8 @@ def apgd(
                 previous, value = torch.where(wide, best, previous), torch.where(halved, best_value, value)
                 value_at_checkpoint, last = best_value, k
                 risen = torch.zeros_like(value)
-    return torch.where(widen(found.fooled, x), found.image, best)
+    x_adv[index] = torch.where(widen(found.fooled, x), found.image, best)
+    return x_adv
 
 
 @register_attack(
@@ -100,6 +129,7 @@ def apgd(
     cost=AttackCost(2, 3, each="target", most=MAX_TARGETS, once=1),
     steps=100,
     starts=True,
+    stops=True,
 )
 @checked()
 def apgd_targeted(
@@ -121,7 +151,7 @@ def apgd_targeted(
 
     def towards(rank: int) -> PartialAttack:
         def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
-            return apgd(model, x, y, eps=eps, loss=targeted_dlr(ranked[index, rank]), **options)
+            return apgd(model, x, y, eps=eps, target=ranked[index, rank], **options)
 
         return attack
 
@@ -134,6 +164,7 @@ register_attack(
     cost=AttackCost(2, 2),
     steps=100,
     starts=True,
+    stops=True,
 )(partial(apgd, loss="dlr"))
 
 
@@ -170,6 +201,12 @@ class _Found:
         self.image = torch.where(widen(better, image), image, self.image)
         self.value = torch.where(better, value, self.value)
         self.fooled = self.fooled | wrong
+
+    def only(self, keep: Tensor) -> "_Found":
+        """Those of some samples, `keep` `(B,)`."""
+        part = copy(self)
+        part.image, part.value, part.fooled = self.image[keep], self.value[keep], self.fooled[keep]
+        return part
 
 
 def _checkpoints(steps: int) -> set[int]:

@@ -45,6 +45,7 @@ class AttackInfo:
     steps: int | None = None
     norms: tuple[str, ...] = tuple(NORMS)  #: those that it knows
     starts: bool = False  #: whether it takes `start`, "zero" or "random"
+    stops: bool = False  #: whether it takes `stop`, which ends at the first misclassified image
     minimal: bool = False  #: whether it looks for the nearest adversarial image, so that one run serves all radii
     black_box: bool = False  #: whether it sees the logits only
     needs_source: bool = False  #: whether it takes `source`, another model to make its images on

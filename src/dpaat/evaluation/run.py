@@ -151,6 +151,11 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
                 writer.save(result)
         if "standard" in plan.suites:
             _standard(writer, attacker)
+        if "quick" in plan.suites:
+            for found in run_standard(
+                attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps, quick=True
+            ):
+                writer.save_analyses({"quick": vars(found)}) if isinstance(found, Curve) else writer.save(found)
         if "masking" in plan.suites:
             eps = max(plan.radii)
             checks = run_masking(attacker, eps=eps, norm=plan.norm)

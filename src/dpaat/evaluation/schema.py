@@ -87,6 +87,7 @@ CORRUPTIONS = record(
 )
 ANALYSES = record(
     curve=maybe(many(CURVE, AfterValidator(_even))),
+    quick=maybe(many(CURVE, AfterValidator(_even))),
     calibration=maybe(many(record(conditions=named(CALIBRATED, Field(min_length=1))))),
     operating_points=maybe(many(record(conditions=named(many(POINT), AfterValidator(_each))))),
     masking=maybe(many(record(summary=str, checks=many(record(name=str, verdict=str, evidence=str))))),

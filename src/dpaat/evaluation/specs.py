@@ -8,6 +8,8 @@ from dpaat.errors import UserError, unknown
 
 WORST_CASE = "worst-case"
 """The worst case of the standard suite."""
+QUICK = "worst-case-quick"
+"""That of the quick suite, which leaves out what its document says."""
 WORST_OF = "worst-of:"
 """Begins the name of the worst case of other attacks, which follow."""
 
@@ -28,7 +30,7 @@ class AttackSpec:
         if self.name.startswith(WORST_OF):
             name = f"worst of {self.name.removeprefix(WORST_OF).upper().replace('+', ', ')}"
         else:
-            name = "worst case" if self.name == WORST_CASE else self.name.upper()
+            name = {WORST_CASE: "worst case", QUICK: "worst case (quick)"}.get(self.name) or self.name.upper()
         return name + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
 
     @property
@@ -48,7 +50,7 @@ CLEAN = AttackSpec("clean")
 
 def is_worst_case(name: str) -> bool:
     """Whether an attack's name stands for the worst case over several."""
-    return name == WORST_CASE or name.startswith(WORST_OF)
+    return name in (WORST_CASE, QUICK) or name.startswith(WORST_OF)
 
 
 def worst_of(specs: Sequence[AttackSpec]) -> AttackSpec:

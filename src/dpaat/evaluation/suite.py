@@ -16,7 +16,7 @@ from dpaat.attacks import find_attack
 from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
 from dpaat.evaluation.labels import label_metrics
 from dpaat.evaluation.metrics import Metrics, curve_area, verdict_metrics
-from dpaat.evaluation.specs import CLEAN, WORST_CASE, AttackSpec, attack_spec, worst_of
+from dpaat.evaluation.specs import CLEAN, QUICK, WORST_CASE, AttackSpec, attack_spec, worst_of
 from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
@@ -50,6 +50,7 @@ class Curve:
     accuracy_area: float  # normalized area under the robust accuracy, in [0, 1]
     balanced_accuracy_area: float
     fallen_to: list[dict[str, int]]  # by radius: images that fell to each attack and not before, "" stand
+    left_out: dict[str, int]  # by attack and radius: images that were not attacked since they stood at a larger radius
 
 
 def evaluate_model(
@@ -130,6 +131,7 @@ def run_standard(
     *,
     norm: str = "linf",
     steps: Mapping[str, int] | None = None,
+    quick: bool = False,
 ) -> Iterator[Result | Curve]:
     """Run the standard suite: single attacks on all images, then an ensemble on what they leave, then the curve.
 
@@ -138,15 +140,20 @@ def run_standard(
     image counts as robust in the worst case if it withstands every one of the six. `steps` are budgets by attack, where
     not the attack's own.
 
+    The `quick` suite looks for verdicts only: those four attacks, from the largest radius down, where an image that
+    withstands an attack is not given to it again at smaller radii. So it may miss what an attack finds in a smaller
+    ball only.
+
     Yields:
         A result per attack and radius, then the worst case at every radius, then the curve.
     """
     specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
     radii = [eps for eps in radii if eps > 0]
-    beyond = [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
-    scored, ensemble = ([specs[name] for name in names] for names in (SCORED, ENSEMBLE))
-    worst = AttackSpec(WORST_CASE, norm=norm)
-    cascade = yield from run_ensemble(attacker, scored, ensemble, radii, classes, worst=worst, beyond=beyond)
+    beyond = [] if quick else [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
+    names = ((), (SCORED[-1], *ENSEMBLE)) if quick else (SCORED, ENSEMBLE)
+    scored, ensemble = ([specs[name] for name in some] for some in names)
+    options: dict[str, Any] = {"worst": AttackSpec(QUICK if quick else WORST_CASE, norm=norm), "quick": quick}
+    cascade = yield from run_ensemble(attacker, scored, ensemble, radii, classes, beyond=beyond, **options)
     eps, fixed = [0.0, *radii, *beyond], len(radii) + 1
     verdicts = [_verdicts(cascade, radius, classes) for radius in eps]
     accuracy = [metrics["accuracy"] for *_, metrics in verdicts]
@@ -159,6 +166,7 @@ def run_standard(
         accuracy_area=curve_area(eps[:fixed], accuracy[:fixed]),
         balanced_accuracy_area=curve_area(eps[:fixed], balanced[:fixed]),
         fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to, _ in verdicts],
+        left_out=cascade.left_out,
     )
 
 
@@ -171,11 +179,13 @@ def run_ensemble(
     *,
     worst: AttackSpec | None = None,
     beyond: Sequence[float] = (),
+    quick: bool = False,
 ) -> Generator[Result, None, Cascade]:
     """Run attacks on all images, then an ensemble, of which verdicts are wanted only, on what they leave standing.
 
     Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius, which
-    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`.
+    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`. For `quick` see
+    `run_standard`.
     """
     radii = [eps for eps in radii if eps > 0]
     results = run_attacks(attacker, specs, radii, classes)
@@ -187,7 +197,9 @@ def run_ensemble(
     if attacker.several:  # what is wrong already need not be turned
         attacker = attacker.aimed(np.where(cascade.right, attacker.labels, np.int8(-1)))
     further = [(spec, beyond) for spec in specs if spec.name == "pgd" and beyond]
-    run_cascade(attacker, cascade, further + [(spec, radii) for spec in ensemble if radii])
+    plan = further + [(spec, radii) for spec in ensemble if radii]
+    if plan:
+        run_cascade(attacker.faster(), cascade, plan, quick=quick)
     for eps in radii:
         predicted, fell_to, metrics = _verdicts(cascade, eps, classes)
         yield Result(worst or worst_of([*specs, *ensemble]), eps, predicted, metrics, fell_to=fell_to)
@@ -202,13 +214,15 @@ class Cascade:
 
     An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
     0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
-    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands.
+    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `left_out`
+    counts images by the attack and radius that they were spared.
     """
 
     def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
         self.labels = labels
         self.right = predicted == labels
         self.fell = np.full(len(labels), np.inf)
+        self.left_out: dict[str, int] = {}
         self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
 
@@ -249,25 +263,37 @@ class Cascade:
         return np.asarray(np.where(self.right.any(axis=1), first, reached.min(axis=1)))
 
 
-def run_cascade(attacker: Attacker, cascade: Cascade, plan: Sequence[tuple[AttackSpec, Sequence[float]]]) -> None:
+def run_cascade(
+    attacker: Attacker,
+    cascade: Cascade,
+    plan: Sequence[tuple[AttackSpec, Sequence[float]]],
+    *,
+    quick: bool = False,
+) -> None:
     """Attack what still stands: attack by attack, each at growing radii; verdicts are taken further in place.
 
     Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
-    stands at the smallest.
+    stands at the smallest. If `quick`, radii shrink, and images that withstand an attack are spared it from then on.
     """
     stages: list[tuple[AttackSpec, float, float]] = []  # the last: radius at which an image must stand to be attacked
     for spec, radii in plan:
         minimal = find_attack(spec.name).minimal
-        stages += [(spec, radii[-1], radii[0])] if minimal else [(spec, eps, eps) for eps in radii]
+        each = [(spec, eps, eps) for eps in (reversed(radii) if quick else radii)]
+        stages += [(spec, radii[-1], radii[0])] if minimal else each
+    withstood = {spec: np.zeros(len(cascade.labels), dtype=bool) for spec, _ in plan}
     for number, (spec, eps, smallest) in enumerate(stages):
         left = (
             len(cascade.standing(lowest)) * later.passes(attacker.num_classes) for later, _, lowest in stages[number:]
         )
         attacker.bar.expect(f"{spec.label} {format_radius(eps)}", sum(left))
-        positions = cascade.standing(smallest)
+        standing = cascade.standing(smallest)
+        positions = standing[~withstood[spec][standing]]
+        if spared := len(standing) - len(positions):
+            cascade.left_out[f"{spec.label} {format_radius(eps)}"] = spared
         outputs = attacker.outputs(spec, eps, positions)
         radius = outputs.distance if find_attack(spec.name).minimal else eps
         cascade.note(spec.label, positions, outputs.predicted, radius)
+        withstood[spec][positions] = quick & (outputs.predicted == cascade.labels[positions])
 
 
 def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Metrics]:

@@ -8,8 +8,9 @@ from dpaat.errors import UserError, first_line
 from dpaat.evaluation.images import RowView
 from dpaat.methods.searching import score
 from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
+from dpaat.report.comparison import Report
 from dpaat.report.pictures import image_uri
-from dpaat.report.view import Report, RunView
+from dpaat.report.view import RunView
 from dpaat.runs import open_run
 from dpaat.tables import Row, Table, percent
 
