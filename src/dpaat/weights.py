@@ -56,7 +56,7 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Read a file of weights, or what stands for it in a run folder or an export; UserError where there are none."""
+    """Read weights from a file, a run folder or an export; UserError if there are none."""
     from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, Run, read_config, read_info
 
     if path.is_dir():

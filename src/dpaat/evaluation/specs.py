@@ -47,7 +47,7 @@ CLEAN = AttackSpec("clean")
 
 
 def is_worst_case(name: str) -> bool:
-    """Whether an attack's name stands for the worst case over several."""
+    """Whether an attack's name means the worst case over several."""
     return name == WORST_CASE or name.startswith(WORST_OF)
 
 
