@@ -1,4 +1,4 @@
-"""Whether the files of a run folder still tell of one and the same training and evaluation."""
+"""Consistency checks: the files of a run folder belong to one training and evaluation."""
 
 import csv
 import hashlib

@@ -39,7 +39,7 @@ RECORD_SHAPE = made(
 
 @dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """What a file of weights holds, and what it tells of them."""
+    """Contents and metadata of a file of weights."""
 
     path: Path
     sets: dict[str, dict[str, Tensor]]  #: Tensors by their place in the file, such as "state_dict"; "" is its top level

@@ -1,4 +1,4 @@
-"""What an attack raises: one number per sample `(B,)` from logits `(B, K)` and labels `(B,)`."""
+"""Attack objectives: one number per sample `(B,)` from logits `(B, K)` and labels `(B,)`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a report reads: run folders, and their results side by side, sorted by images."""
+"""Data of a report: run folders, and their results side by side, sorted by images."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

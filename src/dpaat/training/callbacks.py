@@ -1,4 +1,4 @@
-"""What a run writes down after every epoch."""
+"""Callbacks that write logs after every epoch."""
 
 import csv
 import io
