@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("tutorial.md", 
 PAGES += sorted((ROOT / "docs" / "howto").glob("*.md"))
 NOT_RUN = {
     r"pip install|^docker|^source|^uv ": "installs or builds; CI does so from a fresh clone",
-    r"torchrun|srun|--executor|/shared/|--num-nodes": "needs a cluster; tests/test_processes.py, test_benchmark_shared.py",
+    r"torchrun|srun|--executor|/shared/|--num-nodes": "needs a cluster; tests/test_benchmark_shared.py",
     r"--accelerator gpu|--resume --devices": "needs GPUs or several processes; tests/test_processes.py",
     r"--devices 2": "starts several processes; tests/test_processes.py",
     r"^dpaat push": "needs an account; tests/test_hub.py",
@@ -47,7 +47,7 @@ def commands(page: Path) -> list[str]:
     """Lines of code that call dpaat or a tool of the shell, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^    (\S.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
-    lines += re.findall(r"`(dpaat [a-z][^`]*)`", text)
+    lines += re.findall(r"`(dpaat (?:list |.*--(?:data|out|resume) )[^`\n]*)`", text)
     shell = r"(\w+=\S+ )?(\S*bin/)?(dpaat|python3?|pip|uv|docker|torchrun|srun|source|tensorboard) "
     found = [re.sub(r"\s+", " ", line) for line in lines if re.match(shell, line)]
     return [line for line in dict.fromkeys(found) if not re.search(r"dpaat: |dpaat\[|\bRUN\b|\.\.\.", line)]

@@ -1,4 +1,4 @@
-"""Half precision: is it faster on this device?"""
+"""Half precision: speed on this device."""
 
 import platform
 
