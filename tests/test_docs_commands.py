@@ -27,6 +27,7 @@ NOT_RUN = {
     r"tf_efficientnet_lite0.pth": "needs ImageNet weights; tests/test_fine_tuning.py",
     r"mine.pth|results/densenet": "needs another model; tests/test_subject.py and test_python_api.py",
     r"^python benchmarks/": "a benchmark of minutes; tests of its own",
+    r"runs/photos/benchmark.yaml": "needs a whole benchmark; tests/test_benchmark_made.py",
     r"^dpaat quickstart|bin/dpaat quickstart": "make quickstart runs it",
     r"^(?!.*dpaat )": "no command of dpaat",
 }
