@@ -14,6 +14,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "dpaat"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
@@ -57,7 +59,7 @@ def show_help(app: Any, docname: str, source: list[str]) -> None:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             main([*command.split(), "--help"])
-        text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).strip()
+        text = re.sub(r" \x08|\x1b\[[0-9;]*m", "", out.getvalue()).strip()
         parts.append(f"## dpaat {command}\n\n{does[0].upper()}{does[1:]}.\n\n```text\n{text}\n```")
     source[0] = source[0].replace("<!-- help -->", "\n\n".join(parts))
 
