@@ -28,6 +28,7 @@ nitpick_ignore_regex = [
         r"(torch|numpy|pandas|pathlib|collections|types|pydantic|rich|lightning|matplotlib|transformers|ignite)\..*",
     ),
     ("py:.*", r"(?!dpaat\.).*[ =~].*"),  # pieces of types that the reader of docstrings cuts at their commas
+    ("py:class", r"dpaat\.(evaluation\.attacking\.ImageArray|benchmark\.(grid\.Grid|executors\.Needs))"),
     ("py:class", r"[A-Z]\w*(\[.*)?|nn\.Module|np\.ndarray"),  # aliases of types within the package
 ]
 
@@ -55,7 +56,8 @@ def show_help(app: Any, docname: str, source: list[str]) -> None:
     if docname != "commands":
         return
     parts = []
-    for command, does in COMMANDS.items():
+    for command, about in COMMANDS.items():
+        does = about if isinstance(about, str) else about[-1]
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             main([*command.split(), "--help"])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -66,7 +67,7 @@ def test_numbers_of_the_readme_are_in_the_results(results):
     assert len(numbers) > 30
     assert not [number for number in numbers if number not in values]
     rest = without_code(without_blocks(readme).split("## Intended use")[0])
-    rest = re.sub(r"arXiv [\d.]+|Python 3\.11|ersion 0\.1|95 % intervals", "", rest)
+    rest = re.sub(r"(arXiv |abs/)[\d.]+|Python 3\.11|ersion 0\.1|95 % intervals", "", rest)
     assert not re.findall(r"\d+\.\d+|\d+ ?%", rest)
 
 
@@ -130,6 +131,15 @@ def test_links_lead_somewhere(page):
             titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
             assert anchor in slugs, link
+
+
+def test_the_site_is_built_without_warnings():
+    assert "sphinx-build -q -W -n docs" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    there = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text(encoding="utf-8"))
+    assert there["sphinx"]["fail_on_warning"]
+    assert (ROOT / there["sphinx"]["configuration"]).is_file()
+    steps = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text(encoding="utf-8"))["jobs"]["build"]["steps"]
+    assert any("make docs" in step.get("run", "") for step in steps)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
