@@ -1,6 +1,6 @@
 # What .ci/run runs, for an environment that has the package and its tools: pip install -e '.[dev]'
 OUT ?= build
-.PHONY: check lint types docs quickstart test
+.PHONY: check lint types docs quickstart test commands
 
 check: lint types docs quickstart test
 
@@ -20,3 +20,7 @@ quickstart:
 
 test:
 	pytest -n 2 --cov --cov-report=term:skip-covered
+
+# every command in README, tutorial and how-tos, scaled down; a few minutes
+commands:
+	pytest -m slow tests/test_docs_commands.py

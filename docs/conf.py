@@ -14,7 +14,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "dpaat"
 html_show_copyright = False
-exclude_patterns = ["results/*"]
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
@@ -27,6 +28,7 @@ nitpick_ignore_regex = [
         r"(torch|numpy|pandas|pathlib|collections|types|pydantic|rich|lightning|matplotlib|transformers|ignite)\..*",
     ),
     ("py:.*", r"(?!dpaat\.).*[ =~].*"),  # pieces of types that the reader of docstrings cuts at their commas
+    ("py:class", r"dpaat\.(evaluation\.attacking\.ImageArray|benchmark\.(grid\.Grid|executors\.Needs))"),
     ("py:class", r"[A-Z]\w*(\[.*)?|nn\.Module|np\.ndarray"),  # aliases of types within the package
 ]
 
@@ -54,11 +56,12 @@ def show_help(app: Any, docname: str, source: list[str]) -> None:
     if docname != "commands":
         return
     parts = []
-    for command, does in COMMANDS.items():
+    for command, about in COMMANDS.items():
+        does = about if isinstance(about, str) else about[-1]
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             main([*command.split(), "--help"])
-        text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).strip()
+        text = re.sub(r" \x08|\x1b\[[0-9;]*m", "", out.getvalue()).strip()
         parts.append(f"## dpaat {command}\n\n{does[0].upper()}{does[1:]}.\n\n```text\n{text}\n```")
     source[0] = source[0].replace("<!-- help -->", "\n\n".join(parts))
 

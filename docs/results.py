@@ -431,8 +431,8 @@ TABLES: dict[str, tuple[str, str, Callable[[], str]]] = {
     ),
     "Coverage of the intervals": (
         "benchmarks/results/interval-coverage.json",
-        "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. The last two "
-        "rows were repeated with more draws.",
+        "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. The last "
+        "two rows were repeated with more draws.",
         coverage,
     ),
     "Cost beside other libraries": (
@@ -458,9 +458,9 @@ def appendix() -> str:
     parts = [
         "# Appendix: all tables",
         "<!-- made by docs/results.py --write; do not edit -->",
-        "Every number here is read from a JSON file of the repository. Scores are in percent, with 95 % intervals. In the "
-        "files of version 0.1, `dpaat` is the preset that is called `dpaat-v1` now (in `fast-32px`, and `DPAAT` in the "
-        "table of maps: `dpaat-half`).",
+        "Every number here is read from a JSON file of the repository. Scores are in percent, with 95 % intervals. In "
+        "the files of version 0.1, `dpaat` is the preset that is called `dpaat-v1` now; in `fast-32px`, and as `DPAAT` "
+        "in the table of maps, it is `dpaat-half`.",
     ]
     for name, title in GRIDS.items():
         text = benchmark_markdown(grid(name), name)

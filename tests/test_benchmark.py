@@ -413,7 +413,7 @@ def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
         ("reference", {"reference": "dpaat"}),
         ("models", {"models": []}),
         ("unknown model 'resnt18'", {"models": ["resnt18"]}),
-        ("stands twice", {"models": ["test_resnet", {"model": "test_resnet", "stem": "small"}]}),
+        ("is given twice", {"models": ["test_resnet", {"model": "test_resnet", "stem": "small"}]}),
         ("folds", {"folds": ["1/3", "2/4"]}),
         ("fold", {"folds": ["4/3"]}),
         ("seeds", {"seeds": [-1]}),

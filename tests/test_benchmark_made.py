@@ -66,7 +66,7 @@ def test_the_command_line_wins_over_a_file(tmp_path):
 
 BAD = {
     "--methods=nothing": "nothing",
-    "--methods=pgd,pgd": "stands twice",
+    "--methods=pgd,pgd": "is given twice",
     "--models=nothing": "nothing",
     "--folds=1": "at least 2",
     "--folds=x": "x",

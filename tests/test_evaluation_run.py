@@ -161,7 +161,7 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
         ({"ensemble": ["square"], "eps": [0]}, "needs a radius above 0"),
         ({"attacks": []}, "name at least one"),
         ({"eps": [4 / 255, 2 / 255]}, "out of order"),
-        ({"eps": [2 / 255, 2 / 255]}, "stands twice"),
+        ({"eps": [2 / 255, 2 / 255]}, "is given twice"),
         ({"norm": "l3"}, "unknown norm 'l3'"),
         ({"split": "tset"}, "unknown split 'tset'; nearest: test"),
         ({"batch_size": 0}, "batch_size: 0"),

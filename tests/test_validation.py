@@ -31,7 +31,7 @@ LINES = [
     (ExplainConfig, {"eps": "0"}, "eps: the clean images are explained anyway"),
     (BenchmarkGrid, {"recipes": {}, "models": ["a"]}, "recipes: "),
     (BenchmarkGrid, {"recipes": {"a": {}}}, "models: needs a value"),
-    (BenchmarkGrid, {"recipes": {"a": {}}, "models": "a", "seeds": [0, 0]}, "seeds: 0 stands twice"),
+    (BenchmarkGrid, {"recipes": {"a": {}}, "models": "a", "seeds": [0, 0]}, "seeds: 0 is given twice"),
 ]
 
 

@@ -27,7 +27,7 @@ WIDTH, ROW = 4.6, 0.34
 def write_plot(document: Mapping[str, Any], out: Path) -> None:
     """Draw a panel for the attack and one for the training step: a bar per library and memory layout.
 
-    Bars are medians of the rounds, lines reach from the least to the largest; robust accuracy after the attack stands
+    Bars are medians of the rounds, lines reach from the least to the largest; robust accuracy after the attack is
     beside the bar.
 
     Args:
@@ -49,7 +49,8 @@ def write_plot(document: Mapping[str, Any], out: Path) -> None:
             fontsize=9,
             color=MUTED,
         )
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
+        if len(results) > 1:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
 
 
@@ -77,7 +78,7 @@ def _panel(axes: Axes, results: Sequence[Mapping[str, Any]], kind: str) -> None:
                 label=result["layout"] if name == "dpaat" else None,
             )
             axes.plot([over["min"], over["max"]], [place + offset] * 2, color=INK, linewidth=0.8)
-            robust = f"{row['robust_accuracy']:.1%} stand" if "robust_accuracy" in row else ""
+            robust = f"{row['robust_accuracy']:.1%} robust" if "robust_accuracy" in row else ""
             axes.annotate(
                 robust,
                 (over["max"], place + offset),
@@ -92,7 +93,7 @@ def _panel(axes: Axes, results: Sequence[Mapping[str, Any]], kind: str) -> None:
     axes.invert_yaxis()
     largest = max(row["over_dpaat"]["max"] for result in results for row in result[kind].values())
     axes.set_xlim(0, 1.3 * largest)
-    axes.set_xlabel("time / time of dpaat, same layout")
+    axes.set_xlabel("time, in units of dpaat's")
 
 
 def main() -> None:

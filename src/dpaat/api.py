@@ -1,4 +1,4 @@
-"""What programs call: train, load, evaluate and explain, and attacks by name."""
+"""Python interface: train, load, evaluate and explain, and attacks by name."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -218,7 +218,7 @@ def _subject(
     *,
     seed: int,
 ) -> Subject:
-    """What is evaluated: a folder as it stands, or a model from elsewhere with a folder for its results."""
+    """Evaluation target: a folder, or a model from elsewhere with a folder for its results."""
     if isinstance(model, Predictor):
         model = model.path
     path = None if isinstance(model, nn.Module) else Path(model)

@@ -75,7 +75,7 @@ class Model(Weights):
         "name of any timm CNN, see `dpaat list models`; torchvision:NAME; py:PKG.MODULE:NAME, a network of your own; "
         "or, with --pretrained, hf-hub:NAME or local-dir:DIR as timm writes them",
     )
-    pretrained: bool = option(False, "take the weights that the model's name stands for, fetching them if need be")
+    pretrained: bool = option(False, "take the weights that the model's name refers to; they are fetched if needed")
 
 
 @dataclass(config=STRICT)
@@ -85,7 +85,7 @@ class MethodAndAttack(Checked):
     method: str = option("dpaat", "training method; see `dpaat list methods`")
     eps: str | float | None = option(
         None,
-        "perturbation radius in [0, 1] pixel units, such as 8/255; the largest one where the method moves it; by "
+        "perturbation radius in [0, 1] pixel units, such as 8/255; the largest one if the method changes it; by "
         "default the method's own",
     )
     steps: int = option(10, "iterations of the training attack", ge=1)
@@ -98,7 +98,7 @@ class MethodAndAttack(Checked):
     )
     self_teacher: float | None = option(
         None,
-        "share of the loss on adversarial views that is learned from the network itself as it stood when the attacks "
+        "share of the loss on adversarial views that comes from a copy of the network, made when the attacks "
         "began; needs adv_start; by default the method's own",
         ge=0,
         le=1,
@@ -156,8 +156,8 @@ class Optimization(Checked):
     select: Literal["auto", "balanced-accuracy", "robust-balanced-accuracy", "auroc", "last"] = option(
         "auto",
         "score that picks the best epoch; auto takes clean balanced accuracy for standard training, else the mean "
-        "balanced accuracy over radius 0 and val_eps. last takes the last epoch: with few validation images of the "
-        "rarest class the best score is a matter of luck",
+        "balanced accuracy over radius 0 and val_eps. last takes the last epoch; use it with few validation images of "
+        "the rarest class, whose best score is mostly chance",
     )
     seed: int = option(0, "of weights, batch order, augmentation and splits", **SEED)
 
@@ -191,7 +191,7 @@ PLACE = ("accelerator", "devices", "num_nodes", "strategy", "workers", "logger")
 
 
 @dataclass(config=STRICT)
-class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields stand in the order of the last first
+class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields are in the order of the last first
     """A training run; with the data and the package's version it determines the result.
 
     Fields, defaults and ranges are those of `dpaat train --help`.
@@ -252,7 +252,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def complete(config: TrainConfig) -> TrainConfig:
-    """Fill in what depends on method and weights, so that a configuration can be repeated as it stands.
+    """Fill in what depends on method and weights, so that a configuration can be repeated as it is.
 
     Raises:
         UserError: an unknown method or option, or values that do not go together; names the field.

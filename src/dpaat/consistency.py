@@ -1,4 +1,4 @@
-"""Whether the files of a run folder still tell of one and the same training and evaluation."""
+"""Consistency checks: the files of a run folder belong to one training and evaluation."""
 
 import csv
 import hashlib
@@ -99,7 +99,7 @@ def check_log(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def require_epochs(folder: Path, count: int) -> None:
-    """Check that the log holds so many epochs; a UserError says that one is missing, or stands twice."""
+    """Check that the log holds so many epochs; a UserError says that one is missing or is there twice."""
     if (logged_epochs(folder) or []) != list(range(count)):
         raise UserError(
             f"{folder / LOG}: does not hold each of {count} epochs once and in order; put the rows back from a copy, "

@@ -1,4 +1,4 @@
-"""What the user did wrong, told in one line."""
+"""User errors, reported in one line."""
 
 import difflib
 import errno
@@ -18,7 +18,7 @@ MEMORY = (
     "can't start new thread",
     *(WORKER_LOST := ("killed by signal: Killed", "killed by signal: Bus error", ") exited unexpectedly")),
 )
-"""What torch, the drivers and the system say where memory is exhausted; `WORKER_LOST` of a loading process."""
+"""Messages of torch, drivers and system when memory is exhausted; `WORKER_LOST` of a loading process."""
 
 
 class UserError(Exception):
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class BadValueError(UserError, ValueError):
-    """What a public function refuses: a `ValueError` in Python, one line and exit code 2 on the command line."""
+    """Invalid argument: a `ValueError` in Python, one line and exit code 2 on the command line."""
 
 
 class Interrupted(KeyboardInterrupt):

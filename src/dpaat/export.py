@@ -182,7 +182,7 @@ def run_timm(name: str, x: Tensor) -> np.ndarray:
 
 
 def _readme(card: dict[str, Any], onnx: bool) -> str:
-    """What the folder holds and how to use it; the numbers stand in the card."""
+    """Contents of the folder and how to use it; the scores are in the card."""
     side, stem, why = card["image_size"], "timm's", card["not_for_timm"]
     if lines := card["strides"]:
         stem = f"timm's {card['model']} with {len(lines)} strides changed, as `strides` in `{CARD}` lists"

@@ -74,7 +74,7 @@ class Inputs(Reading):
     """Images to try a run on."""
 
     data: str | None = option(
-        None, "another dataset, or the run's own elsewhere; what the run has learned from is left out of another"
+        None, "another dataset, or where the run's own is now; images that the run was trained on are left out"
     )
 
 
@@ -98,7 +98,7 @@ class Attacks(Checked):
 
     suites: Names = option(list, ", ".join(SUITES) + "; empty for single attacks")
     attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
-    ensemble: Names = option(list, "further attacks, made only on what those leave standing")
+    ensemble: Names = option(list, "further attacks, made only on images that are still classified correctly")
     steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
     precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
 

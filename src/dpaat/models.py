@@ -158,7 +158,7 @@ def build_model(
 
 
 def resolved_stem(stem: Stem, image_size: int) -> Stem:
-    """The stem that "auto" stands for where nothing else is known."""
+    """The stem that "auto" means where nothing else is known."""
     if stem not in ("auto", "original", "small"):
         raise unknown("stem", stem, ("auto", "original", "small"))
     return ("small" if image_size < SMALL_IMAGE else "original") if stem == "auto" else stem

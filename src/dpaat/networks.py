@@ -14,7 +14,7 @@ _TWO_HEADS = ("googlenet", "inception_v3")
 
 
 def check_name(name: str) -> None:
-    """Raise UserError for a name that does not stand for a network, with the nearest ones."""
+    """Raise UserError for an unknown network, with the nearest names."""
     import timm
 
     kind, _, rest = name.partition(":")

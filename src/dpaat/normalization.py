@@ -17,7 +17,7 @@ _HINT = "; did you mean --input-range 0-255?"
 
 @dataclass(frozen=True)
 class Stated:
-    """What a user says about the values that a network takes; None where nothing is said.
+    """Stated range and normalization of a network's input; None where nothing is said.
 
     Mean and std, of 1 or C values, are in the unit of the range, which goes from the least to the largest of a pixel.
     """

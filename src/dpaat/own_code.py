@@ -1,4 +1,4 @@
-"""Code of the user's own: what `py:PKG.MODULE:NAME` stands for, and when a file may name it.
+"""User code: what `py:PKG.MODULE:NAME` refers to, and when a file may name it.
 
 What is typed on the command line, or written in a program, is the user's. A file that names code runs it only where the
 user says `--trust`, or where this user's own runs wrote the file: they sign the names with a key of the user's account.
@@ -121,7 +121,7 @@ def trusting(names: Iterable[object] = (), *, everything: bool = False) -> Itera
 
 
 def named_in(arguments: Iterable[str]) -> list[str]:
-    """Names of code that stand in the arguments of a command."""
+    """Names of code in the arguments of a command."""
     return [text for each in arguments if is_own(text := each if is_own(each) else each.partition("=")[2])]
 
 

@@ -1,4 +1,4 @@
-"""How options are typed and shown, and how the parser's errors read."""
+"""Command-line parser: spelling of options, help, and error messages."""
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"""Whether half precision is faster on the device at hand."""
+"""Half precision: speed on this device."""
 
 import platform
 

@@ -1,4 +1,4 @@
-"""Where a result was computed, and with which versions."""
+"""Provenance of a result: versions and device."""
 
 import platform
 from contextlib import suppress
@@ -10,7 +10,7 @@ from dpaat.runs import SCHEMA_VERSION
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """What every result carries: schema, versions, device."""
+    """Head of every result: schema, versions, device."""
     import torch
 
     return {

@@ -51,7 +51,7 @@ def parse_radii(
     """Read a list of ascending radii: "2/255,4/255", or a sequence.
 
     Raises:
-        UserError: as `parse_radius`; or an empty list, a radius that stands twice, or one out of order.
+        UserError: as `parse_radius`; or an empty list, a radius that is given twice, or one out of order.
     """
     parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else list(value)
     radii = [parse_radius(part, name, norm, pixels=pixels) for part in parts]
@@ -59,7 +59,7 @@ def parse_radii(
         raise UserError(f"{name}: give at least one radius, such as 8/255")
     for before, after, text in zip(radii, radii[1:], parts[1:], strict=False):
         if after <= before:
-            fault = "stands twice" if after == before else "is out of order; write radii from small to large"
+            fault = "is given twice" if after == before else "is out of order; write radii from small to large"
             raise UserError(f"{name}: {str(text).strip()} {fault}")
     return radii
 

@@ -10,7 +10,7 @@ Made = TypeVar("Made")
 
 
 class Registry(dict[str, Entry], Generic[Entry]):
-    """Names to what they stand for.
+    """Registry: entries by name.
 
     An `entry` is made of its name, what is registered, and the arguments of `register`; `kind` is for messages.
     """

@@ -103,7 +103,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What stands beside the weights in checkpoints and exports, since a state dict does not hold it."""
+        """Metadata beside the weights in checkpoints and exports, which a state dict does not hold."""
         config = self.config
         return {
             **{"model": self.network, "image_size": config.image_size, "fit": config.fit},

@@ -1,4 +1,4 @@
-"""Where the command line writes: a reader that has gone, and a locale that cannot spell the names of files."""
+"""Terminal output: readers that are gone, and locales that cannot spell file names."""
 
 import errno
 import io

@@ -125,7 +125,7 @@ def tune(
     if not ranges or trials < 1:
         raise UserError("search: name at least one field, such as --search lr=log:1e-4,1e-1, and --trials at least 1")
     if len({each.field for each in ranges}) < len(ranges):
-        raise UserError("search: a field stands twice")
+        raise UserError("search: a field is given twice")
     if config.select == "auto" and any(each.field == "method" for each in ranges):
         raise UserError("select: auto is another score for another method; name one, such as robust-balanced-accuracy")
     if config.select == "last":

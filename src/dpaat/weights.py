@@ -39,7 +39,7 @@ RECORD_SHAPE = made(
 
 @dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """What a file of weights holds, and what it tells of them."""
+    """Contents and metadata of a file of weights."""
 
     path: Path
     sets: dict[str, dict[str, Tensor]]  #: Tensors by their place in the file, such as "state_dict"; "" is its top level
@@ -56,7 +56,7 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Read a file of weights, or what stands for it in a run folder or an export; UserError where there are none."""
+    """Read weights from a file, a run folder or an export; UserError if there are none."""
     from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, Run, read_config, read_info
 
     if path.is_dir():

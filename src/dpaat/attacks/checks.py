@@ -1,4 +1,4 @@
-"""What every public attack is given is looked at once a call, before the first step."""
+"""Input checks of attacks, once a call, before the first step."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""What every gradient attack needs: a model left as found, and the gradient for the input alone."""
+"""Input gradients, with the model left as found."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

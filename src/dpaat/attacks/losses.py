@@ -1,4 +1,4 @@
-"""What an attack raises: one number per sample `(B,)` from logits `(B, K)` and labels.
+"""Attack objectives: one number per sample `(B,)` from logits `(B, K)` and labels.
 
 Labels are classes `(B,)`, int64; or, where an image has several, answers `(B, K)`, int8: 1 yes, 0 no, -1 unknown. The
 network's answer to a label is yes where its logit is above 0.

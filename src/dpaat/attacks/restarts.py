@@ -28,7 +28,7 @@ def on_standing(
     attacks: Iterable[PartialAttack],
     keep: Literal["first", "best"] = "best",
 ) -> Tensor:
-    """Run attacks in turn on the samples that none has fooled so far; stops when none stands.
+    """Run attacks in turn on the samples that none has fooled so far; stops when none is left.
 
     Each attack is called once, in their order, with the samples that stand, and costs one forward pass more, which
     judges it. `keep` says which image to return where no attack fools: that of the first attack, or the one with the

@@ -99,7 +99,7 @@ class CellRun:
         return all(self.evaluated(plan) for plan in plans.all)
 
     def state(self, plans: Plans) -> str:
-        """Where it stands: "finished", "failed", "begun" or "waiting"."""
+        """Status: "finished", "failed", "begun" or "waiting"."""
         if self.finished(plans):
             return "finished"
         return "failed" if self.record.get("status") == "failed" else "begun" if self.begun else "waiting"

@@ -12,7 +12,7 @@ from dpaat.validation import load_yaml
 GRIDS = Path(__file__).parent / "grids"
 """Grids that come with the package."""
 PLACES = {"ham10000": "DIR", "folder": "DIR", "csv": "FILE.csv", "hf": "NAME_OR_DIR", "py": "PKG.MODULE:NAME"}
-"""Kinds of datasets that are found by a path, and what stands for it."""
+"""Kinds of datasets that are found by a path, and its placeholder."""
 
 
 def data_name(spec: str) -> str:

@@ -19,7 +19,7 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:;,()'\"]+/)+")
 
 
 def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome]) -> Document:
-    """Put the cells of a grid and what is finished of them together; no path of this machine stands in it."""
+    """Document of a grid: its cells and what is finished of them, without paths of this machine."""
     finished = [(run.cell, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
     return {
         **provenance("cpu"),

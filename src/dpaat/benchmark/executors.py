@@ -1,4 +1,4 @@
-"""Where cells are computed when not by the benchmark itself: the engines of a cluster, behind one small interface."""
+"""Executors: engines of a cluster that compute cells, behind one small interface."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ HOURS = 8
 
 @dataclass(frozen=True)
 class Needs:
-    """What a cell is to get: cores, GPUs, and memory in GiB; None leaves the memory to the engine."""
+    """Resources of a cell: cores, GPUs, and memory in GiB; None leaves the memory to the engine."""
 
     cores: int = 1
     gpus: int = 0

@@ -1,4 +1,4 @@
-"""Figures of a benchmark: Pareto plot of clean against robust scores, forest plot of what stands above a front."""
+"""Figures of a benchmark: Pareto plot of clean against robust scores, forest plot of distances from fronts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Plane:
     y_label: str
 
     def place(self, row: Document) -> tuple[float, float]:
-        """Where a row of a table stands."""
+        """Coordinates of a row of a table."""
         return row["scores"][self.x]["value"], row["scores"][self.y]["value"]
 
 

@@ -34,7 +34,7 @@ METHODS_TRIED = ("standard", "pgd", "trades", "dpaat")
 def _unique(values: list[Any]) -> list[Any]:
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"{value} stands twice")
+            raise ValueError(f"{value} is given twice")
     return values
 
 
@@ -279,7 +279,7 @@ def _models(entries: Sequence[str | dict[str, Any]]) -> dict[str, dict[str, Any]
         model = values.pop("model")
         name = re.sub(r"[^\w.+-]+", "_", str(values.pop("name", model)))
         if name in found:
-            raise UserError(f"models: {name} stands twice; give one of them another 'name'")
+            raise UserError(f"models: {name} is given twice; give one of them another 'name'")
         found[name] = {"model": model} | _train_fields(values, "models")
     return found
 

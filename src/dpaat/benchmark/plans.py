@@ -81,7 +81,7 @@ def _tabled(**values: Any) -> EvaluateConfig:
 
 
 def attacks_of(plan: EvaluateConfig) -> list[AttackSpec]:
-    """The attacks of a plan whose results stand in `evaluation.json`, the worst case over several included."""
+    """Attacks of a plan whose results are in `evaluation.json`, including the worst case over several."""
     if not plan.suites:
         return plan.specs + ([worst_of(plan.all_specs)] if plan.ensemble_specs else [])
     return [*(plan.spec(name) for name in SCORED), AttackSpec(WORST_CASE, norm=plan.norm)]

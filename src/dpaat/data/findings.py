@@ -1,4 +1,4 @@
-"""What is probably wrong with a dataset, in lines: for `dpaat data check`, training, evaluation and report alike."""
+"""Data warnings, a line each: for `dpaat data check`, training, evaluation and report."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -32,7 +32,7 @@ LOOKS = 32
 
 @register_dataset("py", "py:PKG.MODULE:NAME", "a map-style dataset of your own, or a function that makes it")
 def load(argument: str, spec: str) -> ImageTable:
-    """Make the dataset that a name stands for, see `table_of`; raises UserError where it is none."""
+    """Make the dataset that a name refers to, see `table_of`; raises UserError if it is none."""
     found = resolve(PREFIX + argument, "data")
     made = found if _is_dataset(found) else call(found, spec, "data", {})
     return table_of(made, name=argument.rpartition(":")[2].rpartition(".")[2], spec=spec)

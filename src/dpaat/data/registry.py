@@ -13,7 +13,7 @@ Loader = Callable[[str, str], ImageTable]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A kind of dataset, `name` before the colon of a spec; `load(argument, spec)` takes what stands behind it."""
+    """A kind of dataset, `name` before the colon of a spec; `load(argument, spec)` takes what follows it."""
 
     name: str
     load: Loader

@@ -1,4 +1,4 @@
-"""What of a dataset a run has learned from, found by the images themselves and not by their names."""
+"""Images of a dataset that a run was trained on, recognized by content rather than by name."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Splits in which no lesion, near-duplicate or identical image stands on two sides."""
+"""Splits that keep lesions, near-duplicates and identical images on one side."""
 
 import re
 import warnings

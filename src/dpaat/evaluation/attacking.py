@@ -39,7 +39,7 @@ class ImageArray(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model says of attacked images."""
+    """Outputs of a model on attacked images."""
 
     logits: Tensor  # `(n, K)`, float32, on the CPU
     distance: np.ndarray  # of each attacked image from its own clean one, `(n,)`, float64

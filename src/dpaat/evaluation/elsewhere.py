@@ -1,4 +1,4 @@
-"""Folders with the results of a model from elsewhere: what it is stands beside them, as a run's does in `run.json`."""
+"""Result folders of models from elsewhere, with a description of the model as a run has in `run.json`."""
 
 from collections.abc import Sequence
 from pathlib import Path

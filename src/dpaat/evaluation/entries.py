@@ -94,7 +94,7 @@ def part_stem(entry: Entry, *details: str) -> str:
 
 
 def key_of(entry: Entry) -> tuple[object, ...]:
-    """What tells results apart: of two with the same, the later takes the place of the earlier."""
+    """Key of a result: of two with the same key, the later replaces the earlier."""
     return (population_of(entry), entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
 
 

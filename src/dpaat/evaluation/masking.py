@@ -124,7 +124,7 @@ def _with_mean(
     values = {"fallen": int(fallen.sum())}
     values["fallen_in_mean"] = int(bench.fallen("random", positions, radius, in_mean=True).sum())
     evidence = (
-        f"{check.evidence}; at {_words(radius, bench.norm)} {name} fells {values['fallen']} of {len(positions)} "
+        f"{check.evidence}; at {_words(radius, bench.norm)} {name} succeeds on {values['fallen']} of {len(positions)} "
         f"images, and {values['fallen_in_mean']} if every answer is the mean of {MEAN_OF} passes: attack the mean"
     )
     return replace(check, evidence=evidence, values=check.values | values)

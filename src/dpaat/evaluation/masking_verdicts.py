@@ -129,7 +129,7 @@ def judge_ascent(odds: np.ndarray, standing: np.ndarray, points: Sequence[str], 
     evidence = (
         f"after a step of {points[0]} along the gradient the loss is higher for {rising:.1%} of {len(odds)} images; "
         f"after one of {points[1 + worst]} it is lower than at the image for {lower[worst]:.1%}; one step of "
-        f"{points[-1]} leaves {along[-1]:.1%} standing, PGD-10 {many_steps:.1%}"
+        f"{points[-1]} leaves {along[-1]:.1%} correct, PGD-10 {many_steps:.1%}"
     )
     verdict = _worst(_above(1 - rising, *(1 - share for share in RISING)), _above(float(lower[worst]), *LOWER))
     values = {"points": list(points), "rising": rising, "lower": lower.tolist(), "standing": along.tolist(), "gap": gap}
@@ -146,7 +146,7 @@ def judge_large_radius(standing: np.ndarray, labels: np.ndarray, curve: dict[str
     balanced, limit = balanced_share(standing, labels), 0.5 if labels.ndim == 2 else 1 / len(np.unique(labels))
     steps = ", ".join(f"{share:.1%} at {radius}" for radius, share in curve.items())
     evidence = f"at Linf 0.5 APGD-CE leaves a balanced accuracy of {balanced:.1%}, at most {limit:.1%} is possible; "
-    evidence += f"PGD-10 leaves {steps} of the correctly classified images standing"
+    evidence += f"PGD-10 leaves {steps} of the images correct"
     values = {"balanced_accuracy": balanced, "limit": limit, "standing": curve}
     return Check("large radius", "fail" if balanced > limit else "pass", evidence, values)
 
@@ -170,7 +170,7 @@ def compare(
     p_value = float(binomtest(only_first, discordant, alternative="greater").pvalue) if discordant else 1.0
     difference = (only_first - only_second) / n
     evidence = (
-        f"at {radius}, {one} fells {first.sum()} and {two} {second.sum()} of {n} images, {only_first} and "
+        f"at {radius}, {one} succeeds on {first.sum()} and {two} on {second.sum()} of {n} images, {only_first} and "
         f"{only_second} of them alone (McNemar p = {p_value:.2g})"
     )
     values = {"radius": radius, "images": n, "attacks": [one, two], "fallen": [int(first.sum()), int(second.sum())]}

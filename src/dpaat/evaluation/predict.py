@@ -146,7 +146,7 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        UserError: neither of them, damaged, or with code that is not to be trusted.
+        UserError: neither of them, damaged, or with code that was not signed or allowed by --trust.
     """
     path, target, frame = Path(path), resolve_device(device), ""
     thresholds: dict[str, float] = {}

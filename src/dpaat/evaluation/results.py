@@ -1,4 +1,4 @@
-"""What an evaluation leaves in the run folder: `evaluation.json` and one part file of predictions per result."""
+"""Evaluation files in the run folder: `evaluation.json` and one part file of predictions per result."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -49,7 +49,7 @@ CLEAN = AttackSpec("clean")
 
 
 def is_worst_case(name: str) -> bool:
-    """Whether an attack's name stands for the worst case over several."""
+    """Whether an attack's name means the worst case over several."""
     return name in (WORST_CASE, QUICK) or name.startswith(WORST_OF)
 
 

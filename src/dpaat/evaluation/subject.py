@@ -1,4 +1,4 @@
-"""What is evaluated: the model of a run folder, or weights from elsewhere, with the images it is tried on."""
+"""Evaluation subjects: the model of a run folder, or weights from elsewhere, with its images."""
 
 import dataclasses
 import hashlib

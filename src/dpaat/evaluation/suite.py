@@ -24,7 +24,7 @@ SCORED = ("fgsm", "pgd", "apgd-ce")
 ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite that are run on what the others left standing
 SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
-"""Radii at which the security curve goes on beyond the fixed ones, by PGD on what stands."""
+"""Radii of the security curve beyond the fixed ones, by PGD on images that are still correct."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def run_standard(
 ) -> Iterator[Result | Curve]:
     """Run the standard suite: single attacks on all images, then an ensemble on what they leave, then the curve.
 
-    FGSM, PGD and APGD-CE are scored on all images. APGD-T, FAB-T and Square attack what still stands; with APGD-CE
+    FGSM, PGD and APGD-CE are scored on all images. APGD-T, FAB-T and Square attack what is still correct; with APGD-CE
     they are the ensemble of AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), for any number of classes. An
     image counts as robust in the worst case if it withstands every one of the six. `steps` are budgets by attack, where
     not the attack's own.
@@ -270,7 +270,7 @@ def run_cascade(
     *,
     quick: bool = False,
 ) -> None:
-    """Attack what still stands: attack by attack, each at growing radii; verdicts are taken further in place.
+    """Attack the images that are still correct: attack by attack, each at growing radii; updates verdicts in place.
 
     Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
     stands at the smallest. If `quick`, radii shrink, and images that withstand an attack are spared it from then on.

@@ -24,7 +24,7 @@ RANDOM_ORDER = "random order"
 
 @dataclass(eq=False)
 class Measured:
-    """What a model showed on N images by radius, 0 for clean ones; maps are `(N, H, W)`, float32, on the CPU."""
+    """Outputs and maps of a model on N images by radius, 0 for clean ones; maps `(N, H, W)`, float32, on the CPU."""
 
     predicted: dict[float, np.ndarray] = field(default_factory=dict)  # classes `(N,)`
     maps: dict[tuple[str, float], Tensor] = field(default_factory=dict)  # by kind; references at radius 0 only

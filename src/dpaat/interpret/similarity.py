@@ -64,7 +64,7 @@ def scaled(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the randomization check concluded: "pass", "warn" or "fail", and one sentence with the numbers."""
+    """Verdict of the randomization check: "pass", "warn" or "fail", and one sentence with the numbers."""
 
     verdict: str
     evidence: str

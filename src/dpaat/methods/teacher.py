@@ -34,7 +34,7 @@ class SelfTeacher(nn.Module):
         self.weight, self.temperature, self.several = weight, temperature, several
 
     def freeze(self, model: nn.Module) -> None:
-        """Take over the weights of the network as it stands."""
+        """Copy the current weights of the network."""
         self.network.load_state_dict(model.state_dict())
 
     def divergence(self, logits: Tensor, x: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def train(
     Args:
         config: what to train on what.
         out: the run folder to make.
-        resume: go on with the run in `out`, by the configuration that stands there; on which devices, `config` says.
+        resume: continue the run in `out` with its own configuration; `config` gives the devices.
         data: where the data of the run to go on with are now, if they were moved.
         stop_after: end this call after so many epochs; the run can then be resumed.
         callbacks: Lightning callbacks of your own, called after those that write the run folder. What they do to the

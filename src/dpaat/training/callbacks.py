@@ -1,4 +1,4 @@
-"""What a run writes down after every epoch."""
+"""Callbacks that write logs after every epoch."""
 
 import csv
 import io
@@ -170,7 +170,7 @@ class StopAfter(L.Callback):
 
 
 def _radius_scores(module: TrainingModule) -> dict[str, float]:
-    """Where the sizes stand: quantiles, shares at both ends, means and criterion per class."""
+    """Statistics of the perturbation sizes: quantiles, shares at both ends, means and thresholds per class."""
     state, classes = module.perturbation, module.classes
     if state is None:
         return {}

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and what a whole run will take: measured on the run's own model and data."""
+"""Profile of a training step, and the predicted time of a run: measured on the run's own model and data."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""What a run needs before its loop starts: data, batches, network and method, as the configuration says."""
+"""Setup of a training: data, batches, network and method from the configuration."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What a fine-tune may do otherwise than a training anew: a head with its own learning rate, a body that waits."""
+"""Fine-tuning: a head with its own learning rate, a frozen body at the beginning."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from dpaat.radii import format_radius
 
 
 class RobustOutputs:
-    """What a network says of images that are attacked at growing radii, as long as they stand.
+    """Validation cascade: images are attacked at growing radii while they are classified correctly.
 
     Those that stand wait until there is a batch of them: in small batches, each of another size, a CPU takes a quarter
     longer for an image. At most a batch of `batch_size` waits at each of the ascending radii, attacked by PGD.
