@@ -21,6 +21,7 @@ from dpaat.data.splits import assign_splits, refusals
 from dpaat.data.table import in_order
 from dpaat.errors import UserError
 from dpaat.evaluation.labels import choose_thresholds, label_metrics
+from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.resampling import resampled_scores
@@ -356,6 +357,25 @@ def test_any_module_is_evaluated():
     assert worst.metrics["accuracy"] <= min(result.metrics["accuracy"] for result in found[:-1])
     with pytest.raises(UserError, match="several labels"):
         evaluate_model(model, x, labels[:, :2], classes="abc", radii=[0.1], progress=False)
+
+
+def test_masking_is_judged_by_right_answers_turned():
+    x = (255 * torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(2))).byte().numpy()
+    model = network()
+    labels = (model(torch.from_numpy(x).float() / 255) > 0).numpy().astype(np.int8)
+    labels[::4] = 1 - labels[::4]  # every fourth has no right answer
+    found = {
+        check.name: check
+        for check in masking_checks(
+            model, x, labels, classes="abc", eps=0.3, steps=5, queries=30, max_samples=40, progress=False
+        )
+    }
+    assert found["predictions"].values["correct"] == 30
+    assert found["gradient"].verdict == "pass"
+    assert found["large radius"].values["limit"] == 0.5
+    assert found["large radius"].values["balanced_accuracy"] < 0.2
+    assert found["black box"].values["images"] == 30
+    assert max(found["targets"].values["fallen"]) > 3
 
 
 # The criterion

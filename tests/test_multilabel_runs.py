@@ -119,7 +119,7 @@ def test_masking_checks_are_made(runs, capsys):
     options = ["--suite", "masking", "--eps", "8/255", "--max-samples", "4"]
     assert main(["evaluate", str(runs["standard"]), *options]) == 0
     (found,) = document(runs["standard"])["analyses"]["masking"]
-    assert found["summary"] in capsys.readouterr().out.replace("\n", " ")
+    assert "too few images" in capsys.readouterr().out
     assert {check["name"] for check in found["checks"]} >= {"predictions", "large radius", "black box", "targets"}
     assert "have an answer that is right" in found["checks"][0]["evidence"]
 
