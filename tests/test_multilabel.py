@@ -29,6 +29,7 @@ from dpaat.evaluation.statistics import intervals, paired_difference
 from dpaat.evaluation.subgroups import subgroups
 from dpaat.evaluation.suite import Cascade, evaluate_model
 from dpaat.label_means import LabelMeans
+from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
 from dpaat.methods.teacher import SelfTeacher
 from dpaat.perturbation import AdaptivePerturbation, mean
@@ -439,6 +440,55 @@ def test_the_teacher_teaches_every_label():
     p, q = (model(x) / 2).sigmoid(), (model(x) / 2 + 0.5).sigmoid()
     binary = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     assert torch.allclose(teacher.divergence(model(x) + 1, x), 4 * binary.mean(1), atol=1e-5)
+
+
+CONTROLS = [{"radius": name} for name in ("mean", "class-mean", "permuted", "uniform")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(
+            (name, {})
+            for name in ("standard", "pgd", "trades", "fgsm-rs", "n-fgsm", "dpaat", "dpaat-half", "dpaat-paper")
+        ),
+        *(("dpaat", options) for options in CONTROLS),
+    ],
+)
+def test_methods_take_a_step_on_labels(name, options):
+    labels = (torch.rand(12, 3, generator=torch.Generator().manual_seed(0)) < 0.4).to(torch.int8)
+    labels[0, 1] = -1
+    model = network()
+    context = MethodContext(
+        labels=labels,
+        num_classes=3,
+        epochs=4,
+        learn_loss=learning_loss("balanced-softmax", labels, 3),
+        eps=8 / 255,
+        steps=2,
+        norm="linf",
+        clean_weight=0.0 if name == "trades" else 0.5,
+        teacher=SelfTeacher(model, 0.5, several=True),
+    )
+    method = build_method(find_method(name), context, options)
+    x, index = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12)
+    for _ in range(2):
+        output = method(model, index, x, labels)
+        output.loss.backward()
+        method.after_step(output)
+    assert output.loss.isfinite()
+    assert output.logits.shape == (12, 3)
+    if name == "dpaat":
+        assert (method.perturbation.visits > 0).any()
+        assert method.perturbation.criterion.shape == (6,)
+        assert method.perturbation.criterion.isfinite().any()
+
+
+def test_a_median_of_label_losses_is_not_kept(tmp_path):
+    about = {"data": "synthetic:60,labels=3", "image_size": 16, "model": "test_resnet", "epochs": 1}
+    config = TrainConfig(method="dpaat", options={"statistic": "median"}, **about)
+    with pytest.raises(UserError, match="statistic must be mean"):
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("method", ["mart", "gairat", "robustlt", "fat", "iaat"])
