@@ -26,7 +26,7 @@ def from_columns(path: Path, frame: pd.DataFrame, names: Sequence[str], uncertai
         raise unknown("value of uncertain", uncertain, UNCERTAIN)
     for name in names:
         frames.refuse_rows(path, frame[name], ~frame[name].isin([*CELLS]), f"{name} is {{}}; write 1, 0 or -1 (unsure)")
-    labels = frame[list(names)].apply(lambda column: column.map(CELLS)).to_numpy(dtype=np.int8)
+    labels = frame[list(names)].apply(lambda column: column.map(CELLS)).to_numpy(dtype=np.int8, copy=True)
     empty, unsure = int((frame[list(names)] == "").to_numpy().sum()), int((labels < 0).sum())
     labels[labels < 0] = UNCERTAIN[uncertain]
     become = {"ignore": "are ignored", "zeros": "count as 0", "ones": "count as 1"}[uncertain]

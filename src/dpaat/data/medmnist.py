@@ -86,14 +86,14 @@ def load(argument: str, spec: str) -> ImageTable:
     images, labels = _arrays(path)
     label = np.concatenate([*labels.values()])
     several = label.ndim == 2
+    if several != (flag == "chestmnist") and flag in CLASSES:
+        raise UserError(f"{path}: {flag} has {'one class' if several else 'several labels'} an image, this file not so")
     largest = label.shape[1] - 1 if several else int(label.max(initial=0))
     if largest >= MAX_CLASSES:
         raise UserError(f"{path}: label {largest}; at most {MAX_CLASSES} classes are supported, numbered from 0")
     classes = CLASSES.get(flag, tuple(map(str, range(largest + 1))))
     if largest >= len(classes):
         raise UserError(f"{path}: label {largest} in a dataset of {len(classes)} classes; is the name {flag!r} right?")
-    if several != (flag == "chestmnist") and flag in CLASSES:
-        raise UserError(f"{path}: {flag} has {'one class' if several else 'several labels'} an image, this file not so")
     ids = [f"{split}-{number:06d}" for split in SPLITS for number in range(len(labels[split]))]
     side = np.repeat(SPLITS, [len(labels[split]) for split in SPLITS])
     reader = _Pixels(path, ids, images)

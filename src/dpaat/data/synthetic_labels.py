@@ -12,7 +12,7 @@ gives the result a new `VERSION`.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ LABELS: Final = (
 PREVALENCE: Final = tuple(0.40 * (0.05 / 0.40) ** (k / 13) for k in range(14))
 
 _SEED: Final = 20240312
+_SIDES: Final = (*("train",) * 7, "val", "test", "test")  # of patients, whatever the seed
 _UNKNOWN: Final = 0.02
 _SHARED: Final = (0.15, 0.6)  # parts of a label's variance that all labels, and all images, of a patient share
 _CUTS: Final = norm.isf(PREVALENCE)
@@ -116,17 +117,18 @@ def _describe(ids: tuple[str, ...], row: int) -> str:
 
 
 def table(images: int, features: str, spec: str, shown: int = 14) -> ImageTable:
-    """Lay out the set with its first labels; every third patient has two images, which share a group."""
+    """Lay out the set with its first labels; every third patient has two images, and one split whatever the seed."""
     keys = [(row // 4 * 3 + min(row % 4, 2), int(row % 4 == 3)) for row in range(images)]
     age, sex = np.array([_stream(patient, 9, 9, 9).random_sample(2) for patient, _ in keys]).T
     group = [f"patient-{patient:05d}" for patient, _ in keys]
     ids = [f"{name}-{'ab'[view]}" for name, (_, view) in zip(group, keys, strict=True)]
-    frame = {
+    frame: dict[str, Any] = {
         "id": ids,
         "group": group,
         "age": 5.0 * np.floor(4 + 14 * age),
         "sex": np.where(sex < 0.5, "female", "male"),
     }
+    frame["split"] = [_SIDES[patient % 10] for patient, _ in keys]
     frame["label"] = [tuple(labels_of(*key)[:shown].tolist()) for key in keys]
     return ImageTable(
         name="synthetic-labels" + ("" if features == "both" else f"-{features}"),

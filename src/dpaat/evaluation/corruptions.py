@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from dpaat.data.loading import key
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.corruption_images import CORRUPTIONS
-from dpaat.evaluation.metrics import verdict_metrics
+from dpaat.evaluation.labels import verdicts
 from dpaat.evaluation.specs import CLEAN
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -89,7 +88,7 @@ def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str])
         attacker.bar.expect(f"{name} {severity or ''}", (len(conditions) - number) * len(attacker))
         view = _CorruptedView(attacker.images, ids, name, severity, attacker.seed) if severity else attacker.images
         outputs = attacker.on(view, f"corruptions/{name}-{severity}").outputs(CLEAN)
-        metrics = verdict_metrics(torch.from_numpy(outputs.predicted), torch.from_numpy(attacker.labels), classes)
+        metrics = verdicts(outputs.predicted, attacker.labels, classes)
         scores["accuracy"].setdefault(name, []).append(metrics["accuracy"])
         scores["balanced_accuracy"].setdefault(name, []).append(metrics["balanced_accuracy"])
     found: dict[str, Any] = dict(scores)

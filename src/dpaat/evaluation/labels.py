@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from dpaat.data.label_sets import as_text, from_text
 from dpaat.evaluation.means import recall_interval
-from dpaat.evaluation.metrics import Metrics, one_answer
+from dpaat.evaluation.metrics import Metrics, one_answer, verdict_metrics
 
 
 class Shifted(nn.Module):
@@ -105,6 +105,13 @@ def label_metrics(
         exact=float((right | ~known).all(axis=1).mean()),
         per_label=per_label,
     )
+
+
+def verdicts(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Metrics:
+    """Metrics of predicted classes `(N,)`, or of answers `(N, K)`, alone."""
+    if labels.ndim == 2:
+        return label_metrics(predicted, labels, classes)
+    return verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(labels), classes)
 
 
 def constant_labels(labels: np.ndarray, classes: Sequence[str], answer: str) -> Metrics:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
 from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
-from dpaat.evaluation.labels import label_metrics
-from dpaat.evaluation.metrics import Metrics, curve_area, verdict_metrics
+from dpaat.evaluation.labels import verdicts
+from dpaat.evaluation.metrics import Metrics, curve_area
 from dpaat.evaluation.specs import CLEAN, QUICK, WORST_CASE, AttackSpec, attack_spec, worst_of
 from dpaat.radii import format_radius
 
@@ -298,7 +297,7 @@ def run_cascade(
 
 def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Metrics]:
     predicted, fell_to = cascade.at(eps)
+    metrics = verdicts(predicted, cascade.labels, classes)
     if predicted.ndim == 2:
-        found = label_metrics(predicted, cascade.labels, classes)
-        return predicted, fell_to, found | {"standing": float((cascade.fell > eps).mean())}  # type: ignore[return-value]
-    return predicted, fell_to, verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(cascade.labels), classes)
+        metrics |= {"standing": float((cascade.fell > eps).mean())}  # type: ignore[typeddict-unknown-key]
+    return predicted, fell_to, metrics

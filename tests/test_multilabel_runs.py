@@ -1,0 +1,142 @@
+"""Several labels an image, from training to report: every stage works, or says in one line why not."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from dpaat import load
+from dpaat.cli import main
+from dpaat.config import TrainConfig
+from dpaat.data.label_sets import from_text
+from dpaat.evaluation import evaluate_run
+from dpaat.evaluation.compare import compare_runs
+from dpaat.evaluation.results import check_results
+from dpaat.export import export
+from dpaat.runs import open_run
+from dpaat.training import train
+from test_multilabel import chest_file
+from training_makers import TINY
+
+BUDGET = "2,square=5"
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory):
+    return chest_file(tmp_path_factory.mktemp("chest") / "chest.npz", count=48)
+
+
+@pytest.fixture(scope="module")
+def runs(chest, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    common = TINY | {"data": f"medmnist:chestmnist:{chest}", "val_eps": "4/255", "epochs": 2}
+    found = {
+        method: train(TrainConfig(**common | {"method": method} | more), out / method)
+        for method, more in (("standard", {}), ("dpaat", {"clean_weight": 0.0, "adv_start": 0.0, "self_teacher": 0.0}))
+    }
+    for run in found.values():
+        evaluate_run(run, suites=["standard"], eps="2/255", steps=BUDGET, progress=False)
+    return found
+
+
+def document(run):
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def test_a_run_keeps_its_thresholds_and_moves_its_radii(runs):
+    info = open_run(runs["dpaat"]).info
+    assert info["multilabel"] is True
+    assert len(info["thresholds"]) == 14
+    part = pd.read_parquet(runs["dpaat"] / "perturbation.parquet" / "epoch-0001.parquet")
+    assert part["eps"].nunique() > 2
+    row = pd.read_csv(runs["dpaat"] / "metrics.csv").iloc[-1]
+    assert row["criterion/hernia"] > 0
+    assert row["criterion/no hernia"] > 0
+
+
+def test_scores_are_those_of_the_predictions_written(runs):
+    run = runs["standard"]
+    check_results(run)
+    clean = next(e for e in document(run)["results"] if e["attack"] == "clean")
+    frame = pd.read_parquet(run / "predictions.parquet" / clean["predictions"])
+    classes = document(run)["classes"]
+    labels, scores = from_text(frame["label"], classes), np.stack(frame["probabilities"].to_list())
+    mixed = [k for k in range(14) if 0 < labels[:, k].sum() < len(labels)]
+    auroc = np.mean([roc_auc_score(labels[:, k], scores[:, k]) for k in mixed])
+    precision = np.mean([average_precision_score(labels[:, k], scores[:, k]) for k in mixed])
+    assert clean["metrics"]["auroc"] == pytest.approx(auroc, abs=1e-9)
+    assert clean["metrics"]["map"] == pytest.approx(precision, abs=1e-9)
+    at = np.array(list(open_run(run).info["thresholds"].values()))
+    answers = from_text(frame["predicted"], classes)
+    assert (answers == (np.log(scores / (1 - scores)) > at)).mean() > 0.99
+    low, high = clean["intervals"]["map"]
+    assert low < precision < high
+
+
+def test_the_worst_case_counts_labels_and_images(runs):
+    results = document(runs["standard"])["results"]
+    worst = next(e for e in results if e["attack"] == "worst-case")
+    clean = next(e for e in results if e["attack"] == "clean")
+    assert worst["metrics"]["accuracy"] <= clean["metrics"]["accuracy"]
+    assert 0 <= worst["metrics"]["standing"] <= 1
+    assert worst["metrics"]["per_label"]["hernia"].keys() >= {"sensitivity", "specificity"}
+    points = document(runs["standard"])["analyses"]["operating_points"][0]["conditions"]["clean"]
+    assert {point["task"] for point in points} <= set(document(runs["standard"])["classes"])
+
+
+def test_compare_report_explain_predict_and_export(runs, chest, tmp_path, capsys):
+    found = compare_runs(list(runs.values()))
+    assert found["conditions"][0]["differences"]["dpaat"]["map"]["interval"]
+    explained = ["explain", str(runs["standard"]), "--maps", "input-gradient", "--max-samples", "8", "--steps", "2"]
+    assert main([*explained, "--eps", "2/255"]) == 0
+    page = tmp_path / "report.html"
+    assert main(["report", *map(str, runs.values()), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "Confusions are of one class per image" in text
+    assert "hernia" in text
+    assert main(["predict", str(runs["dpaat"]), f"medmnist:chestmnist:{chest}", "--out", str(tmp_path / "p.csv")]) == 0
+    frame = pd.read_csv(tmp_path / "p.csv")
+    probabilities = frame.filter(like="probability_")
+    assert probabilities.shape[1] == 14
+    assert probabilities.sum(axis=1).std() > 0
+    card = export(runs["dpaat"], tmp_path / "export", onnx=False)
+    assert card["thresholds"] == open_run(runs["dpaat"]).info["thresholds"]
+    again = load(tmp_path / "export").predict(f"medmnist:chestmnist:{chest}")
+    assert again["predicted"].tolist() == frame["predicted"].tolist()
+    capsys.readouterr()
+
+
+def test_the_table_on_the_terminal_is_by_label(runs, capsys):
+    assert main(["evaluate", str(runs["standard"]), "--attack", "pgd", "--steps", "2", "--eps", "1/255"]) == 0
+    said = capsys.readouterr().out
+    assert "sensitivity" in said
+    assert "every answer is right for" in said
+
+
+def test_masking_checks_are_made(runs, capsys):
+    options = ["--suite", "masking", "--eps", "8/255", "--max-samples", "4"]
+    assert main(["evaluate", str(runs["standard"]), *options]) == 0
+    (found,) = document(runs["standard"])["analyses"]["masking"]
+    assert "too few images" in capsys.readouterr().out
+    assert {check["name"] for check in found["checks"]} >= {"predictions", "large radius", "black box", "targets"}
+    assert "have an answer that is right" in found["checks"][0]["evidence"]
+
+
+def test_classes_and_labels_do_not_mix(runs, tiny_images, tiny_run, chest, capsys):
+    assert main(["evaluate", str(runs["standard"]), "--data", f"folder:{tiny_images}"]) == 2
+    assert main(["evaluate", str(tiny_run), "--data", f"medmnist:chestmnist:{chest}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert "Traceback" not in said
+
+
+def test_a_stopped_run_goes_on_alike(chest, tmp_path):
+    from training_makers import assert_same_run
+
+    config = TrainConfig(**TINY | {"data": f"medmnist:chestmnist:{chest}", "method": "dpaat-half", "val_eps": "0"})
+    whole = train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=1)
+    train(config, tmp_path / "parts", resume=True)
+    assert_same_run(whole, tmp_path / "parts")
