@@ -78,7 +78,8 @@ def printed(capsys, monkeypatch):
     def run(*argv: str) -> tuple[str, list[list[str]]]:
         assert main(list(argv)) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert max(map(len, lines)) <= 80 or "--dry-run" in argv, max(lines, key=len)
+        wide = [line for line in lines if len(line) > 80 and not line.startswith(("written to ", "8 cells"))]
+        assert not wide
         heads = [lines[k - 1] for k, line in enumerate(lines) if line.startswith("───")]
         return "\n".join(lines), [re.split(r"\s{2,}", head.strip()) for head in heads]
 
@@ -152,11 +153,11 @@ def test_help_tells_every_default_in_groups(command, capsys, monkeypatch) -> Non
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    text = " ".join(capsys.readouterr().out.split("examples:")[0].split())
-    options = re.split(r" (?=--[a-z][a-z-]+ )", text.partition("options: ")[2])
+    text = capsys.readouterr().out.split("examples:")[0]
+    options = [" ".join(one.split()) for one in re.split(r"^  (?=--)", text, flags=re.MULTILINE)]
     untold = [one for one in options if one.startswith("--") and not re.search(r"default|required", one)]
     own = ("--help", "--plugin", "--trust", "--quiet", "--json", "--config", "--print-config")
     assert not [one for one in untold if not one.startswith(own)]
     if command == "train":
-        titles = ["data:", "model:", "method:", "attack:", "training:", "place:"]
-        assert [text.index(f" {title} --") for title in titles] == sorted(text.index(f" {t} --") for t in titles)
+        places = [text.index(f"\n{t}:\n") for t in ("data", "model", "method", "attack", "training", "place")]
+        assert places == sorted(places)
