@@ -119,7 +119,7 @@ def test_command_prints_and_writes(tmp_path, capfd) -> None:
     runs = [make_run(tmp_path, method, method=method, skill=s) for method, s in (("pgd", 0.5), ("dpaat", 2.0))]
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "comparison.json")]) == 0
     out = capfd.readouterr().out
-    assert "made, test, 90 images: PGD-20 8/255" in out
+    assert "dpaat against pgd: made, test, 90 images, PGD-20" in out
     assert json.loads((tmp_path / "comparison.json").read_text())["reference"] == "pgd"
     assert main(["compare", str(runs[0])]) == 2
     assert capfd.readouterr().err.count("\n") == 1

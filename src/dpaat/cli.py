@@ -1,52 +1,55 @@
 """The command line: parses, calls, and turns every error into one line and an exit code."""
 
 import errno
+import json
 import os
 import re
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
 from dpaat.own_code import FIELDS, named_in, require_trust, trusting
 from dpaat.parsing import Parser, call, command_parser, readable, with_hyphens, with_underscores
 from dpaat.plugins import VARIABLE, load_plugins
-from dpaat.terminal import lasting_output, use_utf8
+from dpaat.terminal import lasting_output, remove_bars, silenced, use_utf8
 
+ABOUT = "Train medical image classifiers that stay accurate and robust to adversarial perturbations, and prove it."
 EXAMPLES = """examples:
-  dpaat quickstart                       everything once, on embedded synthetic images
-  dpaat train --data ham10000:DIR --out runs/ham
-  dpaat evaluate runs/ham --eps 2/255,4/255,8/255
-  dpaat report runs/ham --out report.html
-  dpaat train --help                     all options of a command"""
+  dpaat quickstart                          everything once, on images that come with it
+  dpaat data check folder:DIR               what is in your own images
+  dpaat train --data folder:DIR --out runs/mine
+  dpaat evaluate runs/mine --eps 2/255,4/255,8/255
+  dpaat report runs/mine --out report.html"""
 COMMANDS = {
-    "quickstart": "three methods on embedded images, side by side",
-    "train": "train a classifier into a run folder",
-    "evaluate": "measure a run, clean and under attack",
-    "explain": "where a run looks, in numbers: maps and masks",
-    "compare": "compare evaluated runs, with intervals",
-    "benchmark": "train, evaluate and compare a grid of recipes",
-    "tune": "search for good settings on the validation split",
-    "profile": "where a training step's time goes, and the run's time",
-    "predict": "classify images with a run",
-    "report": "write one HTML page about one or more runs",
-    "export": "write a run's network as ONNX and safetensors",
-    "push": "publish a run's network on the Hugging Face hub",
-    "data check": "print what is in a dataset, and what is wrong with it",
-    "list": "list methods, models, attacks, datasets, maps or grids",
-    "completion": "print a script that completes dpaat's options in a shell",
+    "quickstart": ("training", "three methods on embedded images, side by side"),
+    "train": ("training", "train a classifier into a run folder"),
+    "evaluate": ("measuring", "measure a run, clean and under attack"),
+    "explain": ("measuring", "where a run looks, in numbers: maps and masks"),
+    "compare": ("measuring", "compare evaluated runs, with intervals"),
+    "benchmark": ("benchmarking", "train, evaluate and compare a grid of recipes"),
+    "tune": ("training", "search for good settings on the validation split"),
+    "profile": ("training", "where a training step's time goes, and the run's time"),
+    "predict": ("measuring", "classify images with a run"),
+    "report": ("sharing", "write one HTML page about one or more runs"),
+    "export": ("sharing", "write a run's network as ONNX and safetensors"),
+    "push": ("sharing", "publish a run's network on the Hugging Face hub"),
+    "data check": ("sharing", "print what is in a dataset, and what is wrong with it"),
+    "list": ("sharing", "list methods, models, attacks, datasets, maps or grids"),
+    "completion": ("sharing", "print a script that completes dpaat's options in a shell"),
 }
+"""Module in `dpaat.commands`, and what it does."""
 FUNCTIONS = {"data check": "data_check", "list": "list_names"}
-"""Functions in `dpaat.commands` that are not called as their command."""
+"""Functions that are not called as their command."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 YAML = get_loader("yaml")
@@ -84,13 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(argv: list[str]) -> int:
     try:
-        code = _run(argv)
-        sys.stdout.flush()
-        return code
+        try:
+            code = _run(argv)
+            sys.stdout.flush()
+            return code
+        finally:
+            remove_bars()
     except UserError as error:
         return _fail(str(error))
-    except ArgumentError as error:
-        return _fail(readable(error))
     except Interrupted as stop:
         print(f"dpaat: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -102,25 +106,25 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    set_parsing_settings(validate_defaults=False)
-    set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    hyphenated = [with_underscores(argument) for argument in argv]
-    asked, command = _asked(hyphenated)
-    parser = make_parser({} if command is None else {asked: command})
+    asked = next((name for name in COMMANDS if argv[: len(name.split())] == name.split()), "")
     if not argv:
-        parser.print_help()
+        print(f"{ABOUT}\n\n{EXAMPLES}\n\ndpaat --help lists all commands, dpaat COMMAND --help the options of one.")
         return EXIT_USER_ERROR
+    if not asked:
+        return _no_command(argv)
+    from dpaat.validation import load_yaml
 
-    def parse(defaults: bool = True) -> Namespace:
-        given = parser.parse_args(hyphenated, defaults=defaults)
-        for name in asked.split():
-            given = given[name]
-        return given
-
+    set_parsing_settings(validate_defaults=False)
+    set_loader("yaml", lambda text: load_yaml(text, YAML), exceptions=(yaml.YAMLError,))
+    hyphenated = [with_underscores(argument) for argument in argv[len(asked.split()) :]]
+    command = _function(asked)
+    parser = command_parser(command, asked)
     try:
-        given = parse()
+        given = parser.parse_args(hyphenated)
     except UnicodeDecodeError as error:
         raise UserError(f"--config: not a text file in UTF-8 ({error})") from None
+    except ArgumentError as error:
+        raise UserError(readable(error, parser.options)) from None
     if plugin := given.plugin:
         # A file that somebody passes on must not name code to run.
         typed = {after for before, after in pairwise(hyphenated) if before == "--plugin"}
@@ -128,47 +132,45 @@ def _run(argv: list[str]) -> int:
         if plugin not in typed | {os.environ.get(VARIABLE)}:
             raise UserError("plugin: give it on the command line, not in a configuration file")
         load_plugins(plugin)
-    assert command is not None
     try:
         if given.trust and "--trust" not in argv:
             raise UserError("trust: give it on the command line, not in a configuration file")
-        with trusting(named_in(argv), everything=given.trust):
+        with trusting(named_in(argv), everything=given.trust), silenced(given.quiet, given.get("json")):
             require_trust((given.get(name) for name in FIELDS), None, "--config")
-            return call(command, given, _argv=argv, _explicit=lambda: vars(parse(defaults=False)))
+            explicit = lambda: vars(parser.parse_args(hyphenated, defaults=False))  # noqa: E731
+            found = call(command, given, _argv=argv, _explicit=explicit)
     except Exception as error:
         if not out_of_memory(error):
             raise
+    else:
+        if given.get("json"):
+            print(json.dumps(found, indent=1))
+        return int(found) if isinstance(found, bool) else 0
     raise UserError(_too_little_memory(asked, given.get("batch_size")))
 
 
-def _asked(argv: Sequence[str]) -> tuple[str, Callable[..., Any] | None]:
-    """The command that the arguments name, and its function: no other one is imported."""
-    words = [word for word in argv if not word.startswith("-")]
-    asked = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), "")
-    return asked, _function(asked) if asked else None
+def _no_command(argv: Sequence[str]) -> int:
+    """What there is to say where no command is named."""
+    first, *rest = argv
+    if first == "--version":
+        print(f"dpaat {dpaat.__version__}")
+    elif first in ("-h", "--help") or argv == ["data", "--help"]:
+        print(f"usage: dpaat COMMAND [options]\n\n{ABOUT}\n\ncommands:")
+        print("\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()))
+        print(f"\n{EXAMPLES}\n\ndpaat COMMAND --help lists the options of a command, with their defaults.")
+    elif first.startswith("-"):
+        raise UserError(f"name a command before {first}, such as dpaat train; see dpaat --help")
+    elif first == "data":
+        raise unknown("command", " ".join(["data", *rest[:1]]), COMMANDS)
+    else:
+        raise unknown("command", first, COMMANDS)
+    return 0
 
 
 def _function(name: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(import_module("dpaat.commands"), FUNCTIONS.get(name, name))
+    module = import_module(f"dpaat.commands.{COMMANDS[name][0]}")
+    function: Callable[..., Any] = getattr(module, FUNCTIONS.get(name, name))
     return function
-
-
-def make_parser(functions: Mapping[str, Callable[..., Any]]) -> Parser:
-    """Make the parser of all commands, with the options of those whose functions are given."""
-    parser = Parser(
-        "Train medical image classifiers that stay accurate and withstand adversarial perturbations, and prove it.",
-        EXAMPLES,
-        prog="dpaat",
-        version=dpaat.__version__,
-    )
-    commands = parser.add_subcommands(required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        one = command_parser(functions[name]) if name in functions else Parser()
-        first, _, second = name.partition(" ")
-        commands.add_subcommand(first, group := Parser(text) if second else one, help=text)
-        if second:
-            group.add_subcommands(required=True, metavar="COMMAND").add_subcommand(second, one, help=text)
-    return parser
 
 
 def completion_script(shell: str) -> str:
@@ -179,7 +181,15 @@ def completion_script(shell: str) -> str:
 
     if shell not in shtab.SUPPORTED_SHELLS:
         raise unknown("shell", shell, shtab.SUPPORTED_SHELLS)
-    script = make_parser({name: _function(name) for name in COMMANDS}).get_completion_script(f"shtab-{shell}")
+    parser = Parser(ABOUT, prog="dpaat")
+    commands = parser.add_subcommands(required=True, metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        one = command_parser(_function(name), name)
+        first, _, second = name.partition(" ")
+        commands.add_subcommand(first, group := Parser(text) if second else one, help=text)
+        if second:
+            group.add_subcommands(required=True, metavar="COMMAND").add_subcommand(second, one, help=text)
+    script = parser.get_completion_script(f"shtab-{shell}")
     options = re.compile(r"(?<= -l )[a-z_]+")  # as fish is told them
     return options.sub(lambda match: match.group().replace("_", "-"), with_hyphens(script))
 
@@ -196,12 +206,6 @@ def _too_little_memory(command: str, batch_size: int | None) -> str:
 def _fail(message: str) -> int:
     print(f"dpaat: error: {one_line(message)}", file=sys.stderr)
     return EXIT_USER_ERROR
-
-
-def _load_yaml(text: str) -> Any:
-    from dpaat.validation import load_yaml
-
-    return load_yaml(text, YAML)
 
 
 def _environment(error: OSError) -> str:

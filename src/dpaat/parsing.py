@@ -1,8 +1,10 @@
 """Command-line parser: spelling of options, help, and error messages."""
 
+import difflib
 import inspect
 import os
 import re
+import textwrap
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
@@ -14,6 +16,11 @@ from jsonargparse import ArgumentParser, Namespace
 from dpaat.plugins import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
+TITLES = {"Data": "data", "Weights": "model", "Model": "model", "MethodAndAttack": "method"}
+TITLES |= {"Optimization": "training", "Place": "place", "Attacks": "attack", "Measurement": "images and radii"}
+TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
+"""Groups of options, by the class that holds them."""
+ATTACK = dict.fromkeys(("eps", "steps", "norm"), "attack")
 TRUST = "run the code (py:...) that files name which you have not written yourself"
 
 
@@ -33,6 +40,11 @@ class _Formatter(RawDescriptionHelpFormatter):
 class Parser(ArgumentParser):
     """A parser that raises `ArgumentError` instead of leaving the process."""
 
+    @property
+    def options(self) -> list[str]:
+        """All options."""
+        return [*self._option_string_actions]
+
     def __init__(self, description: str = "", epilog: str = "", **options: Any) -> None:
         super().__init__(
             description=description,
@@ -46,8 +58,8 @@ class Parser(ArgumentParser):
         self._negative_number_matcher = re.compile(r"-[\d.]+(,-?[\d.]+)?$")
 
 
-def command_parser(command: Callable[..., Any]) -> Parser:
-    """Make the parser of a command from its signature and docstring.
+def command_parser(command: Callable[..., Any], name: str) -> Parser:
+    """Make the parser of a command, by its name, from its signature and docstring.
 
     Parameters before a `/` are named by their place; those that are a configuration give an option for every field;
     those that begin with "_" are none. The docstring ends with examples.
@@ -56,10 +68,17 @@ def command_parser(command: Callable[..., Any]) -> Parser:
     doc = parse(text)
     helps = {each.arg_name: each.description or "" for each in doc.params}
     description = " ".join(filter(None, (doc.short_description, doc.long_description)))
-    parser = Parser(description, f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else "")
+    signature = inspect.signature(command, eval_str=True)
+    named = [n for n, each in signature.parameters.items() if each.kind is each.POSITIONAL_ONLY]
+    usage = " ".join(["dpaat", name, "[options]", *map(str.upper, named)])
+    examples = f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else ""
+    parser = Parser(textwrap.fill(description, 79), examples, prog=f"dpaat {name}", usage=usage)
     parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
     parser.add_argument("--trust", action="store_true", help=TRUST)
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    if signature.return_annotation is not None and signature.return_annotation is not bool:
+        parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    for name, parameter in signature.parameters.items():
         kind, default = parameter.annotation, parameter.default
         if name.startswith("_"):
             continue
@@ -75,9 +94,9 @@ def command_parser(command: Callable[..., Any]) -> Parser:
                 own = {"nargs": "+", "type": get_args(kind)[0]}
             parser.add_argument(name, help=_help(helps[name]), **({"type": kind} | own))
         elif kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=_help(helps[name]))
+            parser.add_argument(f"--{name}", action="store_true", help=_help(helps[name], False))
         elif kind == list[str]:
-            parser.add_argument(f"--{name}", type=str, action="append", help=_help(helps[name]))
+            parser.add_argument(f"--{name}", type=str, action="append", help=_help(helps[name], None))
         else:
             parser.add_argument(f"--{name}", type=kind, default=default, help=_help(helps[name], default))
     return parser
@@ -89,26 +108,30 @@ def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> N
         parser.add_argument("--config", action="config", help="YAML file with any of these options, as a run's own")
     from dpaat.measurement import FLAGS
 
-    groups: dict[type[Any], Any] = {}
+    groups: dict[str, Any] = {}
     for name, field in config.__pydantic_fields__.items():
         if name in but:
             continue
         home = next(base for base in reversed(config.__mro__) if name in vars(base).get("__annotations__", {}))
-        if home not in groups:
-            groups[home] = parser.add_argument_group((home.__doc__ or "").partition("\n")[0].rstrip("."))
+        title = ATTACK.get(name) or TITLES.get(home.__name__) or (home.__doc__ or "").partition("\n")[0].rstrip(".")
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
         kind, default = field.annotation, field.get_default(call_default_factory=True)
         if any(type(each).__name__ == "BeforeValidator" for each in field.metadata):  # typed as text
             kind, default = (str | None, None) if default is None else (str, ",".join(default))
         text = _help(field.description, default)
-        groups[home].add_argument(f"--{FLAGS.get(name, name)}", type=kind, default=default, help=text)
+        groups[title].add_argument(f"--{FLAGS.get(name, name)}", type=kind, default=default, help=text)
 
 
-def _help(text: str, default: Any = None) -> str:
-    shown = "" if default in (None, "", {}, inspect.Parameter.empty) else f" (default: {default})"
-    return (text.rstrip(".") + shown).replace("%", "%%")
+def _help(text: str, default: Any = inspect.Parameter.empty) -> str:
+    """The help of an option, with its default where the text does not tell it."""
+    if default is not inspect.Parameter.empty and not re.search(r"\b(default|required)\b", text):
+        shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
+        text = f"{text.rstrip('.')} (default: {'none' if shown in (None, '', {}, []) else shown})"
+    return text.replace("%", "%%")
 
 
-def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
+def call(command: Callable[..., Any], given: Namespace, **further: Any) -> Any:
     """Call a command with what was parsed; `further` are its parameters that begin with "_"."""
     from dpaat.measurement import FLAGS
 
@@ -128,7 +151,7 @@ def call(command: Callable[..., Any], given: Namespace, **further: Any) -> int:
             positional.append(given[name])
         else:
             named[name] = given[name]
-    return int(command(*positional, **named) or 0)
+    return command(*positional, **named)
 
 
 def with_underscores(argument: str) -> str:
@@ -152,9 +175,12 @@ OPTIONAL = re.compile(r"Does not validate against any of the .* Errors: - (.*) -
 """What it says of a field that may be left out."""
 
 
-def readable(error: ArgumentError) -> str:
-    """Bring the parser's message into one line, with the option as people type it."""
+def readable(error: ArgumentError, options: Sequence[str] = ()) -> str:
+    """Bring the parser's message into one line, with the option as people type it, or the nearest there is."""
     text = " ".join(str(error).split())
+    if unrecognized := re.match(r"unrecognized arguments: (--\w+)", text):
+        nearest = difflib.get_close_matches(unrecognized[1], options, n=1, cutoff=0.6)
+        text += f"; nearest: {nearest[0]}" if nearest else ""
     text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
     text = TEXT.sub(_not_text, text)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
@@ -15,6 +15,9 @@ from rich.text import Text
 
 Kind = Literal["", "key", "pass", "warn", "fail", "skipped"]
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skipped": "dim"}
+MAX_HEAD = 16
+"""Characters of a heading up to which a terminal does not break it."""
+STYLES = {**COLOURS, "key": "bold"}
 HTML = """\
 {% macro names() %}{{ varargs | select | join(" ") }}{% endmacro %}
 {% if table.folded %}
@@ -111,9 +114,11 @@ class Table:
         table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for head in (Column(self.corner, left=True, whole=self.whole), *self.heads):
             justify: Literal["left", "right"] = "left" if head.left else "right"
-            table.add_column(Text(head.text), justify=justify, no_wrap=head.whole, overflow="fold")
+            unbroken = head.text if len(head.text) <= MAX_HEAD else max(head.text.split(), key=len)
+            options: dict[str, Any] = {"no_wrap": head.whole, "overflow": "fold", "min_width": len(unbroken)}
+            table.add_column(Text(head.text), justify=justify, **options)
         for row, cells in self.body:
-            shown = (Text(f"{each.text} {each.small}".strip(), style=COLOURS.get(each.kind, "")) for each in cells)
+            shown = (Text(f"{each.text} {each.small}".strip(), style=STYLES.get(each.kind, "")) for each in cells)
             table.add_row(Text(row.name), *shown, style="dim" if row.quiet else None)
         # A table's own title would be broken at the width of the table, and read as markup.
         return Lines(*([Text(self.title, style="bold")] if self.title else []), table, Text())

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logit, logsumexp
-from sklearn.metrics import roc_auc_score
 
 from dpaat.evaluation.labels import label_points
 from dpaat.evaluation.means import recall_interval
@@ -219,6 +218,8 @@ def operating_points(
     intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the share
     of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
     """
+    from sklearn.metrics import roc_auc_score
+
     points = []
     for threshold in thresholds:
         positive = _members(threshold.positives, classes)[labels]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
 from dpaat.evaluation.schema import COMPARED
+from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
-from dpaat.evaluation.tables import SCORES, condition
+from dpaat.evaluation.tables import SCORES
 from dpaat.storage import write_text
-from dpaat.tables import Cell, Kind, Row, Table, score_cell
+from dpaat.tables import Cell, Column, Kind, Row, Table, score_cell
 from dpaat.validation import misfit
 
 SCHEMA_VERSION = 1
@@ -106,22 +108,46 @@ def write_comparison(document: Document, out: Path) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 
-def differences_table(document: Document) -> Lines:
-    """Scores of every recipe with intervals, and differences from the reference with adjusted p-values."""
-    columns = [text for heading in METRICS.values() for text in (heading, f"- {document['reference']}")]
-    tables = []
-    for each in document["conditions"]:
+def differences_table(document: Document, *, full: bool = False) -> Lines:
+    """Every recipe against the reference: scores, difference with its interval and adjusted p-value, a row a radius.
+
+    Balanced accuracy on clean images and in the worst case, for 80 columns; `full` is all metrics and attacks.
+    """
+    reference, tables = document["reference"], []
+    others = [name for name in document["recipes"] if name != reference]
+    attacks = dict.fromkeys((e["label"], is_worst_case(e["attack"])) for e in document["conditions"])
+    attacks.pop(("clean", False), None)
+    worst = [label for label, is_worst in attacks if is_worst]
+    shown = worst if worst and not full else [label for label, _ in attacks]
+    metrics = METRICS if full else {"balanced_accuracy": "balanced accuracy"}
+    about = dict.fromkeys((e["data"], e["split"], e["n"]) for e in document["conditions"])
+    for images, name, (metric, heading), attack in product(about, others, metrics.items(), shown or ["clean"]):
         rows = []
-        for name, scores in each["scores"].items():
-            cells: list[Cell] = []
-            for metric in METRICS:
-                score, found = scores.get(metric, {}), each["differences"].get(name, {}).get(metric)
-                cells.append(score_cell(score.get("value"), score.get("interval")))
-                cells.append(difference_cell(found) if found else Cell(""))
-            rows.append(Row(name, cells))
-        title = f"{each['data']}, {each['split']}, {each['n']:,} images: {condition(each)}"
-        tables.append(Table("", columns, rows, title=title).to_rich())
-    return Lines(*tables, Text("percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"))
+        for each in document["conditions"]:
+            here = (each["data"], each["split"], each["n"]) == images and each["label"] in ("clean", attack)
+            if here and (found := each["differences"][name].get(metric)):
+                scores = [score_cell(**each["scores"][recipe][metric]) for recipe in (reference, name)]
+                place = "clean" if each["label"] == "clean" else each["eps_text"]
+                rows.append(Row(place, [*scores, *difference_cells(found)]))
+        columns = [*(Column(_cut(recipe), whole=True) for recipe in (reference, name)), Column("difference")]
+        under = "" if attack == "clean" else f", {attack}"
+        title = f"{name} against {reference}: {images[0]}, {images[1]}, {images[2]:,} images{under}: {heading}"
+        tables += [Table("", [*columns, Column("p")], rows, title=title).to_rich()] if rows else []
+    hidden = len(attacks) - len(shown)
+    notes = ["percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"]
+    notes += [] if full else [f"--all shows all metrics{f' and other attacks ({hidden})' if hidden else ''}"]
+    return Lines(*tables, *map(Text, notes))
+
+
+def _cut(name: str, length: int = 16) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def difference_cells(found: Mapping[str, Any]) -> list[Cell]:
+    """A difference with its interval, and its p-value, for columns of their own."""
+    cell = difference_cell(found)
+    interval, _, p_value = cell.small.partition(" p ")
+    return [Cell(cell.text, interval, cell.kind), Cell(p_value)]
 
 
 def difference_cell(found: Mapping[str, Any], p_value: str = "p ") -> Cell:

@@ -1,12 +1,11 @@
 """Classification metrics for unequal classes."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional import classification as scores
 
 from dpaat.errors import UserError
 
@@ -22,6 +21,13 @@ class Metrics(TypedDict):
     per_class_recall: dict[str, float | None]
     support: dict[str, int]
     absent: list[str]
+
+
+def _scores() -> Any:
+    """The scores of torchmetrics, which takes longer to load than torch."""
+    from torchmetrics.functional import classification
+
+    return classification
 
 
 def require_finite(outputs: Tensor) -> None:
@@ -61,9 +67,9 @@ def verdict_metrics(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -
     if predicted.shape != labels.shape or not 0 <= int(predicted.min()) <= int(predicted.max()) < len(classes):
         raise ValueError(f"predictions must be {len(labels)} classes from 0 to {len(classes) - 1}")
     support = torch.bincount(labels, minlength=len(classes)).tolist()
-    recall = scores.multiclass_recall(predicted, labels, num_classes=len(classes), average="none").tolist()
+    recall = _scores().multiclass_recall(predicted, labels, num_classes=len(classes), average="none").tolist()
     return Metrics(
-        accuracy=float(scores.multiclass_accuracy(predicted, labels, num_classes=len(classes), average="micro")),
+        accuracy=float(_scores().multiclass_accuracy(predicted, labels, num_classes=len(classes), average="micro")),
         balanced_accuracy=float(np.mean([recall[k] for k, count in enumerate(support) if count])),
         map=None,
         auroc=None,
@@ -99,9 +105,9 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
     metrics = verdict_metrics(probabilities.argmax(dim=1), labels, classes)
     present = labels.unique().tolist()
     one_vs_rest = {k: (probabilities[:, k], (labels == k).long()) for k in present}
-    metrics["map"] = float(np.mean([float(scores.binary_average_precision(*each)) for each in one_vs_rest.values()]))
+    metrics["map"] = float(np.mean([float(_scores().binary_average_precision(*each)) for each in one_vs_rest.values()]))
     if len(present) > 1:
-        metrics["auroc"] = float(np.mean([float(scores.binary_auroc(*each)) for each in one_vs_rest.values()]))
+        metrics["auroc"] = float(np.mean([float(_scores().binary_auroc(*each)) for each in one_vs_rest.values()]))
     metrics["ece"] = calibration_error(probabilities, labels)
     return metrics
 
@@ -125,7 +131,9 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """
     # torchmetrics counts in float32 and would give a probability of exactly 1 a bin of its own.
     below_one = probabilities.float().clamp(max=1 - torch.finfo(torch.float32).eps / 2)
-    return float(scores.multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=15, norm="l1"))
+    return float(
+        _scores().multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=15, norm="l1")
+    )
 
 
 def curve_area(eps: Sequence[float], values: Sequence[float]) -> float:

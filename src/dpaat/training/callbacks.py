@@ -146,7 +146,17 @@ def overfitted(folder: Path, attacked: str | None, config: TrainConfig, num_clas
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's bar without numbers of its own."""
+    """Lightning's bar without numbers of its own, with epochs counted from 1."""
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    @property
+    @override
+    def validation_description(self) -> str:
+        return "validation"
 
     @override
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
