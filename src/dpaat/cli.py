@@ -129,6 +129,8 @@ def _run(argv: list[str]) -> int:
             raise UserError("plugin: give it on the command line, not in a configuration file")
         load_plugins(plugin)
     assert command is not None
+    if given.verify:
+        os.environ["DPAAT_VERIFY"] = "1"
     try:
         if given.trust and "--trust" not in argv:
             raise UserError("trust: give it on the command line, not in a configuration file")

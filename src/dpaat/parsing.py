@@ -16,6 +16,8 @@ from dpaat.plugins import VARIABLE
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 TRUST = "run the code (py:...) that files name which you have not written yourself"
 
+VERIFY = "read all images again, even where paths, sizes and times of the files are as before"
+
 
 class Changes(dict[str, Any]):
     """What of a training's fields is typed on the command line; a parameter of this kind gives an option for each."""
@@ -59,6 +61,7 @@ def command_parser(command: Callable[..., Any]) -> Parser:
     parser = Parser(description, f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else "")
     parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
     parser.add_argument("--trust", action="store_true", help=TRUST)
+    parser.add_argument("--verify", action="store_true", help=VERIFY)
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         kind, default = parameter.annotation, parameter.default
         if name.startswith("_"):

@@ -184,7 +184,9 @@ class Attacker:
     def batches(
         self, key: tuple[object, ...], positions: np.ndarray, work: Callable[[np.ndarray, str], Arrays], *, passes: int
     ) -> Arrays:
-        """Do a piece of work on images `(n,)`, or rows `(n, ...)` that begin with one, n >= 1, batch by batch, as far as the journal does not hold it.
+        """Do a piece of work on images `(n,)`, or rows `(n, ...)` that begin with one, n >= 1, batch by batch.
+
+        What the journal holds is not done again.
 
         `key` tells it from others; `work` takes positions of a batch and its key to arrays by name, an entry per image;
         `passes` are forward passes per image.
