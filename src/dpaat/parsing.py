@@ -101,7 +101,7 @@ def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> N
             groups[home] = parser.add_argument_group((home.__doc__ or "").partition("\n")[0].rstrip("."))
         kind, default = field.annotation, field.get_default(call_default_factory=True)
         if any(type(each).__name__ == "BeforeValidator" for each in field.metadata):  # typed as text
-            kind, default = (str | None, None) if default is None else (str, ",".join(default))
+            kind, default = (str | None, None) if default is None else (str, ",".join(map(str, default)))
         text = _help(field.description, default)
         groups[home].add_argument(f"--{FLAGS.get(name, name)}", type=kind, default=default, help=text)
 

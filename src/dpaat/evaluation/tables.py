@@ -61,7 +61,7 @@ def comparison_table(runs: Mapping[str, Document]) -> Lines:
 def analyses_summary(document: Document) -> Lines:
     """The security curve, calibration, operating points, masking checks and corruptions, those that are there."""
     kinds = {"curve": _curve, "quick": _curve, "calibration": _calibration, "operating_points": _operating_points}
-    kinds |= {"masking": _masking, "corruptions": _corruptions}
+    kinds |= {"certified": _certified, "masking": _masking, "corruptions": _corruptions}
     found = document.get("analyses", {})
     return Lines(*(show(entry).to_rich() for name, show in kinds.items() for entry in found.get(name, [])))
 
@@ -142,6 +142,16 @@ def _operating_points(entry: Entry) -> Table:
             rows.append(Row(first["task"] if clean else "", [wanted, _named(name), *scores]))
     title = "sensitivity at thresholds that give the wanted specificity on clean validation images (percent)"
     return Table("", ["wanted", Column("images", left=True), "sensitivity", "specificity"], rows, title=title)
+
+
+def _certified(entry: Entry) -> Table:
+    rows = [
+        Row(f"{kind}, sigma {each['sigma']:g}", [percent(share) for share in [each["accuracy"], *each[kind]]])
+        for each in entry["noise"]
+        for kind in ("certified", "attacked")
+    ]
+    title = f"smoothed classifier, {entry['draws']:,} noise draws, {_about(entry)} (percent right)"
+    return Table("", ["at 0", *map(format_radius, entry["eps"])], rows, title=title)
 
 
 def _masking(entry: Entry) -> Table:
