@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.journal import Journal
+from dpaat.journal import Journal
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.suite import Cascade, Curve, Result, run_cascade, run_standard
 

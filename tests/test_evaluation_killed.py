@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dpaat.evaluation import evaluate_run
-from dpaat.evaluation.journal import Journal
+from dpaat.journal import Journal
 
 STEPS = {"pgd": 3, "apgd-ce": 5, "apgd-t": 5, "fab-t": 5, "square": 20}
 ARGUMENTS = [

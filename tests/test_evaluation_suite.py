@@ -86,7 +86,14 @@ def test_an_ensemble_attacks_what_stands_and_ends_in_the_worst_case(images, labe
         asked.append((spec.label, round(eps * 255), None if positions is None else positions.tolist()))
         return outputs(self, spec, eps, positions)
 
+    mixed = Attacker.mixed
+
+    def note_mixed(self, spec, positions, eps, rank):
+        asked.extend((spec.label, round(e * 255), positions[eps == e].tolist()) for e in np.unique(eps))
+        return mixed(self, spec, positions, eps, rank)
+
     monkeypatch.setattr(Attacker, "outputs", note)
+    monkeypatch.setattr(Attacker, "mixed", note_mixed)
     attacker = Attacker(Brightness(), images, labels, num_classes=2, progress=False)
     fgsm, pgd, square = AttackSpec("fgsm"), AttackSpec("pgd", 20), AttackSpec("square", 5)
     found = list(run_ensemble(attacker, [fgsm], [pgd, square], [5 / 255, 10 / 255], CLASSES))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dpaat.errors import UserError
-from dpaat.evaluation.journal import Journal
+from dpaat.journal import Journal
 
 
 def piece(value: int):

@@ -132,6 +132,8 @@ def _run(argv: list[str]) -> int:
         if plugin not in typed | {os.environ.get(VARIABLE)}:
             raise UserError("plugin: give it on the command line, not in a configuration file")
         load_plugins(plugin)
+    if given.verify:
+        os.environ["DPAAT_VERIFY"] = "1"
     try:
         if given.trust and "--trust" not in argv:
             raise UserError("trust: give it on the command line, not in a configuration file")

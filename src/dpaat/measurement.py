@@ -22,7 +22,7 @@ Split = Literal["train", "val", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 FLAGS = {"suites": "suite", "attacks": "attack"}
 """Option of a field that is called otherwise on the command line."""
-SUITES = ("standard", "quick", "masking", "corruptions")
+SUITES = ("standard", "quick", "masking", "corruptions", "certified")
 DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
 
 
@@ -56,6 +56,15 @@ def _budgets(value: Any, info: ValidationInfo) -> Any:
         chosen = [find_attack(name).name] if equals else [a for a in attacks if find_attack(a).steps]
         budgets |= dict.fromkeys(chosen, steps)
     return budgets
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, int | float):
+        return (float(value),)
+    try:
+        return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+    except ValueError:
+        raise UserError(f"sigma: {value!r} is not numbers such as 0.12,0.25") from None
 
 
 Names = Annotated[list[str], BeforeValidator(_names)]
@@ -101,6 +110,10 @@ class Attacks(Checked):
     ensemble: Names = option(list, "further attacks, made only on images that are still classified correctly")
     steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
     precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
+    sigma: Annotated[tuple[float, ...], BeforeValidator(_numbers)] = option(
+        (0.12, 0.25, 0.5), "standard deviations of the noise of the suite certified"
+    )
+    draws: int = option(1000, "its noise draws an image; published work takes 100,000", ge=100)
 
 
 @dataclass(config=STRICT)
@@ -128,6 +141,10 @@ class EvaluateConfig(Measurement, Attacks):
             raise UserError("eps: a suite or an ensemble needs a radius above 0, such as 8/255")
         if self.suites and self.ensemble:
             raise UserError("ensemble: goes with single attacks, not with a suite, which has its own")
+        if not self.sigma or not all(0 < sigma <= 2 for sigma in self.sigma):
+            raise UserError(f"sigma: {self.sigma} must be numbers above 0, at most 2")
+        if "quick" in self.suites and "standard" in self.suites:
+            raise UserError("suites: quick is a part of standard; name one of them")
         if not (self.suites or self.attacks or self.ensemble):
             raise UserError("attacks: name at least one, see `dpaat list attacks`")
         self.all_specs  # noqa: B018 - looked up here for its error

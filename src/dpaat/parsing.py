@@ -23,6 +23,8 @@ TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
 ATTACK = dict.fromkeys(("eps", "steps", "norm"), "attack")
 TRUST = "run the code (py:...) that files name which you have not written yourself"
 
+VERIFY = "read all images again, even where paths, sizes and times of the files are as before"
+
 
 class Changes(dict[str, Any]):
     """What of a training's fields is typed on the command line; a parameter of this kind gives an option for each."""
@@ -75,6 +77,7 @@ def command_parser(command: Callable[..., Any], name: str) -> Parser:
     parser = Parser(textwrap.fill(description, 79), examples, prog=f"dpaat {name}", usage=usage)
     parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
     parser.add_argument("--trust", action="store_true", help=TRUST)
+    parser.add_argument("--verify", action="store_true", help=VERIFY)
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     if signature.return_annotation is not None and signature.return_annotation is not bool:
         parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
@@ -118,7 +121,7 @@ def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> N
             groups[title] = parser.add_argument_group(title)
         kind, default = field.annotation, field.get_default(call_default_factory=True)
         if any(type(each).__name__ == "BeforeValidator" for each in field.metadata):  # typed as text
-            kind, default = (str | None, None) if default is None else (str, ",".join(default))
+            kind, default = (str | None, None) if default is None else (str, ",".join(map(str, default)))
         text = _help(field.description, default)
         groups[title].add_argument(f"--{FLAGS.get(name, name)}", type=kind, default=default, help=text)
 

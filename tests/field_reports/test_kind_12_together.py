@@ -20,7 +20,7 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, results
-from dpaat.evaluation.journal import Journal
+from dpaat.journal import Journal
 from dpaat.interpret import compare_explanations, explain_run
 from dpaat.locks import RESULTS, TRAINING, locked
 from dpaat.report import write_report

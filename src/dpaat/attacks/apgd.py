@@ -28,6 +28,7 @@ MAX_TARGETS = 9
     steps=100,
     starts=True,
     stops=True,
+    mixes=True,
 )
 @checked()
 def apgd(
@@ -130,10 +131,18 @@ def apgd(
     steps=100,
     starts=True,
     stops=True,
+    mixes=True,
 )
 @checked()
 def apgd_targeted(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targets: int = MAX_TARGETS, **options: Any
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    targets: int = MAX_TARGETS,
+    rank: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """Run Auto-PGD towards each of the likeliest wrong classes in turn; `options` are those of `apgd`.
 
@@ -141,6 +150,7 @@ def apgd_targeted(
     of two logits takes the place of the targeted DLR loss. Each target is tried on the samples still standing.
 
     At most `targets` classes are tried. Returned is the first image that fools, else that of the likeliest target.
+    With a `rank` `(B,)` each sample is pulled towards one class only, 0 for the likeliest.
 
     Source:
         Croce and Hein 2020, section 4.
@@ -148,6 +158,9 @@ def apgd_targeted(
     with evaluation_mode(model), torch.no_grad():
         logits = model(x).float()
     ranked = nearest_targets(logits, y, targets)
+
+    if rank is not None:
+        return apgd(model, x, y, eps=eps, target=ranked.gather(1, rank[:, None])[:, 0], **options)
 
     def towards(rank: int) -> PartialAttack:
         def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
@@ -165,6 +178,7 @@ register_attack(
     steps=100,
     starts=True,
     stops=True,
+    mixes=True,
 )(partial(apgd, loss="dlr"))
 
 

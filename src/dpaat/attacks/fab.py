@@ -20,6 +20,8 @@ SEARCH_STEPS = 3
 SEARCH_BEYOND = 0.1
 """How far beyond the expected boundary the search looks, as a share of the way from there to what was found."""
 
+ROWS = 128  #: Images and their targets in one batch, about
+
 _TINY = 1e-12
 _NEWTON_STEPS = 50
 
@@ -72,8 +74,14 @@ def fab_targeted(
             return x_adv
         y, logits = y[standing], logits[standing]
         nearest = Nearest(make_ball(norm, x_adv[standing], radius[standing]))
-        for target in nearest_targets(logits, y, targets).unbind(1):
-            _approach(model, y, target, nearest, steps, norm)
+        ranked = nearest_targets(logits, y, targets).T
+        for some in ranked.split(max(1, ROWS // len(standing))):  # several targets in one batch where images are few
+            times, ball = len(some), nearest.ball
+            each = Nearest(make_ball(norm, ball.x.repeat(times, 1, 1, 1), ball.eps.flatten().repeat(times)))
+            _approach(model, torch.cat([y] * times), some.flatten(), each, steps, norm)
+            margins = torch.where(each.distance.isinf(), -inf, each.margin)
+            for image, margins_of_one in zip(each.image.chunk(times), margins.chunk(times), strict=True):
+                nearest.update(image, margins_of_one)
         _search(model, y, nearest, margin(logits, y))
     x_adv[standing] = nearest.within_radius()
     return x_adv

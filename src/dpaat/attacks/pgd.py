@@ -17,7 +17,12 @@ GRANULE = 16  #: Batch sizes of a graded attack are multiples of it: kernels are
 
 
 @register_attack(
-    "pgd", "projected gradient descent, K steps (Madry et al. 2018)", cost=AttackCost(2), steps=20, starts=True
+    "pgd",
+    "projected gradient descent, K steps (Madry et al. 2018)",
+    cost=AttackCost(2),
+    steps=20,
+    starts=True,
+    mixes=True,
 )
 @checked("as the loss")
 def pgd(

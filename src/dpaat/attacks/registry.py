@@ -46,6 +46,7 @@ class AttackInfo:
     norms: tuple[str, ...] = tuple(NORMS)  #: those that it knows
     starts: bool = False  #: whether it takes `start`, "zero" or "random"
     stops: bool = False  #: whether it takes `stop`, which ends at the first misclassified image
+    mixes: bool = False  #: whether several radii and, with `rank`, targets may share a batch
     minimal: bool = False  #: whether it looks for the nearest adversarial image, so that one run serves all radii
     black_box: bool = False  #: whether it sees the logits only
     needs_source: bool = False  #: whether it takes `source`, another model to make its images on

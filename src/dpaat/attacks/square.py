@@ -25,6 +25,7 @@ _TINY = 1e-12
     cost=AttackCost(1),
     steps=5000,
     black_box=True,
+    mixes=True,
 )
 @checked()
 def square(

@@ -11,6 +11,7 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.contrasts import combine
 from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
+from dpaat.evaluation.cascade import Cascade
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.labels import named
 from dpaat.evaluation.metrics import area_weights, one_answer
@@ -18,7 +19,6 @@ from dpaat.evaluation.replicates import Fold, Predictions, find_fold, find_momen
 from dpaat.evaluation.results import check_results, read_evaluation, require_present
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.stored import read_predictions
-from dpaat.evaluation.suite import Cascade
 from dpaat.measurement import EvaluateConfig
 from dpaat.radii import format_radius
 

@@ -15,6 +15,7 @@ from dpaat.measurement import FLAGS, EvaluateConfig
 from dpaat.validation import STRICT, fields_of, option
 
 DRAWN = ("suites", "attacks", "ensemble", "steps", "eps", "max_samples", "batch_size", "precision")
+LATER = ("ensemble", "sigma", "draws")  # fields that were added later
 INHERITED = ("eps", "norm", "split", "batch_size", "precision", "seed")
 RANKED = "apgd-ce"
 """The attack whose outputs are ranked for the mean average precision, where a plan has it."""
@@ -100,8 +101,9 @@ def words(plan: EvaluateConfig) -> str:
 
 
 def digest(plan: EvaluateConfig) -> str:
-    """8 hex digits that tell plans apart; a plan without an ensemble has those of before there were any."""
-    fields = {name: value for name, value in values_of(plan).items() if value or name != "ensemble"}
+    """8 hex digits that tell plans apart; a plan has those of before there were fields that it leaves as they are."""
+    usual = vars(EvaluateConfig())
+    fields = {name: value for name, value in values_of(plan).items() if name not in LATER or value != usual[name]}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -118,6 +120,7 @@ def arguments_of(plan: EvaluateConfig, run: Path, device: str) -> list[str]:
         "suites": ",".join(plan.suites),
         "attacks": "" if plan.suites else ",".join(plan.attacks),
         "ensemble": ",".join(plan.ensemble),
+        "sigma": ",".join(map(repr, plan.sigma)),
         "device": device,
     }
     said = {FLAGS.get(name, name): value for name, value in (vars(plan) | texts).items() if value not in (None, "")}

@@ -5,12 +5,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from dpaat.data.cache import decode, in_threads, of_mask, survey
+from dpaat.data.cache import decode, in_threads, of_mask, remembered, survey
 from dpaat.data.images import decode_mask
 from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.splits import assign_splits, import_splits, parse_fold, split_notes
@@ -19,6 +20,7 @@ from dpaat.data.values import AUTO, FULL, parse_window
 from dpaat.errors import UserError, unknown
 
 Fit = Literal["crop", "squash"]
+MANY = 2000  # images; the split of fewer takes no time
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,16 +144,29 @@ def prepare(
     table = load_table(spec)
     if classes is not None:
         table = in_order(table, classes)
-    found = survey(table, window=window, known=known, progress=progress)
+    found = survey(table, window=window, known=known, cache_dir=cache_dir, progress=progress)
     images, pixels = decode(table, found, image_size=image_size, fit=fit, cache_dir=cache_dir, progress=progress)
     if splits is not None:
         split = import_splits(splits, table.ids)
     else:
-        split = assign_splits(table, seed=seed, fold=fold, digests=found.digests, training=training)
+        split = _assigned(table, found.digests, cache_dir, seed=seed, fold=fold, training=training)
         table = dataclasses.replace(table, notes=(*table.notes, *split_notes(table, split, fold=fold)))
     name, digests = fingerprint(table, found.digests, found.window), tuple(found.digests)
     kinds, stacks = tuple(sorted(set(found.kinds))), tuple(table.ids[np.array(found.frames) > 1].tolist())
     return PreparedData(table, images, split, name, digests, tuple(pixels), fit, found.window, kinds, stacks)
+
+
+def _assigned(table: ImageTable, digests: Sequence[str], cache_dir: Path | None, **options: Any) -> np.ndarray:
+    """`assign_splits`, which takes seconds for ten thousand images, looked up where it was done before."""
+
+    def assign() -> dict[str, np.ndarray]:
+        return {"split": assign_splits(table, digests=digests, **options)}
+
+    if len(table) < MANY:
+        return assign()["split"]
+    columns = [table.frame[name].tolist() for name in ("id", "label", "group", "split") if name in table.frame]
+    key = ("split", version("scikit-learn"), columns, table.near_duplicates, list(digests), sorted(options.items()))
+    return remembered(key, assign, cache_dir)["split"]
 
 
 def fingerprint(table: ImageTable, digests: Sequence[str], window: str = FULL) -> str:

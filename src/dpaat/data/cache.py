@@ -17,12 +17,16 @@ from PIL import UnidentifiedImageError
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
+from dpaat.data.files import FileReader, marks_of
 from dpaat.data.images import Reading, decode_image, pixel_kind, pixel_quantiles, require_same_aspect
 from dpaat.data.table import Encoded, ImageTable
 from dpaat.data.values import AUTO, resolve_window, window_range
 from dpaat.errors import UserError
+from dpaat.journal import Arrays, Journal
 
 VERSION = 2  # a change of how pixels are decoded has to change this, or old caches would be taken for new ones
+VERIFY = "DPAAT_VERIFY"  #: Environment variable: look at contents again, whatever sizes and times say
+LOOKS = ("digests", "kinds", "frames")
 CHUNK = 64
 DIGEST = 16  # bytes that identify the pixels of an image
 T = TypeVar("T")
@@ -73,16 +77,38 @@ class Survey:
     window: str  # how values become grey levels, "full" or "LO,HI"
 
 
-def survey(table: ImageTable, *, window: str = AUTO, known: Iterable[str] = (), progress: bool = True) -> Survey:
+def survey(
+    table: ImageTable,
+    *,
+    window: str = AUTO,
+    known: Iterable[str] = (),
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Survey:
     """Read all images, and decide how their values become grey levels; see `resolve_window`.
 
-    The contents are hashed each time, so that a changed file is never served from an old cache. Raises UserError for an
-    unreadable image, or values that need another window.
+    The contents are hashed, so that a changed file is never served from an old cache; files whose path, size and times
+    are as they were need not be read again, see `memory`. Raises UserError for an unreadable image, or values that need
+    another window.
     """
-    looks = in_threads(partial(of_image, table, look_at), len(table), "reading images", progress=progress)
-    digests, kinds, frames = zip(*looks, strict=True)
+
+    def look() -> Arrays:
+        looks = in_threads(partial(of_image, table, look_at), len(table), "reading images", progress=progress)
+        return {name: np.array(column) for name, column in zip(LOOKS, zip(*looks, strict=True), strict=True)}
+
+    marks = table.read.marks() if isinstance(table.read, FileReader) else None
+    found = look() if marks is None else remembered(("look", marks), look, cache_dir)
+    digests, kinds, frames = (found[name].tolist() for name in LOOKS)
     resolved = resolve_window(window, kinds, partial(quantiles, table, progress), spec=table.spec, known=known)
     return Survey(digests, kinds, frames, resolved)
+
+
+def remembered(key: object, compute: Callable[[], Arrays], cache_dir: Path | None) -> Arrays:
+    """Look arrays up that were computed before, or compute and keep them; with $DPAAT_VERIFY compute them anew."""
+    memory, text = Journal((cache_dir or _default_folder()) / "known"), repr((VERSION, key))
+    if os.environ.get(VERIFY):
+        memory.drop(text)
+    return memory(text, compute)
 
 
 def decode(
@@ -96,7 +122,8 @@ def decode(
 ) -> tuple[np.ndarray, list[str]]:
     """Return all images at one size, (N, C, H, W) uint8 in a read-only memory map, and the `digest_pixels` of each.
 
-    The pixels that come from the cache are hashed: they must be those that were written there. Several processes may do
+    The pixels that come from the cache are hashed, once while the file stays as it is: they must be those that were
+    written there. Several processes may do
     this at once: each writes a file of its own and renames it when complete. The cache lies in `cache_dir`, else
     $DPAAT_CACHE, else the system's folder for caches, and is safe to delete. Raises UserError for an unreadable image,
     or no room for the cache.
@@ -186,8 +213,14 @@ def _open(path: Path, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarra
         return None  # absent, or cut short by a full disk: written anew
     if images.shape != shape or images.dtype != np.uint8 or len(written) != shape[0] * DIGEST:
         return None
-    pixels = list(in_threads(lambda row: digest_pixels(images[row]), len(images), "checking images", progress=progress))
-    if "".join(pixels) == written.hex():
+    pixels = [written[start : start + DIGEST].hex() for start in range(0, len(written), DIGEST)]
+
+    def check() -> Arrays:
+        rows = in_threads(lambda row: digest_pixels(images[row]), len(images), "checking images", progress=progress)
+        return {"whole": np.array(list(rows) == pixels)}
+
+    marks = marks_of([path])
+    if (check() if marks is None else remembered(("pixels", marks), check, path.parent))["whole"]:
         return images, pixels
     warnings.warn(f"the image cache {path} was damaged; its images are decoded anew", stacklevel=2)
     return None

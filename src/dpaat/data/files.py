@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ JUNK = frozenset(
     {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
     | {"ehthumbs.db", "desktop.ini", "icon\r", "dicomdir"}
 )
+YOUNG = 2.0  # seconds since a file was written, within which another change may leave its times as they are
 MAX_BYTES = 2**29  # of one encoded image: far above real ones, and a bound on what a crafted archive can unpack to
 
 
@@ -73,6 +75,23 @@ class FileReader:
         """Return the name to show for a row."""
         return str(self.files[row])
 
+    def marks(self) -> str | None:
+        """What tells these files from others without reading them, see `marks_of`."""
+        marks = marks_of([file.path for file in self.files if file is not None])
+        return marks and repr((self.frame, [file and file.member for file in self.files], marks))
+
+
+def marks_of(paths: Sequence[Path]) -> str | None:
+    """Path, size and times of files; None where one is absent, or so young that its next change might not show."""
+    try:
+        found = {path: os.stat(path) for path in dict.fromkeys(paths)}  # noqa: PTH116 - ten thousand of them
+    except OSError:
+        return None
+    if max((stat.st_mtime for stat in found.values()), default=0.0) > time.time() - YOUNG:
+        return None
+    stats = [(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found.items()]
+    return repr((stats, [str(path) for path in paths] if len(stats) < len(paths) else None))
+
 
 def is_junk(name: str) -> bool:
     """Whether a file or folder is not the user's: macOS's twins `._NAME`, thumbnails, hidden folders."""
@@ -81,7 +100,7 @@ def is_junk(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Whether a file name looks like an image that can be read."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_junk(PurePosixPath(name).name)
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_junk(name.rpartition("/")[2])  # noqa: PTH122 - fast
 
 
 def is_image_file(path: Path) -> bool:
@@ -106,10 +125,11 @@ def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_junk(name))
         for name in sorted(names):
-            if is_image_file(Path(parent) / name):
-                images.append(Path(parent) / name)
+            path = Path(parent) / name
+            if is_image_file(path):
+                images.append(path)
             elif not is_junk(name) or (not name.startswith("._") and PurePosixPath(name).suffix.lower() in SUFFIXES):
-                others.append(Path(parent) / name)
+                others.append(path)
     return images, others
 
 
@@ -136,7 +156,8 @@ def by_stem(files: Iterable[ImageFile]) -> dict[str, ImageFile]:
     """Index images by file name without folder and suffix; UserError for two of one name whose sizes differ."""
     index: dict[str, ImageFile] = {}
     for file in files:
-        stem = PurePosixPath(file.member or file.path.as_posix()).stem
+        name = file.path.name if file.member is None else file.member.rpartition("/")[2]
+        stem = name.rpartition(".")[0] or name
         known = index.setdefault(stem, file)
         if known is not file and known.size() != file.size():
             raise UserError(f"{stem}: two different images of this name, {known} and {file}; move one away")

@@ -175,7 +175,7 @@ def order_notes(classes: Sequence[str]) -> tuple[str, ...]:
 def twins(names: Iterable[str]) -> tuple[str, str] | None:
     """Find two names that differ in case, blanks, hyphens between letters, Unicode form or form of a number only."""
     known: dict[object, str] = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         other = known.setdefault(_plain(name), name)
         if other != name:
             return other, name

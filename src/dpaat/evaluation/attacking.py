@@ -21,10 +21,10 @@ from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.norms import make_ball
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.folding import search_copy
-from dpaat.evaluation.journal import Arrays, Journal
 from dpaat.evaluation.labels import Shifted, label_metrics
 from dpaat.evaluation.metrics import Metrics, classification_metrics, require_finite, require_labels
 from dpaat.evaluation.specs import AttackSpec
+from dpaat.journal import Arrays, Journal
 
 Precision = Literal["32", "bf16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16}
@@ -180,16 +180,35 @@ class Attacker:
 
         def work(batch: np.ndarray, unit: str) -> Arrays:
             x, y = self.load(batch)
-            x_adv = self.attack(spec, eps, x, y, key=int(batch[0]))
-            distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
-            if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
-                raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
-            with torch.no_grad():
-                logits = check_logits(self.model(x_adv), len(x), self.num_classes)
-            return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
+            return self._judge(spec, eps, x, self.attack(spec, eps, x, y, key=int(batch[0])))
 
         key = (spec, round(eps, 9)) if self.search is None else (spec, round(eps, 9), "verdicts")
-        found = self.batches(key, positions, work, passes=spec.passes(self.num_classes))
+        return self._outputs(self.batches(key, positions, work, passes=spec.passes(self.num_classes)))
+
+    def mixed(self, spec: AttackSpec, positions: np.ndarray, eps: np.ndarray, rank: np.ndarray | None) -> Outputs:
+        """`outputs` for one radius, and maybe one rank of a target, per row `(n,)`, where the attack `mixes` them."""
+
+        def work(batch: np.ndarray, unit: str) -> Arrays:
+            x, y = self.load(batch[:, 0].astype(np.int64))
+            radius = torch.from_numpy(batch[:, 1]).to(x)
+            options = {} if rank is None else {"rank": torch.from_numpy(batch[:, 2]).to(y)}
+            return self._judge(spec, radius, x, self.attack(spec, radius, x, y, key=unit, **options))
+
+        rows = np.stack([positions, eps, np.zeros(len(eps)) if rank is None else rank], axis=1).astype(np.float64)
+        passes = spec.passes(self.num_classes)
+        if rank is not None:
+            passes = -(-passes // (self.num_classes - 1))
+        return self._outputs(self.batches((spec, "mixed"), rows, work, passes=passes))
+
+    def _judge(self, spec: AttackSpec, eps: float | Tensor, x: Tensor, x_adv: Tensor) -> Arrays:
+        distance = torch.zeros(len(x)) if spec.name == "clean" else make_ball(spec.norm, x, 0.0).distance(x_adv)
+        if not bool((distance <= eps * (1 + 1e-5) + 1e-6).all()) or not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
+            raise RuntimeError(f"{spec.label} left its ball of radius {eps}: {float(distance.max())}")
+        with torch.no_grad():
+            logits = check_logits(self.model(x_adv), len(x), self.num_classes)
+        return {"logits": logits.float().cpu().numpy(), "distance": distance.cpu().double().numpy()}
+
+    def _outputs(self, found: Arrays) -> Outputs:
         logits = torch.from_numpy(found["logits"])
         require_finite(logits)
         return Outputs(logits, found["distance"], self.several)
@@ -197,7 +216,9 @@ class Attacker:
     def batches(
         self, key: tuple[object, ...], positions: np.ndarray, work: Callable[[np.ndarray, str], Arrays], *, passes: int
     ) -> Arrays:
-        """Do a piece of work on images `(n,)`, n >= 1, batch by batch, as far as the journal does not hold it.
+        """Do a piece of work on images `(n,)`, or rows `(n, ...)` that begin with one, n >= 1, batch by batch.
+
+        What the journal holds is not done again.
 
         `key` tells it from others; `work` takes positions of a batch and its key to arrays by name, an entry per image;
         `passes` are forward passes per image.
@@ -229,16 +250,20 @@ class Attacker:
         """A source of random numbers keyed by the seed and whatever else tells one draw from another."""
         return torch.Generator(self.device).manual_seed(zlib.crc32(repr((self.seed, *parts)).encode()))
 
-    def attack(self, spec: AttackSpec, eps: float, x: Tensor, y: Tensor, *, key: int) -> Tensor:
+    def attack(
+        self, spec: AttackSpec, eps: float | Tensor, x: Tensor, y: Tensor, *, key: int | str, **more: Tensor
+    ) -> Tensor:
         """Attack a batch: images `(n, C, H, W)` in [0, 1] on the device with labels `(n,)` to adversarial images.
 
-        `key` tells the batch's random start from others: the position of its first image. "clean" returns the images.
+        `key` tells the batch's random start from others: the position of its first image, or all that stands in it.
+        "clean" returns the images.
         """
         if spec.name == "clean":
             return x
         info = find_attack(spec.name)
-        generator = self.generator(spec.name, spec.steps, spec.norm, round(eps, 9), key)
-        options: dict[str, Any] = {"steps": spec.steps, "start": spec.start}
+        radius = None if isinstance(eps, Tensor) else round(eps, 9)
+        generator = self.generator(spec.name, spec.steps, spec.norm, radius, key)
+        options: dict[str, Any] = {"steps": spec.steps, "start": spec.start, **more}
         options = {name: value for name, value in options.items() if value is not None}
         if info.needs_source:
             options["source"] = self.source

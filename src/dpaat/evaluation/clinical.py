@@ -218,8 +218,6 @@ def operating_points(
     intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the share
     of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
     """
-    from sklearn.metrics import roc_auc_score
-
     points = []
     for threshold in thresholds:
         positive = _members(threshold.positives, classes)[labels]
@@ -245,6 +243,8 @@ def point_at(
             point[name] = float(correct[among].mean())
             if groups is not None:
                 point[f"{name}_interval"] = recall_interval(correct[among], groups[among], level)
+    from sklearn.metrics import roc_auc_score
+
     mixed = positive.any() and not positive.all()
     point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
     return point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())}

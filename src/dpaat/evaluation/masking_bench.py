@@ -16,8 +16,8 @@ from dpaat.attacks.gradient import input_gradient
 from dpaat.attacks.losses import against, cross_entropy, fooled, wrong_answers
 from dpaat.attacks.norms import make_ball
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.journal import Arrays
 from dpaat.evaluation.metrics import require_finite
+from dpaat.journal import Arrays
 
 Work = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]
 """Images `(n, C, H, W)`, labels `(n,)` and a source of random numbers to tensors `(n, ...)` by name."""

@@ -13,6 +13,7 @@ from dpaat.attacks import find_attack
 from dpaat.data.table import tasks_of
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.certified import ALPHA, run_certified
 from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruptions import run_corruptions
 from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
@@ -156,12 +157,16 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
                 attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps, quick=True
             ):
                 writer.save_analyses({"quick": vars(found)}) if isinstance(found, Curve) else writer.save(found)
+        if "certified" in plan.suites:
+            about = {"eps": plan.radii, "draws": plan.draws, "alpha": ALPHA}
+            noise = run_certified(attacker, plan.radii, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
+            writer.save_analyses({"certified": {**about, "ids": writer.ids.tolist(), "noise": noise}})
         if "masking" in plan.suites:
             eps = max(plan.radii)
             checks = run_masking(attacker, eps=eps, norm=plan.norm)
             verdict, line = summary(checks)
-            found = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
-            writer.save_analyses({"masking": found})
+            entry = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
+            writer.save_analyses({"masking": entry})
         if "corruptions" in plan.suites:
             writer.save_analyses({"corruptions": run_corruptions(attacker, writer.ids, subject.classes)})
     return writer

@@ -85,9 +85,11 @@ CORRUPTIONS = record(
     balanced_accuracy=dict[str, float | list[Any]],
     balanced_error=record(clean_error=float, mean_corruption_error=float),
 )
+NOISE = record(sigma=float, accuracy=Share, abstains=Share, certified=list[Share], attacked=list[Share])
 ANALYSES = record(
     curve=maybe(many(CURVE, AfterValidator(_even))),
     quick=maybe(many(CURVE, AfterValidator(_even))),
+    certified=maybe(many(record(eps=list[float], draws=Int, alpha=float, noise=many(NOISE)))),
     calibration=maybe(many(record(conditions=named(CALIBRATED, Field(min_length=1))))),
     operating_points=maybe(many(record(conditions=named(many(POINT), AfterValidator(_each))))),
     masking=maybe(many(record(summary=str, checks=many(record(name=str, verdict=str, evidence=str))))),

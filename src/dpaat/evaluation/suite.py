@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
 from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
+from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.labels import verdicts
 from dpaat.evaluation.metrics import Metrics, curve_area
 from dpaat.evaluation.specs import CLEAN, QUICK, WORST_CASE, AttackSpec, attack_spec, worst_of
@@ -205,99 +206,9 @@ def run_ensemble(
     return cascade
 
 
-class Cascade:
-    """Worst case over attacks noted one by one, from labels and clean predictions `(N,)`.
-
-    With several labels an image, `(N, K)`, a label falls where an attack turns its answer, and the image where the
-    first of its right answers falls.
-
-    An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
-    0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
-    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `left_out`
-    counts images by the attack and radius that they were spared.
-    """
-
-    def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
-        self.labels = labels
-        self.right = predicted == labels
-        self.fell = np.full(len(labels), np.inf)
-        self.left_out: dict[str, int] = {}
-        self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
-        self.note("clean", np.arange(len(labels)), predicted, 0.0)
-
-    def standing(self, eps: float) -> np.ndarray:
-        """Positions of the images not known to fall at this radius, ascending."""
-        return np.flatnonzero(self.fell > eps)
-
-    def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
-        """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`."""
-        reached, answer = np.full(self.labels.shape, np.inf), self.labels.copy()
-        wrong = predicted != self.labels[positions]
-        if wrong.ndim == 2:
-            wrong, radius = wrong & (self.labels[positions] >= 0), np.reshape(radius, (-1, 1))
-        reached[positions] = np.where(wrong, radius, np.inf)
-        answer[positions] = predicted
-        self.fell = np.minimum(self.fell, self._of_images(reached))
-        self._notes.append((label, reached, answer))
-
-    def at(self, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        """The worst case at a radius: predicted class of every image `(N,)`, and the attack that it falls to `(N,)`.
-
-        The attack is the first of those noted that suffices at this radius, "" where the image stands.
-        """
-        predicted, by = self.labels.copy(), np.full(len(self.labels), "", dtype=object)
-        stands = np.ones(self.labels.shape, dtype=bool)
-        for label, reached, answer in self._notes:
-            new = stands & (reached <= eps)
-            predicted[new], stands[new] = answer[new], False
-            by[(by == "") & (self._of_images(reached) <= eps)] = label
-        return predicted, by.astype(str)
-
-    def _of_images(self, reached: np.ndarray) -> np.ndarray:
-        """Where each image falls, `(N,)`, by where its class, or each of its labels, does."""
-        if reached.ndim == 1:
-            return reached
-        first = np.where(self.right, reached, np.inf).min(axis=1)
-        # An image with no right answer has fallen at 0.
-        return np.asarray(np.where(self.right.any(axis=1), first, reached.min(axis=1)))
-
-
-def run_cascade(
-    attacker: Attacker,
-    cascade: Cascade,
-    plan: Sequence[tuple[AttackSpec, Sequence[float]]],
-    *,
-    quick: bool = False,
-) -> None:
-    """Attack the images that are still correct: attack by attack, each at growing radii; updates verdicts in place.
-
-    Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
-    stands at the smallest. If `quick`, radii shrink, and images that withstand an attack are spared it from then on.
-    """
-    stages: list[tuple[AttackSpec, float, float]] = []  # the last: radius at which an image must stand to be attacked
-    for spec, radii in plan:
-        minimal = find_attack(spec.name).minimal
-        each = [(spec, eps, eps) for eps in (reversed(radii) if quick else radii)]
-        stages += [(spec, radii[-1], radii[0])] if minimal else each
-    withstood = {spec: np.zeros(len(cascade.labels), dtype=bool) for spec, _ in plan}
-    for number, (spec, eps, smallest) in enumerate(stages):
-        left = (
-            len(cascade.standing(lowest)) * later.passes(attacker.num_classes) for later, _, lowest in stages[number:]
-        )
-        attacker.bar.expect(f"{spec.label} {format_radius(eps)}", sum(left))
-        standing = cascade.standing(smallest)
-        positions = standing[~withstood[spec][standing]]
-        if spared := len(standing) - len(positions):
-            cascade.left_out[f"{spec.label} {format_radius(eps)}"] = spared
-        outputs = attacker.outputs(spec, eps, positions)
-        radius = outputs.distance if find_attack(spec.name).minimal else eps
-        cascade.note(spec.label, positions, outputs.predicted, radius)
-        withstood[spec][positions] = quick & (outputs.predicted == cascade.labels[positions])
-
-
 def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Metrics]:
     predicted, fell_to = cascade.at(eps)
     metrics = verdicts(predicted, cascade.labels, classes)
     if predicted.ndim == 2:
-        metrics |= {"standing": float((cascade.fell > eps).mean())}  # type: ignore[typeddict-unknown-key]
+        metrics |= {"standing": float((cascade.fell > eps).mean())}  # type: ignore[misc]
     return predicted, fell_to, metrics

@@ -84,7 +84,7 @@ def analyses_summary(document: Document) -> Lines:
     """The security curve, calibration, operating points, masking checks and corruptions, those that are there."""
     kinds: dict[str, Callable[[Mapping[str, Entry]], Table]] = {"curve": _curve, "quick": _curve}
     kinds |= {"calibration": calibration_table, "operating_points": operating_points_table}
-    kinds |= {"masking": _masking, "corruptions": corruptions_table}
+    kinds |= {"certified": _certified, "masking": _masking, "corruptions": corruptions_table}
     found = document.get("analyses", {})
     return Lines(*(show({"": entry}).to_rich() for name, show in kinds.items() for entry in found.get(name, [])))
 
@@ -221,6 +221,17 @@ def _curve(found: Mapping[str, Entry]) -> Table:
     if spared := sum(entry.get("left_out", {}).values()):
         title += f"; quick: {spared:,} attacks left out on images that had withstood the same at a larger radius"
     return Table("radius", ["accuracy", "balanced"], rows, title=title)
+
+
+def _certified(found: Mapping[str, Entry]) -> Table:
+    (entry,) = found.values()
+    rows = [
+        Row(f"{kind}, sigma {each['sigma']:g}", [percent(share) for share in [each["accuracy"], *each[kind]]])
+        for each in entry["noise"]
+        for kind in ("certified", "attacked")
+    ]
+    title = f"smoothed classifier, {entry['draws']:,} noise draws, {_about(entry)} (percent right)"
+    return Table("", ["at 0", *map(format_radius, entry["eps"])], rows, title=title)
 
 
 def _masking(found: Mapping[str, Entry]) -> Table:

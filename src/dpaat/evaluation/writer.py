@@ -15,7 +15,6 @@ import dpaat
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.entries import Document, Population, constant_entry, result_entry
-from dpaat.evaluation.journal import Journal
 from dpaat.evaluation.labels import constant_labels, named
 from dpaat.evaluation.metrics import constant_predictor, one_answer
 from dpaat.evaluation.results import prediction_rows, save_result
@@ -23,6 +22,7 @@ from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
+from dpaat.journal import Journal
 from dpaat.locks import RESULTS, locked
 from dpaat.measurement import EvaluateConfig
 

@@ -125,5 +125,6 @@ def first_open(number: int, title: str, blocks: Sequence[Block]) -> list[Block]:
 
 
 def make_sections(report: Report) -> dict[Section, Sequence[Block]]:
-    """Make all sections in their order."""
-    return {each: each.make(report) for each in sorted(SECTIONS.values(), key=lambda each: each.order)}
+    """Make all sections in their order, without those that have nothing to show."""
+    made = ((each, each.make(report)) for each in sorted(SECTIONS.values(), key=lambda each: each.order))
+    return {each: blocks for each, blocks in made if blocks}

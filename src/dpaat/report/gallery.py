@@ -77,7 +77,7 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
     several = bool(run.info.get("multilabel"))
-    y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"], classes)
+    y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"].tolist(), classes)
     of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
     eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
     x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)

@@ -1,4 +1,4 @@
-"""Finished pieces of a long evaluation, kept on disk until the whole is done."""
+"""Finished pieces of long work, kept on disk: of an evaluation until the whole is done, of data for the next time."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ class Journal:
     def holds(self, key: str) -> bool:
         """Whether a piece has been computed before."""
         return self.folder is not None and self._path(key).is_file()
+
+    def drop(self, key: str) -> None:
+        """Forget a piece."""
+        if self.folder is not None:
+            self._path(key).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget everything: the evaluation is done."""

@@ -1,0 +1,147 @@
+"""What the standard and the quick suite cost beside the reference implementation of AutoAttack, and what each finds.
+
+    python benchmarks/suite_cost.py NAME=RUN ... [--images 200] [--pairs 7] --out FILE.json
+
+Needs `pip install pyautoattack==0.2.0`, the authors' own code, in an environment of its own. It asks for nine targets
+and so fails below ten classes; here it gets K - 1. It is called once for each radius, with the same budgets, images and
+batches. In every pair all sides run in turn, in an order that changes from pair to pair. Times are seconds of the
+processor on one thread. What FILE holds is not measured again, so that the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.elsewhere import subject_of_folder
+from dpaat.evaluation.images import stratified_draw
+from dpaat.evaluation.specs import is_worst_case
+from dpaat.evaluation.suite import Result, run_standard
+from dpaat.provenance import provenance
+from dpaat.radii import format_radius
+from dpaat.storage import write_json
+
+RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+ONE = 4 / 255  #: The radius at which the suites are also run alone
+STEPS = {"apgd-ce": 50, "apgd-t": 50, "fab-t": 50, "square": 500}
+
+Standing = dict[str, list[int]]
+"""Positions of the images that stand, by radius."""
+
+
+def reference(attacker: Attacker, eps: float) -> list[int]:
+    """Run AutoAttack at one radius."""
+    from pyautoattack import AutoAttack  # type: ignore[import-not-found]
+
+    x, y = attacker.load(np.arange(len(attacker)))
+    attack = AutoAttack(attacker.model, norm="Linf", eps=eps, version="standard", seed=attacker.seed)
+    targets = min(9, attacker.num_classes - 1)
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+    for part, name in ((attack.apgd, "apgd-ce"), (attack.apgd_targeted, "apgd-t"), (attack.fab, "fab-t")):
+        part.n_iter = part.n_iter_orig = STEPS[name]
+    attack.square.n_queries = STEPS["square"]
+    x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=attacker.batch_size)
+    with torch.no_grad():
+        inside = (x_adv - x).abs().flatten(1).amax(1) <= eps + 1e-6
+        fooled = (attacker.model(x_adv).argmax(1) != y) & inside | (attacker.model(x).argmax(1) != y)
+    return (~fooled).nonzero().flatten().tolist()
+
+
+def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Standing:
+    """Run one of our suites, whole: also what it scores on all images, and the security curve."""
+    names = [str(number) for number in range(attacker.num_classes)]
+    found = run_standard(attacker, radii, names, steps=STEPS, quick=quick)
+    worst = [result for result in found if isinstance(result, Result) and is_worst_case(result.spec.name)]
+    return {format_radius(r.eps): np.flatnonzero(r.predicted == attacker.labels).tolist() for r in worst}
+
+
+def sides(attacker: Attacker) -> dict[str, Callable[[], Standing]]:
+    """What is timed, by name."""
+    theirs = {
+        f"reference {format_radius(eps)}": lambda eps=eps: {format_radius(eps): reference(attacker, eps)}
+        for eps in RADII
+    }
+    ours = {
+        f"{name}{' ' + format_radius(ONE) if len(radii) == 1 else ''}": lambda radii=radii, quick=quick: suite(
+            attacker, radii, quick=quick
+        )
+        for name, quick in (("standard", False), ("quick", True))
+        for radii in (RADII, (ONE,))
+    }
+    return theirs | ours
+
+
+def summarize(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Ratios of times pair by pair, and images that the reference breaks in its own pair and a suite does not."""
+    found: dict[str, Any] = {"pairs": len(pairs)}
+    one = format_radius(ONE)
+    for name in ("standard", "quick"):
+        for key, side, parts in (
+            ("all radii", name, [f"reference {format_radius(eps)}" for eps in RADII]),
+            ("one radius", f"{name} {one}", [f"reference {one}"]),
+        ):
+            ratios = [p[side]["seconds"] / sum(p[part]["seconds"] for part in parts) for p in pairs]
+            found[f"{name}, {key}"] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+        missing, gained = {}, {}
+        for radius in map(format_radius, RADII):
+            both = [[set(p[side]["standing"][radius]) for side in (name, f"reference {radius}")] for p in pairs]
+
+            missing[radius] = [len(mine - theirs) for mine, theirs in both]
+            gained[radius] = [len(theirs - mine) for mine, theirs in both]
+        found[f"{name}, broken by the reference only"] = missing
+        found[f"{name}, broken by it only"] = gained
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write, or to go on with")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = {"images": arguments.images, "seed": arguments.seed, "radii": RADII, "steps": STEPS}
+    content: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    if content and content["setting"] != json.loads(json.dumps(setting)):
+        sys.exit(f"{arguments.out}: measured otherwise; name another file")
+    content = {**provenance("cpu"), "setting": setting, "models": content.get("models", {})}
+    for run in arguments.runs:
+        name, _, folder = run.partition("=")
+        subject = subject_of_folder(Path(folder), data=None, device="cpu", progress=False)
+        rows = subject.rows("test")
+        rows = rows[stratified_draw(subject.view(subject.data, rows)[1], arguments.images, seed=arguments.seed)]
+        images, labels = subject.view(subject.data, rows)
+        model = content["models"].setdefault(name, {"pairs": []})
+        for number in range(arguments.pairs):
+            options: dict[str, Any] = {"num_classes": len(subject.classes), "progress": False}
+            attacker = Attacker(subject.model.eval(), images, labels, seed=arguments.seed + number, **options)
+            if number == len(model["pairs"]):
+                model["pairs"].append({})
+            pair = model["pairs"][number]
+            order = list(sides(attacker).items())
+            for side, work in order[number % len(order) :] + order[: number % len(order)]:
+                if side not in pair:
+                    start = time.process_time()
+                    standing = work()
+                    pair[side] = {"seconds": time.process_time() - start, "standing": standing}
+                    write_json(arguments.out, content)
+                    print(f"{name} {number} {side}: {pair[side]['seconds']:.1f} s", flush=True)
+        model["summary"] = summarize(model["pairs"])
+        write_json(arguments.out, content)
+        print(json.dumps(model["summary"], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
