@@ -191,7 +191,7 @@ class Attacker:
         def work(batch: np.ndarray, unit: str) -> Arrays:
             x, y = self.load(batch[:, 0].astype(np.int64))
             radius = torch.from_numpy(batch[:, 1]).to(x)
-            options = {} if rank is None else {"rank": torch.from_numpy(batch[:, 2]).to(y)}
+            options = {} if rank is None else {"rank": torch.from_numpy(batch[:, 2]).to(y.device, torch.int64)}
             return self._judge(spec, radius, x, self.attack(spec, radius, x, y, key=unit, **options))
 
         rows = np.stack([positions, eps, np.zeros(len(eps)) if rank is None else rank], axis=1).astype(np.float64)
