@@ -18,7 +18,7 @@ class Cascade:
 
     An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
     0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
-    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `left_out`
+    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `spared`
     counts images by the attack and radius that they were spared.
     """
 
@@ -26,7 +26,7 @@ class Cascade:
         self.labels = labels
         self.right = predicted == labels
         self.fell = np.full(len(labels), np.inf)
-        self.left_out: dict[str, int] = {}
+        self.spared: dict[str, int] = {}
         self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
 
@@ -104,7 +104,7 @@ def run_cascade(
             show(some)
             spared = int((withstood & (cascade.fell > some[0])).sum())
             if spared:
-                cascade.left_out[f"{spec.label} {format_radius(some[0])}"] = spared
+                cascade.spared[f"{spec.label} {format_radius(some[0])}"] = spared
             _attack(attacker, cascade, spec, some, ~withstood)
             withstood |= quick & (cascade.fell > some[-1])
 
