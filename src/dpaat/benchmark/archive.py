@@ -121,7 +121,7 @@ def _pack(part: str, outcome: Outcome) -> Arrays:
     named = {name: np.char.encode(getattr(images, name).astype(str), "utf-8") for name in ("ids", "groups")}
     if images.labels.ndim == 2:
         scores = np.concatenate([fold.resampled for fold in correct if fold.resampled is not None])
-        own = {**named, "labels": images.labels, "resampled": scores}
+        own: Arrays = {**named, "labels": images.labels, "resampled": scores}
         return {f"{part}/{name}": array for name, array in own.items()}
     arrays = named | {
         "labels": images.labels.astype(np.uint16),
