@@ -118,16 +118,16 @@ def _pack(part: str, outcome: Outcome) -> Arrays:
     images = outcome.clean.images
     correct = [outcome.clean, *outcome.verdicts.values(), *outcome.ranked.values()]
     precision = [outcome.clean, *outcome.ranked.values()]
-    named = {name: np.char.encode(getattr(images, name).astype(str), "utf-8") for name in ("ids", "groups")}
+    arrays: Arrays = {n: np.char.encode(getattr(images, n).astype(str), "utf-8") for n in ("ids", "groups")}
     if images.labels.ndim == 2:
-        scores = np.concatenate([fold.resampled for fold in correct if fold.resampled is not None])
-        own: Arrays = {**named, "labels": images.labels, "resampled": scores}
-        return {f"{part}/{name}": array for name, array in own.items()}
-    arrays = named | {
-        "labels": images.labels.astype(np.uint16),
-        "correct": np.packbits(np.concatenate([fold.correct for fold in correct]).astype(bool), axis=1),
-        "precision": np.concatenate([fold.precision for fold in precision]),
-    }
+        scores = [fold.resampled for fold in correct if fold.resampled is not None]
+        arrays |= {"labels": images.labels, "resampled": np.concatenate(scores)}
+    else:
+        arrays |= {
+            "labels": images.labels.astype(np.uint16),
+            "correct": np.packbits(np.concatenate([fold.correct for fold in correct]).astype(bool), axis=1),
+            "precision": np.concatenate([fold.precision for fold in precision]),
+        }
     return {f"{part}/{name}": array for name, array in arrays.items()}
 
 
