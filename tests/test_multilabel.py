@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from dpaat.attacks import find_attack
 from dpaat.attacks.losses import cross_entropy, fooled, kl_divergence, margin
+from dpaat.benchmark.archive import _pack, _unpack
+from dpaat.benchmark.outcomes import Outcome, scores_of
 from dpaat.config import TrainConfig
 from dpaat.data import load_table, prepare
 from dpaat.data.label_sets import as_text, from_text
@@ -23,7 +25,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.labels import choose_thresholds, label_metrics
 from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.metrics import classification_metrics
-from dpaat.evaluation.replicates import Predictions
+from dpaat.evaluation.replicates import Predictions, find_fold
 from dpaat.evaluation.resampling import resampled_scores
 from dpaat.evaluation.statistics import intervals, paired_difference
 from dpaat.evaluation.subgroups import subgroups
@@ -323,6 +325,25 @@ def test_intervals_hold_their_scores_and_differences_are_paired():
     worse = paired_difference(runs[2:], runs[:1])["map"]
     assert worse["interval"][1] < 0
     assert worse["p_value"] < 0.01
+
+
+def test_published_outcomes_keep_all_that_scores_are_made_of():
+    labels, logits = some_labels()
+    ids, groups, classes = np.arange(80).astype(str), (np.arange(80) // 2).astype(str), list("abcd")
+    folds = [
+        find_fold(Predictions(ids, labels, groups, (z > 0).astype(np.int8), scores, classes))
+        for z in (logits, logits - labels)
+        for scores in (expit(z), None)
+    ]
+    eps = 4 / 255
+    outcome = Outcome(folds[0], {eps: folds[3]}, {eps: folds[2]})
+    again = _unpack("main", _pack("main", outcome), classes, [eps])
+    found = scores_of(again, [eps])
+    assert found == scores_of(outcome, [eps])
+    clean = label_metrics(logits > 0, labels, classes, logits)
+    assert found["map"] == pytest.approx(clean["map"])
+    assert found["map@4/255"] < found["map"]
+    assert found["area"] == pytest.approx((found["balanced_accuracy"] + found["balanced_accuracy@4/255"]) / 2)
 
 
 def test_subgroups_compare_within_labels():

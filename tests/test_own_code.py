@@ -159,7 +159,7 @@ def test_images_come_in_any_usual_form(image, grey, tmp_path):
         ("wrong_targets", "its label is 1, but its targets say '0'"),
         ("no_pair", 'not (image, label) or a dict with "image" and "label"'),
         ("broken", "fails with ZeroDivisionError"),
-        ("multi_label", "has a label of 3 values; multi-label is out of scope"),
+        ("multi_label", "has a label of 3 values; give one class; several labels an image come as csv:"),
         ("not_a_dataset", "is int; give a map-style dataset of (image, label), or a dict of those by split"),
         ("absent", "own_code_makers has no 'absent'"),
     ],

@@ -26,8 +26,9 @@ class Data(Checked):
 
     data: str = option(
         "synthetic",
-        "dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR[,frame=FRAME], csv:FILE.csv[,frame=FRAME], "
-        "hf:NAME_OR_DIR, py:PKG.MODULE:NAME or synthetic[:N[,features=both|robust|fragile]]",
+        "dataset: ham10000:DIR, medmnist:NAME[:FILE.npz], folder:DIR[,frame=FRAME], csv:FILE.csv[,frame=FRAME]"
+        "[,labels=A+B+...], hf:NAME_OR_DIR, py:PKG.MODULE:NAME or "
+        "synthetic[:N[,features=both|robust|fragile][,labels=multi]]",
     )
     image_size: int = option(64, "pixels at the side of the square image", ge=1)
     fit: Literal["crop", "squash"] = option("crop", "how an oblong image becomes square: crop its centre, or squash it")

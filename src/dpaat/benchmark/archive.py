@@ -118,10 +118,10 @@ def _pack(part: str, outcome: Outcome) -> Arrays:
     images = outcome.clean.images
     correct = [outcome.clean, *outcome.verdicts.values(), *outcome.ranked.values()]
     precision = [outcome.clean, *outcome.ranked.values()]
-    arrays: Arrays = {name: np.char.encode(getattr(images, name).astype(str), "utf-8") for name in ("ids", "groups")}
+    arrays: Arrays = {n: np.char.encode(getattr(images, n).astype(str), "utf-8") for n in ("ids", "groups")}
     if images.labels.ndim == 2:
-        scores = np.concatenate([fold.resampled for fold in correct if fold.resampled is not None])
-        arrays |= {"labels": images.labels, "resampled": scores}
+        scores = [fold.resampled for fold in correct if fold.resampled is not None]
+        arrays |= {"labels": images.labels, "resampled": np.concatenate(scores)}
     else:
         arrays |= {
             "labels": images.labels.astype(np.uint16),

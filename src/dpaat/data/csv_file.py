@@ -133,7 +133,7 @@ def _refuse_several_labels(path: Path, frame: pd.DataFrame) -> None:
     binary = [
         name
         for name in frame
-        if name != "label" and {*frame[name]} <= {*label_sets.CELLS} and {*frame[name]} & {"1", "1.0"}
+        if name != "label" and {*frame[name]} <= {*label_sets.CELLS} and {*frame[name]} & {"0", "1", "0.0", "1.0"}
     ]
     if "label" not in frame and len(binary) > 1:
         raise UserError(

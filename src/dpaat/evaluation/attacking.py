@@ -136,11 +136,10 @@ class Attacker:
 
     def probabilities(self, outputs: Outputs) -> Tensor:
         """Probabilities of the classes, or of each label, `(n, K)`, float64."""
+        logits = outputs.logits.double()
         if not self.several:
-            return outputs.logits.double().softmax(dim=1)
-        return (
-            outputs.logits.double() + (0.0 if self.thresholds is None else torch.from_numpy(self.thresholds))
-        ).sigmoid()
+            return logits.softmax(dim=1)
+        return (logits if self.thresholds is None else logits + torch.from_numpy(self.thresholds)).sigmoid()
 
     def metrics(self, outputs: Outputs, classes: Sequence[str]) -> Metrics:
         """Metrics of the model's answers for all images."""

@@ -93,7 +93,7 @@ def label_metrics(
         found = [[each[key] for key in keys if each.get(key) is not None] for each in per_label.values()]
         return float(np.mean([np.mean(each) for each in found if each])) if any(found) else None
 
-    return Metrics(  # type: ignore[typeddict-unknown-key]
+    return Metrics(
         accuracy=float(right[known].mean()) if known.any() else 0.0,
         balanced_accuracy=mean("sensitivity", "specificity") or 0.0,
         map=mean("ap"),

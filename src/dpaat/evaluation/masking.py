@@ -67,10 +67,8 @@ def run_masking(
     options: dict[str, Any] = {"norm": norm, "eps": eps, "steps": steps, "queries": queries}
     bench = Bench(attacker, **options)
     logits = bench.clean(drawn)
-    predictions, repeatability = (
-        verdicts.judge_predictions(logits[:, 0], labels),
-        verdicts.judge_repeatability(logits, several=attacker.several),
-    )
+    predictions = verdicts.judge_predictions(logits[:, 0], labels)
+    repeatability = verdicts.judge_repeatability(logits, several=attacker.several)
     answers = (logits[:, 0] > 0 if attacker.several else logits[:, 0].argmax(1)) == labels
     right = answers
     if attacker.several:  # attacks have to turn what is right

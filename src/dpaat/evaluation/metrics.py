@@ -1,7 +1,7 @@
 """Classification metrics for unequal classes."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +21,10 @@ class Metrics(TypedDict):
     per_class_recall: dict[str, float | None]
     support: dict[str, int]
     absent: list[str]
+    # where an image has several labels, see `dpaat.evaluation.labels.label_metrics`
+    exact: NotRequired[float]
+    standing: NotRequired[float]
+    per_label: NotRequired[dict[str, dict[str, Any]]]
 
 
 def _scores() -> Any:

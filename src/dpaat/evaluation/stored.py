@@ -1,7 +1,6 @@
 """Predictions behind a result, read back from the run folder."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +33,12 @@ def read_frame(run: Path, entry: Entry, *, remedy: str = "") -> pd.DataFrame:
     return frame
 
 
-def _numbers(names: pd.Series, classes: Sequence[str]) -> np.ndarray | None:
-    """Numbers of classes; None for a name that is none of them."""
-    if not names.isin(classes).all():
-        return None
-    return names.map({name: k for k, name in enumerate(classes)}).to_numpy(dtype=np.int64)
-
-
-def _labels(names: pd.Series, classes: Sequence[str]) -> np.ndarray | None:
-    """The same of sets of labels `(N, K)`."""
+def _read(names: pd.Series, classes: Sequence[str], several: bool) -> np.ndarray | None:
+    """Classes `(N,)`, or of `several` labels an image `(N, K)`, by name; None for a name that is none of them."""
+    number = {name: k for k, name in enumerate(classes)}
     try:
-        return from_text(names, classes)
-    except (ValueError, AttributeError):
+        return from_text(names, classes) if several else np.array([number[name] for name in names], dtype=np.int64)
+    except (LookupError, ValueError, AttributeError, TypeError):
         return None
 
 
@@ -59,8 +52,8 @@ def read_predictions(run: Path, document: Document, entry: Entry, *, remedy: str
     frame = read_frame(run, entry, remedy=remedy).sort_values("id", kind="stable")
     scored = bool(frame["probabilities"].notna().all())
     rows = frame["probabilities"].to_list() if scored else []
-    read = partial(_labels, classes=classes) if document.get("multilabel") else partial(_numbers, classes=classes)
-    labels, predicted = read(frame["label"]), read(frame["predicted"])
+    several = bool(document.get("multilabel"))
+    labels, predicted = (_read(frame[name], classes, several) for name in ("label", "predicted"))
     known = labels is not None and predicted is not None and not frame["id"].duplicated().any()
     sound = all(len(row) == len(classes) and np.isfinite(row).all() for row in rows)
     if len(frame) != entry["n"] or not known or not sound:

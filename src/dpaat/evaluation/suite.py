@@ -210,5 +210,5 @@ def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.
     predicted, fell_to = cascade.at(eps)
     metrics = verdicts(predicted, cascade.labels, classes)
     if predicted.ndim == 2:
-        metrics |= {"standing": float((cascade.fell > eps).mean())}  # type: ignore[misc]
+        metrics["standing"] = float((cascade.fell > eps).mean())
     return predicted, fell_to, metrics

@@ -93,9 +93,8 @@ class Writer:
         found = intervals(result.predicted, probabilities, self.labels, self.groups, subject.classes)
         spec = subject.data.table.spec
         entry = result_entry(result, self.population, dict(found), data_spec=spec, **self.settings)
-        if result.spec == CLEAN and (
-            answer := one_answer(*(named(each, subject.classes) for each in (result.predicted, self.labels)))
-        ):
+        names = (named(each, subject.classes) for each in (result.predicted, self.labels))
+        if result.spec == CLEAN and (answer := one_answer(*names)):
             entry["one_answer"] = answer
         ids, groups = self.ids.tolist(), self.groups.tolist()
         rows = prediction_rows(

@@ -1,6 +1,6 @@
 """The most and the least robust training images of each class, as the method saw them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ def choose(radii: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _numbers(names: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
+def _numbers(names: Iterable[str], classes: Sequence[str]) -> torch.Tensor:
     return torch.tensor([classes.index(name) for name in names])
 
 

@@ -1,0 +1,43 @@
+"""A set of classes, given as a column for each, ranks methods as it does as classes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dpaat.config import TrainConfig
+from dpaat.data import load_table
+from dpaat.evaluation import evaluate_run
+from dpaat.training import train
+
+METHODS = {"standard": {}, "pgd": {"eps": "4/255"}, "dpaat": {}}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("both")
+    table = load_table("synthetic:420")
+    for row, name in enumerate(table.ids):
+        Image.fromarray(table.read(row)).resize((32, 32)).save(folder / f"{name}.png")
+    frame = pd.DataFrame({"path": [f"{name}.png" for name in table.ids], "group": table.frame["group"]})
+    frame["split"] = np.where(np.arange(420) % 10 < 7, "train", np.where(np.arange(420) % 10 == 7, "val", "test"))
+    frame.assign(label=table.label_names).to_csv(folder / "classes.csv", index=False)
+    columns = pd.DataFrame(np.eye(7, dtype=int)[table.labels], columns=list(table.classes))
+    pd.concat([frame, columns], axis=1).to_csv(folder / "labels.csv", index=False)
+    return f"csv:{folder}/classes.csv", f"csv:{folder}/labels.csv,labels={'+'.join(table.classes)}"
+
+
+@pytest.mark.slow
+def test_methods_rank_alike(tables, tmp_path):
+    scores = {}
+    for kind, spec in enumerate(tables):
+        for name, options in METHODS.items():
+            common = {"image_size": 32, "model": "test_resnet", "stem": "original", "epochs": 20, "batch_size": 32}
+            common |= {"steps": 3, "val_eps": "0", "select": "last", "ema_decay": 0.9, "accelerator": "cpu"}
+            run = train(TrainConfig(data=spec, method=name, **common, **options), tmp_path / f"{name}-{kind}")
+            document = evaluate_run(run, attacks=["pgd"], steps="10", eps="2/255", progress=False)
+            for entry in document["results"]:
+                scores.setdefault((entry["eps_text"], kind), {})[name] = entry["metrics"]["map"]
+    for eps in ("0", "2/255"):
+        orders = [sorted(METHODS, key=scores[eps, kind].__getitem__) for kind in (0, 1)]
+        assert orders[0] == orders[1], scores
