@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ Standing = dict[str, list[int]]
 """Positions of the images that stand, by radius."""
 
 
-def reference(attacker: Attacker, eps: float) -> list[int]:
+def reference(attacker: Attacker, eps: float) -> Standing:
     """Run AutoAttack at one radius."""
     from pyautoattack import AutoAttack  # type: ignore[import-not-found]
 
@@ -54,7 +55,7 @@ def reference(attacker: Attacker, eps: float) -> list[int]:
     with torch.no_grad():
         inside = (x_adv - x).abs().flatten(1).amax(1) <= eps + 1e-6
         fooled = (attacker.model(x_adv).argmax(1) != y) & inside | (attacker.model(x).argmax(1) != y)
-    return (~fooled).nonzero().flatten().tolist()
+    return {format_radius(eps): (~fooled).nonzero().flatten().tolist()}
 
 
 def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Standing:
@@ -67,14 +68,11 @@ def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Stand
 
 def sides(attacker: Attacker) -> dict[str, Callable[[], Standing]]:
     """What is timed, by name."""
-    theirs = {
-        f"reference {format_radius(eps)}": lambda eps=eps: {format_radius(eps): reference(attacker, eps)}
-        for eps in RADII
+    theirs: dict[str, Callable[[], Standing]] = {
+        f"reference {format_radius(eps)}": partial(reference, attacker, eps) for eps in RADII
     }
-    ours = {
-        f"{name}{' ' + format_radius(ONE) if len(radii) == 1 else ''}": lambda radii=radii, quick=quick: suite(
-            attacker, radii, quick=quick
-        )
+    ours: dict[str, Callable[[], Standing]] = {
+        f"{name}{' ' + format_radius(ONE) if len(radii) == 1 else ''}": partial(suite, attacker, radii, quick=quick)
         for name, quick in (("standard", False), ("quick", True))
         for radii in (RADII, (ONE,))
     }
