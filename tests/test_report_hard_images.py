@@ -54,6 +54,15 @@ def decoded(link: str) -> str:
     return base64.b64decode(link.split(",", 1)[1]).decode()
 
 
+def test_a_class_that_was_never_attacked_has_no_numbers(run: Path, tmp_path: Path) -> None:
+    part = max((run / "perturbation.parquet").glob("*.parquet"))
+    frame = pd.read_parquet(part)
+    frame.loc[frame["class"] == "c2", "distance"] = np.nan
+    frame.to_parquet(part, index=False)
+    text = read_page([run], tmp_path / "report.html", images=False).text
+    assert "nan" not in text.split("Distance to the decision boundary")[1].split("Hard or mislabelled")[0]
+
+
 def test_pictures_that_cannot_be_had_are_said(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints" / "best.ckpt").unlink()
     assert "No pictures: " in read_page([run], tmp_path / "report.html").text

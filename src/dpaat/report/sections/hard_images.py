@@ -29,8 +29,8 @@ def hard_images(report: Report) -> list[Block]:
     if not blocks:
         return [Text("No run here estimates how far its training images are from the decision boundary.", "note")]
     text = (
-        "A run of `dpaat` estimates for every training image how far it is from the decision boundary: at which radius "
-        "its loss would reach the mean of its class, clean, if it went on rising as it did under attack."
+        "A run of `dpaat` estimates for every training image how far it is from the decision boundary: the radius at "
+        "which its label would have even odds, if the loss went on rising as it did under attack in training."
     )
     return [Text(text), *blocks]
 
@@ -42,7 +42,7 @@ def estimates(run: RunView) -> pd.DataFrame | None:
     NaN for an image that was never attacked. UserError for an unreadable file.
     """
     part = max((run.path / "perturbation.parquet").glob("epoch-*.parquet"), default=None)
-    if part is None:
+    if part is None or run.config.options.get("rule") != "solve":  # by increments, an image may have no size at all
         return None
     try:
         frame = pd.read_parquet(part)
@@ -61,9 +61,9 @@ def _by_class(run: RunView, frame: pd.DataFrame) -> Table:
     rows = []
     for name, group in groups.items():
         known = group["distance"].dropna()
-        quantiles = [f"{scale * q:.2f}" for q in known.quantile([0.1, 0.5, 0.9])]
-        zero = known == 0
-        rows.append(Row(name, [f"{len(known):,}", f"{zero.sum():,}", percent(zero.mean()), *quantiles], name == "all"))
+        quantiles = [f"{scale * q:.2f}" for q in known.quantile([0.1, 0.5, 0.9])] if len(known) else ["-"] * 3
+        share = percent((known == 0).mean() if len(known) else None)
+        rows.append(Row(name, [f"{len(known):,}", f"{(known == 0).sum():,}", share, *quantiles], name == "all"))
     columns = ["images", "at 0", "at 0, %", "10th percentile", "median", "90th percentile"]
     note = f"Estimates after the last epoch, in {unit}; twice the largest size of training at most."
     return Table("class", columns, rows, note=note)
@@ -73,8 +73,9 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
     if zero.empty:
         return [Text("No image stayed at 0.", "note")]
     text = (
-        f"{len(zero):,} images stayed at a distance of 0 at every attack: their clean loss was above the mean of their "
-        "class. They are hard, or their label is wrong. The first to look at are those whose loss is highest above it."
+        f"{len(zero):,} images stayed at a distance of 0: at every attack the network gave their label less than even "
+        "odds on the clean image. They are hard, or their label is wrong. Those whose loss is highest above the mean of "
+        "their class stand first."
     )
     shown = zero.head(SHOWN)
     columns = ["class", "loss", "above the class"]
