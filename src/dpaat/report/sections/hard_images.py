@@ -74,8 +74,8 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
         return [Text("No image stayed at 0.", "note")]
     text = (
         f"{len(zero):,} images stayed at a distance of 0: at every attack the network gave their label less than even "
-        "odds on the clean image. They are hard, or their label is wrong. Those whose loss is highest above the mean of "
-        "their class stand first."
+        "odds on the clean image. They are hard, or their label is wrong. Those whose loss is highest above the mean "
+        "of their class stand first."
     )
     shown = zero.head(SHOWN)
     columns = ["class", "loss", "above the class"]
