@@ -77,34 +77,37 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
         "odds on the clean image. They are hard, or their label is wrong. Those whose loss is highest above the mean "
         "of their class stand first."
     )
-    shown = zero.head(SHOWN)
-    columns = ["class", "loss", "above the class"]
-    rows = [Row(r.id, [r["class"], f"{r.loss:.2f}", f"{r.loss_above_class:+.2f}"]) for _, r in shown.iterrows()]
     found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
+    shown, seen = zero.head(SHOWN), dict[str, tuple[str, np.ndarray]]()
     try:
-        found += _gallery(run, shown) if images else []
+        seen = _seen(run, shown["id"].tolist()) if images else seen
+        if seen:
+            found.append(Text(f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.", "note"))
     except UserError as error:
         found.append(Text(f"No pictures: {error}.", "note"))
-    found.append(Table("image", columns, rows, folded=f"The {len(rows)} hardest images", open=len(found) == 2))
+    cards = []
+    for name, label, loss in zip(shown["id"], shown["class"], shown["loss"], strict=True):
+        answer, pictures = "", []
+        if name in seen:
+            answer, pictures = (
+                f", taken for {seen[name][0]}",
+                [Picture(image_uri(seen[name][1]), "", f"{name}, {label}")],
+            )
+        cards.append(Card(name, f"labelled {label}{answer}; loss {loss:.2f}", pictures))
+    # No table: the model card has tables, and is published, where ids of patients must not stand.
     first = f"the {SAVED:,} hardest" if len(zero) > SAVED else "all of them"
     data = zero.head(SAVED).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return [*found, Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)]
+    download = Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)
+    return [*found, Gallery(f"The {len(cards)} hardest", cards), download]
 
 
-def _gallery(run: RunView, shown: pd.DataFrame) -> list[Block]:
-    """Thumbnails, with what the kept network takes the images for; UserError where it or the data are not there."""
+def _seen(run: RunView, ids: list[str]) -> dict[str, tuple[str, np.ndarray]]:
+    """Images `(C, H, W)` by id with what the kept network takes them for; UserError where it or they are not there."""
     opened = open_run(run.path)
     model, data = opened.load_model(), opened.prepare(progress=False)
-    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
-    here = shown[shown["id"].isin(row_of)]
-    if here.empty:
-        return [Text("No pictures: none of these images is in the data any more.", "note")]
-    rows = np.array([row_of[name] for name in here["id"]])
-    images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
-    answers = [run.info["classes"][k] for k in score(model, torch.from_numpy(images).float() / 255).argmax(1)]
-    cards = [
-        Card(each["id"], f"labelled {each['class']}, taken for {answer}", [Picture(image_uri(image), "", each["id"])])
-        for (_, each), answer, image in zip(here.iterrows(), answers, images, strict=True)
-    ]
-    licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}."
-    return [Gallery(f"The {len(cards)} hardest", cards), Text(licence, "note")]
+    row_of = {name: row for row, name in enumerate(data.ids.tolist()) if name in ids}
+    if not row_of:
+        raise UserError("none of these images is in the data any more")
+    images = RowView(data.images, np.array([*row_of.values()]), int(run.info["channels"]))[np.arange(len(row_of))]
+    answers = score(model, torch.from_numpy(images).float() / 255).argmax(1).tolist()
+    return {n: (run.info["classes"][k], image) for n, k, image in zip(row_of, answers, images, strict=True)}
