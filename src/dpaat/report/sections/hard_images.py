@@ -30,7 +30,7 @@ def hard_images(report: Report) -> list[Block]:
         return [Text("No run here estimates how far its training images are from the decision boundary.", "note")]
     text = (
         "A run of `dpaat` estimates for every training image how far it is from the decision boundary: the radius at "
-        "which its label would have even odds, if the loss went on rising as it did under attack in training."
+        "which its loss would reach the mean clean loss of its class, if it went on rising as under attack in training."
     )
     return [Text(text), *blocks]
 
@@ -73,9 +73,8 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
     if zero.empty:
         return [Text("No image stayed at 0.", "note")]
     text = (
-        f"{len(zero):,} images stayed at a distance of 0: at every attack the network gave their label less than even "
-        "odds on the clean image. They are hard, or their label is wrong. Those whose loss is highest above the mean "
-        "of their class stand first."
+        f"{len(zero):,} images stayed at a distance of 0: at every attack their clean loss was above the mean of their "
+        "class. They are hard, or their label is wrong. Those whose loss is highest above that mean stand first."
     )
     found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
     shown, seen = zero.head(SHOWN), dict[str, tuple[str, np.ndarray]]()
