@@ -44,6 +44,7 @@ from last_epoch import LastEpoch
 from nearest_boundary import solved_at_visits
 
 RESAMPLES = 500
+NOTHING = 1e-4  # what float16 may leave of a visit that solved for 0
 FIXED: dict[str, Any] = {
     "method": "dpaat",
     "model": "test_resnet",
@@ -107,7 +108,7 @@ def measure(path: Path, frame: pd.DataFrame) -> dict[str, Any]:
         "distance": -distance,
         "distance, then loss": np.lexsort((loss, -distance)).argsort(),
         "eps": -last["eps"].to_numpy(),
-        "zero visits": np.nansum(solved <= 1e-6, 0) / np.isfinite(solved).sum(0).clip(min=1),
+        "zero visits": np.nansum(solved <= NOTHING, 0) / np.isfinite(solved).sum(0).clip(min=1),
         "loss": loss,
         "loss - tau": loss - of_class,
         "mean loss": np.nanmean(losses[:, visited], 0) if visited.all() else loss,
@@ -129,8 +130,8 @@ def measure(path: Path, frame: pd.DataFrame) -> dict[str, Any]:
         "images": {
             "train": len(wrong),
             "wrong": int(wrong.sum()),
-            "distance_0": int((distance <= 1e-6).sum()),
-            "wrong_of_distance_0": int(wrong[distance <= 1e-6].sum()),
+            "distance_0": int((distance == 0).sum()),
+            "wrong_of_distance_0": int(wrong[distance == 0].sum()),
             "correct_by_given_label": float((logits.argmax(1).numpy() == data.labels[rows]).mean()),
         }
     }

@@ -6,7 +6,7 @@ Training images of every finished run are drawn by chance, and FAB-T looks for t
 without any limit, with the weights of the last epoch, which the sizes are of. Where the network is wrong on the clean
 image, that distance is 0. Then Spearman's correlation with it, over all of them and over those classified correctly, of
 
-- `eps` and `distance`, the last epoch of perturbation.parquet;
+- `eps` and `distance`, the last epoch of perturbation.parquet, `distance` the estimate that the state keeps;
 - `visits`, the mean of what the visits of an image solved for, each by itself; `last`, the last of them, undamped;
 - `-loss`, the tracked loss: what there is without any attack.
 
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in given.runs:
         run = open_run(path)
         row = measure(LastEpoch(run.path, run.config, run.info), given.images, given.steps)
-        found[path.resolve().name] = row
+        found["/".join(path.resolve().parts[-2:])] = row
         shares = (f"{name} {share:.1%}" for name, share in row["of_correct"].items())
         print(f"{path.name}: {row['correct']} of {row['images']} correct; of those {', '.join(shares)}")
         for name in row["all"]:

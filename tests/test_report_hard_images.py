@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from dpaat.errors import UserError
+from dpaat.report import write_report
 from dpaat.report.sections.hard_images import estimates
 from dpaat.report.view import read_run
 from dpaat.storage import read_json, write_json
@@ -42,16 +43,28 @@ def test_the_page_lists_them_with_pictures_and_a_table_to_save(run: Path, tmp_pa
     hard = frame[frame["distance"] == 0]["id"].tolist()
     assert "3 images stayed at a distance of 0" in page.text
     assert all(f"labelled {name.split('/')[0]}, taken for" in page.text for name in hard)
-    assert {*hard} <= {*page.pictures}
+    assert {f"{name}, {name.split('/')[0]}" for name in hard} <= {*page.pictures}
     (saved,) = [link for link in page.links if link.startswith("data:text/csv") and "loss_above_class" in decoded(link)]
     assert [line.split(",")[0] for line in decoded(saved).splitlines()[1:]] == hard
     bare = read_page([run], tmp_path / "bare.html", images=False)
     assert "img" not in bare.tags
     assert all(name in bare.text for name in hard)
+    card = write_report([run], tmp_path / "README.md", format="md").read_text(encoding="utf-8")
+    assert "3 images stayed at a distance of 0" in card
+    assert not any(name in card for name in hard)  # a card is published
 
 
 def decoded(link: str) -> str:
     return base64.b64decode(link.split(",", 1)[1]).decode()
+
+
+def test_a_class_that_was_never_attacked_has_no_numbers(run: Path, tmp_path: Path) -> None:
+    part = max((run / "perturbation.parquet").glob("*.parquet"))
+    frame = pd.read_parquet(part)
+    frame.loc[frame["class"] == "c2", "distance"] = np.nan
+    frame.to_parquet(part, index=False)
+    text = read_page([run], tmp_path / "report.html", images=False).text
+    assert "nan" not in text.split("Distance to the decision boundary")[1].split("Hard or mislabelled")[0]
 
 
 def test_pictures_that_cannot_be_had_are_said(run: Path, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def hard_images(report: Report) -> list[Block]:
     if not blocks:
         return [Text("No run here estimates how far its training images are from the decision boundary.", "note")]
     text = (
-        "A run of `dpaat` estimates for every training image how far it is from the decision boundary: at which radius "
-        "its loss would reach the mean of its class, clean, if it went on rising as it did under attack."
+        "A run of `dpaat` estimates for every training image how far it is from the decision boundary: the radius at "
+        "which its loss would reach the mean clean loss of its class, if it went on rising as under attack in training."
     )
     return [Text(text), *blocks]
 
@@ -43,7 +43,7 @@ def estimates(run: RunView) -> pd.DataFrame | None:
     NaN for an image that was never attacked. UserError for an unreadable file.
     """
     part = max((run.path / "perturbation.parquet").glob("epoch-*.parquet"), default=None)
-    if part is None:
+    if part is None or run.config.options.get("rule") != "solve":  # by increments, an image may have no size at all
         return None
     try:
         frame = pd.read_parquet(part)
@@ -62,9 +62,9 @@ def _by_class(run: RunView, frame: pd.DataFrame) -> Table:
     rows = []
     for name, group in groups.items():
         known = group["distance"].dropna()
-        quantiles = [f"{scale * q:.2f}" for q in known.quantile([0.1, 0.5, 0.9])]
-        zero = known == 0
-        rows.append(Row(name, [f"{len(known):,}", f"{zero.sum():,}", percent(zero.mean()), *quantiles], name == "all"))
+        quantiles = [f"{scale * q:.2f}" for q in known.quantile([0.1, 0.5, 0.9])] if len(known) else ["-"] * 3
+        share = percent((known == 0).mean() if len(known) else None)
+        rows.append(Row(name, [f"{len(known):,}", f"{(known == 0).sum():,}", share, *quantiles], name == "all"))
     columns = ["images", "at 0", "at 0, %", "10th percentile", "median", "90th percentile"]
     note = f"Estimates after the last epoch, in {unit}; twice the largest size of training at most."
     return Table("class", columns, rows, note=note)
@@ -74,37 +74,40 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
     if zero.empty:
         return [Text("No image stayed at 0.", "note")]
     text = (
-        f"{len(zero):,} images stayed at a distance of 0 at every attack: their clean loss was above the mean of their "
-        "class. They are hard, or their label is wrong. The first to look at are those whose loss is highest above it."
+        f"{len(zero):,} images stayed at a distance of 0: at every attack their clean loss was above the mean of their "
+        "class. They are hard, or their label is wrong. Those whose loss is highest above that mean stand first."
     )
-    shown = zero.head(SHOWN)
-    columns = ["class", "loss", "above the class"]
-    rows = [Row(r.id, [r["class"], f"{r.loss:.2f}", f"{r.loss_above_class:+.2f}"]) for _, r in shown.iterrows()]
     found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
+    shown, seen = zero.head(SHOWN), dict[str, tuple[str, np.ndarray]]()
     try:
-        found += _gallery(run, shown) if images else []
+        seen = _seen(run, shown["id"].tolist()) if images else seen
+        if seen:
+            found.append(Text(f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.", "note"))
     except UserError as error:
         found.append(Text(f"No pictures: {error}.", "note"))
-    found.append(Table("image", columns, rows, folded=f"The {len(rows)} hardest images", open=len(found) == 2))
+    cards = []
+    for name, label, loss in zip(shown["id"], shown["class"], shown["loss"], strict=True):
+        answer, pictures = "", []
+        if name in seen:
+            answer, pictures = (
+                f", taken for {seen[name][0]}",
+                [Picture(image_uri(seen[name][1]), "", f"{name}, {label}")],
+            )
+        cards.append(Card(name, f"labelled {label}{answer}; loss {loss:.2f}", pictures))
+    # No table: the model card has tables, and is published, where ids of patients must not stand.
     first = f"the {SAVED:,} hardest" if len(zero) > SAVED else "all of them"
     data = zero.head(SAVED).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return [*found, Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)]
+    download = Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)
+    return [*found, Gallery(f"The {len(cards)} hardest", cards), download]
 
 
-def _gallery(run: RunView, shown: pd.DataFrame) -> list[Block]:
-    """Thumbnails, with what the kept network takes the images for; UserError where it or the data are not there."""
+def _seen(run: RunView, ids: list[str]) -> dict[str, tuple[str, np.ndarray]]:
+    """Images `(C, H, W)` by id with what the kept network takes them for; UserError where it or they are not there."""
     opened = open_run(run.path)
     model, data = opened.load_model(), opened.prepare(progress=False)
-    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
-    here = shown[shown["id"].isin(row_of)]
-    if here.empty:
-        return [Text("No pictures: none of these images is in the data any more.", "note")]
-    rows = np.array([row_of[name] for name in here["id"]])
-    images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
-    answers = [run.info["classes"][k] for k in score(model, torch.from_numpy(images).float() / 255).argmax(1)]
-    cards = [
-        Card(each["id"], f"labelled {each['class']}, taken for {answer}", [Picture(image_uri(image), "", each["id"])])
-        for (_, each), answer, image in zip(here.iterrows(), answers, images, strict=True)
-    ]
-    licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}."
-    return [Gallery(f"The {len(cards)} hardest", cards), Text(licence, "note")]
+    row_of = {name: row for row, name in enumerate(data.ids.tolist()) if name in ids}
+    if not row_of:
+        raise UserError("none of these images is in the data any more")
+    images = RowView(data.images, np.array([*row_of.values()]), int(run.info["channels"]))[np.arange(len(row_of))]
+    answers = score(model, torch.from_numpy(images).float() / 255).argmax(1).tolist()
+    return {n: (run.info["classes"][k], image) for n, k, image in zip(row_of, answers, images, strict=True)}
