@@ -24,6 +24,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, RULE, GREY = "#1c1f23", "#5b626b", "#d9dde2", "#b3b9c1"
 MAX_LINES = 6
+USUAL = ("dpaat", "standard")
+"""Runs that have a colour however many there are: the default method, and training without attacks."""
 MAX_ROWS = 30
 LABEL = 0.07
 """Height of a line's name beside a drawing of usual height, as a fraction."""
