@@ -74,7 +74,8 @@ class Inputs(Reading):
     """Images to try a run on."""
 
     data: str | None = option(
-        None, "another dataset, or the run's own elsewhere; what the run has learned from is left out of another"
+        None,
+        "another dataset, or the run's own elsewhere, by default as trained; what the run has learned from is left out",
     )
 
 
@@ -87,7 +88,7 @@ class Measurement(Checked):
         None, "radii in units of a [0, 1] image, from small to large; by default 1, 2, 4 and 8/255, in L2 0.25 to 2"
     )
     split: Split = option("test", "images to take")
-    max_samples: int | None = option(None, "a seeded stratified draw of so many", ge=1)
+    max_samples: int | None = option(None, "a seeded stratified draw of so many; by default all", ge=1)
     batch_size: int = option(128, "images per batch", ge=1)
     seed: int = option(0, "of the draw and of random starts")
 
@@ -99,7 +100,9 @@ class Attacks(Checked):
     suites: Names = option(list, "standard, masking, corruptions; empty for single attacks")
     attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
     ensemble: Names = option(list, "further attacks, made only on what those leave standing")
-    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
+    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(
+        dict, "budget: 20, or square=1000,apgd-t=50; by default the attack's own"
+    )
     precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
 
 
