@@ -79,7 +79,8 @@ def survey(table: ImageTable, *, window: str = AUTO, known: Iterable[str] = (), 
     The contents are hashed each time, so that a changed file is never served from an old cache. Raises UserError for an
     unreadable image, or values that need another window.
     """
-    looks = in_threads(partial(of_image, table, look_at), len(table), "reading images", progress=progress)
+    about = f"hashing {len(table):,} files"
+    looks = in_threads(partial(of_image, table, look_at), len(table), about, progress=progress)
     digests, kinds, frames = zip(*looks, strict=True)
     resolved = resolve_window(window, kinds, partial(quantiles, table, progress), spec=table.spec, known=known)
     return Survey(digests, kinds, frames, resolved)
@@ -158,7 +159,7 @@ def in_threads(function: Callable[[int], T], count: int, description: str, *, pr
     hide = None if progress else True  # None: hidden where stderr is no terminal
     with (
         ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool,
-        tqdm(total=count, desc=description, unit="img", disable=hide, delay=1, leave=False) as bar,
+        tqdm(total=count, desc=description, unit="img", disable=hide, delay=0.4, leave=False) as bar,
     ):
         try:
             for results in pool.map(chunk, range(0, count, CHUNK)):
