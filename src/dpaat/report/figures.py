@@ -170,7 +170,8 @@ def draw_pareto(
         axes.errorbar([x.value for x in xs], [y.value for y in ys], markersize=5.5, **style)
     for colour, corners in fronts:
         axes.plot(*zip(*corners, strict=True), color=colour, zorder=1, **DASHED | {"linewidth": 0.9})
-    draw.percent_axis(axes.xaxis, axes.yaxis)
+    draw.percent_axis(axes.yaxis)
+    draw.percent_axis(axes.xaxis, prune="lower")
 
 
 def _reach(estimates: Sequence[Estimate]) -> np.ndarray:
