@@ -8,7 +8,7 @@ import torch
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
-from dpaat.data.loading import DataModule
+from dpaat.training.datamodule import DataModule
 from dpaat.errors import UserError
 from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.training.module import TrainingModule

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpaat.data.loading import key
+from dpaat.data.cache import key
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.corruption_images import CORRUPTIONS

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from dpaat.attacks import unchecked
 from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
-from dpaat.data.loading import Batch, KeyedBatchSampler, key
+from dpaat.data.cache import key
+from dpaat.data.loading import Batch, KeyedBatchSampler
 from dpaat.errors import UserError
 from dpaat.evaluation.metrics import one_answer
 from dpaat.methods import Method, StepOutput
