@@ -36,8 +36,9 @@ def read_code() -> tuple[Graph, Graph]:
         for folder in sorted(SOURCE.iterdir())
         if (folder / "__init__.py").is_file()
     }
-    modules = {path.stem: imports(path) for path in sorted(SOURCE.glob("*.py")) if not path.stem.startswith("__")}
-    return packages, modules
+    modules = {path.stem: imports(path) for path in SOURCE.glob("*.py") if not path.stem.startswith("__")}
+    modules["commands"] = packages.pop("commands", set())  # a part of the command line
+    return packages, dict(sorted(modules.items()))
 
 
 def reachable(graph: Graph, start: str) -> set[str]:

@@ -183,7 +183,7 @@ def test_out_must_be_free_and_a_folder(tiny_run, tiny_images, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
-        ("COMMAND", ["trian"]),
+        ("nearest: train", ["trian"]),
         ("nearest: models", ["list", "model"]),
         ("nowhere", ["evaluate", "nowhere"]),
         ("nowhere", ["predict", "nowhere", "x.png"]),

@@ -6,7 +6,9 @@ import torch
 
 from data_makers import array_table
 from dpaat.data import PreparedData
-from dpaat.data.loading import DataModule, KeyedBatchSampler, SplitDataset, key
+from dpaat.data.cache import key
+from dpaat.data.loading import KeyedBatchSampler, SplitDataset
+from dpaat.training.datamodule import DataModule
 
 LABELS = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
 

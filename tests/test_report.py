@@ -1,5 +1,6 @@
 import base64
 import csv
+import datetime
 import html
 import io
 import json
@@ -19,6 +20,7 @@ from dpaat.evaluation.results import save_result
 from dpaat.evaluation.specs import AttackSpec
 from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
+from dpaat.report.blocks import Fold, Heading, Text, first_open, folded
 from dpaat.report.page import _names
 from report_makers import HAM, RADII, Page, add_analyses, make_run, masking, read_page
 
@@ -285,3 +287,52 @@ def test_the_common_end_of_names_is_left_out() -> None:
     assert _names([Path("a/ham"), Path("a/big-ham")]) == ["ham", "big-ham"]
     assert _names([Path("a/one-s0"), Path("b/one-s0")]) == ["a/one-s0", "b/one-s0"]
     assert _names([Path("a/one-s0")]) == ["one-s0"]
+
+
+def test_banners_are_not_folded_away() -> None:
+    banner, note = Text("images are left out", "warn"), Text("a note", "note")
+    assert folded("more", [note, banner]) == [banner, Fold("more", [note])]
+    assert first_open(0, "first", [note]) == [Heading("first"), note]
+    assert first_open(1, "second", [note, banner]) == [banner, Fold("second", [note])]
+
+
+def test_the_head_of_the_page(two_runs: list[Path], tmp_path: Path) -> None:
+    page = read_page(two_runs, tmp_path / "report.html", title="Skin & <lesions>", author="A. Author")
+    for words in ("Skin & <lesions>", "A. Author", "intended use", f"{datetime.date.today():%d %B %Y}", "7 classes"):
+        assert words in page.text
+    assert page.text.index("Verdict") < page.text.index("balanced accuracy")
+    assert re.search(r"clean: .* points \[.*; at 4/255: adaptive \+\d+\.\d points \[", page.text)
+
+
+def test_classes_have_one_order(page: Page) -> None:
+    """The most frequent of the training set first, in every table and figure that has them all."""
+    order = sorted(HAM, key=lambda name: -HAM[name])
+    orders = [re.findall(rf"\b({'|'.join(HAM)})\b", alt)[:7] for alt in page.alts if "recall per class" in alt]
+    assert orders == [order, order]
+    csvs = [base64.b64decode(link.split(",", 1)[1]).decode() for link in page.links if link.startswith("data:text/csv")]
+    confusions = [table.splitlines()[0].split(",")[1:] for table in csvs if table.startswith("true class")]
+    assert len(confusions) == 4
+    assert all(found == [name for name in order if name in found] for found in confusions)
+    table = page.text[page.text.index("Images per class") :]
+    assert re.findall(rf"\b({'|'.join(HAM)})\b", table)[:7] == order
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (0.0, None),
+        (0.1, "ends at 10.0 %, not at 0: at 0.5 one class can still be right, as for any constant answer"),
+        (0.6, "ends at 60.0 %, not at 0: at most 14.3 % is possible at 0.5"),
+    ],
+)
+def test_a_security_curve_says_why_it_does_not_end_at_0(tmp_path: Path, last: float, words: str | None) -> None:
+    run = make_run(tmp_path / "run")
+    add_analyses(run, curve={"eps": [0, 4 / 255, 0.5], "balanced_accuracy": [0.6, 0.6, last]})
+    text = read_page([run], tmp_path / "report.html").text
+    assert (words in text) if words else ("not at 0" not in text)
+
+
+def test_the_choice_of_the_epoch_is_beside_the_test_score(page: Page) -> None:
+    section = page.text[page.text.index("Selection optimism") : page.text.index("Calibration: are")]
+    assert "adaptive" in section
+    assert "validation" in section

@@ -49,6 +49,7 @@ def shown(commands: list[list[str]], *, interrupt_at: str = "", timeout: float =
     os.close(terminal)
     assert os.waitpid(child, 0)[1] == 0
     assert b"\r" in read.replace(b"\r\n", b""), "there was a progress bar to leave something behind"
+    assert b"loading torch ..." in read
     return [line.rstrip() for line in screen.display if line.strip()]
 
 

@@ -83,7 +83,8 @@ class Inputs(Reading):
     """Images to try a run on."""
 
     data: str | None = option(
-        None, "another dataset, or where the run's own is now; images that the run was trained on are left out"
+        None,
+        "another dataset, or where the run's own is now; by default as trained; images it was trained on are left out",
     )
 
 
@@ -96,7 +97,7 @@ class Measurement(Checked):
         None, "radii in units of a [0, 1] image, from small to large; by default 1, 2, 4 and 8/255, in L2 0.25 to 2"
     )
     split: Split = option("test", "images to take")
-    max_samples: int | None = option(None, "a seeded stratified draw of so many", ge=1)
+    max_samples: int | None = option(None, "a seeded stratified draw of so many; by default all", ge=1)
     batch_size: int = option(128, "images per batch", ge=1)
     seed: int = option(0, "of the draw and of random starts")
 
@@ -108,7 +109,9 @@ class Attacks(Checked):
     suites: Names = option(list, ", ".join(SUITES) + "; empty for single attacks")
     attacks: Names = option(lambda: ["pgd"], "single attacks; see `dpaat list attacks`")
     ensemble: Names = option(list, "further attacks, made only on images that are still classified correctly")
-    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(dict, "budget: 20, or square=1000,apgd-t=50")
+    steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(
+        dict, "budget: 20, or square=1000,apgd-t=50; by default the attack's own"
+    )
     precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
     sigma: Annotated[tuple[float, ...], BeforeValidator(_numbers)] = option(
         (0.12, 0.25, 0.5), "standard deviations of the noise of the suite certified"

@@ -20,7 +20,7 @@ TITLES = {"Data": "data", "Weights": "model", "Model": "model", "MethodAndAttack
 TITLES |= {"Optimization": "training", "Place": "place", "Attacks": "attack", "Measurement": "images and radii"}
 TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
 """Groups of options, by the class that holds them."""
-ATTACK = dict.fromkeys(("eps", "steps", "norm"), "attack")
+APART = {"eps": "attack", "steps": "attack", "norm": "attack", "device": "place"}
 TRUST = "run the code (py:...) that files name which you have not written yourself"
 
 VERIFY = "read all images again, even where paths, sizes and times of the files are as before"
@@ -116,7 +116,7 @@ def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> N
         if name in but:
             continue
         home = next(base for base in reversed(config.__mro__) if name in vars(base).get("__annotations__", {}))
-        title = ATTACK.get(name) or TITLES.get(home.__name__) or (home.__doc__ or "").partition("\n")[0].rstrip(".")
+        title = APART.get(name) or TITLES.get(home.__name__) or (home.__doc__ or "").partition("\n")[0].rstrip(".")
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         kind, default = field.annotation, field.get_default(call_default_factory=True)
@@ -128,9 +128,10 @@ def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> N
 
 def _help(text: str, default: Any = inspect.Parameter.empty) -> str:
     """The help of an option, with its default where the text does not tell it."""
+    text = text.rstrip(".")
     if default is not inspect.Parameter.empty and not re.search(r"\b(default|required)\b", text):
         shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
-        text = f"{text.rstrip('.')} (default: {'none' if shown in (None, '', {}, []) else shown})"
+        text = f"{text} (default: {'none' if shown in (None, '', {}, []) else shown})"
     return text.replace("%", "%%")
 
 

@@ -1,6 +1,6 @@
 """Figures of a benchmark: Pareto plot of clean against robust scores, forest plot of distances from fronts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 
 from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.benchmark.outcomes import AREA
 from dpaat.evaluation.fronts import upper_hull
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.radii import format_radius
-from dpaat.report.drawing import COLOURS, INK, MUTED, STYLE, SVG, look
+from dpaat.report.drawing import COLOURS, GREY, INK, MAX_LINES, MUTED, STYLE, SVG, USUAL, label_points, look
 from dpaat.report.figures import Estimate, draw_pareto
 
 PANEL = (4.2, 3.4)
 """Inches, of the Pareto plot."""
-PLACES = ((6, 5), (6, -11), (-6, 5), (-6, -11), (0, 9), (0, -15), (14, -3), (-14, -3), (0, 20), (0, -26))
-"""Offsets in points that a label is tried at."""
 FOREST_PANEL, LINE = 1.45, 0.2
 """Inches: width of a panel of the forest plot, height of a row."""
 REACH = 1.6
@@ -48,8 +45,8 @@ def write_pareto(document: Document, out: Path) -> None:
     """Draw clean balanced accuracy against the area under the robust one, and mAP against mAP under attack, as SVG.
 
     A row of panels per data and model; mAP is that at the middle radius, or the lower of two. Recipes of a family are
-    joined by a line, in the order of their radii, and labelled by them; the dashed line is the front that others are
-    compared with. Bars are 95 % intervals.
+    joined by a line, in the order of their radii, and labelled by them, others by their names; beyond six they are
+    grey. The dashed line is the front that others are compared with. Bars are 95 % intervals.
     """
     tables, radii = document["tables"], document["evaluation"]["eps"]
     middle = format_radius(radii[(len(radii) - 1) // 2])
@@ -58,8 +55,8 @@ def write_pareto(document: Document, out: Path) -> None:
         Plane("balanced_accuracy", AREA, "clean balanced accuracy", area),
         Plane("map", f"map@{middle}", "clean mAP", f"mAP at {middle}"),
     ]
-    looks = {name: look(k) for k, name in enumerate(dict.fromkeys(_series(row) for t in tables for row in t["rows"]))}
-    size = (PANEL[0] * len(planes), PANEL[1] * len(tables) + 0.22 * -(-len(looks) // (2 * len(planes))))
+    looks = _looks(tables)
+    size = (PANEL[0] * len(planes), PANEL[1] * len(tables) + 0.3)
     with rc_context(STYLE | {"axes.grid.axis": "both"}):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         grid = figure.subplots(len(tables), len(planes), squeeze=False)
@@ -68,10 +65,17 @@ def write_pareto(document: Document, out: Path) -> None:
         for axes, table, plane in panels:
             pareto_panel(axes, table, plane, looks)
             handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(planes))
+        if handles:
+            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(planes))
         figure.draw_without_rendering()
         for axes, table, plane in panels:
-            _label(axes, table, plane)
+            rows = sorted(table["rows"], key=lambda row: looks[_series(row)]["color"] == GREY)
+            grey = [looks[_series(row)]["color"] == GREY for row in rows]
+            names = [
+                row["recipe"].removeprefix("" if k else f"{row['family']}-") for k, row in zip(grey, rows, strict=True)
+            ]
+            points = [(name, *plane.place(row)) for name, row in zip(names, rows, strict=True)]
+            label_points(axes, points, [looks[_series(row)]["color"].replace(GREY, MUTED) for row in rows])
         figure.savefig(out, **SVG)
 
 
@@ -97,26 +101,11 @@ def _series(row: Document) -> str:
     return str(row["family"] or row["recipe"])
 
 
-def _label(axes: Axes, table: Document, plane: Plane) -> None:
-    """Write the radius beside every point of a family, where it touches neither a point nor another label."""
-    places = [plane.place(row) for row in table["rows"]]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(places)]
-    style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
-    for row, place in zip(table["rows"], places, strict=True):
-        for offset in PLACES if row["family"] else ():
-            label = axes.annotate(row["recipe"].removeprefix(f"{row['family']}-"), place, xytext=offset, **style)
-            box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            label.remove()
-
-
 def write_forest(document: Document, out: Path) -> bool:
     """Draw every comparison with a front, a panel per metric: the difference with its 95 % interval.
 
-    A mark is filled where the difference is beyond chance after Holm's adjustment. Intervals that are too wide for a
-    panel leave it. Returns whether there is any such comparison; else there is no file.
+    A mark is filled where the difference is beyond chance after Holm's adjustment. An arrow is where an
+    interval leaves the panel. Returns whether there is any such comparison; else there is no file.
     """
     rows: list[tuple[str, Mapping[str, Any]]] = []  # label and contrasts by metric; none in a title of the rows below
     for table in document["tables"]:
@@ -145,6 +134,20 @@ def write_forest(document: Document, out: Path) -> bool:
     return True
 
 
+def _looks(tables: Sequence[Document]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every series: usual ones and families first; all beyond the sixth are grey.
+
+    Only families have a place in the legend, as the names of others are beside them.
+    """
+    rows = [row for table in tables for row in table["rows"]]
+    order = sorted(rows, key=lambda r: (r["recipe"] not in USUAL, r["family"] is None, -r["scores"][AREA]["value"]))
+    found: dict[str, dict[str, Any]] = {}
+    for k, name in enumerate(dict.fromkeys(map(_series, order))):
+        found[name] = look(k) if k < MAX_LINES else {"color": GREY, "marker": "o"}
+        found[name]["label"] = name if k < MAX_LINES and any(row["family"] == name for row in rows) else "_"
+    return found
+
+
 def _forest_panel(axes: Axes, contrasts: Mapping[int, Mapping[str, Any]]) -> None:
     axes.axvline(0, color=MUTED, linewidth=1)
     for place, contrast in contrasts.items():
@@ -153,4 +156,8 @@ def _forest_panel(axes: Axes, contrasts: Mapping[int, Mapping[str, Any]]) -> Non
         axes.plot(100 * contrast["difference"], place, "o", color=COLOURS[0], markerfacecolor=fill)
     reach = REACH * max(abs(100 * contrast["difference"]) for contrast in contrasts.values()) or 1.0
     axes.set_xlim(-reach, reach)
+    for place, contrast in contrasts.items():
+        for end, side, marker in zip(contrast["interval"], (-1, 1), "<>", strict=True):
+            if side * 100 * end > reach:
+                axes.plot(side * reach, place, marker, color=COLOURS[0], markersize=4, clip_on=False)
     axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))

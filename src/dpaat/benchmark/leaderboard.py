@@ -130,5 +130,5 @@ def _plot(document: Document, table: Document) -> object:
         for row in table["rows"]
     }
     caption = f"{table_title(table)}: clean against robust, with the front of those that no other beats in both."
-    labels = {"x_label": "clean balanced accuracy", "y_label": "area under the robust balanced accuracy"}
+    labels = {"x_label": "clean balanced accuracy", "y_label": "area under the robust\nbalanced accuracy"}
     return pareto_plot(points, caption=caption, **labels)

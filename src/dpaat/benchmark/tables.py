@@ -82,14 +82,14 @@ def _scores(document: Document, table: Document, full: bool) -> Table:
 def _others(document: Document, table: Document, full: bool) -> Table:
     """What the table of scores has no room for on a terminal."""
     rows = [] if full else [Row(row["recipe"], [_area(row), *cost_cells(row)]) for row in table["rows"]]
-    return Table("", REST, rows, title=f"{_title(table)}: area, cost, and whether to believe it")
+    return Table("", REST, rows, title=f"{_title(table)}: area, cost, gradient masking")
 
 
 def cost_cells(row: Document) -> list[Cell | str]:
     """Seconds per epoch, and the verdicts of the masking checks."""
     seconds, cost = row["seconds_per_epoch"], row["relative_cost"]
     spent = "-" if seconds is None else f"{seconds:.3g}" + ("" if cost is None else f" ({cost:.1f}x)")
-    verdicts = Counter(entry["verdict"] for entry in row["masking"])
+    verdicts = Counter({"believable": "no sign"}.get(entry["verdict"], entry["verdict"]) for entry in row["masking"])
     masking = ", ".join(f"{n} {verdict}" if len(verdicts) > 1 else verdict for verdict, n in verdicts.items())
     return [spent, masking or "-"]
 
@@ -144,11 +144,11 @@ def contrast_cell(contrast: Mapping[str, Any], full: bool) -> Cell:
 
 
 def doubts(document: Document) -> dict[str, list[str]]:
-    """What else there is to know before the numbers are believed, by title; titles without lines are left out."""
+    """What else there is to know beside the numbers, by title; titles without lines are left out."""
     found = {
         "Doubts about the data": _data_warnings(document),
         "Answer one class only": _one_answers(document),
-        "Not to be believed without further evidence": _evidence(document),
+        "Gradient masking": _evidence(document),
         "Failed": [f"{cell['name']}: {cell['error']}" for cell in document["cells"] if cell["status"] == "failed"],
     }
     return {title: lines for title, lines in found.items() if lines}
@@ -165,7 +165,7 @@ def _one_answers(document: Document) -> list[str]:
 
 
 def _evidence(document: Document) -> list[str]:
-    """Why runs are not to be believed; a run that stands in two tables is named once."""
+    """Checks for gradient masking that did not pass; a run of two tables is named once."""
     found = (entry for table in document["tables"] for row in table["rows"] for entry in row["masking"])
     lines = (
         "; ".join([f"{entry['cell']}: {entry['summary']}", *(f"{n}: {why}" for n, why in entry["evidence"].items())])

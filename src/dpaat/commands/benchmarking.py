@@ -49,7 +49,7 @@ def benchmark(
             resnet18.
         folds: number of folds, or some of them such as 1/3,2/3, in place of the grid's; by default one split.
         seeds: with commas, in place of the grid's; by default 0.
-        masking: images for checks whether robustness is feigned; by default the grid's, without a grid none.
+        masking: images for the checks for gradient masking; by default the grid's, without a grid none.
         workers: cells side by side; by default the grid's, with an executor all.
         threads: of every cell; by default the grid's, else the cores are shared out.
         only: run the cells whose names match this pattern.

@@ -93,7 +93,8 @@ def survey(
     """
 
     def look() -> Arrays:
-        looks = in_threads(partial(of_image, table, look_at), len(table), "reading images", progress=progress)
+        about = f"hashing {len(table):,} files"
+        looks = in_threads(partial(of_image, table, look_at), len(table), about, progress=progress)
         return {name: np.array(column) for name, column in zip(LOOKS, zip(*looks, strict=True), strict=True)}
 
     marks = table.read.marks() if isinstance(table.read, FileReader) else None
@@ -158,6 +159,12 @@ def look_at(content: Encoded) -> tuple[str, str, int]:
     return hashlib.blake2b(head.encode() + whole, digest_size=16).hexdigest(), *pixel_kind(content)
 
 
+def key(*parts: object) -> int:
+    """Make a random seed of 63 bits from anything that can be printed, the same in every process."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
 def digest_pixels(image: np.ndarray) -> str:
     """Digest a decoded image `(C, H, W)`, the same for a grey image and for its three equal channels."""
     grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
@@ -185,7 +192,7 @@ def in_threads(function: Callable[[int], T], count: int, description: str, *, pr
     hide = None if progress else True  # None: hidden where stderr is no terminal
     with (
         ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool,
-        tqdm(total=count, desc=description, unit="img", disable=hide, delay=1, leave=False) as bar,
+        tqdm(total=count, desc=description, unit="img", disable=hide, delay=0.4, leave=False) as bar,
     ):
         try:
             for results in pool.map(chunk, range(0, count, CHUNK)):

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dpaat.data import label_sets
 from dpaat.data.frames import read_text_table, refuse_rows, split_name
@@ -188,6 +187,8 @@ def _fold(
 ) -> np.ndarray:
     """Return the rows of fold k; fewer folds than asked for are made of a set too small, unless `exact`."""
     y, g = table.labels[rows], groups[rows]
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     count = len(np.unique(g))
     possible = count if table.multilabel else min(int(np.bincount(y).max(initial=0)), count)
     if possible < (folds if exact else 2):

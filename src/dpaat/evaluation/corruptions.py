@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dpaat.data.loading import key
+from dpaat.data.cache import key
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.corruption_images import CORRUPTIONS

@@ -71,9 +71,10 @@ def verdict_metrics(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -
     if predicted.shape != labels.shape or not 0 <= int(predicted.min()) <= int(predicted.max()) < len(classes):
         raise ValueError(f"predictions must be {len(labels)} classes from 0 to {len(classes) - 1}")
     support = torch.bincount(labels, minlength=len(classes)).tolist()
-    recall = _scores().multiclass_recall(predicted, labels, num_classes=len(classes), average="none").tolist()
+    hits = torch.bincount(labels[predicted == labels], minlength=len(classes))
+    recall = (hits.float() / torch.tensor(support)).tolist()
     return Metrics(
-        accuracy=float(_scores().multiclass_accuracy(predicted, labels, num_classes=len(classes), average="micro")),
+        accuracy=float(hits.sum().float() / len(labels)),
         balanced_accuracy=float(np.mean([recall[k] for k, count in enumerate(support) if count])),
         map=None,
         auroc=None,

@@ -14,13 +14,14 @@ MAX_CLASSES = 20
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "map": "mAP", "auroc": "AUROC"}
 WITH_INTERVAL = ("balanced_accuracy", "map")
 POINT = ("sensitivity", "specificity")
-MASKING = {
-    "believable": "no sign of gradient masking",
-    "suspicious": "a check warns",
-    "masked": "gradient masking",
-    "degenerate": "the answer hardly depends on the image",
+INVALID = "the scores under attack are not valid"
+MASKING: dict[str, tuple[Kind, str, str]] = {
+    "believable": ("", "no sign found", "no sign of gradient masking"),
+    "suspicious": ("warn", "suspicious", "a check for gradient masking warns; read its evidence"),
+    "masked": ("fail", "masked", f"gradient masking: {INVALID}"),
+    "degenerate": ("fail", "degenerate", f"the answer hardly depends on the image: {INVALID}"),
 }
-"""What people read for the verdicts of `evaluation.json`."""
+"""How a verdict of `evaluation.json` is shown, in short, and in a sentence."""
 CALIBRATION = (
     "Expected calibration error in percent: how far confidence and share of right answers lie apart, on clean images "
     "and under APGD-CE; as the model is, and with the temperature that fits the clean validation images best."
@@ -166,12 +167,6 @@ def corruptions_table(found: Mapping[str, Entry]) -> Table:
     return Table("corruption", columns, rows, title=title, note=f"{CORRUPTIONS} Over all corruptions: {means}.")
 
 
-def masking_text(entry: Entry) -> str:
-    """The verdict of the masking checks, and a line that names those behind it."""
-    word, _, rest = str(entry["summary"]).partition(" ")
-    return f"{MASKING.get(word, word)} {rest}".strip()
-
-
 def _recall(group: Group) -> Table:
     first = group.results[0]["metrics"]
     support: dict[str, int] = first["support"]
@@ -236,8 +231,9 @@ def _certified(found: Mapping[str, Entry]) -> Table:
 
 def _masking(found: Mapping[str, Entry]) -> Table:
     (entry,) = found.values()
-    checks = {check["name"]: check for check in entry["checks"]}
-    return verdict_table("check", checks, f"masking checks, {_about(entry)}: {masking_text(entry)}")
+    checks, (word, _, rest) = {check["name"]: check for check in entry["checks"]}, entry["summary"].partition(" ")
+    text = MASKING[word][2] if word in MASKING else word
+    return verdict_table("check", checks, f"masking checks, {_about(entry)}: {text} {rest}")
 
 
 def _named(condition: str) -> str:

@@ -121,7 +121,13 @@ def register_section(anchor: str, title: str, *, order: float) -> Callable[[Make
 
 def first_open(number: int, title: str, blocks: Sequence[Block]) -> list[Block]:
     """Blocks about a set of images: under a heading for the first set, which counts most, folded away for others."""
-    return [Heading(title), *blocks] if number == 0 else [Fold(title, blocks)]
+    return [Heading(title), *blocks] if number == 0 else folded(title, blocks)
+
+
+def folded(summary: str, blocks: Sequence[Block]) -> list[Block]:
+    """Blocks folded away under a line, apart from banners, which must be seen."""
+    banners = [block for block in blocks if isinstance(block, Text) and block.kind == "warn"]
+    return [*banners, Fold(summary, [block for block in blocks if block not in banners])]
 
 
 def make_sections(report: Report) -> dict[Section, Sequence[Block]]:

@@ -18,6 +18,11 @@ from dpaat.report.verdict import Contrast, Findings, Line, verdict
 from dpaat.report.view import RunView
 
 
+def estimate(entry: Entry, key: str = "balanced_accuracy") -> Estimate:
+    """A score of a result with its interval."""
+    return Estimate(entry["metrics"][key], (entry.get("intervals") or {}).get(key))
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """All results on the same images."""
@@ -119,12 +124,7 @@ class Comparison:
             found.append(
                 Findings(
                     name,
-                    {
-                        "clean" if not e["eps"] else e["eps_text"]: Estimate(
-                            e["metrics"]["balanced_accuracy"], (e.get("intervals") or {}).get("balanced_accuracy")
-                        )
-                        for e in entries
-                    },
+                    {e["eps_text"] if e["eps"] else "clean": estimate(e) for e in entries},
                     masking=str(masking["summary"]).split()[0] if masking else "",
                     checked=masking["n"] if masking else 0,
                     one_answer=self.one_answers.get(name),
@@ -143,12 +143,13 @@ class Comparison:
         try:
             document = compare_runs([run.path for run in self.runs.values()])
         except UserError as error:
-            return [], [], str(error)
+            first, *others = self.runs
+            return [], [Contrast([name], [first]) for name in others], str(error)
         called = {run.path.resolve().name: name for name, run in self.runs.items()}
         recipes = {name: [called.get(each, each) for each in runs] for name, runs in document["recipes"].items()}
-        first = recipes.pop(document["reference"])
+        reference = recipes.pop(document["reference"])
         about = self.population
-        wanted = (about.data, about.split, about.n * len(first))
+        wanted = (about.data, about.split, about.n * len(reference))
         conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) == wanted]
         # The runs may share a larger draw of these images, and are compared on that.
         chosen = [e for e in conditions if e["label"] in ("clean", *self.attacks[:1])]
@@ -159,7 +160,7 @@ class Comparison:
                 for e in chosen
                 if e["label"] == "clean" or np.isclose(e["eps"], self.reference or 0)
             }
-            contrasts.append(Contrast(runs, first, found))
+            contrasts.append(Contrast(runs, reference, found))
         for each in conditions:
             each["differences"] = {", ".join(recipes[name]): found for name, found in each["differences"].items()}
         return conditions, contrasts, ""

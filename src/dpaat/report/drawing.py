@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -24,6 +24,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, RULE, GREY = "#1c1f23", "#5b626b", "#d9dde2", "#b3b9c1"
 MAX_LINES = 6
+USUAL = ("dpaat", "standard")
+"""Runs that have a colour however many there are: the default method, and training without attacks."""
 MAX_ROWS = 30
 LABEL = 0.07
 """Height of a line's name beside a drawing of usual height, as a fraction."""
@@ -146,10 +148,10 @@ def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
     axes.set_xticks(shown, [format_radius(radius) for radius in shown])
 
 
-def percent_axis(*axes: Axis) -> None:
-    """Write fractions along axes as percent."""
+def percent_axis(*axes: Axis, prune: Literal["lower"] | None = None) -> None:
+    """Write fractions along axes as percent; with `prune` not at the corner, where two would run into each other."""
     for axis in axes:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], prune=prune))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
 
 

@@ -126,12 +126,16 @@ def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, 
 def pareto_plot(points: Mapping[str, tuple[Estimate, Estimate]], *, x_label: str, y_label: str, caption: str) -> Plot:
     """Draw two scores of every run against each other, and the front of those that no other beats in both.
 
-    Of more runs than there are colours, those of the front come first, then those with the largest y.
+    Of more runs than there are colours, the usual ones come first, then the front, then those with the largest y.
     """
     values = {name: (x.value, y.value) for name, (x, y) in points.items()}
     axes = draw.axes_of(3.2)
     front = pareto_front(values)
-    named = {*sorted(values, key=lambda name: (name not in front, -values[name][1]))[: draw.MAX_LINES]}
+    named = {
+        *sorted(values, key=lambda name: (name not in draw.USUAL, name not in front, -values[name][1]))[
+            : draw.MAX_LINES
+        ]
+    }
     looks = {name: draw.look(k) for k, name in enumerate(name for name in values if name in named)}
     looks |= {name: {"color": draw.GREY, "marker": "o"} for name in values if name not in named}
     draw_pareto(axes, {n: [point] for n, point in points.items()}, [(draw.MUTED, [values[n] for n in front])], looks)
@@ -162,10 +166,12 @@ def draw_pareto(
         xs, ys = zip(*points, strict=True)
         style = {**style, "linewidth": 1.2, "elinewidth": 0.7, "ecolor": to_rgba(style["color"], 0.45), "capsize": 0}
         style |= {f"{axis}err": reach for axis, each in (("x", xs), ("y", ys)) if (reach := _reach(each)).any()}
-        axes.errorbar([x.value for x in xs], [y.value for y in ys], label=name, markersize=5.5, **style)
+        style.setdefault("label", name)
+        axes.errorbar([x.value for x in xs], [y.value for y in ys], markersize=5.5, **style)
     for colour, corners in fronts:
         axes.plot(*zip(*corners, strict=True), color=colour, zorder=1, **DASHED | {"linewidth": 0.9})
-    draw.percent_axis(axes.xaxis, axes.yaxis)
+    draw.percent_axis(axes.yaxis)
+    draw.percent_axis(axes.xaxis, prune="lower")
 
 
 def _reach(estimates: Sequence[Estimate]) -> np.ndarray:

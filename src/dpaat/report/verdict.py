@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dpaat.evaluation.statistics import SIGNIFICANT
+from dpaat.evaluation.tables import MASKING
 from dpaat.report.figures import Estimate
 
 CLEAN = "clean"
@@ -14,14 +15,6 @@ RARE = 10
 """Images of a class below which its recall is not spoken of."""
 WIDE = 0.1
 """Half an interval, as a fraction, above which a difference cannot be told."""
-MASKING = {
-    "believable": "no sign of gradient masking",
-    "suspicious": "a check for gradient masking warns; read its evidence",
-    "masked": "gradient masking: the scores under attack are not valid",
-    "degenerate": "the answer hardly depends on the image: the scores under attack are not valid",
-    "": "not checked",
-}
-INVALID = ("masked", "degenerate")
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Findings:
     @property
     def invalid(self) -> bool:
         """Whether scores under attack say nothing about robustness."""
-        return self.masking in INVALID or self.one_answer is not None
+        return self.masking in ("masked", "degenerate") or self.one_answer is not None
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ def _constant(run: Findings, constant: float) -> Line | None:
 
 
 def _masking(run: Findings) -> tuple[str, bool]:
-    text = MASKING.get(run.masking, run.masking)
+    text = MASKING[run.masking][2] if run.masking in MASKING else run.masking or "not checked"
     return f"{text} in {run.checked:,} images" if run.masking == "believable" else text, run.masking != "believable"
 
 

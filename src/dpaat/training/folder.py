@@ -18,7 +18,7 @@ from dpaat.config import TrainConfig
 from dpaat.consistency import seal, seal_end
 from dpaat.data import PreparedData, label_sets
 from dpaat.data.findings import warnings_of
-from dpaat.data.loading import DataModule, batch_sizes
+from dpaat.data.loading import batch_sizes
 from dpaat.data.seen import known_images
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError, listed, out_of_memory
@@ -29,6 +29,7 @@ from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
 from dpaat.storage import write_json
 from dpaat.training.callbacks import overfitted
 from dpaat.training.checkpointing import HANGUP, Stopped
+from dpaat.training.datamodule import DataModule
 from dpaat.training.faults import ADVICE, TrainingError, largest_batch
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import learned_before

@@ -11,7 +11,6 @@ import torch
 
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
-from dpaat.data.loading import DataModule
 from dpaat.data.seen import recognized, split_before
 from dpaat.data.splits import read_splits, refusals
 from dpaat.errors import UserError
@@ -23,6 +22,7 @@ from dpaat.methods.teacher import SelfTeacher
 from dpaat.models import build_model
 from dpaat.radii import check_radius
 from dpaat.runs import SPLITS, Run
+from dpaat.training.datamodule import DataModule
 from dpaat.training.module import TrainingModule
 from dpaat.training.tuning import check_head
 from dpaat.weights import open_weights

@@ -10,7 +10,7 @@ from dpaat.data.label_sets import NOTHING
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Entry, note_of
 from dpaat.evaluation.tables import verdict_table
-from dpaat.report.blocks import Block, Card, Figures, Fold, Gallery, Heading, Picture, Text, register_section
+from dpaat.report.blocks import Block, Card, Figures, Fold, Gallery, Heading, Picture, Text, folded, register_section
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, whisker_plot
@@ -49,7 +49,7 @@ def attribution(report: Report) -> list[Block]:
     for title, entries in found.items():
         plots = [plot for score, words in PLOTTED.items() if (plot := _excess(entries, score, words))]
         shown: list[Block] = [Figures(plots)] if plots else []
-        blocks += [Heading(f"Attribution maps: {title}"), Fold("Scores of the maps", [*shown, *_scores(entries)])]
+        blocks += [Heading(f"Attribution maps: {title}"), *folded("Scores of the maps", [*shown, *_scores(entries)])]
         for run, entry in entries if report.images else ():
             blocks.append(Fold(f"{run.name}: the maps of one image of each class", _maps(run, entry)))
     if missing := [run.name for run in report.runs if run.explanations is None]:

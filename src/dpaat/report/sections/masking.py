@@ -3,18 +3,11 @@
 from collections.abc import Sequence
 
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.tables import score_cells, verdict_table
+from dpaat.evaluation.tables import MASKING, score_cells, verdict_table
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Fold, Heading, Text, register_section
 from dpaat.report.comparison import Comparison, Report, under_attack
-from dpaat.tables import Cell, Column, Kind, Row, Table, score_cell
-
-VERDICTS: dict[str, tuple[Kind, str, str]] = {
-    "believable": ("", "no sign found", "no check found a sign that gradients are hidden, which is no proof"),
-    "suspicious": ("warn", "suspicious", "a check warns; read its evidence"),
-    "masked": ("fail", "masked", "a check failed: gradients are hidden, and the scores under attack are not valid"),
-    "degenerate": ("fail", "degenerate", "the answer hardly depends on the image"),
-}
+from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 
 @register_section("masking", "Is the gradient masked?", order=40)
@@ -56,8 +49,8 @@ def _summary(found: dict[str, Entry]) -> Table:
         Row(name, [_verdict(entry), str(entry["summary"]).partition(" ")[2].strip("()")])
         for name, entry in found.items()
     ]
-    words = dict.fromkeys(word for entry in found.values() if (word := _word(entry)) in VERDICTS)
-    note = "; ".join(f"{VERDICTS[word][1]}: {VERDICTS[word][2]}" for word in words) + "."
+    words = dict.fromkeys(word for entry in found.values() if (word := _word(entry)) in MASKING)
+    note = "; ".join(f"{MASKING[word][1]}: {MASKING[word][2]}" for word in words) + "."
     columns = [Column("gradient masking", left=True), Column("checks", left=True, long=True)]
     return Table("run", columns, rows, note=note)
 
@@ -70,7 +63,7 @@ def _word(entry: Entry) -> str:
 def _verdict(entry: Entry | None) -> Cell:
     if entry is None:
         return Cell("not checked", kind="skipped")
-    kind, text, _ = VERDICTS.get(word := _word(entry), ("", word, ""))
+    kind, text, _ = MASKING.get(word := _word(entry), ("", word, ""))
     return Cell(text, kind=kind)
 
 

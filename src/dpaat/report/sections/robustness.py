@@ -7,7 +7,7 @@ from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
-from dpaat.report.comparison import Comparison, Report, under_attack
+from dpaat.report.comparison import Comparison, Report, estimate, under_attack
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, line_plot, pareto_plot
 from dpaat.tables import Cell, Column, Row, Table, percent
@@ -125,7 +125,7 @@ def _not_zero(entry: Entry, classes: int) -> str:
 
 def _pareto(comparison: Comparison) -> list[Plot]:
     points = {
-        name: (Estimate(entry["metrics"][BALANCED], (entry.get("intervals") or {}).get(BALANCED)), Estimate(area))
+        name: (estimate(entry), Estimate(area))
         for name, entry in comparison.clean.items()
         if (area := comparison.area(name)) is not None
     }
