@@ -102,8 +102,8 @@ def test_a_run_is_certified_and_reported(tiny_run, tmp_path, capfd):
     (entry,) = read_evaluation(run)["analyses"]["certified"]
     assert [each["sigma"] for each in entry["noise"]] == [0.1, 0.25]
     assert len(entry["ids"]) == len(entry["noise"][0]["radius"]) == entry["n"]
-    assert main(["report", str(run), "--no-images"]) == 0
-    assert "What is proven" in (run / "report.html").read_text()
+    assert main(["report", str(run), "--no-images", "--out", str(tmp_path / "page.html")]) == 0
+    assert "What is proven" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_noise_out_of_range_is_one_line(tiny_run, capfd):
