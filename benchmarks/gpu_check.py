@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def methods(setting: Setting) -> dict[str, Any]:
     """Time of a step over that of its floor, and how often it waits for the device."""
     found: dict[str, Any] = {}
     for name in ("standard", "pgd", "dpaat", "dpaat-fast"):
-        model = network(setting.models[0], setting).to(setting.device, memory_format=torch.channels_last)
+        model = network(setting.models[0], setting).to(setting.device).to(memory_format=torch.channels_last)
         x, y = (part.to(setting.device) for part in batch(setting, setting.batch))
         step = learner(model, name, setting)
 
@@ -168,7 +169,7 @@ def methods(setting: Setting) -> dict[str, Any]:
             cross_entropy(model(x), y).backward()
             model.zero_grad()
 
-        times = interleaved(setting.pairs, setting.device, lambda step=step, x=x, y=y: step(x, y), floor)
+        times = interleaved(setting.pairs, setting.device, partial(step, x, y), floor)
         with counted_waits(setting.device) as waits:
             step(x, y)
         found[name] = {"over_floor": ratio(*times), "waits": sorted(set(waits)), "waits_per_step": len(waits)}
@@ -191,7 +192,7 @@ def variants(setting: Setting) -> dict[str, Any]:
 
 def _variant(setting: Setting, name: str, compiler: str, half: bool, last: bool) -> dict[str, Any]:
     device, form = setting.device, torch.channels_last if last else torch.contiguous_format
-    model = network(name, setting).to(device, memory_format=form)
+    model = network(name, setting).to(device).to(memory_format=form)
     x, y = (part.to(device) for part in batch(setting, setting.batch))
     x = x.contiguous(memory_format=form)
     step = learner(model, "pgd", setting)

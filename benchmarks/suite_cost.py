@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def reference(attacker: Attacker, eps: float) -> list[int]:
     with torch.no_grad():
         inside = (x_adv - x).abs().flatten(1).amax(1) <= eps + 1e-6
         fooled = (attacker.model(x_adv).argmax(1) != y) & inside | (attacker.model(x).argmax(1) != y)
-    return (~fooled).nonzero().flatten().tolist()
+    return [int(position) for position in (~fooled).nonzero()]
 
 
 def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Standing:
@@ -67,18 +68,18 @@ def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Stand
 
 def sides(attacker: Attacker) -> dict[str, Callable[[], Standing]]:
     """What is timed, by name."""
-    theirs = {
-        f"reference {format_radius(eps)}": lambda eps=eps: {format_radius(eps): reference(attacker, eps)}
-        for eps in RADII
+    one = format_radius(ONE)
+    found: dict[str, Callable[[], Standing]] = {
+        f"reference {format_radius(eps)}": partial(_reference, attacker, eps) for eps in RADII
     }
-    ours = {
-        f"{name}{' ' + format_radius(ONE) if len(radii) == 1 else ''}": lambda radii=radii, quick=quick: suite(
-            attacker, radii, quick=quick
-        )
-        for name, quick in (("standard", False), ("quick", True))
-        for radii in (RADII, (ONE,))
-    }
-    return theirs | ours
+    for name, quick in (("standard", False), ("quick", True)):
+        found[name] = partial(suite, attacker, RADII, quick=quick)
+        found[f"{name} {one}"] = partial(suite, attacker, (ONE,), quick=quick)
+    return found
+
+
+def _reference(attacker: Attacker, eps: float) -> Standing:
+    return {format_radius(eps): reference(attacker, eps)}
 
 
 def summarize(pairs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Seque
     """Make one attack at some radii on the wanted images, `(N,)`, that stand there."""
     info = find_attack(spec.name)
     if not info.mixes:
-        (eps,) = radii
-        positions = np.flatnonzero(wanted & (cascade.fell > eps))
-        cascade.note(spec.label, positions, attacker.outputs(spec, eps, positions).predicted, eps)
+        (radius,) = radii
+        positions = np.flatnonzero(wanted & (cascade.fell > radius))
+        cascade.note(spec.label, positions, attacker.outputs(spec, radius, positions).predicted, radius)
         return
     ranks = range(min(info.cost.most, attacker.num_classes - 1)) if info.cost.each == "target" else range(1)
     rank = 0

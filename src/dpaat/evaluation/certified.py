@@ -62,7 +62,8 @@ class Smoothed(nn.Module):
         generator = torch.Generator(x.device).manual_seed(self.seed)
         noise = torch.randn((self.draws, *x.shape), generator=generator, device=x.device)
         logits = self.model((x + self.sigma * noise).flatten(0, 1)).float()
-        return logits.log_softmax(1).unflatten(0, (self.draws, len(x))).logsumexp(0)
+        mean: Tensor = logits.log_softmax(1).unflatten(0, (self.draws, len(x))).logsumexp(0)
+        return mean
 
 
 def run_certified(

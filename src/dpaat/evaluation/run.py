@@ -164,8 +164,7 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
             ):
                 writer.save_analyses({"quick": vars(found)}) if isinstance(found, Curve) else writer.save(found)
         if "certified" in plan.suites:
-            for result in run_attacks(attacker, [], [], subject.classes):
-                writer.save(result)
+            writer.save(next(run_attacks(attacker, [], [], subject.classes)))
             about = {"eps": plan.radii, "draws": plan.draws, "alpha": ALPHA}
             noise = run_certified(attacker, plan.radii, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
             writer.save_analyses({"certified": {**about, "ids": writer.ids.tolist(), "noise": noise}})

@@ -26,7 +26,7 @@ def certified(report: Report) -> list[Block]:
                     f"{name}: share of images whose right answer is certified, and share that withstands PGD on the "
                     "smoothed classifier. The truth lies between the two."
                 )
-                axes = {"x_label": f"radius ({entry['norm']})", "y_label": "share of images"}
+                x_label, y_label = f"radius ({entry['norm']})", "share of images"
                 heads = ["at 0", "abstains", *(f"certified at {format_radius(eps)}" for eps in entry["eps"])]
                 note = (
                     f"{entry['draws']:,} noise draws an image; each certificate is wrong with a chance of at most "
@@ -34,7 +34,7 @@ def certified(report: Report) -> list[Block]:
                 )
                 blocks += [
                     Heading(f"Certified accuracy of {name}: {comparison.title}"),
-                    Figures([line_plot(lines, caption=caption, radii=True, **axes)]),
+                    Figures([line_plot(lines, x_label=x_label, y_label=y_label, caption=caption, radii=True)]),
                     Table("percent", heads, rows, note=note),
                 ]
     return blocks
