@@ -159,10 +159,10 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
         if "standard" in plan.suites:
             _standard(writer, attacker)
         if "quick" in plan.suites:
-            for found in run_standard(
+            for part in run_standard(
                 attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps, quick=True
             ):
-                writer.save_analyses({"quick": vars(found)}) if isinstance(found, Curve) else writer.save(found)
+                writer.save_analyses({"quick": vars(part)}) if isinstance(part, Curve) else writer.save(part)
         if "certified" in plan.suites:
             writer.save(next(run_attacks(attacker, [], [], subject.classes)))
             about = {"eps": plan.radii, "draws": plan.draws, "alpha": ALPHA}
