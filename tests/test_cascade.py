@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.evaluation.attacking import Attacker
-from dpaat.journal import Journal
 from dpaat.evaluation.specs import AttackSpec, attack_spec
 from dpaat.evaluation.suite import Cascade, Curve, Result, run_cascade, run_standard
+from dpaat.journal import Journal
 
 RADII = [2 / 255, 8 / 255, 32 / 255]
 STEPS = {"pgd": 5, "apgd-ce": 10, "apgd-t": 10, "fab-t": 20, "square": 50}

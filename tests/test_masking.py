@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import broken_models as broken
 from dpaat.errors import UserError
-from dpaat.journal import Journal
 from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.masking_bench import log_odds
 from dpaat.evaluation.masking_verdicts import (
@@ -25,6 +24,7 @@ from dpaat.evaluation.masking_verdicts import (
     judge_repeatability,
     summary,
 )
+from dpaat.journal import Journal
 
 NAMES = [
     "predictions",

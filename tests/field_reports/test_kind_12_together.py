@@ -20,8 +20,8 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, results
-from dpaat.journal import Journal
 from dpaat.interpret import compare_explanations, explain_run
+from dpaat.journal import Journal
 from dpaat.locks import RESULTS, TRAINING, locked
 from dpaat.report import write_report
 from dpaat.training import train

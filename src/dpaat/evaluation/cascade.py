@@ -15,14 +15,14 @@ class Cascade:
 
     An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
     0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
-    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `left_out`
+    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `spared`
     counts images by the attack and radius that they were spared.
     """
 
     def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
         self.labels = labels
         self.fell = np.full(len(labels), np.inf)
-        self.left_out: dict[str, int] = {}
+        self.spared: dict[str, int] = {}
         self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
 
@@ -84,9 +84,8 @@ def run_cascade(
         withstood = np.zeros(len(cascade.labels), dtype=bool)
         for some in [list(radii)] if together else [[eps] for eps in (reversed(radii) if quick else radii)]:
             show(some)
-            spared = int((withstood & (cascade.fell > some[0])).sum())
-            if spared:
-                cascade.left_out[f"{spec.label} {format_radius(some[0])}"] = spared
+            if spared := int((withstood & (cascade.fell > some[0])).sum()):
+                cascade.spared[f"{spec.label} {format_radius(some[0])}"] = spared
             _attack(attacker, cascade, spec, some, ~withstood)
             withstood |= quick & (cascade.fell > some[-1])
 

@@ -50,7 +50,7 @@ class Curve:
     accuracy_area: float  # normalized area under the robust accuracy, in [0, 1]
     balanced_accuracy_area: float
     fallen_to: list[dict[str, int]]  # by radius: images that fell to each attack and not before, "" stand
-    left_out: dict[str, int]  # by attack and radius: images that were not attacked since they stood at a larger radius
+    spared: dict[str, int]  # by attack and radius: images that were not attacked since they stood at a larger radius
 
 
 def evaluate_model(
@@ -167,7 +167,7 @@ def run_standard(
         accuracy_area=curve_area(eps[:fixed], accuracy[:fixed]),
         balanced_accuracy_area=curve_area(eps[:fixed], balanced[:fixed]),
         fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to, _ in verdicts],
-        left_out=cascade.left_out,
+        spared=cascade.spared,
     )
 
 

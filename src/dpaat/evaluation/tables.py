@@ -119,7 +119,7 @@ def _curve(entry: Entry) -> Table:
     areas = [percent(entry[name]) for name in ("accuracy_area", "balanced_accuracy_area")]
     rows.append(Row(f"area to {format_radius(entry['area'])}", areas))
     title = f"worst case over growing radii, {_about(entry)} (percent)"
-    if spared := sum(entry.get("left_out", {}).values()):
+    if spared := sum(entry.get("spared", {}).values()):
         title += f"; quick: {spared:,} attacks left out on images that had withstood the same at a larger radius"
     return Table("radius", ["accuracy", "balanced"], rows, title=title)
 
