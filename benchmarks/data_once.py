@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def main() -> None:
         options: dict[str, Any] = {"image_size": size, "progress": False}
         for number in range(arguments.pairs):
             cache = Path(folder) / f"cache-{number}"
-            ours = seconds(lambda cache=cache: prepare(f"folder:{folder}/images", cache_dir=cache, **options))
-            theirs = seconds(lambda: image_folder(Path(folder) / "images", size))
+            ours = seconds(partial(prepare, f"folder:{folder}/images", cache_dir=cache, **options))
+            theirs = seconds(partial(image_folder, Path(folder) / "images", size))
             first.append({"ours": ours, "image_folder": theirs, "ratio": ours / theirs})
             print(first[-1], flush=True)
     prepare(arguments.data, **options)

@@ -47,8 +47,10 @@ def seconds(count: int, policy: str, threads: int, steps: int) -> float:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     runs = [subprocess.Popen(command, **pipes) for _ in range(count)]
     for run in runs:
+        assert run.stdout is not None
         run.stdout.readline()
     for run in runs:
+        assert run.stdin is not None
         run.stdin.write("\n")
         run.stdin.flush()
     return max(float(run.communicate()[0]) for run in runs)

@@ -17,8 +17,8 @@ def certified(report: Report) -> list[Block]:
                 lines, rows = {}, []
                 for each in entry["noise"]:
                     noise = f"sigma {each['sigma']:g}"
-                    for kind in ("certified", "attacked"):
-                        shares = [each["accuracy"], *each[kind]]
+                    for first, kind in (("accuracy", "certified"), ("voted", "attacked")):
+                        shares = [each[first], *each[kind]]
                         lines[f"{kind}, {noise}"] = list(zip([0.0, *entry["eps"]], shares, strict=True))
                     shares = [each["accuracy"], each["abstains"], *each["certified"]]
                     rows.append(Row(noise, [percent(share) for share in shares]))
