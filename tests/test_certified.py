@@ -9,11 +9,13 @@ from torch import nn
 
 from dpaat.benchmark.plans import digest
 from dpaat.cli import main
+from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.certified import ABSTAINS, certify, run_certified
 from dpaat.evaluation.results import read_evaluation
 from dpaat.journal import Journal
 from dpaat.measurement import EvaluateConfig
+from dpaat.methods import MethodContext, build_method, find_method
 
 SIGMA, WIDTH = 0.25, 4
 
@@ -102,8 +104,8 @@ def test_a_run_is_certified_and_reported(tiny_run, tmp_path, capfd):
     (entry,) = read_evaluation(run)["analyses"]["certified"]
     assert [each["sigma"] for each in entry["noise"]] == [0.1, 0.25]
     assert len(entry["ids"]) == len(entry["noise"][0]["radius"]) == entry["n"]
-    assert main(["report", str(run), "--no-images"]) == 0
-    assert "What is proven" in (run / "report.html").read_text()
+    assert main(["report", str(run), "--no-images", "--out", str(tmp_path / "page.html")]) == 0
+    assert "What is proven" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_noise_out_of_range_is_one_line(tiny_run, capfd):
@@ -117,3 +119,20 @@ def test_a_noise_out_of_range_is_one_line(tiny_run, capfd):
 def test_plans_without_noise_keep_their_digest():
     assert digest(EvaluateConfig()) == digest(EvaluateConfig(sigma="0.12,0.25,0.5", draws=1000))
     assert digest(EvaluateConfig()) != digest(EvaluateConfig(draws=500))
+
+
+def test_the_method_gaussian_learns_from_noisy_images():
+    x, y = torch.full((64, 1, WIDTH, WIDTH), 0.5), torch.zeros(64, dtype=torch.int64)
+    context = MethodContext(y, 2, 1, lambda logits, y: logits[:, 0], 0.0, 1, "linf", 0.0)
+    seen = []
+
+    class Seen(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return torch.zeros(len(x), 2, requires_grad=True)
+
+    for sigma in (0.1, 0.5):
+        build_method(find_method("gaussian"), context, {"sigma": sigma})(Seen(), torch.arange(64), x, y)
+        assert (seen[-1] - x).std().item() == pytest.approx(sigma, rel=0.15)
+    with pytest.raises(UserError, match="sigma must lie in"):
+        build_method(find_method("gaussian"), context, {"sigma": 0.0})

@@ -42,7 +42,8 @@ def test_killed_and_run_again_gives_the_same_file_without_repeating(tiny_run, tm
             computed.append(self._path(key).name)
             return compute()
 
-        return genuine(self, key, counted if self.folder else compute)
+        ours = self.folder is not None and self.folder.parent.name == "evaluation.partial"  # not that of the data
+        return genuine(self, key, counted if ours else compute)
 
     monkeypatch.setattr(Journal, "__call__", counting)
     evaluate(whole)

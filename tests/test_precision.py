@@ -7,7 +7,9 @@ import torch
 
 from dpaat import precision
 from dpaat.cli import main
+from dpaat.evaluation.results import read_evaluation
 from dpaat.precision import emulation
+from dpaat.runs import read_config
 from training_makers import make_images, tiny_arguments
 
 
@@ -44,3 +46,34 @@ def test_training_and_evaluation_warn(
     assert "warning: precision: bf16-mixed is emulated on this processor" in capsys.readouterr().out
     assert main(["evaluate", str(run), "--precision=bf16", "--attack=fgsm", "--eps=1/255", "--device=cpu"]) == 0
     assert "warning: precision: bf16 is emulated on this processor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_auto_takes_the_faster_one_and_says_so(half, tmp_path, monkeypatch, capfd):
+    """The clock is that of a machine on which bfloat16 takes half, or twice, the time."""
+    monkeypatch.setattr(precision, "emulation", lambda *_: None)
+    clock, steps = [0.0], [1.0, 0.5 if half else 2.0]
+
+    class Clock:
+        @staticmethod
+        def perf_counter():
+            clock[0] += steps[0] / 2
+            Clock.calls += 1
+            if Clock.calls % 2 == 0:
+                steps.reverse()
+            return clock[0]
+
+        calls = 0
+
+    monkeypatch.setattr(precision, "time", Clock)
+    arguments = tiny_arguments(make_images(tmp_path / "images"), method="standard", precision="auto", epochs=1)
+    assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 0
+    share = "0.50" if half else "2.00"
+    line = f"precision: {'bf16' if half else '32'} is taken; bf16 takes {share} of the time of 32 (5 batches)"
+    assert line in capfd.readouterr().out
+    assert read_config(tmp_path / "run" / "config.yaml").precision == ("bf16-mixed" if half else "32-true")
+    Clock.calls, steps[:] = 0, [1.0, 0.5 if half else 2.0]
+    command = ["evaluate", str(tmp_path / "run"), "--precision=auto", "--attack=fgsm", "--eps=1/255", "--device=cpu"]
+    assert main(command) == 0
+    assert line in capfd.readouterr().err
+    assert read_evaluation(tmp_path / "run")["precision"] == ("bf16" if half else "32")

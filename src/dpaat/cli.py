@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         use_utf8()
+        # Threads that spin while they wait take the cores from a second run; read when torch is imported, later on.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.filterwarnings("ignore", message="tqdm:disabling monitor")  # no thread for it, which changes nothing

@@ -167,7 +167,8 @@ class Optimization(Checked):
 class Place(Checked):
     """Where and how the run is computed."""
 
-    precision: str = option("32-true", "Lightning's name, such as 32-true, bf16-mixed")
+    precision: str = option("32-true", "Lightning's name, such as 32-true, bf16-mixed; auto takes the faster one")
+    compile: bool = option(False, "compile the network by torch.compile")
     accelerator: str = option("auto", "cpu, gpu, auto")
     devices: str | int = option("auto", "number of devices, or auto")
     num_nodes: int = option(1, "number of machines", ge=1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dpaat.evaluation.specs import AttackSpec
     from dpaat.interpret.maps import Attribution
 
-Precision = Literal["32", "bf16"]
+Precision = Literal["32", "bf16", "auto"]
 Split = Literal["train", "val", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 FLAGS = {"suites": "suite", "attacks": "attack"}
@@ -112,7 +112,7 @@ class Attacks(Checked):
     steps: Annotated[dict[str, int], BeforeValidator(_budgets)] = option(
         dict, "budget: 20, or square=1000,apgd-t=50; by default the attack's own"
     )
-    precision: Precision = option("32", "of the attacks' search; verdicts are always in 32")
+    precision: Precision = option("32", "of the attacks' search, auto takes the faster one; verdicts are always in 32")
     sigma: Annotated[tuple[float, ...], BeforeValidator(_numbers)] = option(
         (0.12, 0.25, 0.5), "standard deviations of the noise of the suite certified"
     )

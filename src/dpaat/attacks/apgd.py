@@ -1,6 +1,5 @@
 """Auto-PGD: projected gradient ascent whose step size answers to its own progress."""
 
-from copy import copy
 from functools import partial
 from math import ceil
 from typing import Any, Literal
@@ -95,7 +94,7 @@ def apgd(
                 best, best_value, best_gradient, step, risen, value_at_checkpoint, halved = (
                     each[keep] for each in (best, best_value, best_gradient, step, risen, value_at_checkpoint, halved)
                 )
-                ball, found = make_ball(norm, x[index], radius[index]), found.only(keep)
+                ball, found = make_ball(norm, x[index], radius[index]), _Found(current, logits[keep], y, value)
                 if target is not None:
                     measure = targeted_dlr(target := target[keep])
             ahead = ball.project_(current + step * ball.direction(gradient))
@@ -215,12 +214,6 @@ class _Found:
         self.image = torch.where(widen(better, image), image, self.image)
         self.value = torch.where(better, value, self.value)
         self.fooled = self.fooled | wrong
-
-    def only(self, keep: Tensor) -> "_Found":
-        """Those of some samples, `keep` `(B,)`."""
-        part = copy(self)
-        part.image, part.value, part.fooled = self.image[keep], self.value[keep], self.fooled[keep]
-        return part
 
 
 def _checkpoints(steps: int) -> set[int]:

@@ -102,8 +102,7 @@ def run_cascade(
         withstood = np.zeros(len(cascade.labels), dtype=bool)
         for some in [list(radii)] if together else [[eps] for eps in (reversed(radii) if quick else radii)]:
             show(some)
-            spared = int((withstood & (cascade.fell > some[0])).sum())
-            if spared:
+            if spared := int((withstood & (cascade.fell > some[0])).sum()):
                 cascade.spared[f"{spec.label} {format_radius(some[0])}"] = spared
             _attack(attacker, cascade, spec, some, ~withstood)
             withstood |= quick & (cascade.fell > some[-1])
@@ -113,9 +112,9 @@ def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Seque
     """Make one attack at some radii on the wanted images, `(N,)`, that stand there."""
     info = find_attack(spec.name)
     if not info.mixes:
-        (eps,) = radii
-        positions = np.flatnonzero(wanted & (cascade.fell > eps))
-        cascade.note(spec.label, positions, attacker.outputs(spec, eps, positions).predicted, eps)
+        (radius,) = radii
+        positions = np.flatnonzero(wanted & (cascade.fell > radius))
+        cascade.note(spec.label, positions, attacker.outputs(spec, radius, positions).predicted, radius)
         return
     others = attacker.num_classes - (not attacker.several)
     ranks = range(min(info.cost.most, others) if info.cost.each == "target" else 1)

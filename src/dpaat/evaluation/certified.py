@@ -62,8 +62,8 @@ class Smoothed(nn.Module):
         generator = torch.Generator(x.device).manual_seed(self.seed)
         noise = torch.randn((self.draws, *x.shape), generator=generator, device=x.device)
         logits = self.model((x + self.sigma * noise).flatten(0, 1)).float()
-        sums: Tensor = logits.log_softmax(1).unflatten(0, (self.draws, len(x))).logsumexp(0)
-        return sums
+        mean: Tensor = logits.log_softmax(1).unflatten(0, (self.draws, len(x))).logsumexp(0)
+        return mean
 
 
 def run_certified(
@@ -84,8 +84,9 @@ def run_certified(
         alpha: chance of a wrong certificate, an image.
 
     Returns:
-        For each sigma its shares of images, in [0, 1]: `accuracy`, `abstains`, and by radius `certified` and
-        `attacked`; and of every image the `answer` and the certified `radius`, in the norm.
+        For each sigma its shares of images, in [0, 1]: `accuracy`, `abstains`, `voted` (right by most draws, sure
+        or not), and by radius `certified` and `attacked`; and of every image the `answer` and the certified `radius`,
+        in the norm.
     """
     everything, labels = np.arange(len(attacker)), attacker.labels
     values = attacker.load(everything[:1])[0].numel()
@@ -110,6 +111,7 @@ def run_certified(
             {
                 "sigma": sigma,
                 "accuracy": float(right.mean()),
+                "voted": float((votes.argmax(1) == labels).mean()),
                 "abstains": float((answer == ABSTAINS).mean()),
                 "certified": [float((right & (radius >= eps)).mean()) for eps in radii],
                 "attacked": attacked,

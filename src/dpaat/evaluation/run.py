@@ -1,6 +1,8 @@
 """Evaluation of a model, whose results are kept in its folder."""
 
+import dataclasses
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
 from dpaat.measurement import EvaluateConfig, Foreign, Inputs
+from dpaat.precision import bfloat16_pays
 
 
 def evaluate_run(
@@ -140,6 +143,12 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
     rows = subject.rows(plan.split)
     if plan.max_samples is not None:
         rows = rows[stratified_draw(strata(subject.view(subject.data, rows)[1]), plan.max_samples, seed=plan.seed)]
+    if plan.precision == "auto":
+        images, labels = subject.view(subject.data, rows[: plan.batch_size])
+        with Attacker(subject.model, images, labels, num_classes=len(subject.classes), device=device) as attacker:
+            half, line = bfloat16_pays(subject.model.eval(), *attacker.load(np.arange(len(labels))))
+        print(line, file=sys.stderr)
+        plan = dataclasses.replace(plan, precision="bf16" if half else "32")
     writer = Writer(subject, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
         if not plan.suites:
@@ -153,11 +162,12 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
         if "standard" in plan.suites:
             _standard(writer, attacker)
         if "quick" in plan.suites:
-            for found in run_standard(
+            for part in run_standard(
                 attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps, quick=True
             ):
-                writer.save_analyses({"quick": vars(found)}) if isinstance(found, Curve) else writer.save(found)
+                writer.save_analyses({"quick": vars(part)}) if isinstance(part, Curve) else writer.save(part)
         if "certified" in plan.suites:
+            writer.save(next(run_attacks(attacker, [], [], subject.classes)))
             about = {"eps": plan.radii, "draws": plan.draws, "alpha": ALPHA}
             noise = run_certified(attacker, plan.radii, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
             writer.save_analyses({"certified": {**about, "ids": writer.ids.tolist(), "noise": noise}})

@@ -85,7 +85,7 @@ CORRUPTIONS = record(
     balanced_accuracy=dict[str, float | list[Any]],
     balanced_error=record(clean_error=float, mean_corruption_error=float),
 )
-NOISE = record(sigma=float, accuracy=Share, abstains=Share, certified=list[Share], attacked=list[Share])
+NOISE = record(sigma=float, accuracy=Share, abstains=Share, voted=Share, certified=list[Share], attacked=list[Share])
 ANALYSES = record(
     curve=maybe(many(CURVE, AfterValidator(_even))),
     quick=maybe(many(CURVE, AfterValidator(_even))),

@@ -31,6 +31,7 @@ from dpaat.runs import SPLITS as SPLITS_FILE
 
 LATER = {
     "adv_start",
+    "compile",
     "freeze_until",
     "input_range",
     "lr_head",

@@ -221,9 +221,9 @@ def _curve(found: Mapping[str, Entry]) -> Table:
 def _certified(found: Mapping[str, Entry]) -> Table:
     (entry,) = found.values()
     rows = [
-        Row(f"{kind}, sigma {each['sigma']:g}", [percent(share) for share in [each["accuracy"], *each[kind]]])
+        Row(f"{kind}, sigma {each['sigma']:g}", [percent(share) for share in [each[first], *each[kind]]])
         for each in entry["noise"]
-        for kind in ("certified", "attacked")
+        for first, kind in (("accuracy", "certified"), ("voted", "attacked"))
     ]
     title = f"smoothed classifier, {entry['draws']:,} noise draws, {_about(entry)} (percent right)"
     return Table("", ["at 0", *map(format_radius, entry["eps"])], rows, title=title)

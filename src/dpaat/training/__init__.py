@@ -3,13 +3,15 @@
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
@@ -24,7 +26,7 @@ from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
 from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.own_code import FIELDS, marks, require_trust
-from dpaat.precision import emulation
+from dpaat.precision import bfloat16_pays, emulation
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
 from dpaat.storage import read_json, write_json
 from dpaat.training import folder
@@ -115,6 +117,8 @@ def train(
         check_splits(config, prepared)
         if resuming:
             _check_same_data(config, prepared, out, info, own_splits)
+        if config.precision == "auto":
+            config = _measured(config, prepared, first_process, say)
         ids, lost = info.get("loggers") or {}, list[str]()
 
         def lose(line: str) -> None:
@@ -172,6 +176,19 @@ def train(
                 say(f"warning: on validation, the kept model {answer}")
             say(folder.closing(out, config, info, time.perf_counter() - seconds))
     return out
+
+
+def _measured(config: TrainConfig, data: PreparedData, first_process: bool, say: Callable[[str], None]) -> TrainConfig:
+    """The configuration with the faster precision in place of "auto"."""
+    if not first_process or config.num_nodes > 1 or str(config.devices) not in ("auto", "1"):
+        raise UserError("precision: auto measures in one process; with several give 32-true or bf16-mixed")
+    cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+    rows = data.rows("train")[: config.batch_size]
+    module = build(dataclasses.replace(config, compile=False), data).to("cpu" if cpu else "cuda")
+    x = torch.from_numpy(np.array(data.images[rows])).to(module.device).float() / 255
+    half, line = bfloat16_pays(module.model.train(), x, torch.from_numpy(data.labels[rows]).to(module.device))
+    say(line)
+    return dataclasses.replace(config, precision="bf16-mixed" if half else "32-true")
 
 
 def _check_same_data(

@@ -60,6 +60,8 @@ class TrainingModule(L.LightningModule):
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         if self.ema is not None:
             self.ema.requires_grad_(False)
+        if config.compile:
+            self.model.compile()  # in place: the state keeps its names
         # Every process makes the same updates: nothing to broadcast at every step.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
         self.epoch_scores: dict[str, float] = {}

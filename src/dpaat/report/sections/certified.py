@@ -17,8 +17,8 @@ def certified(report: Report) -> list[Block]:
                 lines, rows = {}, []
                 for each in entry["noise"]:
                     noise = f"sigma {each['sigma']:g}"
-                    for kind in ("certified", "attacked"):
-                        shares = [each["accuracy"], *each[kind]]
+                    for first, kind in (("accuracy", "certified"), ("voted", "attacked")):
+                        shares = [each[first], *each[kind]]
                         lines[f"{kind}, {noise}"] = list(zip([0.0, *entry["eps"]], shares, strict=True))
                     shares = [each["accuracy"], each["abstains"], *each["certified"]]
                     rows.append(Row(noise, [percent(share) for share in shares]))
@@ -26,7 +26,7 @@ def certified(report: Report) -> list[Block]:
                     f"{name}: share of images whose right answer is certified, and share that withstands PGD on the "
                     "smoothed classifier. The truth lies between the two."
                 )
-                radius = f"radius ({entry['norm']})"
+                x_label, y_label = f"radius ({entry['norm']})", "share of images"
                 heads = ["at 0", "abstains", *(f"certified at {format_radius(eps)}" for eps in entry["eps"])]
                 note = (
                     f"{entry['draws']:,} noise draws an image; each certificate is wrong with a chance of at most "
@@ -34,7 +34,7 @@ def certified(report: Report) -> list[Block]:
                 )
                 blocks += [
                     Heading(f"Certified accuracy of {name}: {comparison.title}"),
-                    Figures([line_plot(lines, caption=caption, radii=True, x_label=radius, y_label="share of images")]),
+                    Figures([line_plot(lines, x_label=x_label, y_label=y_label, caption=caption, radii=True)]),
                     Table("percent", heads, rows, note=note),
                 ]
     return blocks
