@@ -59,7 +59,12 @@ def clinical_analyses(
         return found
     logits, answers = validation
     if labels.ndim == 2:  # calibration is of the one class that is predicted
-        scores = {n: logit(r.probabilities.numpy()) for n, r in among(SCORED_BY).items() if r.probabilities is not None}
+        ranked = {
+            name: each.probabilities.numpy()
+            for name, each in among(SCORED_BY).items()
+            if each.probabilities is not None
+        }
+        scores = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
         return found | {"operating_points": label_points(validation, scores, labels, groups, classes)}
     temperature = fit_temperature(logits, answers)
     known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}

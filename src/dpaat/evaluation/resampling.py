@@ -5,6 +5,7 @@ average precision depends on stays what it is. Where an image has several labels
 are drawn anew instead.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,15 +203,16 @@ def resampled_scores(
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     weights = np.vstack([np.ones(len(labels)), drawn[:, member]])
     right, yes, no = answers.astype(bool) == (labels == 1), labels == 1, labels == 0
-    with np.errstate(invalid="ignore"):
+    mixed = [k for k in range(labels.shape[1]) if yes[:, k].any() and no[:, k].any()]
+    present = np.flatnonzero((yes | no).any(axis=0))
+    precision = np.full(len(weights), np.nan)
+    # A resample may hold no image of a rare label, which then does not count in it.
+    with np.errstate(invalid="ignore"), warnings.catch_warnings(action="ignore"):
         accuracy = (weights @ (right & (yes | no))).sum(1) / (weights @ (yes | no)).sum(1)
         sides = np.stack([weights @ (right & side) / (weights @ side) for side in (yes, no)])
-    precision = np.full(len(weights), np.nan)
-    mixed = [k for k in range(labels.shape[1]) if yes[:, k].any() and no[:, k].any()]
-    if scores is not None and mixed:
-        precision = np.nanmean([_precision(weights, labels[:, k], scores[:, k]) for k in mixed], axis=0)
-    present = np.flatnonzero((yes | no).any(axis=0))
-    balanced = np.nanmean(np.nanmean(sides[:, :, present], axis=0), axis=1)
+        balanced = np.nanmean(np.nanmean(sides[:, :, present], axis=0), axis=1)
+        if scores is not None and mixed:
+            precision = np.nanmean([_precision(weights, labels[:, k], scores[:, k]) for k in mixed], axis=0)
     return np.stack([accuracy, balanced, precision])
 
 
