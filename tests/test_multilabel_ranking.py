@@ -1,5 +1,7 @@
 """A set of classes, given as a column for each, ranks methods as it does as classes."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from dpaat.data import load_table
 from dpaat.evaluation import evaluate_run
 from dpaat.training import train
 
+TOLD_APART = 0.05  # of mAP: on 84 images less is chance; standard and dpaat lie within 0.02 of each other
 METHODS = {"standard": {}, "pgd": {"eps": "4/255"}, "dpaat": {}}
 
 
@@ -39,5 +42,7 @@ def test_methods_rank_alike(tables, tmp_path):
             for entry in document["results"]:
                 scores.setdefault((entry["eps_text"], kind), {})[name] = entry["metrics"]["map"]
     for eps in ("0", "2/255"):
-        orders = [sorted(METHODS, key=scores[eps, kind].__getitem__) for kind in (0, 1)]
-        assert orders[0] == orders[1], scores
+        as_classes, as_labels = scores[eps, 0], scores[eps, 1]
+        pairs = [(a, b) for a, b in combinations(METHODS, 2) if abs(as_classes[a] - as_classes[b]) > TOLD_APART]
+        assert len(pairs) >= 2
+        assert all((as_classes[a] > as_classes[b]) == (as_labels[a] > as_labels[b]) for a, b in pairs), scores
