@@ -23,7 +23,7 @@ TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
 APART = {"eps": "attack", "steps": "attack", "norm": "attack", "device": "place"}
 TRUST = "run the code (py:...) that files name which you have not written yourself"
 
-VERIFY = "read all images again, even where paths, sizes and times of the files are as before"
+VERIFY = "read all images again, even where paths, sizes and times of the files are as before (default: no)"
 
 
 class Changes(dict[str, Any]):

@@ -102,14 +102,14 @@ def words(plan: EvaluateConfig) -> str:
 
 def digest(plan: EvaluateConfig) -> str:
     """8 hex digits that tell plans apart; a plan has those of before there were fields that it leaves as they are."""
-    usual = vars(EvaluateConfig())
+    usual = values_of(EvaluateConfig())
     fields = {name: value for name, value in values_of(plan).items() if name not in LATER or value != usual[name]}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def values_of(plan: EvaluateConfig) -> dict[str, Any]:
     """All that a plan says, ready for JSON."""
-    return {**vars(plan), "eps": plan.radii}
+    return {**vars(plan), "eps": plan.radii, "sigma": list(plan.sigma)}
 
 
 def arguments_of(plan: EvaluateConfig, run: Path, device: str) -> list[str]:

@@ -124,9 +124,9 @@ def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Seque
         if not found:
             return
         some = ranks[rank : rank + max(1, attacker.batch_size // len(found))]
-        positions, radius = (np.tile(column, len(some)) for column in zip(*found, strict=True))
+        positions, eps = (np.tile(column, len(some)) for column in zip(*found, strict=True))
         targets = np.repeat(some, len(found)) if info.cost.each == "target" else None
-        cascade.note(spec.label, positions, attacker.mixed(spec, positions, radius, targets).predicted, radius)
+        cascade.note(spec.label, positions, attacker.mixed(spec, positions, eps, targets).predicted, eps)
         rank += len(some)
 
 
