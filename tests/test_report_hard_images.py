@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from dpaat.errors import UserError
 from dpaat.report import write_report
@@ -23,7 +24,11 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
     distance = np.linspace(0.001, 0.05, len(frame), dtype=np.float32)
     distance[:3] = 0
     frame.assign(distance=distance, loss=np.linspace(1, 2, len(frame), dtype=np.float32)).to_parquet(part, index=False)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["options"]["rule"] = "solve"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
     info = read_json(run / "run.json")
+    info["config"]["options"]["rule"] = "solve"
     write_json(run / "run.json", {name: value for name, value in info.items() if name != "files"})
     return run
 

@@ -67,7 +67,8 @@ def _radii(run: RunView) -> list[Plot]:
 def _radius_map(frame: pd.DataFrame, classes: Sequence[str], eps_max: float, caption: str) -> Plot:
     """How the radii of each class are distributed: a row per class, darker where more of its images are."""
     present = {*frame["class"]}
-    names = [name for name in classes if name in present][: draw.MAX_ROWS]
+    names = [name for name in classes if name in present] or frame["class"].value_counts().index.tolist()
+    names = names[: draw.MAX_ROWS]
     edges = np.linspace(0, eps_max, 17)
     radii = [frame.loc[frame["class"] == name, "eps"].clip(0, eps_max).to_numpy() for name in names]
     shares = np.array([np.histogram(each, edges)[0] / len(each) for each in radii])
