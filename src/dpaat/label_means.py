@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class LabelMeans(nn.Module):
     r"""Running means of the losses of K labels where they are 1 and where they are 0, and the threshold of an image.
 
-    $\tau_i = \frac{1}{|K_i|} \sum_{k \in K_i} m_{k, y_{ik}}$ over the known labels of image i, with $m_{k, v}$ the mean
+    $\tau_i = \mathrm{mean}_k\, m_{k, y_{ik}}$ over the known labels k of image i, with $m_{k, v}$ the mean
     of the last N losses of label k that images with $y_k = v$ had. With one label this is the threshold by class of the
     question it asks; so it is with two labels that exclude each other.
 
