@@ -1,6 +1,7 @@
 """The per-sample state, checked against hand-computed cases."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -161,6 +162,21 @@ def test_every_move_but_the_first_is_damped():
     assert state.eps.tolist() == pytest.approx([0.1, 0.25])
     visit(state, [0, 1], [3.0, 0.4], clean_loss=[1.0, 0.2])
     assert state.eps.tolist() == pytest.approx([0.1, (0.25 + 0.5) / 2])
+
+
+def test_the_distance_is_solved_for_even_odds_beyond_the_ends_of_the_sizes():
+    state = solving(4, eps_min=0.2, eps_init=0.5)
+    even = math.log(2)
+    # In turn: within, beyond the largest size, label less likely than not, loss that does not rise.
+    visit(state, [0, 1, 2, 3], adv_loss=[2 * even, 0.35 * even, 3.0, 0.1], clean_loss=[0.0, 0.0, 2 * even, 0.2])
+    assert state.distance.tolist() == pytest.approx([0.25, 0.5 / 0.35, 0.0, 2.0], rel=1e-3)
+    assert state.eps.max() <= 1
+
+
+def test_the_distance_of_an_image_that_was_not_moved_is_not_told():
+    state = solving(1, eps_min=0.0, eps_init=0.0)
+    visit(state, [0], adv_loss=[0.5], clean_loss=[0.1])
+    assert state.distance.tolist() == [0.0]
 
 
 def test_a_loss_that_does_not_rise_asks_for_the_largest_or_the_smallest():

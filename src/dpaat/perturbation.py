@@ -14,6 +14,7 @@ After each mini-batch, `update` takes the losses of its samples:
 The state never sees a model, and an update never waits for the device.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ from dpaat.label_means import LabelMeans
 from dpaat.radii import check_radius
 from dpaat.sample_state import SampleState, gather_rows
 
+EVEN_ODDS = math.log(2)
+"""Cross-entropy of a label with probability 1/2: below it no other class is likelier."""
 Statistic = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Values `(N,)`, group `(N,)`, counted `(N,)` bool, number of groups G -> threshold `(G,)`, NaN where none counts."""
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -102,8 +105,9 @@ class AdaptivePerturbation(SampleState):
         label_means: in place of `labels` where a sample has several; `collect` its losses before `update`.
 
     Attributes:
-        distance: estimated distance to the decision boundary `(N,)`, in pixel units, float16: the size the rule would
-            give between 0 and 2 `eps_max`, damped alike; 0 for hard or mislabelled images, and before the first move.
+        distance: estimated distance to the decision boundary `(N,)`, in pixel units, float16: the radius at which the
+            loss, as a straight line, would equal log 2, where the label has even odds; from 0 to 2 `eps_max`, damped
+            as the sizes are. 0 for hard or mislabelled images, and before the first move.
 
     Raises:
         ValueError: an argument out of its range, naming it.
@@ -198,14 +202,17 @@ class AdaptivePerturbation(SampleState):
             threshold = self.criterion[0] if self.labels is None else self.criterion[self.labels[index]]
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
-        target = self._rule(eps, adv_loss, at_zero, threshold)
+        size = self._rule(eps, adv_loss, at_zero, threshold)
+        boundary = solved(eps, adv_loss, at_zero, torch.full_like(eps, EVEN_ODDS))
         moves = usable & (visits > self.warmup) & torch.isfinite(threshold)
         # The size at the start is no estimate of anything: the first move goes all the way.
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
-        for state, low, high in ((self.eps, self.eps_min, self.eps_max), (self.distance, 0.0, 2 * self.eps_max)):
+        for state, target, told in (
+            (self.eps, size.clamp(self.eps_min, self.eps_max), moves),
+            (self.distance, boundary.clamp(0, 2 * self.eps_max), moves & (eps > 0)),
+        ):
             before = state[index].float()
-            moved = torch.lerp(before, target.clamp(low, high), way)
-            state[index] = torch.where(moves, moved, before).to(state)
+            state[index] = torch.where(told, torch.lerp(before, target, way), before).to(state)
 
     def _renew(self) -> None:
         group = torch.zeros_like(self.visits, dtype=torch.int32) if self.labels is None else self.labels
