@@ -203,7 +203,8 @@ class AdaptivePerturbation(SampleState):
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
         size = self._rule(eps, adv_loss, at_zero, threshold)
-        boundary = solved(eps, adv_loss, at_zero, torch.full_like(eps, EVEN_ODDS))
+        even = threshold if self.label_means is not None else torch.full_like(eps, EVEN_ODDS)
+        boundary = solved(eps, adv_loss, at_zero, even)
         moves = usable & (visits > self.warmup) & torch.isfinite(threshold)
         # The size at the start is no estimate of anything: the first move goes all the way.
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)

@@ -18,7 +18,7 @@ SHOWN, SAVED = 24, 1000
 """Most images on the page, and most lines of the table to save."""
 
 
-@register_section("hard-images", "Which training images are hard or mislabelled", order=75)
+@register_section("hard-images", "Which training images are hard or mislabelled?", order=75)
 def hard_images(report: Report) -> list[Block]:
     """The estimates of each class, and the images whose estimate stayed at 0."""
     blocks: list[Block] = []
@@ -28,10 +28,10 @@ def hard_images(report: Report) -> list[Block]:
             blocks += [Heading(f"Distance to the decision boundary: {run.name}"), _by_class(run, frame)]
             blocks += _hardest(run, frame[frame["distance"] == 0], images=report.images)
     if not blocks:
-        return [Text("No run here estimates how far its training images are from the decision boundary.", "note")]
+        return []
     text = (
         "A run of `dpaat` estimates for every training image how far it is from the decision boundary: the radius at "
-        "which its loss would reach the mean clean loss of its class, if it went on rising as under attack in training."
+        "which its label would have even odds, if the loss went on rising as under attack in training."
     )
     return [Text(text), *blocks]
 
