@@ -30,11 +30,11 @@ from dpaat.evaluation.resampling import resampled_scores
 from dpaat.evaluation.statistics import intervals, paired_difference
 from dpaat.evaluation.subgroups import subgroups
 from dpaat.evaluation.suite import Cascade, evaluate_model
-from dpaat.label_means import LabelMeans
 from dpaat.methods import MethodContext, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
 from dpaat.methods.teacher import SelfTeacher
-from dpaat.perturbation import AdaptivePerturbation, mean
+from dpaat.perturbation import AdaptivePerturbation
+from dpaat.thresholds import LabelMeans, mean
 from dpaat.training import train
 
 RNG = np.random.default_rng(5)

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from dpaat.perturbation import STATISTICS, AdaptivePerturbation, mean, quantile, stepped
+from dpaat.perturbation import AdaptivePerturbation, stepped
+from dpaat.thresholds import STATISTICS, mean, quantile
 
 
 def make(num_samples: int = 6, *, increment: float = 0.25, **options) -> AdaptivePerturbation:

@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpaat import AdaptivePerturbation, pgd_with_clean_logits
-from dpaat.perturbation import STATISTICS, stepped
+from dpaat.perturbation import stepped
 from dpaat.sample_state import EpochRadii, SampleRadii
+from dpaat.thresholds import STATISTICS
 from processes_launch import in_processes
 
 SAMPLES, CLASSES, EPOCHS, BATCH = 24, 3, 3, 7

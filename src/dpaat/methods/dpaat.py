@@ -9,12 +9,12 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd_graded
 from dpaat.attacks.losses import cross_entropy, label_losses
-from dpaat.label_means import LabelMeans, label_sets
 from dpaat.methods.base import Method, StepOutput
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, VIEW, Cost, register_method
 from dpaat.methods.searching import score
-from dpaat.perturbation import AdaptivePerturbation, mean, solved, stepped
+from dpaat.perturbation import AdaptivePerturbation, solved, stepped
+from dpaat.thresholds import LabelMeans, label_sets, mean
 
 MIN_RAMP = 4.0
 """Fewest attacks from 0 to eps_max with fixed increments: in a very short run one attack must not decide."""

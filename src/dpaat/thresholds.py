@@ -1,9 +1,49 @@
-"""The criterion where an image has several labels: clean losses of each label, positives and negatives apart."""
+"""Thresholds of perturbation sizes: statistics of the tracked losses, by class or by label."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Statistic = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Values `(N,)`, group `(N,)`, counted `(N,)` bool, number of groups G -> threshold `(G,)`, NaN where none counts."""
+
+
+def mean(values: Tensor, group: Tensor, counted: Tensor, groups: int) -> Tensor:
+    """Mean of the counted values in each group."""
+    zeros = values.new_zeros(groups)
+    count = zeros.index_add(0, group, counted.to(values))
+    first = zeros.index_add(0, group, torch.where(counted, values, 0)) / count
+    # Once more for what rounding left out: as exact as in float64, which not every device has.
+    rest = zeros.index_add(0, group, torch.where(counted, values - first[group], 0)) / count
+    return first + rest
+
+
+def quantile(q: float) -> Statistic:
+    """Make the statistic that takes the q-quantile of the counted values in each group, the lower of two neighbours."""
+
+    def statistic(values: Tensor, group: Tensor, counted: Tensor, groups: int) -> Tensor:
+        # Sorted by group and, within it, by value; uncounted values stand last. No shape depends on the data.
+        order = torch.where(counted, values, torch.inf).argsort(stable=True)
+        order = order[group[order].argsort(stable=True)]
+        zeros = torch.zeros(groups, dtype=torch.long, device=values.device)
+        size = zeros.index_add(0, group, torch.ones_like(group, dtype=torch.long))
+        count = zeros.index_add(0, group, counted.long())
+        rank = ((count - 1).clamp(min=0) * q).long()
+        first = size.cumsum(0) - size
+        chosen = values[order[(first + rank).clamp(max=len(values) - 1)]]
+        return torch.where(count > 0, chosen, torch.nan)
+
+    return statistic
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean": mean,
+    "median": quantile(0.5),
+    "quantile25": quantile(0.25),
+    "quantile75": quantile(0.75),
+}
 
 
 class LabelMeans(nn.Module):
