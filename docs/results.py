@@ -106,7 +106,7 @@ def verdict(entries: Sequence[Document]) -> str:
     """What the intervals of some differences say in a word, and no more."""
     if any(entry["interval"][1] < 0 for entry in entries):
         return "A small loss:" if all(entry["difference"] > -0.01 for entry in entries) else "A loss:"
-    return "A gain:" if all(entry["interval"][0] > 0 for entry in entries) else "No difference shown:"
+    return "A gain:" if all(entry["interval"][0] > 0 for entry in entries) else "No loss shown:"
 
 
 def tested(entries: Sequence[Document]) -> str:
