@@ -80,7 +80,7 @@ def test_the_script_says_no_more_than_the_intervals(results):
         }
 
     verdict, tested = results["verdict"], results["tested"]
-    assert verdict([entry(2, -1, 5), entry(0.5, -1, 2)]) == "No difference shown:"
+    assert verdict([entry(2, -1, 5), entry(0.5, -1, 2)]) == "No loss shown:"
     assert verdict([entry(-0.5, -0.8, -0.1), entry(0.1, -1, 1)]) == "A small loss:"
     assert verdict([entry(-5, -6, -4), entry(0.1, -1, 1)]) == "A loss:"
     assert verdict([entry(5, 4, 6), entry(3, 1, 5)]) == "A gain:"
