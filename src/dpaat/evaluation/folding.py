@@ -8,9 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dpaat.attacks.gradient import evaluation_mode
 
-TOLERANCE = (
-    1e-4  #: Largest difference of logits, as a share of the largest of them (or of 1), beyond which none is made
-)
+TOLERANCE = 1e-4  #: Largest difference of logits, as a share of the largest of them or of 1, that a copy may have
 
 
 def search_copy(model: nn.Module, x: Tensor) -> nn.Module:
