@@ -84,8 +84,7 @@ def test_a_run_without_estimates_has_no_section(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_log_is_an_error_of_one_line(run: Path) -> None:
-    view = read_run(run, "run")
     part = max((run / "perturbation.parquet").glob("*.parquet"))
     part.write_bytes(b"no parquet")
     with pytest.raises(UserError, match="not readable"):
-        estimates(view)
+        estimates(read_run(run, "run"))

@@ -122,7 +122,8 @@ def _radii_parts(path: Path) -> list[Path]:
 
 def _read_part(part: Path, info: Mapping[str, Any]) -> pd.DataFrame:
     try:
-        frame: pd.DataFrame = pq.read_table(part, columns=["id", "class", "eps", "loss"]).to_pandas()
+        columns = ["id", "class", "eps", "loss", *({"distance"} & {*pq.read_schema(part).names})]
+        frame: pd.DataFrame = pq.read_table(part, columns=columns).to_pandas()
     except (ValueError, OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{part}: not readable ({first_line(error)})") from None
     sound = "eps" in frame and pd.api.types.is_float_dtype(frame["eps"])

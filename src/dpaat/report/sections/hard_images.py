@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dpaat.errors import UserError, first_line
+from dpaat.errors import UserError
 from dpaat.evaluation.images import RowView
 from dpaat.methods.searching import score
 from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
@@ -40,18 +40,14 @@ def estimates(run: RunView) -> pd.DataFrame | None:
     """The last epoch of the perturbation log, hardest first; None for a run without estimates.
 
     Columns id, class, distance, eps, loss and `loss_above_class`, the loss less the mean of its class; `distance` is
-    NaN for an image that was never attacked. UserError for an unreadable file.
+    NaN for an image that was never attacked.
     """
-    part = max((run.path / "perturbation.parquet").glob("epoch-*.parquet"), default=None)
-    if part is None or run.config.options.get("rule") != "solve":  # by increments, an image may have no size at all
+    frame = run.radii
+    if frame is None or run.config.options.get("rule") != "solve":  # by increments, an image may have no size at all
         return None
-    try:
-        frame = pd.read_parquet(part)
-        if "distance" not in frame or frame["distance"].isna().all():
-            return None
-        frame["loss_above_class"] = frame["loss"] - frame.groupby("class")["loss"].transform("mean")
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise UserError(f"{part}: not readable ({first_line(error)})") from None
+    if "distance" not in frame or frame["distance"].isna().all():
+        return None
+    frame = frame.assign(loss_above_class=frame["loss"] - frame.groupby("class")["loss"].transform("mean"))
     columns = ["id", "class", "distance", "eps", "loss", "loss_above_class"]
     return frame[columns].sort_values(["distance", "loss_above_class"], ascending=[True, False], ignore_index=True)
 
