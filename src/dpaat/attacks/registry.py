@@ -19,10 +19,13 @@ class AttackCost:
     most: int = 1  #: number of targets or starts at the most
     once: float = 0  #: further passes
 
+    def repeats(self, wrong: int) -> int:
+        """Targets of an image with so many wrong answers, or starts, at the most."""
+        return min(wrong, self.most) if self.each == "target" else self.most
+
     def passes(self, steps: int, classes: int) -> int:
         """Most forward passes per image."""
-        repeats = min(classes - 1, self.most) if self.each == "target" else self.most
-        return int(repeats * (self.per_step * steps + self.base) + self.once)
+        return int(self.repeats(classes - 1) * (self.per_step * steps + self.base) + self.once)
 
     def __str__(self) -> str:
         factor = "K" if self.per_step == 1 else f"{self.per_step:g}K"

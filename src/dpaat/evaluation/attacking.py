@@ -196,7 +196,7 @@ class Attacker:
         rows = np.stack([positions, eps, np.zeros(len(eps)) if rank is None else rank], axis=1).astype(np.float64)
         passes = spec.passes(self.num_classes)
         if rank is not None:
-            passes = -(-passes // (self.num_classes - 1))
+            passes = -(-passes // find_attack(spec.name).cost.repeats(self.num_classes - 1))
         return self._outputs(self.batches((spec, "mixed"), rows, work, passes=passes))
 
     def _judge(self, spec: AttackSpec, eps: float | Tensor, x: Tensor, x_adv: Tensor) -> Arrays:

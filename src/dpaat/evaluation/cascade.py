@@ -1,4 +1,4 @@
-"""The worst case over several attacks, each of which is made on what the others left standing."""
+"""Attack ensemble: the worst case over several attacks, each made on what the others left standing."""
 
 from collections.abc import Iterable, Sequence
 
@@ -116,8 +116,8 @@ def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Seque
         positions = np.flatnonzero(wanted & (cascade.fell > radius))
         cascade.note(spec.label, positions, attacker.outputs(spec, radius, positions).predicted, radius)
         return
-    others = attacker.num_classes - (not attacker.several)
-    ranks = range(min(info.cost.most, others) if info.cost.each == "target" else 1)
+    by_target = info.cost.each == "target"
+    ranks = range(info.cost.repeats(attacker.num_classes - (not attacker.several)) if by_target else 1)
     rank = 0
     while rank < len(ranks):
         found = [(position, eps) for eps in radii for position in np.flatnonzero(wanted & (cascade.fell > eps))]
@@ -125,7 +125,7 @@ def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Seque
             return
         some = ranks[rank : rank + max(1, attacker.batch_size // len(found))]
         positions, eps = (np.tile(column, len(some)) for column in zip(*found, strict=True))
-        targets = np.repeat(some, len(found)) if info.cost.each == "target" else None
+        targets = np.repeat(some, len(found)) if by_target else None
         cascade.note(spec.label, positions, attacker.mixed(spec, positions, eps, targets).predicted, eps)
         rank += len(some)
 
