@@ -37,7 +37,7 @@ from dpaat.models import build_model
 from dpaat.provenance import provenance
 from dpaat.storage import write_json
 from dpaat.training import train
-from step_cost import interleaved, ratio
+from step_cost import floor_step, interleaved, ratio
 
 CLASSES, EPS = 7, 4 / 255
 
@@ -160,15 +160,7 @@ def methods(setting: Setting) -> dict[str, Any]:
         x, y = (part.to(setting.device) for part in batch(setting, setting.batch))
         step = learner(model, name, setting)
 
-        def floor(model: nn.Module = model, x: Tensor = x, y: Tensor = y, steps: int = setting.steps) -> None:
-            model.eval()
-            for _ in range(steps):
-                probe = x.detach().requires_grad_()
-                torch.autograd.grad(cross_entropy(model(probe), y, reduction="sum"), probe)
-            model.train()
-            cross_entropy(model(x), y).backward()
-            model.zero_grad()
-
+        floor = partial(floor_step, model, x, y, setting.steps)
         times = interleaved(setting.pairs, setting.device, partial(step, x, y), floor)
         with counted_waits(setting.device) as waits:
             step(x, y)

@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def interleaved(pairs: int, device: torch.device, *works: Callable[[], object]) 
         seconds(work, device)
     rounds = [[seconds(work, device) for work in works] for _ in range(pairs)]
     return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def floor_step(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+    """The least a PGD training step can cost: so many input gradients, and one forward and backward pass."""
+    model.eval()
+    for _ in range(steps):
+        probe = x.detach().requires_grad_()
+        torch.autograd.grad(cross_entropy(model(probe), y, reduction="sum"), probe)
+    model.train()
+    cross_entropy(model(x), y).backward()
+    model.zero_grad()
 
 
 def ratio(above: list[float], below: list[float]) -> dict[str, float]:
@@ -122,14 +134,7 @@ def measure(pairs: int, device: torch.device) -> dict[str, Any]:
         step.method = method  # type: ignore[attr-defined]
         return step
 
-    def floor() -> None:
-        model.eval()
-        for _ in range(STEPS):
-            probe = x.detach().requires_grad_()
-            torch.autograd.grad(cross_entropy(model(probe), y, reduction="sum"), probe)
-        model.train()
-        cross_entropy(model(x), y).backward()
-        optimizer.zero_grad()
+    floor = partial(floor_step, model, x, y, STEPS)
 
     batches = iter(KeyedBatchSampler(labels, BATCH, seed=0, epoch=0))
 
