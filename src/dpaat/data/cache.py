@@ -88,8 +88,8 @@ def survey(
     """Read all images, and decide how their values become grey levels; see `resolve_window`.
 
     The contents are hashed, so that a changed file is never served from an old cache; files whose path, size and times
-    are as they were need not be read again, see `memory`. Raises UserError for an unreadable image, or values that need
-    another window.
+    are as they were need not be read again, see `remembered`. Raises UserError for an unreadable image, or values that
+    need another window.
     """
 
     def look() -> Arrays:
@@ -124,10 +124,9 @@ def decode(
     """Return all images at one size, (N, C, H, W) uint8 in a read-only memory map, and the `digest_pixels` of each.
 
     The pixels that come from the cache are hashed, once while the file stays as it is: they must be those that were
-    written there. Several processes may do
-    this at once: each writes a file of its own and renames it when complete. The cache lies in `cache_dir`, else
-    $DPAAT_CACHE, else the system's folder for caches, and is safe to delete. Raises UserError for an unreadable image,
-    or no room for the cache.
+    written there. Several processes may do this at once: each writes a file of its own and renames it when complete.
+    The cache lies in `cache_dir`, else $DPAAT_CACHE, else the system's folder for caches, and is safe to delete. Raises
+    UserError for an unreadable image, or no room for the cache.
     """
     window = window_range(known.window)
     shape = (len(table), table.channels, image_size, image_size)

@@ -1,4 +1,4 @@
-"""Several labels an image: how they are read, written as text, counted, and divided over splits.
+"""Multi-label data: how labels are read, written as text, counted, and divided over splits.
 
 Labels are `(N, K)`, int8: 1 yes, 0 no, -1 unknown. An unknown label is neither learned from nor scored.
 """

@@ -1,4 +1,4 @@
-"""Which values of the pixels become black and white: decided for a set of images as a whole."""
+"""Intensity windowing: which values of the pixels become black and white, for a set of images as a whole."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence

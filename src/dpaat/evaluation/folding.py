@@ -1,4 +1,4 @@
-"""A faster copy of a network to search on: BatchNorm folded into the convolutions, channels last on a CPU."""
+"""BatchNorm folding: a faster copy of a network to search on, channels last on a CPU."""
 
 from copy import deepcopy
 

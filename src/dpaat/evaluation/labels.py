@@ -1,4 +1,4 @@
-"""Where an image has several labels: their scores, thresholds, resampled scores, subgroups and operating points.
+"""Multi-label evaluation: scores, thresholds, resampled scores, subgroups and operating points.
 
 Labels and answers are `(N, K)`, int8: 1 yes, 0 no, and -1 for a label that is unknown, which counts nowhere.
 """
