@@ -191,7 +191,8 @@ def scores_table(name: str, recipes: Mapping[str, str], model: str = SIX, radii:
 def above_table(name: str, recipe: str, model: str = SIX) -> str:
     """How far a recipe is above the trade-off curve of every family that it is compared with."""
     found = row(grid(name), recipe, model)
-    names = ["area", *(f"map@{at}" for at in AT)]
+    names = ["area", *(f"{metric}@{at}" for metric in ("map", "accuracy") for at in AT)]
+    names = [each for each in names if any(each in front["differences"] for front in found["fronts"].values())]
     rows = []
     for family, front in found["fronts"].items():
         cells = []
@@ -199,7 +200,8 @@ def above_table(name: str, recipe: str, model: str = SIX) -> str:
             entry = front["differences"].get(each)
             cells.append("" if entry is None else f"{change(entry)}, p {probability(entry['p_adjusted'])}")
         rows.append([family, *cells])
-    return markdown(["above the curve to", "area", *(f"mAP at {at}" for at in AT)], rows)
+    titles = [each.replace("map@", "mAP at ").replace("accuracy@", "accuracy at ") for each in names]
+    return markdown(["above the curve to", *titles], rows)
 
 
 def default() -> str:

@@ -254,6 +254,8 @@ def test_an_unfinished_member_does_not_confine_a_front(tmp_path):
     assert full["members"] == ["standard", "pgd-2", "pgd-8"]
     assert part["members"] == ["standard", "pgd-2"]
     assert part == none
+    planes = ["area", *(f"{metric}@{at}" for metric in ("map", "accuracy") for at in ("2/255", "8/255"))]
+    assert list(full["differences"]) == planes  # accuracy is compared as mAP is, each at the same clean metric
 
 
 def test_a_table_over_all_models_averages_their_differences(tmp_path):

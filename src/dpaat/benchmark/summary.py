@@ -54,10 +54,14 @@ class Aggregate:
         return {name: contrasts[metric] for names, contrasts in found for metric, name in names.items()}
 
     def points(self, recipe: str, replicates: Sequence[Replicate]) -> dict[str, Point]:
-        """A recipe in the planes of clean against robust scores: the area, and the mAP at every radius."""
+        """A recipe in the planes of clean against robust scores: the area, mAP and accuracy at every radius."""
         clean, *attacked = self.conditions(recipe, replicates)
-        ranked = {each.names["map"]: Point(clean.folds, each.folds, "map") for each in attacked if "map" in each.names}
-        return {AREA: Point(clean.folds, attacked[-1].folds, "balanced_accuracy")} | ranked
+        found = {AREA: Point(clean.folds, attacked[-1].folds, "balanced_accuracy")}
+        for metric in ("map", "accuracy"):
+            for each in attacked:
+                if name := each.names.get(metric):
+                    found[name] = Point(clean.folds, each.folds, metric)
+        return found
 
     def fronts(self, recipe: Recipe, recipes: Sequence[Recipe], clean: str) -> dict[str, Document]:
         """A recipe of no family against the front of each; `clean`, a recipe, is the end of every front at radius 0.

@@ -109,13 +109,15 @@ def _differences(document: Document, table: Document, full: bool) -> Table:
 
 
 def _fronts(document: Document, table: Document, full: bool) -> Table:
-    names = [AREA, *(f"map@{format_radius(eps)}" for eps in document["evaluation"]["eps"])] if full else [AREA]
+    found = front_comparisons(table)
+    names = list(found[0][2]["differences"]) if full and found else [AREA]
     rows = [
         Row(recipe, [family, *(contrast_cell(front["differences"][name], full) for name in names)])
-        for recipe, family, front in front_comparisons(table)
+        for recipe, family, front in found
     ]
     title = f"{_title(table)}: above the front of a sweep, at the recipe's own clean score"
-    return Table("minus front", ["of", *(name.replace("map@", "mAP ") for name in names)], rows, title=title)
+    columns = ["of", *(name.replace("map@", "mAP ").replace("@", " ") for name in names)]
+    return Table("minus front", columns, rows, title=title)
 
 
 def _draw(document: Document, table: Document, full: bool) -> Table:
