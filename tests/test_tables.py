@@ -74,4 +74,6 @@ def test_html_folds_a_table_away(opened, begins):
 def test_scores():
     assert (percent(None), percent(0.5)) == ("-", "50.0")
     assert score_cell(-0.021, (-0.05, 0.01), sign=True, more=" p 0.2") == Cell("-2.1", "[-5.0, 1.0] p 0.2")
+    assert score_cell(0.0, (0.0, 0.0), sign=True, more=" p 1") == Cell("+0.0", "none differs p 1")
+    assert score_cell(0.0, (0.0, 0.0)) == Cell("0.0", "[0.0, 0.0]")
     assert score_cell(None, (0.1, 0.2)) == Cell("-")

@@ -152,10 +152,15 @@ def percent(fraction: float | None) -> str:
 def score_cell(
     value: float | None, interval: Sequence[float] | None = None, *, sign: bool = False, kind: Kind = "", more: str = ""
 ) -> Cell:
-    """A fraction as percent, such as "56.4 [53.0, 59.9]", with a sign for differences and more small print."""
+    """A fraction as percent, such as "56.4 [53.0, 59.9]", with a sign for differences and more small print.
+
+    Where two models are alike on every image, no interval can be told; the cell says so instead of "[0.0, 0.0]".
+    """
     if value is None:
         return Cell("-", kind=kind)
     around = "" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
+    if sign and interval and interval[0] == interval[1]:  # no spread in the images at hand says nothing of others
+        around = "none differs"
     return Cell(f"{100 * value:+.1f}" if sign else percent(value), f"{around}{more}", kind)
 
 

@@ -100,6 +100,8 @@ def written(score: Estimate) -> str:
 def difference(name: str, found: Mapping[str, Any], images: int) -> str:
     """What a paired difference with its interval and adjusted p-value allows to say."""
     low, high = found["interval"]
+    if low == high:
+        return f"no image differs among {images:,}"
     points = f"{100 * found['difference']:+.1f} points{_ends((low, high))}"
     if low * high > 0:
         if found["p_adjusted"] < SIGNIFICANT:
