@@ -91,8 +91,8 @@ class Table:
     """A table."""
 
     corner: str  # heading of the row names
-    columns: Sequence[Column | str]  # a text stands for a column of numbers
-    rows: Sequence[Row]  # as many cells each as there are columns; a text stands for a plain cell
+    columns: Sequence[Column | str]  # a text is a column of numbers
+    rows: Sequence[Row]  # as many cells each as there are columns; a text is a plain cell
     title: str = ""  # above it, on a terminal
     note: str = ""  # below it, in small print, on a page
     folded: str = ""  # the line to click on where a page folds the table away
