@@ -123,6 +123,14 @@ class Table:
         # A table's own title would be broken at the width of the table, and read as markup.
         return Lines(*([Text(self.title, style="bold")] if self.title else []), table, Text())
 
+    def records(self) -> list[dict[str, str]]:
+        """For JSON: a row's cells by their headings."""
+        heads = [f"{head.group} {head.text}".strip() for head in self.heads]
+        return [
+            {self.corner: row.name} | {head: cell.text for head, cell in zip(heads, cells, strict=True)}
+            for row, cells in self.body
+        ]
+
     def to_markdown(self) -> str:
         """As GitHub writes tables, between the line to click on and the note."""
         heads = [f"{column.group} {column.text}".strip() for column in self.heads]

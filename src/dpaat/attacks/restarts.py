@@ -1,4 +1,4 @@
-"""Attacks one after another, each on what the ones before left standing."""
+"""Attacks one after another, each on the images that withstood the ones before."""
 
 from collections.abc import Callable, Iterable
 from itertools import repeat

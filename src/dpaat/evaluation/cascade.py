@@ -1,4 +1,4 @@
-"""Attack ensemble: the worst case over several attacks, each made on what the others left standing."""
+"""Attack ensemble: the worst case over several attacks, each made on the images that withstood the others."""
 
 from collections.abc import Iterable, Sequence
 

@@ -48,8 +48,8 @@ def run_masking(
     half of the images unbroken: where an attack succeeds on all, or on none, two attacks cannot be told apart.
 
     Costs at most 2 * steps * (9 + min(9, K - 1)) + queries + 280 forward passes per image, that is 2,780 with 7
-    classes and 3,080 with 10 or more; less in practice, since several attacks stop once they succeed. A model that answers
-    at random costs 410 more.
+    classes and 3,080 with 10 or more; less in practice, as several attacks stop once they succeed. A model that
+    answers at random costs 410 more.
 
     Args:
         attacker: the model and its images; its `source` is used for transfer.

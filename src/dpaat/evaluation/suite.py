@@ -21,7 +21,7 @@ from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
 """Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
-ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite that are run on what the others left standing
+ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite on images that withstood the rest
 SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 """Radii of the security curve beyond the fixed ones, by PGD on images that are still correct."""
