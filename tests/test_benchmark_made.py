@@ -10,6 +10,7 @@ import yaml
 
 from benchmark_makers import CELLS, write_grid
 from dpaat.benchmark import read_grid
+from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from test_report_browser import CHROMIUM, open_page
 from training_makers import fails
@@ -62,6 +63,20 @@ def test_the_command_line_wins_over_a_file(tmp_path):
     assert {cell.recipe: cell.config.eps for cell in grid.cells} == {"one": "3/255", "two": None}
     assert [recipe.name for recipe in read_grid(path, methods=["trades"]).recipes] == ["trades"]
     assert read_grid(path, methods=["trades"]).reference == "trades"
+
+
+@pytest.mark.parametrize("grid", [None, "quick", "smoke"])
+@pytest.mark.parametrize("methods", ["pgd", "trades,pgd", "dpaat,trades"])
+@pytest.mark.parametrize("reference", [None, "trades", "trades-2"])
+def test_a_family_is_compared_with_by_its_first_radius(tiny_images, grid, methods, reference):
+    made = [name for method in methods.split(",") for name in (f"{method}-1", f"{method}-2")]
+    options = {"data": [f"folder:{tiny_images}"], "methods": methods.split(","), "train": {"eps": "1/255,2/255"}}
+    if reference and "trades" not in methods:
+        with pytest.raises(UserError, match="pgd-1"):
+            read_grid(grid and Path(grid), reference=reference, **options)
+        return
+    expected = {None: made[0], "trades": "trades-1", "trades-2": "trades-2"}[reference]
+    assert read_grid(grid and Path(grid), reference=reference, **options).reference == expected
 
 
 BAD = {

@@ -9,7 +9,7 @@ from dpaat.data.check import check
 def run(spec, **options):
     console = Console(file=io.StringIO(), width=300)
     problems = check(spec, console=console, **options)
-    return problems, console.file.getvalue()
+    return problems["count"], console.file.getvalue()
 
 
 def test_a_sound_set(tmp_path):

@@ -23,10 +23,10 @@ from dpaat.parsing import Parser, call, command_parser, readable, with_hyphens, 
 from dpaat.plugins import VARIABLE, load_plugins
 from dpaat.terminal import lasting_output, remove_bars, silenced, use_utf8
 
-ABOUT = "Train medical image classifiers that stay accurate and robust to adversarial perturbations, and prove it."
+ABOUT = "Train and measure medical image classifiers that withstand adversarial attacks."
 EXAMPLES = """examples:
-  dpaat quickstart                          everything once, on images that come with it
-  dpaat data check folder:DIR               what is in your own images
+  dpaat quickstart              everything once, on images that come with it
+  dpaat data check folder:DIR   what is in your own images
   dpaat train --data folder:DIR --out runs/mine
   dpaat evaluate runs/mine --eps 2/255,4/255,8/255
   dpaat report runs/mine --out report.html"""
@@ -126,7 +126,7 @@ def _run(argv: list[str]) -> int:
     except UnicodeDecodeError as error:
         raise UserError(f"--config: not a text file in UTF-8 ({error})") from None
     except ArgumentError as error:
-        raise UserError(readable(error, parser.options)) from None
+        raise UserError(readable(error, [*parser.options])) from None
     if plugin := given.plugin:
         # A file that somebody passes on must not name code to run.
         typed = {after for before, after in pairwise(hyphenated) if before == "--plugin"}
@@ -148,8 +148,8 @@ def _run(argv: list[str]) -> int:
             raise
     else:
         if given.get("json"):
-            print(json.dumps(found, indent=1))
-        return int(found) if isinstance(found, bool) else 0
+            print(json.dumps(found, indent=1, default=str))
+        return int(bool(found and found.get("problems")))
     raise UserError(_too_little_memory(asked, given.get("batch_size")))
 
 

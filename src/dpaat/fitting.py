@@ -35,7 +35,7 @@ class Found:
 
     @property
     def statistics(self) -> list[tuple[Tensor, Tensor]]:
-        """Different pairs of mean and std that stand beside the network."""
+        """Different pairs of mean and std that are beside the network."""
         pairs: list[tuple[Tensor, Tensor]] = []
         beside = self.outer | self.inner
         for name, mean in beside.items():
@@ -69,7 +69,7 @@ class Loaded:
 
 
 def find(source: WeightsFile, network: nn.Module, config: dict[str, Any], key: str | None, channels: int) -> Found:
-    """Find a network's tensors in a file, under whatever prefix and in whatever dict they stand.
+    """Find a network's tensors in a file, under whatever prefix and in whatever dict they are.
 
     `config` is timm's, which names head and first layer; `key` says which of several sets is meant.
     """
@@ -188,7 +188,7 @@ def _views(source: WeightsFile, network: nn.Module) -> Iterator[dict[str, Tensor
 
 
 def _candidates(sets: dict[str, Tensors], anchor: str) -> Iterator[Found]:
-    """Sets in which a tensor of the network stands under some prefix, in the order of the file."""
+    """Sets that have a tensor of the network under some prefix, in the order of the file."""
     for place, tensors in sets.items():
         ends = (n for n in tensors if n == anchor or n.endswith(f".{anchor}"))
         prefixes = [name[: -len(anchor)] for name in ends]

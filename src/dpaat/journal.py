@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 class Journal:
     """Remembers what has been computed, so that an interrupted evaluation goes on where it stopped.
 
-    Every piece stands in a file of its own: a process that is killed loses the piece it was computing and no other.
+    Every piece is a file of its own: a process that is killed loses the piece it was computing and no other.
     The name of `folder` must tell everything that the pieces depend on; None keeps nothing.
     """
 
@@ -62,7 +62,7 @@ class Journal:
         """Forget everything: the evaluation is done."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # others' pieces may stand beside
+            with suppress(OSError):  # others' pieces may be beside
                 self.folder.parent.rmdir()
 
     def _path(self, key: str) -> Path:

@@ -2,9 +2,6 @@
 
 from collections.abc import Callable
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from dpaat.errors import unknown
 from dpaat.radii import format_radius
 from dpaat.tables import Column, Row, Table
@@ -12,7 +9,11 @@ from dpaat.tables import Column, Row, Table
 MORE_MODELS = "also torchvision:NAME, and with --pretrained true hf-hub:NAME and local-dir:DIR"
 
 
-def listing(what: str, containing: str = "") -> RenderableType:
+Listing = tuple[Table, *tuple[str, ...]]
+"""A table, and notes below it."""
+
+
+def listing(what: str, containing: str = "") -> Listing:
     """Make the list of methods, models, attacks, datasets, kinds of map or grids whose names contain a text.
 
     Raises:
@@ -23,7 +24,7 @@ def listing(what: str, containing: str = "") -> RenderableType:
     return LISTS[what](containing)
 
 
-def _methods(containing: str) -> RenderableType:
+def _methods(containing: str) -> Listing:
     from dpaat.methods import METHODS
 
     rows, notes = [], ["F: one forward pass; K: attack steps; mean over a run"]
@@ -42,15 +43,15 @@ def _methods(containing: str) -> RenderableType:
     return _table("method", ["what it does", "cost per step", "eps", "clean weight"], rows, *notes)
 
 
-def _models(containing: str) -> RenderableType:
+def _models(containing: str) -> Listing:
     import timm
 
     names = [name for name in timm.list_models() if containing in name]
     notes = f"{len(names)} models of timm; those without convolutions are not meant", MORE_MODELS
-    return Text("\n".join([*names, *notes]))
+    return _table("model", [], [Row(name, []) for name in names], *notes)
 
 
-def _attacks(containing: str) -> RenderableType:
+def _attacks(containing: str) -> Listing:
     from dpaat.attacks import ATTACKS
 
     rows = [
@@ -62,7 +63,7 @@ def _attacks(containing: str) -> RenderableType:
     return _table("attack", ["what it does", "cost per image", "K", "norms"], rows, note)
 
 
-def _datasets(containing: str) -> RenderableType:
+def _datasets(containing: str) -> Listing:
     from dpaat.data.registry import DATASETS, import_loaders
 
     import_loaders()
@@ -70,7 +71,7 @@ def _datasets(containing: str) -> RenderableType:
     return _table("dataset", ["what it is"], [Row(info.syntax, [info.description]) for info in kinds])
 
 
-def _maps(containing: str) -> RenderableType:
+def _maps(containing: str) -> Listing:
     from dpaat.interpret.maps import MAPS
 
     kinds = [info for info in MAPS.values() if containing in info.name]
@@ -78,7 +79,7 @@ def _maps(containing: str) -> RenderableType:
     return _table("map", ["what it shows", "cost per image"], rows, "F: one forward pass")
 
 
-def _grids(containing: str) -> RenderableType:
+def _grids(containing: str) -> Listing:
     from dpaat.benchmark.datasets import GRIDS
 
     paths = sorted(path for path in GRIDS.glob("*.yaml") if containing in path.stem)
@@ -87,12 +88,11 @@ def _grids(containing: str) -> RenderableType:
     return _table("grid", ["what it is for"], rows, note)
 
 
-def _table(corner: str, headings: list[str], rows: list[Row], *notes: str) -> RenderableType:
-    table = Table(corner, [Column(text, left=True) for text in headings], rows).to_rich()
-    return Group(table, *map(Text, notes))
+def _table(corner: str, headings: list[str], rows: list[Row], *notes: str) -> Listing:
+    return Table(corner, [Column(text, left=True) for text in headings], rows), *notes
 
 
-LISTS: dict[str, Callable[[str], RenderableType]] = {
+LISTS: dict[str, Callable[[str], Listing]] = {
     "methods": _methods,
     "models": _models,
     "attacks": _attacks,

@@ -87,7 +87,7 @@ def build_model(
             "auto" keeps that of the weights: the run's for weights of this package, else the original one. Without
             weights it is small below 48 pixels only.
         weights: local file, read without running any code in it; a run folder, or an export.
-        pretrained: take the weights that the name stands for; they may have to be fetched.
+        pretrained: take the weights that come with the name; they may have to be fetched.
         weights_key: which of several sets in the file is meant, such as "ema_model".
         mean: of the values that the network takes, 1 or one per channel. Default: the file's, else timm's.
         std: likewise.
@@ -95,7 +95,7 @@ def build_model(
             another range than 0-1 are taken as they are.
         classes: K class names; a head that is known to be for others is learned anew.
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
-        options: of the architecture, for timm. Default: those that stand beside the weights.
+        options: of the architecture, for timm. Default: those beside the weights.
 
     Raises:
         UserError: unknown model, image too small for it, weights that do not fit or cannot be had.

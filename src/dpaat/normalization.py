@@ -57,7 +57,7 @@ def normalization(
     unit: bool,
     place: str = "",
 ) -> tuple[Tensor, Tensor, str]:
-    """Decide on mean and std; what stands in the file wins and must agree with what is stated.
+    """Decide on mean and std; what the file says wins and must agree with what is stated.
 
     `stored` are the different pairs of mean and std in the file, each of 1 or C values, which count in [0, 1] where
     `unit` says so, whatever is stated. Returns mean and std `(C,)` for images in [0, 1], and where they come from;

@@ -85,7 +85,7 @@ def call(factory: Any, spec: str, field: str, known: Mapping[str, Any], *, rest:
 
 
 def marks(names: Iterable[object]) -> dict[str, str]:
-    """Sign those of some names that stand for code, so that files with them are known as this user's later."""
+    """Sign those of some names of code, so that files with them are known as this user's later."""
     key = _key()
     return {} if key is None else {name: _mark(key, name) for name in names if is_own(name) and isinstance(name, str)}
 

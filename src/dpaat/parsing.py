@@ -5,8 +5,9 @@ import inspect
 import os
 import re
 import textwrap
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, get_args, get_origin
 
 import yaml
@@ -21,8 +22,10 @@ TITLES |= {"Optimization": "training", "Place": "place", "Attacks": "attack", "M
 TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
 """Groups of options, by the class that holds them."""
 APART = {"eps": "attack", "steps": "attack", "norm": "attack", "device": "place"}
+PLACEHOLDERS = {"str": "", "Path": "PATH", "int": "N", "float": "X"}
+"""What is shown for a value, by the first of the types it may have; "" for the last word of the option."""
 TRUST = "run the code (py:...) that files name which you have not written yourself"
-
+JSON = "print the result as JSON; all else goes to standard error"
 VERIFY = "read all images again, even where paths, sizes and times of the files are as before (default: no)"
 
 
@@ -33,19 +36,32 @@ class Changes(dict[str, Any]):
 
 
 class _Formatter(RawDescriptionHelpFormatter):
-    """Shows options with hyphens, as people type them."""
+    """Shows options with hyphens, as people type them, and short placeholders; no value is broken into lines."""
 
     def format_help(self) -> str:
         return with_hyphens(super().format_help())
+
+    def _format_action_invocation(self, action: Action) -> str:
+        shown = copy(action)  # without the `--mean+` that the library makes for lists
+        shown.option_strings = [name for name in action.option_strings if not name.endswith("+")]
+        return super()._format_action_invocation(shown)
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        kinds = re.findall(r"\w+", str(getattr(action, "_typehint", "")))
+        short = next((PLACEHOLDERS[kind] for kind in kinds if kind in PLACEHOLDERS), "")
+        return short or action.dest.rpartition("_")[2].upper()
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 class Parser(ArgumentParser):
     """A parser that raises `ArgumentError` instead of leaving the process."""
 
     @property
-    def options(self) -> list[str]:
+    def options(self) -> dict[str, Action]:
         """All options."""
-        return [*self._option_string_actions]
+        return self._option_string_actions
 
     def __init__(self, description: str = "", epilog: str = "", **options: Any) -> None:
         super().__init__(
@@ -75,12 +91,6 @@ def command_parser(command: Callable[..., Any], name: str) -> Parser:
     usage = " ".join(["dpaat", name, "[options]", *map(str.upper, named)])
     examples = f"examples:\n{examples.replace('    dpaat', '  dpaat')}" if examples else ""
     parser = Parser(textwrap.fill(description, 79), examples, prog=f"dpaat {name}", usage=usage)
-    parser.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
-    parser.add_argument("--trust", action="store_true", help=TRUST)
-    parser.add_argument("--verify", action="store_true", help=VERIFY)
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    if signature.return_annotation is not None and signature.return_annotation is not bool:
-        parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
     for name, parameter in signature.parameters.items():
         kind, default = parameter.annotation, parameter.default
         if name.startswith("_"):
@@ -102,6 +112,13 @@ def command_parser(command: Callable[..., Any], name: str) -> Parser:
             parser.add_argument(f"--{name}", type=str, action="append", help=_help(helps[name], None))
         else:
             parser.add_argument(f"--{name}", type=kind, default=default, help=_help(helps[name], default))
+    every = parser.add_argument_group("every command")
+    every.add_argument("--plugin", type=str | None, default=os.environ.get(VARIABLE), help=PLUGIN)
+    every.add_argument("--trust", action="store_true", help=TRUST)
+    every.add_argument("--verify", action="store_true", help=VERIFY)
+    every.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    if signature.return_annotation is not None:
+        every.add_argument("--json", action="store_true", help=JSON)
     return parser
 
 
@@ -109,6 +126,7 @@ def _add_fields(parser: Parser, config: type[Any], but: Sequence[str] = ()) -> N
     """One option for every field of a configuration, in a group for each class that it is made of."""
     if config.__name__ == "TrainConfig" and not but:
         parser.add_argument("--config", action="config", help="YAML file with any of these options, as a run's own")
+        parser.options["--print_config"].help = "print the configuration that these options make, and stop"
     from dpaat.measurement import FLAGS
 
     groups: dict[str, Any] = {}
@@ -131,6 +149,7 @@ def _help(text: str, default: Any = inspect.Parameter.empty) -> str:
     text = text.rstrip(".")
     if default is not inspect.Parameter.empty and not re.search(r"\b(default|required)\b", text):
         shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
+        shown = f"{shown:g}" if isinstance(shown, float) else shown
         text = f"{text} (default: {'none' if shown in (None, '', {}, []) else shown})"
     return text.replace("%", "%%")
 

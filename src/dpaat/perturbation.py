@@ -128,7 +128,7 @@ class AdaptivePerturbation(SampleState):
     ) -> None:
         """Track the losses of a mini-batch, renew the threshold when due, and move the sizes of its samples.
 
-        An index that stands twice counts once, by its first row; a loss that is not finite moves nothing. Under
+        An index that is given twice counts once, by its first row; a loss that is not finite moves nothing. Under
         `torch.distributed`, every process must call this; all of them then make the updates of all.
 
         Args:

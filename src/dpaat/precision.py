@@ -28,7 +28,7 @@ def emulation(precision: str, device: str | torch.device) -> str | None:
 def bfloat16_pays(model: nn.Module, x: Tensor, y: Tensor) -> tuple[bool, str]:
     """Whether forward and backward passes of a batch take less time in bfloat16, measured; and a line that says so.
 
-    Small networks of convolutions with few channels can take twice as long. The model, in the mode in which it stands,
+    Small networks of convolutions with few channels can take twice as long. The model, in its present mode,
     is left alone.
     """
     if slow := emulation("bf16", x.device):

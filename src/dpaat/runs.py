@@ -32,7 +32,7 @@ INFO = "run.json"
 SUBJECT = "subject.json"
 """In its place beside the results of a model from elsewhere; of the same form, with how to make the model again."""
 ELSEWHERE = "elsewhere"
-"""Stands there for the method by which the model was trained."""
+"""Means there the method by which the model was trained."""
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
 

@@ -96,7 +96,7 @@ class SampleRadii(SampleState):
     def record(self, index: Tensor, eps: Tensor, loss: Tensor) -> None:
         """Take the new radii and the losses of a mini-batch, each `(B,)`.
 
-        An index that stands twice is recorded once, by its first row; a row that is not finite leaves all as it was.
+        An index that is given twice is recorded once, by its first row; a row that is not finite leaves all as it was.
         """
         index, eps, loss = self._rows(index, eps, loss)
         usable = torch.isfinite(eps) & torch.isfinite(loss)
@@ -111,7 +111,7 @@ class SampleRadii(SampleState):
 
 
 class EpochRadii(SampleRadii):
-    """Radii that stand still in an epoch: the last that is recorded of a sample takes effect in the next."""
+    """Radii that are constant within an epoch: the last that is recorded of a sample takes effect in the next."""
 
     upcoming: Tensor
 

@@ -91,8 +91,8 @@ class Table:
     """A table."""
 
     corner: str  # heading of the row names
-    columns: Sequence[Column | str]  # a text stands for a column of numbers
-    rows: Sequence[Row]  # as many cells each as there are columns; a text stands for a plain cell
+    columns: Sequence[Column | str]  # a text is a column of numbers
+    rows: Sequence[Row]  # as many cells each as there are columns; a text is a plain cell
     title: str = ""  # above it, on a terminal
     note: str = ""  # below it, in small print, on a page
     folded: str = ""  # the line to click on where a page folds the table away
@@ -122,6 +122,14 @@ class Table:
             table.add_row(Text(row.name), *shown, style="dim" if row.quiet else None)
         # A table's own title would be broken at the width of the table, and read as markup.
         return Lines(*([Text(self.title, style="bold")] if self.title else []), table, Text())
+
+    def records(self) -> list[dict[str, str]]:
+        """For JSON: a row's cells by their headings."""
+        heads = [f"{head.group} {head.text}".strip() for head in self.heads]
+        return [
+            {self.corner: row.name} | {head: cell.text for head, cell in zip(heads, cells, strict=True)}
+            for row, cells in self.body
+        ]
 
     def to_markdown(self) -> str:
         """As GitHub writes tables, between the line to click on and the note."""

@@ -111,9 +111,9 @@ def remove_bars() -> None:
 
 @contextmanager
 def silenced(quiet: bool, machine: bool | None) -> Iterator[None]:
-    """Print nothing, and with `quiet` no progress either; errors are raised, and told by whoever catches them."""
+    """Print nothing, with `machine` on standard error; errors are raised, and told by whoever catches them."""
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        out = redirect_stdout(nowhere) if quiet or machine else nullcontext()
+        out = redirect_stdout(nowhere if quiet else sys.stderr) if quiet or machine else nullcontext()
         err = redirect_stderr(nowhere) if quiet else nullcontext()
         with out, err:
             yield

@@ -24,7 +24,7 @@ def quantile(q: float) -> Statistic:
     """Make the statistic that takes the q-quantile of the counted values in each group, the lower of two neighbours."""
 
     def statistic(values: Tensor, group: Tensor, counted: Tensor, groups: int) -> Tensor:
-        # Sorted by group and, within it, by value; uncounted values stand last. No shape depends on the data.
+        # Sorted by group and, within it, by value; uncounted values are last. No shape depends on the data.
         order = torch.where(counted, values, torch.inf).argsort(stable=True)
         order = order[group[order].argsort(stable=True)]
         zeros = torch.zeros(groups, dtype=torch.long, device=values.device)

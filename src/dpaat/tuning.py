@@ -102,7 +102,7 @@ def tune(
     """Try settings in trainings of their own, and write the best as a configuration to train by.
 
     Every trial is judged by the best score on its validation split; the test split is not looked at. The study goes on
-    where it stood, and several calls may work on it at once. A trial that a kill has interrupted is gone on with.
+    where it ended, and several calls may work on it at once. A trial that a kill has interrupted is gone on with.
 
     Args:
         config: what all trials share.
@@ -208,7 +208,7 @@ def _free(lock: Path) -> bool:
 
 
 def _train(trial: Any, config: TrainConfig, folder: Path, prune: bool, cache_dir: Path | None) -> float:
-    """Train one trial, from where it stood; returns its best validation score. Raises `TrialPruned`."""
+    """Train one trial, from where it ended; returns its best validation score. Raises `TrialPruned`."""
     from optuna import TrialPruned
 
     from dpaat.training import train

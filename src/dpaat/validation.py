@@ -42,7 +42,7 @@ def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
 
 
 def _unfolded(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Number of values below a node, what stands behind an alias counted every time."""
+    """Number of values below a node, what an alias refers to counted every time."""
     if id(node) not in known:
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for pair in inner for part in (pair if isinstance(pair, tuple) else (pair,))]

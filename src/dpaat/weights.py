@@ -47,7 +47,7 @@ class WeightsFile:
     """What this package wrote beside the weights (`RECORD_SHAPE`); empty for weights from elsewhere."""
     architecture: str | None
     classes: tuple[str, ...] | None = None  #: Names of the outputs in their order
-    folder: Path | None = None  #: The run folder that the file stands in, if any
+    folder: Path | None = None  #: The run folder that the file is in, if any
 
     @property
     def digest(self) -> str:

@@ -32,7 +32,7 @@ PATIENTS = [f"p{number}" for number in range(7)]
 def checked(spec, **options):
     console = Console(file=io.StringIO(), width=400)
     problems = check(spec, console=console, **options)
-    return problems, console.file.getvalue()
+    return problems["count"], console.file.getvalue()
 
 
 def prepared(spec, **options):

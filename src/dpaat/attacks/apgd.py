@@ -192,7 +192,7 @@ register_attack(
 def transfer(model: nn.Module, x: Tensor, y: Tensor, *, source: nn.Module, **options: Any) -> Tensor:
     """Auto-PGD on another model with the same classes, the `source`; `model` itself is not asked.
 
-    A model that falls to these images and not to attacks of its own hides its gradient. `options` are those of `apgd`.
+    A model that these images fool, and attacks of its own do not, hides its gradient. `options` are those of `apgd`.
 
     Source:
         Papernot et al., "Transferability in Machine Learning", 2016, arXiv 1605.07277.

@@ -40,7 +40,7 @@ def ddn(
 
     A step of length $\alpha$ along the gradient of the cross-entropy gives the direction of the next perturbation;
     its length is $1 - \gamma$ times the last one's where the last iterate is adversarial, else $1 + \gamma$ times.
-    $\alpha$ falls from 1 to 0.01 along a cosine. Iterates are not rounded to 8 bits. The radius guides nothing, so
+    $\alpha$ decreases from 1 to 0.01 along a cosine. Iterates are not rounded to 8 bits. The radius guides nothing, so
     one run at the largest serves all smaller ones.
 
     Beside the arguments of all attacks: `eps` is the largest radius of interest, `norm` "l2", `init` the length of the

@@ -1,4 +1,4 @@
-"""Attacks one after another, each on what the ones before left standing."""
+"""Attacks one after another, each on the images that withstood the ones before."""
 
 from collections.abc import Callable, Iterable
 from itertools import repeat
@@ -30,7 +30,7 @@ def on_standing(
 ) -> Tensor:
     """Run attacks in turn on the samples that none has fooled so far; stops when none is left.
 
-    Each attack is called once, in their order, with the samples that stand, and costs one forward pass more, which
+    Each attack is called once, in their order, with the samples not yet fooled, and costs one forward pass more, which
     judges it. `keep` says which image to return where no attack fools: that of the first attack, or the one with the
     largest margin; `x` without attacks.
     """

@@ -112,8 +112,8 @@ def benchmark(
 
 def list_cells(
     grid: Grid, *, out: Path | None = None, only: str = "*", known: Path | None = None, console: Console
-) -> None:
-    """Print the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
+) -> list[dict[str, str]]:
+    """Print and return the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
     _, _, elsewhere, runs = _cells(grid, out, only, known)
     sizes = _sizes(grid, runs)
     costs = {run: cell_passes(run.cell.config, grid.plans, sizes[run.cell.config.data]) for run in runs}
@@ -124,12 +124,14 @@ def list_cells(
         minutes = "-" if seconds is None else f"{seconds * passes / 60:.1f}"
         state = "known" if run.cell.name in elsewhere else run.state(grid.plans)
         rows.append(Row(run.cell.name, [state, f"{passes / 1e6:.2f}", minutes]))
-    console.print(Table("cell", ["state", "10^6 passes", "minutes"], rows).to_rich())
+    table = Table("cell", ["state", "10^6 passes", "minutes"], rows)
+    console.print(table.to_rich())
     console.print(
         f"{len(runs)} cells, {sum(costs.values()) / 1e6:.1f} million forward passes at most; minutes are known once a "
         "cell of the same data and model is finished",
         soft_wrap=True,
     )
+    return table.records()
 
 
 def _cells(

@@ -99,7 +99,7 @@ def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
 
 
 def _on_all(plan: EvaluateConfig) -> EvaluateConfig:
-    """The same attacks, all of them on all images: what stood or fell does not depend on which were left out."""
+    """The same attacks, all of them on all images: where they succeed does not depend on which were left out."""
     return dataclasses.replace(plan, attacks=[*plan.attacks, *plan.ensemble], ensemble=[])
 
 

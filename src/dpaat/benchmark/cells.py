@@ -105,7 +105,7 @@ class CellRun:
         return "failed" if self.record.get("status") == "failed" else "begun" if self.begun else "waiting"
 
     def begin(self, splits: Path | None) -> None:
-        """Make the folder so that `train --resume` finds it; a training that stands in it is kept.
+        """Make the folder so that `train --resume` finds it; a training that is in it is kept.
 
         `splits` is the split to train on; None leaves it to the training. Raises UserError if it cannot be written.
         """

@@ -59,12 +59,12 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     `(y_c - s x_c) - (1 - t) (y_a - s x_a) - t (y_b - s x_b)`, image by image.
 
     The hull is nowhere above one of its lines, drawn on; so to be above one is enough. To be below counts only if, at
-    either end of the line, the recipe is told from that point in x, or stands below the next line, drawn on, as well:
-    beside a bend it may be chance which line it stands at. The interval then ends where that from the next line does,
+    either end of the line, the recipe is told from that point in x, or is below the next line, drawn on, as well:
+    beside a bend it may be chance which line it is at. The interval then ends where that from the next line does,
     but not above that from the lowest point of the hull.
 
     Beyond its ends the front goes on at the height of its last point: on the left another point is better in both
-    metrics, on the right this favours the front. But that a recipe stands outside at all may be chance. So the interval
+    metrics, on the right this favours the front. But that a recipe is outside at all may be chance. So the interval
     there also holds that against the last line, drawn on, and the bound and the p-value are the worse of the two. Where
     the front is one point, that is the line to the rightmost of the points below it.
 

@@ -30,7 +30,7 @@ def size_of(spec: str) -> Size:
 def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:
     """Estimate the forward passes of a cell: training, validation and evaluation, on a split of the usual shares.
 
-    The evaluation is an upper bound, since costly attacks are made on what stands; corruptions are left out.
+    The evaluation is an upper bound: costly attacks leave out what cheap ones misclassified. Corruptions are left out.
     """
     test = size.images / (parse_fold(config.fold)[1] if config.fold else DEFAULT_FOLDS)
     val = (size.images - test) / VAL_FOLDS

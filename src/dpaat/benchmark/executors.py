@@ -68,7 +68,7 @@ class Command:
         return run_command(self.arguments, self.folder, environment=os.environ | self.settings, live=set())
 
     def checkpoint(self) -> Any:
-        """What submitit queues in its place when its time is over: the same, which goes on where it stood."""
+        """What submitit queues in its place when its time is over: the same, which continues."""
         return import_module("submitit").helpers.DelayedSubmission(self)
 
 

@@ -57,7 +57,9 @@ class BenchmarkGrid(Checked):
     folds: Texts | None = option(None, "folds k/K of one division; by default one split")
     seeds: Seeds = option(lambda: [0], "seeds of every recipe that has none of its own")
     train: dict[str, Any] = option(dict, "fields of the training that all recipes share")
-    reference: str | None = option(None, "recipe that the others are compared with; by default the first")
+    reference: str | None = option(
+        None, "recipe that the others are compared with, a family by its first; by default the first"
+    )
     evaluate: dict[str, Any] = option(dict, "fields of the evaluation")
     workers: int = option(1, "cells side by side", ge=1)
     threads: int | None = option(None, "of every cell; by default the cores are shared out", ge=1)
@@ -169,9 +171,10 @@ def read_grid(
         _check_unique("data", [data_name(spec) for spec in specs])
         names = [recipe.name for recipe in recipes]
         _check_unique("recipes", names)
-        compared = grid.reference or names[0]
-        if compared not in names:
-            raise unknown("recipe as reference", compared, names)
+        named = grid.reference or names[0]
+        compared = next((recipe.name for recipe in recipes if named in (recipe.name, recipe.family)), None)
+        if compared is None:
+            raise unknown("recipe as reference", named, names)
         with at("evaluate"):
             plans = read_plans(grid.evaluate)
         divided = grid.folds or []

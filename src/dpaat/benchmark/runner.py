@@ -190,7 +190,7 @@ class Runner:
 def run_command(
     arguments: Sequence[str], folder: Path, *, environment: Mapping[str, str], live: set[subprocess.Popen[bytes]]
 ) -> str | None:
-    """Run a command of this package in a process of its own, which stands in `live` meanwhile.
+    """Run a command of this package in a process of its own, which is in `live` meanwhile.
 
     What it prints is kept in the folder. Returns the last line that it wrote on stderr if it failed, or the signal that
     killed it; None if it succeeded.

@@ -50,7 +50,7 @@ def benchmark_markdown(document: Document, name: str) -> str:
         "![Clean against robust balanced accuracy, and clean mAP against mAP under attack](pareto.svg)",
     ]
     if any(front_comparisons(table) for table in document["tables"]):
-        parts.append("![How far recipes stand above the front of every sweep](forest.svg)")
+        parts.append("![Distance of recipes from the front of every sweep](forest.svg)")
     for table in sections(document, full=True):
         parts += [f"## {table.title}", table.to_markdown()]
     for title, lines in doubts(document).items():

@@ -33,7 +33,7 @@ def benchmark(
     executor_options: dict[str, Any] = {},  # noqa: B006 - never changed
     *,
     fields: Changes,
-) -> bool:
+) -> dict[str, Any]:
     """Train and evaluate every cell of a grid, several side by side, and sum up what is finished in a leaderboard.
 
     What is done is not repeated, what failed is tried again, and one failure does not stop the rest. Several calls,
@@ -79,6 +79,7 @@ def benchmark(
     """
     from dpaat import benchmark as module
     from dpaat.benchmark.executors import Needs
+    from dpaat.storage import read_json
 
     try:
         numbers = [int(each) for each in _parts(seeds)]
@@ -106,11 +107,14 @@ def benchmark(
     }
     if executor == "local" and executor_options:
         raise UserError("executor_options: belong to --executor submitit or ray")
+    out = out or Path("runs") / found.name
     options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": console()}
     if dry_run:
-        module.list_cells(found, **options)
-        return False
-    return module.benchmark(found, summary_only=summary_only, no_summary=no_summary, **engine, **options) > 0
+        return {"cells": module.list_cells(found, **options)}
+    failed = module.benchmark(found, summary_only=summary_only, no_summary=no_summary, **engine, **options)
+    document = out / "benchmark.json"
+    summary = read_json(document) if document.is_file() and not no_summary else {}
+    return {"folder": str(out.resolve()), "problems": failed} | summary
 
 
 def _parts(text: str | None) -> list[str]:

@@ -116,7 +116,7 @@ def compare(runs: list[Path], /, out: Path | None = None, all: bool = False) -> 
 
 def predict(
     run: Path, images: list[str], /, *, reading: Reading, batch_size: int = 128, out: Path = Path("predictions.csv")
-) -> None:
+) -> dict[str, Any]:
     """Classify images with a run; probabilities go to a CSV file.
 
     Args:
@@ -135,3 +135,4 @@ def predict(
     what: Any = images[0] if len(images) == 1 else images
     found = classify(run, what, out, batch_size=batch_size, console=console(), **vars(reading))
     say(f"written to {found.resolve()}")
+    return {"predictions": str(found.resolve())}

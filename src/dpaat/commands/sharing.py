@@ -14,7 +14,7 @@ def report(
     author: str = "",
     format: str = "html",
     no_images: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Write one self-contained HTML page about one or more runs, or a model card.
 
     Args:
@@ -36,6 +36,7 @@ def report(
     announce(f"drawing the report of {len(runs)} run{'s' * (len(runs) > 1)}")
     write_report(runs, file, format=format, images=not no_images, title=title, author=author)
     say(f"written to {file.resolve()}")
+    return {"report": str(file.resolve())}
 
 
 def export(run: Path, /, out: Path = Path("export"), images: int = 100, no_onnx: bool = False) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def export(run: Path, /, out: Path = Path("export"), images: int = 100, no_onnx:
     return card
 
 
-def push(source: Path, repo: str, /, public: bool = False) -> None:
+def push(source: Path, repo: str, /, public: bool = False) -> dict[str, Any]:
     """Publish a run's network on the Hugging Face hub, in timm's layout; never data, ids of images or splits.
 
     A repository that is not there is made, private unless --public.
@@ -86,6 +87,7 @@ def push(source: Path, repo: str, /, public: bool = False) -> None:
 
     url, names = hub.push(source, repo, public=public)
     say(f"pushed {', '.join(names)} to {url}")
+    return {"url": url, "files": names}
 
 
 def data_check(
@@ -97,7 +99,7 @@ def data_check(
     window: str = "auto",
     splits: Path | None = None,
     export: Path | None = None,
-) -> bool:
+) -> dict[str, Any]:
     """Print classes, groups, splits, leaks, duplicate and unreadable files.
 
     Args:
@@ -116,10 +118,10 @@ def data_check(
     from dpaat.data.check import check
 
     options: dict[str, Any] = {"window": window, "seed": seed, "fold": fold, "splits": splits, "export": export}
-    return check(data, image_size=image_size, console=console(), **options) > 0
+    return check(data, image_size=image_size, console=console(), **options)
 
 
-def list_names(what: str, filter: str = "", /) -> None:
+def list_names(what: str, filter: str = "", /) -> dict[str, Any]:
     """List what can be named on the command line.
 
     Args:
@@ -128,7 +130,9 @@ def list_names(what: str, filter: str = "", /) -> None:
     """
     from dpaat.listing import listing
 
-    console().print(listing(what, filter))
+    table, *notes = listing(what, filter)
+    console().print(table.to_rich(), *notes, sep="\n")
+    return {what: table.records(), "notes": notes}
 
 
 def completion(shell: str, /) -> None:

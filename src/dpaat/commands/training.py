@@ -20,7 +20,7 @@ def train(
     *,
     _explicit: Callable[[], dict[str, Any]],
     _argv: list[str],
-) -> None:
+) -> dict[str, Any]:
     """Train a classifier and leave a run folder.
 
     Args:
@@ -42,6 +42,8 @@ def train(
     if resume and (out / "config.yaml").is_file():
         config = _begun(out, {name: value for name, value in given.items() if name in vars(config)})
     from dpaat import training
+    from dpaat.runs import INFO
+    from dpaat.storage import read_json
 
     training.train(
         config,
@@ -53,6 +55,7 @@ def train(
         command=shlex.join(["dpaat", *_argv]),
         console=console(),
     )
+    return {"run": str(out.resolve())} | read_json(out / INFO)
 
 
 def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
@@ -83,7 +86,7 @@ def tune(
     out: Path | None = None,
     prune: bool = False,
     cache: Path | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Search for good settings with Optuna, judged by validation scores; the test split is not looked at.
 
     The same command goes on with a study; several calls may work on one --out at once.
@@ -105,7 +108,8 @@ def tune(
         raise UserError("out: name the folder of the study, such as --out runs/study")
     from dpaat.tuning import tune as search_settings
 
-    search_settings(config, out, search or [], trials=trials, prune=prune, cache_dir=cache, console=console())
+    best = search_settings(config, out, search or [], trials=trials, prune=prune, cache_dir=cache, console=console())
+    return {"best": str(best.resolve())}
 
 
 def profile(
@@ -133,7 +137,9 @@ def profile(
     return found
 
 
-def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: Path | None = None) -> None:
+def quickstart(
+    data: str = "synthetic", epochs: int | None = None, seed: int = 0, out: Path | None = None
+) -> dict[str, Any]:
     """Train standard, fixed-radius and DPAAT models on embedded images (or --data), evaluate them and write a report.
 
     It takes a few minutes on two cores.
@@ -146,4 +152,5 @@ def quickstart(data: str = "synthetic", epochs: int | None = None, seed: int = 0
     """
     from dpaat import quickstart as module
 
-    module.quickstart(data=data, out=out, epochs=epochs, seed=seed, console=console())
+    report = module.quickstart(data=data, out=out, epochs=epochs, seed=seed, console=console())
+    return {"report": str(report.resolve()), "runs": [str(report.resolve().parent / name) for name in module.METHODS]}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -36,13 +36,13 @@ def check(
     splits: Path | None = None,
     export: Path | None = None,
     console: Console | None = None,
-) -> int:
-    """Read every image of a dataset, print classes, groups, splits and problems, and return their number.
+) -> dict[str, Any]:
+    """Read every image of a dataset, print classes, groups, splits and problems, and return all that is found.
 
     Problems are what is refused in training, unreadable files, leaks across splits, identical images of different
     classes, images without content, masks that do not fit, and what the dataset itself warns of. Arguments are those of
     `dpaat.data.prepare`; the split is written to the CSV file `export`, to be read by `--splits`. Raises UserError if
-    there is no such dataset, or an option is wrong.
+    there is no such dataset, or an option is wrong. `problems` are lines, `count` counts every file and pair in them.
     """
     console = console or Console()
     parse_window(window)
@@ -53,7 +53,7 @@ def check(
     except UserError as error:
         if not _exists(spec):
             raise
-        return _total(console, [str(error)])
+        return {"data": spec} | _total(console, [str(error)])
     problems, notes = list(table.warnings), list(table.notes)
     looks, bad = _tried(partial(of_image, table, look_at), range(len(table)), "reading images")
     digests, kinds, frames = zip(*(looks.get(n, (f"unread-{n}", EIGHT, 1)) for n in range(len(table))), strict=True)
@@ -88,12 +88,11 @@ def check(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
+    digest = fingerprint(table, digests, resolved)
     console.print(
         f"{spec}: {len(table)} {'grey' if table.channels == 1 else 'RGB'} images, "
         f"{table.frame['group'].nunique()} groups, {len(table.classes)} {'labels' if table.multilabel else 'classes'}, "
-        f"fingerprint {fingerprint(table, digests, resolved)}"
-        + _said_of(resolved)
-        + (" (synthetic images)" if table.synthetic else ""),
+        f"fingerprint {digest}" + _said_of(resolved) + (" (synthetic images)" if table.synthetic else ""),
         markup=False,
     )
     licence = [f"licence of the data: {table.licence}"] if table.licence else []
@@ -122,7 +121,9 @@ def check(
     total = len(problems) + len(unreadable) + len(masks) + len(found) + len(contrary)
     for title, lines in (("unreadable images", unreadable), ("masks that do not fit", masks)):
         problems += [f"{title}: {len(lines)}: {lines[0]}"] if lines else []
-    return _total(console, [*problems, *leak_lines(found, sides), *contrary_lines(contrary)], total)
+    counts = {"images": len(table), "classes": list(table.classes), "notes": notes}
+    end = _total(console, [*problems, *leak_lines(found, sides), *contrary_lines(contrary)], total)
+    return {"data": spec, "fingerprint": digest, **counts, **lists, **end}
 
 
 def _said_of(window: str) -> str:
@@ -131,11 +132,11 @@ def _said_of(window: str) -> str:
     return "" if window == FULL else f", values from {' to '.join(window.split(','))}"
 
 
-def _total(console: Console, problems: list[str], total: int = 1) -> int:
+def _total(console: Console, problems: list[str], total: int = 1) -> dict[str, Any]:
     for line in problems:
         console.print(f"problem: {one_line(line)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{total} problem(s)" if total else "no problems")
-    return total
+    return {"problems": problems, "count": total}
 
 
 def _exists(spec: str) -> bool:

@@ -143,7 +143,7 @@ def _refuse_several_labels(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
-    """Find the images; UserError if one is absent, or a file stands in two rows."""
+    """Find the images; UserError if one is absent, or a file is in two rows."""
     files = tuple(ImageFile(located(path.parent, name)) for name in names)
     if absent := [file for file in files if not is_file(file.path)]:
         windows = any(map(frames.is_windows_path, names))

@@ -217,7 +217,7 @@ def peek_all(files: Sequence[ImageFile]) -> tuple[int, list[Patient | None]]:
 
 
 def take_frame(argument: str) -> tuple[str, str]:
-    """Take `,frame=...` out of what stands behind the colon of a spec; "" where it is not there."""
+    """Take `,frame=...` out of what follows the colon of a spec; "" where it is not there."""
     match = re.fullmatch(r"(.*),frame=([^,]*)(,(?:group|labels|uncertain)=.*)?", argument)
     return (match[1] + (match[3] or ""), parse_frame(match[2])) if match else (argument, "")
 

@@ -43,7 +43,7 @@ def read_text_table(path: Path, *, required: Iterable[str] = (), strip: bool = T
     """Read a file of cells between commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with every cell as text.
 
     A row per line that is not empty; the index is the number of the line in the file. Empty cells are "". `strip` takes
-    blanks off the ends of cells; `what` the table holds stands in messages, such as "splits from ". UserError for an
+    blanks off the ends of cells; `what` the table holds is for messages, such as "splits from ". UserError for an
     unreadable file, no rows, or a missing column.
     """
     try:
@@ -92,7 +92,7 @@ def require_columns(path: Path, frame: pd.DataFrame, names: Iterable[str]) -> No
 
 
 def refuse_rows(path: Path, cells: pd.Series, wrong: pd.Series, message: str) -> None:
-    """Raise a UserError about the rows of a column that are wrong, if any; "{}" stands for the first such cell."""
+    """Raise a UserError about the rows of a column that are wrong, if any; "{}" is replaced by the first such cell."""
     if wrong.any():
         raise UserError(f"{path}: {rows_of(wrong)}: {message.format(repr(cells[wrong].iloc[0]))}")
 

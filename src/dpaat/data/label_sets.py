@@ -82,7 +82,7 @@ def count(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
 
 
 def fold_of(labels: np.ndarray, groups: np.ndarray, folds: int, k: int, seed: int) -> np.ndarray:
-    """Which of the rows `(n,)` stand in fold k, from 1: folds alike in every label, and no group in two.
+    """Which of the rows `(n,)` are in fold k, from 1: folds alike in every label, and no group in two.
 
     Greedy: groups with the rarest labels come first, each into the fold that lacks most of its rarest label, and among
     equals most images. K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the stratification of multi-label data", ECML 2011,

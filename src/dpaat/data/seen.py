@@ -10,7 +10,7 @@ import pandas as pd
 from dpaat.data import PreparedData, fingerprint
 from dpaat.data.splits import connected
 
-SEEN = "seen"  # stands in the place of a split for images that are left out
+SEEN = "seen"  # in the place of a split, for images that are left out
 UNNAMED = (
     "the weights do not say which images they were trained on; scores on any of those are too high, and the run folder "
     "in place of the weights would leave them out"
@@ -53,7 +53,7 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
 
     The run's own test images stay test images, whatever their names. A dataset that holds exactly the run's images
     keeps the run's splits, and only those test images are left out that its groups tie to others. `known` are the run's
-    images as `known_images` gives them, with id and split. In the split, `SEEN` stands for what is left out.
+    images as `known_images` gives them, with id and split. In the split, `SEEN` is what is left out.
     """
     found = split_before(data, known)
     learned = np.isin(found, ("train", "val"))

@@ -35,7 +35,7 @@ def assign_splits(
     What belongs together (a group, a near-duplicate pair, images of one content digest) stays together. Fold k of K is
     the test split (without `fold`: 1 of 5), an eighth of the rest is val. A table with splits of its own keeps them
     unless `fold` is given; if it has no test or no val, that is cut out of train in the same shares. The result depends
-    on the data, the seed and the fold, not on the order of rows. A class with too few groups for all splits stands in
+    on the data, the seed and the fold, not on the order of rows. A class with too few groups for all splits is in
     train first. Without `fold`, a class of at least three groups is present in all three splits where that is possible;
     with it, each group is tested in exactly one fold, and this is ensured for train and val only. Without `training`,
     splits without train stay as they are, and a table that is too small to split is all "test". Raises UserError for a

@@ -6,7 +6,7 @@ grey levels over lesion and skin, whose wavelength, direction and colours belong
 perturbation of 4/255 can erase or forge it. Standard training finds the second; adversarial training has to make do
 with the first and pays for it in balanced accuracy.
 
-Nothing here is a real lesion, and no class stands for a disease. The images are frozen, since methods are compared
+Nothing here is a real lesion, and no class is a disease. The images are frozen, since methods are compared
 on them: whoever changes one pixel gives the result a new `VERSION`.
 """
 
@@ -52,7 +52,7 @@ class _Look(NamedTuple):
     soft: float  # width of the border, pixels
     network: float  # strength of the pigment network, 0 to 1
     wavelength: float  # of the texture, pixels
-    diagonal: bool  # whether the texture's plaid stands on its corner
+    diagonal: bool  # whether the texture's plaid is turned by 45 degrees
     tint: tuple[float, float, float]  # the texture's swing in R, G, B
 
 

@@ -23,7 +23,7 @@ class ImageTable:
 
     Columns of `frame`, whose index is a RangeIndex: `id` (unique str), `label` (int, an index of `classes`; where an
     image has several, a tuple of 1, 0 and -1, unknown, for each of `classes`), `group` (str; images of one group never
-    stand in two splits); where known also `split` ("train", "val" or "test"), `age` (float, years), `sex`, `site`,
+    be in two splits); where known also `split` ("train", "val" or "test"), `age` (float, years), `sex`, `site`,
     `source` (str).
     """
 
@@ -109,7 +109,7 @@ def validate(table: ImageTable) -> ImageTable:
     if table.multilabel and (
         odd := [name for name in table.classes if BETWEEN in name or name.endswith("=?") or name == NOTHING]
     ):
-        raise UserError(f"{table.spec}: label {odd[0]!r} holds what stands between labels; give it another name")
+        raise UserError(f"{table.spec}: label {odd[0]!r} contains the separator of labels; give it another name")
     repeated = table.frame["id"].duplicated()
     if repeated.any():
         first = table.frame["id"][repeated].iloc[0]

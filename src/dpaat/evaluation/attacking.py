@@ -254,7 +254,7 @@ class Attacker:
     ) -> Tensor:
         """Attack a batch: images `(n, C, H, W)` in [0, 1] on the device with labels `(n,)` to adversarial images.
 
-        `key` tells the batch's random start from others: the position of its first image, or all that stands in it.
+        `key` tells the batch's random start from others: the position of its first image, or all that is in it.
         "clean" returns the images.
         """
         if spec.name == "clean":

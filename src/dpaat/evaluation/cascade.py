@@ -1,4 +1,4 @@
-"""Attack ensemble: the worst case over several attacks, each made on what the others left standing."""
+"""Attack ensemble: the worst case over several attacks, each made on the images that withstood the others."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,12 +13,12 @@ from dpaat.radii import format_radius
 class Cascade:
     """Worst case over attacks noted one by one, from labels and clean predictions `(N,)`.
 
-    With several labels an image, `(N, K)`, a label falls where an attack turns its answer, and the image where the
-    first of its right answers falls.
+    With several labels an image, `(N, K)`, an attack succeeds on a label where it turns its answer, and on the image
+    where it turns the first right answer.
 
-    An image that falls at a radius has fallen at every larger one, and one that is misclassified clean has fallen at
+    An attack that succeeds at a radius succeeds at every larger one; an image that is misclassified clean has `fell` =
     0. Only verdicts come out of this: ranking outputs of different attacks against each other would mean nothing.
-    `fell` is the smallest radius at which each image is known to fall, `(N,)`, infinite where it stands; `spared`
+    `fell` is the smallest radius at which an attack is known to succeed, `(N,)`, infinite if at none; `spared`
     counts images by the attack and radius that they were spared.
     """
 
@@ -31,13 +31,13 @@ class Cascade:
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
 
     def standing(self, eps: float) -> np.ndarray:
-        """Positions of the images not known to fall at this radius, ascending."""
+        """Positions of the images on which no attack is known to succeed at this radius, ascending."""
         return np.flatnonzero(self.fell > eps)
 
     def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
         """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`.
 
-        Of an image that stands there several times, the smallest radius at which it fell counts.
+        Of an image that is given several times, the smallest radius counts.
         """
         reached, answer = np.full(self.labels.shape, np.inf), self.labels.copy()
         wrong = predicted != self.labels[positions]
@@ -51,9 +51,9 @@ class Cascade:
         self._notes.append((label, reached, answer))
 
     def at(self, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        """The worst case at a radius: predicted class of every image `(N,)`, and the attack that it falls to `(N,)`.
+        """The worst case at a radius: predicted class of every image `(N,)`, and the attack that succeeds `(N,)`.
 
-        The attack is the first of those noted that suffices at this radius, "" where the image stands.
+        The attack is the first of those noted that succeeds at this radius, "" where none does.
         """
         predicted, by = self.labels.copy(), np.full(len(self.labels), "", dtype=object)
         stands = np.ones(self.labels.shape, dtype=bool)
@@ -64,7 +64,7 @@ class Cascade:
         return predicted, by.astype(str)
 
     def _of_images(self, reached: np.ndarray) -> np.ndarray:
-        """Where each image falls, `(N,)`, by where its class, or each of its labels, does."""
+        """Smallest successful radius of each image, `(N,)`, by that of its class, or of each of its labels."""
         if reached.ndim == 1:
             return reached
         first = np.where(self.right, reached, np.inf).min(axis=1)
@@ -79,7 +79,7 @@ def run_cascade(
     *,
     quick: bool = False,
 ) -> None:
-    """Attack what still stands, attack by attack; verdicts are taken further in place.
+    """Attack the images that withstood all attacks so far, attack by attack; verdicts are taken further in place.
 
     All radii and targets of an attack share its batches, so that these are full: an image that falls leaves at once.
     Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
@@ -109,7 +109,7 @@ def run_cascade(
 
 
 def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Sequence[float], wanted: np.ndarray) -> None:
-    """Make one attack at some radii on the wanted images, `(N,)`, that stand there."""
+    """Make one attack at some radii on the wanted images, `(N,)`, that have withstood all so far."""
     info = find_attack(spec.name)
     if not info.mixes:
         (radius,) = radii

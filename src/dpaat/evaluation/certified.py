@@ -72,8 +72,8 @@ def run_certified(
     """Certify every image for every noise, and attack the smoothed classifiers at the same radii.
 
     A ball of radius r in Linf lies within one of r * sqrt(d) in L2, for d values an image: so an L2 radius R certifies
-    R / sqrt(d) in Linf. An image falls to the attack where the true class has less than half of the draws on the
-    attacked image, by the upper limit of their share; so no certified image is counted as fallen but with chance alpha.
+    R / sqrt(d) in Linf. The attack succeeds on an image where the true class has less than half of the draws on the
+    attacked image, by the upper limit of their share; so a certified image counts as misclassified with chance alpha.
 
     Args:
         attacker: model, images and labels.

@@ -177,7 +177,7 @@ def threshold_at(scores: np.ndarray, positive: np.ndarray, specificity: float) -
     negatives = np.sort(scores[~positive])
     if not len(negatives):
         raise ValueError("a threshold needs negative images")
-    # The product may come out a hair above the whole number that it stands for, as 0.07 * 100 does.
+    # The product may come out a hair above the whole number that it means, as 0.07 * 100 does.
     return float(negatives[max(math.ceil(specificity * len(negatives) - 1e-9), 1) - 1])
 
 

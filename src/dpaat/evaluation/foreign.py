@@ -38,7 +38,7 @@ def subject_of_weights(
     """Take a model that was trained elsewhere: weights, a network of the user's own, or an object.
 
     What a state dict does not hold is taken from what is stated; else from the record that checkpoints and exports of
-    this package carry; else by the rules of `Foreign`. All of it stands in the head of the results, as `network`.
+    this package carry; else by the rules of `Foreign`. All of it is in the head of the results, as `network`.
 
     Args:
         given: model, weights and how they are read; `out` is made if need be.

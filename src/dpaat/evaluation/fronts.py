@@ -17,7 +17,7 @@ def pareto_front(places: Places) -> list[str]:
 def upper_hull(places: Places) -> list[str]:
     """Names of the points of the Pareto front that lie on or above every line between two others of it.
 
-    Along it the price of robustness grows: from point to point, by ascending abscissa, the line falls more steeply.
+    Along it the price of robustness grows: from point to point, by ascending abscissa, the line descends more steeply.
     """
 
     def slope(first: str, second: str) -> float:

@@ -45,10 +45,10 @@ def run_masking(
     """Gradient-masking diagnostics, each attack alone on the correctly classified images of a stratified draw.
 
     Attacks are compared at the radius, among `eps` and its halves down to 1/32, at which PGD-10 leaves most nearly
-    half of the images standing: where all of them fall, or none, two attacks cannot be told apart.
+    half of the images unbroken: where an attack succeeds on all, or on none, two attacks cannot be told apart.
 
     Costs at most 2 * steps * (9 + min(9, K - 1)) + queries + 280 forward passes per image, that is 2,780 with 7
-    classes and 3,080 with 10 or more; less in practice, since several attacks stop where an image falls. A model that
+    classes and 3,080 with 10 or more; less in practice, as several attacks stop once they succeed. A model that
     answers at random costs 410 more.
 
     Args:

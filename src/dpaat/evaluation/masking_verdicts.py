@@ -162,7 +162,7 @@ def compare(
     """Paired comparison of attacks: fail if one that should be no stronger is stronger beyond noise.
 
     That is: the one-sided exact McNemar test gives p < 0.05, and the difference, as a share of the images, is above
-    `gain`, from which it warns and fails. Attacks come with their names and whether each image falls to them `(n,)`.
+    `gain`, from which it warns and fails. Attacks come with their names and whether they succeed on each image `(n,)`.
     """
     (one, first), (two, second) = challenger, reference
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())

@@ -121,7 +121,7 @@ def recall_moments(
 def leave_out_precision(scores: np.ndarray, labels: np.ndarray, target: int, blocks: Clusters) -> np.ndarray:
     """One-vs-rest average precision of a class on all images and without each block, `(1 + C,)`.
 
-    Images of equal score stand or fall together, as in `torchmetrics.functional.binary_average_precision`. The class
+    Images of equal score are ranked together, as in `torchmetrics.functional.binary_average_precision`. The class
     must have images; without its only block it counts 0.
     """
     positive = np.flatnonzero(labels == target)
@@ -165,7 +165,7 @@ def precision_moments(
     `precision` is what `leave_out_precision` gives for every class, or a mean or difference of such, `(1 + C, K)`, NaN
     for absent classes; `smoothing` weighs a made-up lesion in every class that the model misses, or that both models
     rank alike. The jackknife's estimate of the bias is taken off the center: the average precision of few images is too
-    high, since each stands above itself. No degrees of freedom are lost: for a statistic as bent as this one the
+    high, since each is ranked above itself. No degrees of freedom are lost: for a statistic as bent as this one the
     jackknife's variance is too large (B. Efron, C. Stein, Annals of Statistics 9, 1981).
     """
     num_classes = precision.shape[1]
@@ -217,7 +217,7 @@ def resampled_scores(
 
 
 def _precision(weights: np.ndarray, y: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Average precision `(B,)` of a label by weights of the images `(B, N)`; equal scores stand or fall together."""
+    """Average precision `(B,)` of a label by weights of the images `(B, N)`; equal scores are ranked together."""
     order = np.flatnonzero(y >= 0)
     order = order[np.argsort(-score[order], kind="stable")]
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))

@@ -43,7 +43,7 @@ def subgroups(
         classes: K class names.
         level: of the intervals, in (0, 1).
 
-    Returns attribute to name to `Subgroup`. Age bands stand in their order, others in the alphabet's, "unknown" last.
+    Returns attribute to name to `Subgroup`. Age bands are in their order, others in the alphabet's, "unknown" last.
     """
     if not len(frame) == len(correct) == len(labels) == len(groups):
         raise ValueError(

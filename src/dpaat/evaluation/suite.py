@@ -21,7 +21,7 @@ from dpaat.radii import format_radius
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
 """Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
-ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite that are run on what the others left standing
+ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite on images that withstood the rest
 SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 """Radii of the security curve beyond the fixed ones, by PGD on images that are still correct."""
@@ -36,7 +36,7 @@ class Result:
     predicted: np.ndarray  # class of every image `(N,)`, or answers to its labels `(N, K)`
     metrics: Metrics  # those that rank probabilities are None in the worst case
     probabilities: Tensor | None = None  # `(N, K)`, float64; None in the worst case
-    fell_to: np.ndarray | None = None  # in the worst case: the attack that each fell to, "" where it stands
+    fell_to: np.ndarray | None = None  # in the worst case: the first attack that succeeds on each, "" where none does
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Curve:
     area: float  # the largest fixed radius, up to which the areas are taken
     accuracy_area: float  # normalized area under the robust accuracy, in [0, 1]
     balanced_accuracy_area: float
-    fallen_to: list[dict[str, int]]  # by radius: images that fell to each attack and not before, "" stand
-    spared: dict[str, int]  # by attack and radius: images that were not attacked since they stood at a larger radius
+    fallen_to: list[dict[str, int]]  # by radius: images that each attack succeeds on first, "" withstand all
+    spared: dict[str, int]  # by attack and radius: images that were not attacked since they withstood a larger radius
 
 
 def evaluate_model(

@@ -33,7 +33,7 @@ class Layer:
     height: int
     width: int
     axes: tuple[int, ...] = (2, 3)  # of its output down and across the image, or the one of both row by row
-    first: int = 0  # where the map begins on that one axis; class tokens stand before or after
+    first: int = 0  # where the map begins on that one axis; class tokens come before or after
 
     def __str__(self) -> str:
         return f"{self.name} ({self.height} x {self.width})"
@@ -142,7 +142,7 @@ def _layout(output: Tensor, aspect: float) -> tuple[int, int, tuple[int, ...], i
 
 
 def _grids(sizes: Iterable[int], aspect: float) -> set[tuple[int, int]]:
-    """Grids `(height, width)` of the image's shape that may stand on axes of these sizes."""
+    """Grids `(height, width)` of the image's shape that axes of these sizes may have."""
     counts = {count for size in sizes for count in range(max(1, size - MOST_TOKENS), size + 1)}
     widths = {math.isqrt(int(count / aspect)) for count in counts} - {0}
     return {(round(width * aspect), width) for width in widths}

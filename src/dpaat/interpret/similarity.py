@@ -48,7 +48,7 @@ def structural_similarity(first: Tensor, second: Tensor) -> np.ndarray:
     """
     one, two = (scaled(maps)[:, None] for maps in _pair(first, second))
     side = min(WINDOW, *one.shape[2:])
-    # The Gaussian window is always of 11 pixels; on a smaller map the plain one, of an odd side, stands in.
+    # The Gaussian window is always of 11 pixels; on a smaller map the plain one, of an odd side, takes its place.
     options = {"gaussian_kernel": side == WINDOW, "kernel_size": side - 1 + side % 2}
     found = structural_similarity_index_measure(one, two, data_range=1.0, reduction="none", **options)
     assert isinstance(found, Tensor)

@@ -13,7 +13,7 @@ from dpaat.attacks.losses import kl_divergence
 class SelfTeacher(nn.Module):
     r"""Frozen copy of the network whose clean answers the adversarial views learn; saved with the method.
 
-    $T^2\, KL(p_T(f_0(x)) \,\|\, p_T(f(x')))$ with $f_0$ the network as it stood when the attacks began and $p_T$ the
+    $T^2\, KL(p_T(f_0(x)) \,\|\, p_T(f(x')))$ with $f_0$ the network as it was when the attacks began and $p_T$ the
     softmax of logits divided by $T$.
 
     Args:

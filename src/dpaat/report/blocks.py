@@ -109,7 +109,7 @@ SECTIONS: dict[str, Section] = {}
 
 
 def register_section(anchor: str, title: str, *, order: float) -> Callable[[Maker], Maker]:
-    """Make a section known: a decorator of the function that makes its blocks; sections stand by ascending `order`."""
+    """Make a section known: a decorator of the function that makes its blocks; sections are sorted by `order`."""
 
     def register(make: Maker) -> Maker:
         if SECTIONS.setdefault(anchor, Section(anchor, title, order, make)).make is not make:

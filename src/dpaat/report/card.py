@@ -19,7 +19,7 @@ LICENCES = ("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "cc0
 """Licences by the names that hubs know."""
 METRICS = {"accuracy": "", "balanced_accuracy": "", "map": "mean average precision", "auroc": "AUROC"}
 APART = ("training", "fragility", "reproduction")
-"""Sections that have a place of their own on the card, or none; all others stand under "Evaluation"."""
+"""Sections that have a place of their own on the card, or none; all others are under "Evaluation"."""
 METHOD = (
     "S. Li, X. Ma, S. Jiang, L. Meng, “Dynamic Perturbation-Adaptive Adversarial Training on Medical Image "
     "Classification”, arXiv 2403.06798 (2024)"

@@ -60,7 +60,7 @@ class Comparison:
 
     @cached_property
     def reference(self) -> float | None:
-        """The radius that stands for all: the middle one, or the lower of two, under the first attack."""
+        """The radius that represents all: the middle one, or the lower of two, under the first attack."""
         if not self.attacks:
             return None
         radii = sorted({eps for found in self.under(self.attacks[0]).values() for eps in found if eps})

@@ -73,7 +73,7 @@ def templates() -> jinja2.Environment:
     environment = jinja2.Environment(loader=loader, autoescape=True, **rules)
 
     def svg(plot: Plot) -> Markup:
-        """A drawing with ids of its own, so that several can stand on one page."""
+        """A drawing with ids of its own, so that several can be on one page."""
         return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\1figure{next(numbers)}-", plot.svg))
 
     environment.filters["svg"] = svg

@@ -60,7 +60,7 @@ def train(
         data: where the data of the run to go on with are now, if they were moved.
         stop_after: end this call after so many epochs; the run can then be resumed.
         callbacks: Lightning callbacks of your own, called after those that write the run folder. What they do to the
-            model they do to the run; their state stands in its checkpoints and must be plain data and tensors.
+            model they do to the run; their state is in its checkpoints and must be plain data and tensors.
         cache_dir: where decoded images are kept.
         command: the command line, noted in the run folder.
         console: where to print; None for silence.

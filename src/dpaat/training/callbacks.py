@@ -32,7 +32,7 @@ class EpochLog(L.Callback):
     """Append a row to `metrics.csv` and `timing.csv`, and a part to `perturbation.parquet`, after every epoch.
 
     On resuming, rows of epochs that are about to be repeated are dropped, so that the files end up as those of an
-    unbroken run. Wall-clock times stand in a file of their own: they alone differ from run to run. `watch` says what
+    unbroken run. Wall-clock times are in a file of their own: they alone differ from run to run. `watch` says what
     there is to warn of after the epochs so far.
     """
 

@@ -71,7 +71,7 @@ def finite(module: nn.Module) -> bool:
 def catastrophic_overfitting(
     train: Sequence[float], robust: Sequence[float], *, num_classes: int, causes: Sequence[Sequence[float]] = ()
 ) -> int | None:
-    """The first epoch in which robust balanced accuracy collapsed while training accuracy under attack did not fall.
+    """The first epoch in which robust balanced accuracy collapsed while training accuracy under attack did not drop.
 
     The training attack has then become easy for the network, and says nothing about a stronger one. A network that
     answers the same class whatever the image has a balanced accuracy of 1 / K, and gives up no robustness when it
@@ -82,7 +82,7 @@ def catastrophic_overfitting(
         robust: balanced accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
         num_classes: K.
         causes: what else may take robustness with it, of each epoch: clean accuracy, or the radii that are trained at;
-            where one has halved as well, the fall is another one.
+            where one has halved as well, the drop is another one.
 
     Returns:
         The number of an epoch whose robust balanced accuracy is below half of the best before, which was 1.5 / K at

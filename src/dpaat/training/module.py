@@ -220,7 +220,7 @@ class TrainingModule(L.LightningModule):
         """
 
         def of_all(rows: Tensor) -> Tensor:
-            # (processes, rows of each, ...); transposed, rows stand in the order of the batch and padding at its end.
+            # (processes, rows of each, ...); transposed, rows are in the order of the batch and padding at its end.
             padding = -(-total // self.trainer.world_size) - len(rows)
             gathered: Any = self.all_gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
             return gathered.transpose(0, 1).flatten(0, 1)[:total]  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from dpaat.radii import format_radius
 class RobustOutputs:
     """Validation cascade: images are attacked at growing radii while they are classified correctly.
 
-    Those that stand wait until there is a batch of them: in small batches, each of another size, a CPU takes a quarter
+    Those that are still right wait until they fill a batch: in small batches of changing size a CPU takes a quarter
     longer for an image. At most a batch of `batch_size` waits at each of the ascending radii, attacked by PGD.
     """
 
@@ -44,7 +44,7 @@ class RobustOutputs:
                 self._attack(level, *waiting)
 
     def collect(self) -> tuple[Tensor, dict[float, Tensor]]:
-        """Labels `(N,)`, and logits `(N, K)` at every radius from 0: a fallen image keeps those with which it fell."""
+        """Labels `(N,)`, and logits `(N, K)` at every radius from 0; once misclassified, an image keeps them."""
         logits = torch.cat(self._clean)
         found = {0.0: logits}
         for radius, parts in zip(self.radii, self._attacked, strict=True):
@@ -55,7 +55,7 @@ class RobustOutputs:
         return torch.cat(self._labels), found
 
     def _stands(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Of several labels, which fall one by one, every image is attacked at every radius."""
+        """Of several labels, each with a smallest radius of its own, every image is attacked at every radius."""
         return logits.argmax(1) == y if y.ndim == 1 else torch.ones_like(y[:, 0], dtype=torch.bool)
 
     def _wait(self, level: int, stands: Tensor, *arrivals: Tensor) -> None:

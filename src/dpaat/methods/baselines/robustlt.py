@@ -14,8 +14,8 @@ class RobustLT(AdversarialTraining):
     Fixed-radius training with the radii of `class_radii` times a linear ramp over the epochs, steps in proportion.
     It looks at class sizes, never at losses. The mean over the images is the run's radius, so rare classes exceed it.
 
-    With `--imbalance balanced-softmax` it stands on AT-BSL (Yue et al., CVPR 2024, arXiv 2403.10073), which is `pgd`
-    with that same option.
+    With `--imbalance balanced-softmax` it is built on AT-BSL (Yue et al., CVPR 2024, arXiv 2403.10073), which is
+    `pgd` with that same option.
     """
 
     share: float = option(0.3, "[0, 1]")  #: a in the paper, how much of the radius the class size decides on

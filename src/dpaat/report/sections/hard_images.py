@@ -71,7 +71,7 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
         return [Text("No image stayed at 0.", "note")]
     text = (
         f"{len(zero):,} images stayed at a distance of 0: at every attack their clean loss was above the mean of their "
-        "class. They are hard, or their label is wrong. Those whose loss is highest above that mean stand first."
+        "class. They are hard, or their label is wrong. Those whose loss is highest above that mean come first."
     )
     found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
     shown, seen = zero.head(SHOWN), dict[str, tuple[str, np.ndarray]]()
@@ -90,7 +90,7 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
                 [Picture(image_uri(seen[name][1]), "", f"{name}, {label}")],
             )
         cards.append(Card(name, f"labelled {label}{answer}; loss {loss:.2f}", pictures))
-    # No table: the model card has tables, and is published, where ids of patients must not stand.
+    # No table: the model card has tables, and is published, which must not hold ids of patients.
     first = f"the {SAVED:,} hardest" if len(zero) > SAVED else "all of them"
     data = zero.head(SAVED).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     download = Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)
