@@ -82,6 +82,12 @@ def reason(line: str) -> str | None:
     return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, line)), None)
 
 
+def test_reasons_not_to_run_a_command_hold():
+    for pattern, why in NOT_RUN.items():
+        assert any(re.search(pattern, line) for _, line in CASES), pattern
+        assert all((ROOT / "tests" / name).is_file() for name in re.findall(r"test_\w+\.py", why)), why
+
+
 def prepare(place: Path, text: str, run: Path) -> None:
     """What the commands of a page name: images, tables, finished runs."""
     ham = "ham10000:DIR" in text
