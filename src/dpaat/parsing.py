@@ -19,7 +19,7 @@ from dpaat.plugins import VARIABLE
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 TITLES = {"Data": "data", "Weights": "model", "Model": "model", "MethodAndAttack": "method"}
 TITLES |= {"Optimization": "training", "Place": "place", "Attacks": "attack", "Measurement": "images and radii"}
-TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
+TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model", "ExplainConfig": "images and maps"}
 """Groups of options, by the class that holds them."""
 APART = {"eps": "attack", "steps": "attack", "norm": "attack", "device": "place"}
 PLACEHOLDERS = {"str": "", "Path": "PATH", "int": "N", "float": "X"}
@@ -37,6 +37,9 @@ class Changes(dict[str, Any]):
 
 class _Formatter(RawDescriptionHelpFormatter):
     """Shows options with hyphens, as people type them, and short placeholders; no value is broken into lines."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, max_help_position=20, **options)
 
     def format_help(self) -> str:
         return with_hyphens(super().format_help())
