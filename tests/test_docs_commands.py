@@ -114,15 +114,15 @@ def evaluated_run(tiny_run, tmp_path_factory):
     return run
 
 
+RUN = [page for page in PAGES if any(reason(line) is None for line in commands(page))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_it_runs(page, evaluated_run, tmp_path, monkeypatch, capsys):
-    lines = [line for line in commands(page) if reason(line) is None]
-    if not lines:
-        pytest.skip("no command that runs here")
     prepare(tmp_path, page.read_text(encoding="utf-8"), evaluated_run)
     monkeypatch.chdir(tmp_path)
-    for line in lines:
+    for line in filter(lambda line: reason(line) is None, commands(page)):
         given = arguments(line)
         resumed = "--resume" in given or "--config" in given
         small = shlex.split(SMALL.get(given[0], "")) if not resumed else []
