@@ -21,6 +21,6 @@ quickstart:
 test:
 	pytest -n 2 --cov --cov-report=term:skip-covered
 
-# every command in README, tutorial and how-tos, scaled down: two to three minutes
+# every command in README, tutorial and how-tos, scaled down: about a minute
 commands:
 	pytest -n 2 --dist load -m slow tests/test_docs_commands.py
