@@ -151,7 +151,7 @@ def _help(text: str, default: Any = inspect.Parameter.empty) -> str:
     """The help of an option, with its default where the text does not tell it."""
     text = text.rstrip(".")
     if default is not inspect.Parameter.empty and not re.search(r"\b(default|required)\b", text):
-        shown = "no yes".split()[default] if isinstance(default, bool) else default
+        shown = ["no", "yes"][default] if isinstance(default, bool) else default
         shown = f"{shown:g}" if isinstance(shown, float) else shown
         text = f"{text} (default: {'none' if shown in (None, '', {}, []) else shown})"
     return text.replace("%", "%%")
