@@ -2,7 +2,7 @@
 OUT ?= build
 .PHONY: check lint types docs quickstart test commands
 
-check: lint types docs quickstart test
+check: lint types docs quickstart test commands
 
 lint:
 	ruff check .
@@ -21,6 +21,6 @@ quickstart:
 test:
 	pytest -n 2 --cov --cov-report=term:skip-covered
 
-# every command in README, tutorial and how-tos, scaled down; a few minutes
+# every command in README, tutorial and how-tos, scaled down: about a minute
 commands:
-	pytest -m slow tests/test_docs_commands.py
+	pytest -n 2 --dist load -m slow tests/test_docs_commands.py

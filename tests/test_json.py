@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
+import report_makers
+import test_compare
 from data_makers import write_csv
 from dpaat import cli, hub, quickstart, tuning
 from dpaat.parsing import command_parser
-from report_makers import make_run
 from training_makers import tiny_arguments
 
 WITHOUT = {"completion": "prints a script for a shell"}
@@ -16,13 +17,13 @@ COMMANDS = {
     "quickstart": ([], "report"),
     "train": (["TRAIN", "--resume", "--out", "RUN"], "epochs_done"),
     "evaluate": (["RUN", "--attack", "fgsm", "--eps", "2/255", "--max-samples", "8", "--device", "cpu"], "results"),
-    "explain": (["RUN", "--maps", "input-gradient", "--max-samples", "3", "--steps", "1", "--device", "cpu"], "maps"),
+    "explain": (["RUN", "--maps", "input-gradient", "--max-samples", "3", "--steps", "1"], "explanations"),
     "compare": (["ONE", "TWO"], "reference"),
     "benchmark": (["smoke", "--dry-run"], "cells"),
     "tune": (["--search", "lr=1e-3,1e-1", "--out", "study"], "best"),
-    "profile": (["TRAIN", "--batches", "1"], "parts"),
+    "profile": (["TRAIN", "--batch-size", "4", "--batches", "1"], "passes"),
     "predict": (["RUN", "IMAGES"], "predictions"),
-    "report": (["ONE", "TWO", "--no-images"], "report"),
+    "report": (["ONE", "--no-images"], "report"),
     "export": (["RUN", "--no-onnx", "--images", "4"], "checked"),
     "push": (["RUN", "clinic/net"], "url"),
     "data check": (["folder:IMAGES"], "fingerprint"),
@@ -46,8 +47,12 @@ def test_it_is_all_that_is_printed(name, tiny_images, tiny_run, tmp_path, monkey
     places = {"IMAGES": str(tiny_images), "RUN": str(tmp_path / "run")}
     if "RUN" in arguments:
         shutil.copytree(tiny_run, tmp_path / "run")
-    if "ONE" in arguments:
-        places |= {each: str(make_run(tmp_path, each, method=each.lower(), skill=1.0)) for each in ("ONE", "TWO")}
+    if name == "report":
+        places["ONE"] = str(report_makers.make_run(tmp_path / "one"))
+    if name == "compare":
+        places |= {
+            each: str(test_compare.make_run(tmp_path, each, method=each.lower(), skill=1.0)) for each in ("ONE", "TWO")
+        }
     given = [word for each in arguments for word in (tiny_arguments(tiny_images)[1:] if each == "TRAIN" else [each])]
     given = [places.get(word, word.replace("IMAGES", str(tiny_images))) for word in given]
     capsys.readouterr()

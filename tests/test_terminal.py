@@ -147,6 +147,11 @@ def test_a_typo_gets_the_nearest_name(argv, nearest, capsys) -> None:
     assert error.count("\n") == 1
 
 
+def test_what_one_sees_first_fits_80_columns(capsys) -> None:
+    assert (main([]), main(["--help"])) == (2, 0)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     "command", ["train", "evaluate", "explain", "benchmark", "tune", "predict", "report", "export"]
 )
@@ -157,6 +162,8 @@ def test_help_tells_every_default_in_groups(command, capsys, monkeypatch) -> Non
     text = capsys.readouterr().out.split("examples:")[0]
     options = [" ".join(one.split()) for one in re.split(r"^  (?=--)", text, flags=re.MULTILINE)]
     untold = [one for one in options if one.startswith("--") and not re.search(r"default|required", one)]
+    assert max(map(len, text.splitlines())) <= 100
+    assert not [one for one in options if re.match(r"--.*\+ ", one.split(": ")[0])]
     own = ("--help", "--plugin", "--trust", "--quiet", "--json", "--config", "--print-config")
     assert not [one for one in untold if not one.startswith(own)]
     if command == "train":

@@ -148,7 +148,7 @@ def _run(argv: list[str]) -> int:
             raise
     else:
         if given.get("json"):
-            print(json.dumps(found, indent=1, default=str))
+            print(json.dumps(found, indent=1))
         return int(bool(found and found.get("problems")))
     raise UserError(_too_little_memory(asked, given.get("batch_size")))
 

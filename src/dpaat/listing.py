@@ -7,8 +7,6 @@ from dpaat.radii import format_radius
 from dpaat.tables import Column, Row, Table
 
 MORE_MODELS = "also torchvision:NAME, and with --pretrained true hf-hub:NAME and local-dir:DIR"
-
-
 Listing = tuple[Table, *tuple[str, ...]]
 """A table, and notes below it."""
 
@@ -47,8 +45,8 @@ def _models(containing: str) -> Listing:
     import timm
 
     names = [name for name in timm.list_models() if containing in name]
-    notes = f"{len(names)} models of timm; those without convolutions are not meant", MORE_MODELS
-    return _table("model", [], [Row(name, []) for name in names], *notes)
+    note = f"{len(names)} models of timm; those without convolutions are not meant"
+    return _table("model", [], [Row(name, []) for name in names], note, MORE_MODELS)
 
 
 def _attacks(containing: str) -> Listing:
@@ -92,11 +90,5 @@ def _table(corner: str, headings: list[str], rows: list[Row], *notes: str) -> Li
     return Table(corner, [Column(text, left=True) for text in headings], rows), *notes
 
 
-LISTS: dict[str, Callable[[str], Listing]] = {
-    "methods": _methods,
-    "models": _models,
-    "attacks": _attacks,
-    "datasets": _datasets,
-    "maps": _maps,
-    "grids": _grids,
-}
+MAKERS = (_methods, _models, _attacks, _datasets, _maps, _grids)
+LISTS: dict[str, Callable[[str], Listing]] = {maker.__name__[1:]: maker for maker in MAKERS}

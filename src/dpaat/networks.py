@@ -71,7 +71,7 @@ def make_network(
     except Exception as error:
         if not pretrained or isinstance(error, UserError):
             raise
-        raise UserError(f"the pretrained weights of {name!r} could not be had: {first_line(error)}") from None
+        raise UserError(f"the pretrained weights of {name!r} could not be fetched: {first_line(error)}") from None
 
 
 def head_layers(network: nn.Module, num_classes: int) -> list[nn.Module]:

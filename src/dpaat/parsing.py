@@ -19,7 +19,7 @@ from dpaat.plugins import VARIABLE
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 TITLES = {"Data": "data", "Weights": "model", "Model": "model", "MethodAndAttack": "method"}
 TITLES |= {"Optimization": "training", "Place": "place", "Attacks": "attack", "Measurement": "images and radii"}
-TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model"}
+TITLES |= {"Reading": "data", "Inputs": "data", "Foreign": "model", "ExplainConfig": "images and maps"}
 """Groups of options, by the class that holds them."""
 APART = {"eps": "attack", "steps": "attack", "norm": "attack", "device": "place"}
 PLACEHOLDERS = {"str": "", "Path": "PATH", "int": "N", "float": "X"}
@@ -37,6 +37,9 @@ class Changes(dict[str, Any]):
 
 class _Formatter(RawDescriptionHelpFormatter):
     """Shows options with hyphens, as people type them, and short placeholders; no value is broken into lines."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, max_help_position=20, **options)
 
     def format_help(self) -> str:
         return with_hyphens(super().format_help())
@@ -148,7 +151,7 @@ def _help(text: str, default: Any = inspect.Parameter.empty) -> str:
     """The help of an option, with its default where the text does not tell it."""
     text = text.rstrip(".")
     if default is not inspect.Parameter.empty and not re.search(r"\b(default|required)\b", text):
-        shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
+        shown = ["no", "yes"][default] if isinstance(default, bool) else default
         shown = f"{shown:g}" if isinstance(shown, float) else shown
         text = f"{text} (default: {'none' if shown in (None, '', {}, []) else shown})"
     return text.replace("%", "%%")

@@ -105,6 +105,11 @@ class Table:
         return [Column(each) if isinstance(each, str) else each for each in self.columns]
 
     @property
+    def headings(self) -> list[str]:
+        """Texts of the columns, with those they share."""
+        return [f"{head.group} {head.text}".strip() for head in self.heads]
+
+    @property
     def body(self) -> list[tuple[Row, list[Cell]]]:
         """Every row with its cells."""
         return [(row, [Cell(each) if isinstance(each, str) else each for each in row.cells]) for row in self.rows]
@@ -125,16 +130,12 @@ class Table:
 
     def records(self) -> list[dict[str, str]]:
         """For JSON: a row's cells by their headings."""
-        heads = [f"{head.group} {head.text}".strip() for head in self.heads]
-        return [
-            {self.corner: row.name} | {head: cell.text for head, cell in zip(heads, cells, strict=True)}
-            for row, cells in self.body
-        ]
+        names = [self.corner, *self.headings]
+        return [dict(zip(names, [row.name, *(each.text for each in cells)], strict=True)) for row, cells in self.body]
 
     def to_markdown(self) -> str:
         """As GitHub writes tables, between the line to click on and the note."""
-        heads = [f"{column.group} {column.text}".strip() for column in self.heads]
-        lines = [[escape_markdown(text) for text in (self.corner, *heads)]]
+        lines = [[escape_markdown(text) for text in (self.corner, *self.headings)]]
         lines.append(["---", *("---" if column.left else "---:" for column in self.heads)])
         for row, cells in self.body:
             texts = ((escape_markdown(each.text), each) for each in cells)

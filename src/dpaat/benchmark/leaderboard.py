@@ -9,7 +9,7 @@ import dpaat
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.document import Document, table_title
 from dpaat.benchmark.outcomes import AREA
-from dpaat.benchmark.tables import COMPARED, FOOTNOTE, TESTS, contrast_cell, cost_cells, doubts
+from dpaat.benchmark.tables import ADJUSTED, COMPARED, FOOTNOTE, contrast_cell, cost_cells, doubts
 from dpaat.errors import UserError
 from dpaat.evaluation.results import EVALUATION_FILE
 from dpaat.radii import format_radius
@@ -68,7 +68,7 @@ def write_leaderboard(document: Document, runs: Sequence[CellRun], name: str, ou
         parts=parts,
         doubts=doubts(document),
         unchecked=document["masking"] is None and not document["evaluation"]["suites"],
-        notes=[FOOTNOTE, TESTS],
+        notes=[FOOTNOTE, ADJUSTED],
         script=SORTING,
         seal=seal,
         version=dpaat.__version__,
@@ -111,7 +111,7 @@ def _table(document: Document, table: Document, reports: Mapping[str, str]) -> T
         scores, differences = row["scores"], row["differences"]
         shown = ["accuracy", "balanced_accuracy", "map", *robust, AREA]
         cells = [score_cell(**scores[each], kind="key" if each == AREA else "") for each in shown]
-        cells += [contrast_cell(differences[each], True) if differences else Cell("-") for each in COMPARED]
+        cells += [contrast_cell(differences[each]) if differences else Cell("-") for each in COMPARED]
         links = [(_short(name, document), reports[name]) for name in row["cells"] if name in reports]
         runs = f"{len(row['cells'])}/{table['replicates']}"
         rows.append(Row(row["recipe"], [runs, *cells, *cost_cells(row), Cell("" if links else "-", links=links)]))

@@ -1,7 +1,7 @@
 """The tables of a benchmark, for the terminal and for Markdown; every number comes from its document."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group as Lines
@@ -13,12 +13,14 @@ from dpaat.radii import format_radius
 from dpaat.tables import Cell, Row, Table, percent, score_cell
 
 COMPARED = {"balanced_accuracy": "clean balanced", "map": "clean mAP", AREA: "area"}
+FULL = ("bound", "p")
 REST = ("area", "s/epoch", "masking")
 FOOTNOTE = (
     "Percent, 95 % intervals. Robust accuracy and balanced accuracy: worst case over the attacks named; area: under "
     "the robust balanced accuracy over the radius, in parts of the largest; seconds per epoch include validation."
 )
-TESTS = "Bound: lower one-sided at 95 %; p: adjusted by Holm over all comparisons of one metric in the table."
+ADJUSTED = "p: adjusted by Holm over all comparisons of one metric in the table."
+TESTS = f"Bound: lower one-sided at 95 %; {ADJUSTED}"
 
 
 def sections(document: Document, *, full: bool) -> list[Table]:
@@ -101,7 +103,7 @@ def _area(row: Document) -> Cell:
 def _differences(document: Document, table: Document, full: bool) -> Table:
     minus = f"minus {document['reference']}"
     rows = [
-        Row(row["recipe"], [contrast_cell(row["differences"][name], full) for name in COMPARED])
+        Row(row["recipe"], [contrast_cell(row["differences"][name], FULL if full else ()) for name in COMPARED])
         for row in table["rows"]
         if row["differences"]
     ]
@@ -112,7 +114,7 @@ def _fronts(document: Document, table: Document, full: bool) -> Table:
     found = front_comparisons(table)
     names = list(found[0][2]["differences"]) if full and found else [AREA]
     rows = [
-        Row(recipe, [family, *(contrast_cell(front["differences"][name], full) for name in names)])
+        Row(recipe, [family, *(contrast_cell(front["differences"][name], FULL if full else ()) for name in names)])
         for recipe, family, front in found
     ]
     title = f"{_title(table)}: above the front of a sweep, at the recipe's own clean score"
@@ -139,9 +141,10 @@ def _title(table: Document) -> str:
     return f"{table_title(table)}, {table['n']:,} images"
 
 
-def contrast_cell(contrast: Mapping[str, Any], full: bool) -> Cell:
-    """A difference; `full` with its bound and its p-value."""
-    more = f" bound {100 * contrast['bound']:+.1f} p {contrast['p_adjusted']:.2g}" if full else ""
+def contrast_cell(contrast: Mapping[str, Any], shown: Sequence[str] = ("p",)) -> Cell:
+    """A difference with its interval, its one-sided bound ("bound") and its p-value ("p")."""
+    texts = {"bound": f" bound {100 * contrast['bound']:+.1f}", "p": f" p {contrast['p_adjusted']:.2g}"}
+    more = "".join(texts[name] for name in shown)
     return score_cell(contrast["difference"], contrast["interval"], sign=True, more=more)
 
 

@@ -146,7 +146,7 @@ def quickstart(
 
     Args:
         data: dataset, as for `dpaat train --data`.
-        epochs: passes over the training set.
+        epochs: passes over the training set; by default 12.
         seed: of everything random.
         out: folder to make; by default runs/quickstart.
     """

@@ -99,7 +99,7 @@ def to_svg(canvas: Canvas | None) -> str:
 def legend(axes: Axes) -> None:
     """Put the legend above the axes, in as many columns as fit the whole drawing."""
     handles, names = axes.get_legend_handles_labels()
-    names = [short(name) for name in names]
+    names = [short(name, 55) for name in names]
     columns = max(1, min(4, 60 // (max(map(len, names)) + 5)))
     place: dict[str, Any] = {"loc": "outside upper left", "borderaxespad": 0.2}
     axes.figure.legend(handles, names, ncols=columns, handlelength=1.5, columnspacing=1.0, **place)
@@ -143,9 +143,9 @@ def radius_ticks(axes: Axes, radii: Sequence[float]) -> None:
     """Write radii below the axes, leaving out those that would run into each other."""
     shown = [radii[0]]
     for radius in radii[1:]:
-        if radius - shown[-1] >= 0.1 * (radii[-1] - radii[0]):  # about what a label needs
+        if radius - shown[-1] >= 0.14 * (radii[-1] - radii[0]):  # about what a label needs
             shown.append(radius)
-    axes.set_xticks(shown, [format_radius(radius) for radius in shown])
+    axes.set_xticks(shown, [format_radius(radius) for radius in shown], fontsize=8)
 
 
 def percent_axis(*axes: Axis, prune: Literal["lower"] | None = None) -> None:

@@ -110,7 +110,7 @@ def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, 
         at = [names.index(name) + step * (k - (len(groups) - 1) / 2) for name in found]
         values, reach = [100 * each.value for each in found.values()], 100 * _reach([*found.values()])
         style: dict[str, Any] = {**draw.look(k), "markersize": 5, "linewidth": 1.3}
-        axes.errorbar(values, at, xerr=reach, linestyle="none", label=draw.short(condition), **style)
+        axes.errorbar(values, at, xerr=reach, linestyle="none", label=condition, **style)
     draw.name_rows(axes, names)
     axes.set_xlabel(x_label)
     draw.legend(axes)

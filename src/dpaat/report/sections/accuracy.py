@@ -106,7 +106,7 @@ def _reliability(comparison: Comparison, name: str) -> Plot | None:
         bins = [place == each for each in np.unique(place)]
         x, y = ([float(values[here].mean()) for here in bins] for values in (confidence, right))
         lower, upper = zip(*(recall_interval(right[here], groups[here]) for here in bins), strict=True)
-        axes.plot(x, y, label=draw.short(text), **draw.look(k))
+        axes.plot(x, y, label=text, **draw.look(k))
         axes.fill_between(x, lower, upper, **draw.band_look(k))
         images = [int(here.sum()) for here in bins]
         rows += [(text, *row) for row in zip(x, y, lower, upper, images, strict=True)]
