@@ -50,7 +50,7 @@ def test_a_run_keeps_its_thresholds_and_moves_its_radii(runs):
     assert info["multilabel"] is True
     assert len(info["thresholds"]) == 14
     part = pd.read_parquet(runs["dpaat"] / "perturbation.parquet" / "epoch-0001.parquet")
-    assert part["eps"].nunique() > 2
+    assert (part["eps"] > part["eps"].min()).mean() >= 0.9
     row = pd.read_csv(runs["dpaat"] / "metrics.csv").iloc[-1]
     assert row["criterion/hernia"] > 0
     assert row["criterion/no hernia"] > 0

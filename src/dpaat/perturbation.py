@@ -158,8 +158,9 @@ class AdaptivePerturbation(SampleState):
         index, *columns = self._rows(index, *columns)
         adv_loss, *clean = (values.reshape(len(index), -1) for values in columns)  # a column for each label
         tracked = clean[0] if clean else adv_loss
-        known = torch.ones_like(tracked, dtype=torch.bool)
-        if self.label_means is not None:
+        if self.label_means is None:
+            known = torch.ones_like(tracked, dtype=torch.bool)
+        else:
             known = self.label_means.labels[index] >= 0
             self.label_means.collect(index, tracked)
         usable = (torch.isfinite(adv_loss) & torch.isfinite(tracked)).all(1)
@@ -175,7 +176,7 @@ class AdaptivePerturbation(SampleState):
         if self.label_means is not None:
             threshold = self.label_means.of(index, self.criterion)
         else:
-            threshold = (self.criterion[[0]] if self.labels is None else self.criterion[self.labels[index], None])
+            threshold = self.criterion[[0]] if self.labels is None else self.criterion[self.labels[index], None]
         known &= torch.isfinite(threshold)
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
@@ -222,8 +223,8 @@ class AdaptivePerturbation(SampleState):
 
 
 def _mean_where(counts: Tensor, values: Tensor) -> Tensor:
-    """Mean over the columns `(B, C)` that count, NaN where none does."""
-    return torch.where(counts, values, 0.0).sum(1) / counts.sum(1)
+    """Mean over the columns `(B, C)` that count, 0 where none does."""
+    return torch.where(counts, values, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 
 def _require(condition: bool, rule: str, value: object) -> None:

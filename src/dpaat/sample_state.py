@@ -145,7 +145,7 @@ def first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gather_rows(*columns: Tensor, device: torch.device) -> list[Tensor]:
-    """Rows `(B, ...)` of all processes of `torch.distributed`, one process after the other; B may differ between them."""
+    """Rows `(B, ...)` of all processes of `torch.distributed`, one process after the other, each with its own B."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return list(columns)
     size = torch.tensor([len(columns[0])], device=device)

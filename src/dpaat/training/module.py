@@ -153,7 +153,8 @@ class TrainingModule(L.LightningModule):
             x = self.transform(x)
         x = x.contiguous(memory_format=torch.channels_last)
         objective = self.method if self.attacking else self._clean
-        with unchecked(), weighing(self._weights):  # no step waits for the device, and whole grey levels over 255 lie in [0, 1]
+        # Unchecked, as no step waits for the device, and whole grey levels over 255 lie in [0, 1].
+        with unchecked(), weighing(self._weights):
             step = partial(perturbed_step, objective, gamma=self.config.awp) if self.config.awp else objective
             output: StepOutput = step(self.model, index, x, y)
         correct = right_answers(output.logits, y)
