@@ -468,6 +468,7 @@ def test_a_size_is_the_mean_of_those_solved_for_its_labels():
     # Log 2 is met first by the label nearest to it.
     assert (255 * state.distance[:2].float()).tolist() == pytest.approx([20 * (0.6931 - 0.6), 20 * 0.3931], rel=1e-2)
     assert state.distance[2] == 0
+    state.update(torch.arange(0), torch.ones(0, 3), torch.ones(0, 3))  # a batch of which nothing was attacked
 
 
 def test_hard_images_still_move():

@@ -156,7 +156,7 @@ class AdaptivePerturbation(SampleState):
             self._check(index, *columns)  # before others are told: padding would hide it
             index, *columns = gather_rows(index, *columns, device=self.eps.device)
         index, *columns = self._rows(index, *columns)
-        adv_loss, *clean = (values.reshape(len(index), -1) for values in columns)  # a column for each label
+        adv_loss, *clean = (values[:, None].flatten(1) for values in columns)  # a column for each label
         tracked = clean[0] if clean else adv_loss
         if self.label_means is None:
             known = torch.ones_like(tracked, dtype=torch.bool)
