@@ -26,7 +26,7 @@ from dpaat.evaluation.labels import choose_thresholds, label_metrics
 from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.evaluation.replicates import Predictions, find_fold
-from dpaat.evaluation.resampling import resampled_scores
+from dpaat.evaluation.resampling import SCORES, resampled_scores
 from dpaat.evaluation.specs import AttackSpec
 from dpaat.evaluation.statistics import intervals, paired_difference
 from dpaat.evaluation.subgroups import subgroups
@@ -329,7 +329,11 @@ def test_auroc_and_map_are_scikit_learns():
     assert found["map"] == pytest.approx(np.mean([average_precision_score(y, z) for y, z in each]), abs=1e-12)
     assert found["per_class_recall"]["a"] == pytest.approx((each[0][1] > 0)[each[0][0] == 1].mean())
     scores = resampled_scores(logits > 0, labels, logits, np.arange(80) // 2)
-    assert scores[:, 0] == pytest.approx([found["accuracy"], found["balanced_accuracy"], found["map"]], abs=1e-9)
+    assert scores[:, 0] == pytest.approx([found[name] for name in SCORES], abs=1e-9)
+    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40))[np.arange(80) // 2]
+    for number, score in ((2, average_precision_score), (3, roc_auc_score)):
+        expected = [score(y, z, sample_weight=weights[known[k]]) for k, (y, z) in enumerate(each)]
+        assert scores[number, 1] == pytest.approx(np.mean(expected), abs=1e-9)
     y, z = some_labels(40)
     whole = label_metrics(z > 0, np.abs(y), classes, z)  # macro, without unknown labels, in one call
     assert whole["auroc"] == pytest.approx(roc_auc_score(np.abs(y), z, average="macro"), abs=1e-12)
@@ -382,6 +386,8 @@ def test_published_outcomes_keep_all_that_scores_are_made_of():
     clean = label_metrics(logits > 0, labels, classes, logits)
     assert found["map"] == pytest.approx(clean["map"])
     assert found["map@4/255"] < found["map"]
+    assert found["auroc"] == pytest.approx(clean["auroc"])
+    assert found["auroc@4/255"] < found["auroc"]
     assert found["area"] == pytest.approx((found["balanced_accuracy"] + found["balanced_accuracy@4/255"]) / 2)
 
 

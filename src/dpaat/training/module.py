@@ -231,7 +231,9 @@ class TrainingModule(L.LightningModule):
         columns = [output.loss.expand(len(output.index)), output.logits, *output.rows.values()]
         wide = [column.detach().float()[:, None].flatten(1) for column in columns]
         loss, *rest = of_all(torch.cat(wide, 1)).split([each.shape[1] for each in wide], 1)
-        logits, *rows = (each.reshape(len(each), *own.shape[1:]).to(own) for each, own in zip(rest, columns[1:], strict=True))
+        logits, *rows = (
+            each.reshape(len(each), *own.shape[1:]).to(own) for each, own in zip(rest, columns[1:], strict=True)
+        )
         return StepOutput(
             loss.mean().to(output.loss), logits, of_all(output.index), dict(zip(output.rows, rows, strict=True))
         )
