@@ -115,7 +115,7 @@ class Attacker:
             raise unknown("precision", self.precision, PRECISIONS)
         kind = np.int8 if self.several else np.int64
         self.model, self.labels = self.model.to(self.device), np.asarray(self.labels, dtype=kind)
-        self._weights = label_weights(torch.from_numpy(self.labels).to(self.device))
+        self._weights = label_weights(torch.tensor(self.labels, device=self.device))
         if self.thresholds is not None:
             self.model = Shifted(self.model, self.thresholds).to(self.device)
         self.source = None if self.source is None else self.source.to(self.device)

@@ -81,7 +81,7 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"].tolist(), classes)
     of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
     eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
-    with weighing(label_weights(torch.from_numpy(data.labels))):
+    with weighing(label_weights(torch.tensor(data.labels))):
         x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
     with evaluation_mode(model), torch.no_grad():
         logits = [model(each).numpy() for each in (x, x_adv)]
