@@ -250,7 +250,7 @@ def test_unknown_labels_are_not_attacked():
 def test_positives_and_negatives_of_a_label_are_attacked_alike():
     labels = torch.tensor([[1, 0], [0, 0], [0, 1], [0, -1]], dtype=torch.int8)
     weights = label_weights(labels)
-    assert torch.allclose(weights, torch.tensor([[4 / 6, 3 / 4], [2.0, 3 / 2]]))
+    assert torch.allclose(weights, torch.tensor([[2.0, 3 / 2], [4 / 6, 3 / 4]]))
     of_each = label_losses(z := torch.randn(4, 2), labels)
     with weighing(weights):
         assert torch.allclose(cross_entropy(z, labels)[0], (2 * of_each[0, 0] + 0.75 * of_each[0, 1]) / 2)

@@ -184,8 +184,7 @@ class AdaptivePerturbation(SampleState):
         size = _mean_where(known, sizes.clamp(self.eps_min, self.eps_max))
         boundary = solved(eps[:, None], adv_loss, at_zero, torch.full_like(at_zero, EVEN_ODDS))
         right = known & (at_zero < EVEN_ODDS)
-        nearest = torch.where(right, boundary.clamp(0, 2 * self.eps_max), torch.inf).amin(1)
-        nearest = torch.where(right.any(1), nearest, 0.0)
+        nearest = torch.where(right, boundary.clamp(0, 2 * self.eps_max), torch.inf).amin(1).nan_to_num(posinf=0.0)
         moves = usable & (visits > self.warmup) & known.any(1)
         # The size at the start is no estimate of anything: the first move goes all the way.
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)

@@ -20,14 +20,14 @@ _weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
 
 
 def label_weights(labels: Tensor) -> Tensor | None:
-    """Weights `(2, K)` by which the negatives and the positives of each label in `(N, K)` count alike; of classes None.
+    """Weights `(2, K)` by which the positives and the negatives of each label in `(N, K)` count alike; of classes None.
 
     The attacked mean of binary losses is else led by the many negatives: an attack that raises all logits leaves the
     order of the images by a label, and so its AUROC, as it was.
     """
     if labels.ndim == 1:
         return None
-    counts = torch.stack([labels == 0, labels == 1]).sum(1)
+    counts = torch.stack([labels == 1, labels == 0]).sum(1)
     return counts.sum(0) / (2.0 * counts.clamp(min=1))
 
 
@@ -41,18 +41,14 @@ def weighing(weights: Tensor | None) -> Iterator[None]:
         _weights.reset(token)
 
 
-def weighed(values: Tensor, y: Tensor) -> Tensor:
-    """Values of labels `(B, K)`, by their weight within `weighing`."""
-    if (weights := _weights.get()) is None:
-        return values
-    no, yes = weights.to(values)
-    return torch.where(y == 1, yes, no) * values
-
-
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy, in full precision whatever the model's; of several labels the mean binary one of those known."""
     if y.ndim == 2:
-        return mean_known(weighed(label_losses(logits, y), y), y)
+        each = label_losses(logits, y)
+        if (weights := _weights.get()) is not None:
+            yes, no = weights.to(each)
+            each = torch.where(y == 1, yes, no) * each
+        return mean_known(each, y)
     return F.cross_entropy(logits.float(), y, reduction="none")
 
 
