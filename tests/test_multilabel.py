@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dpaat.attacks import find_attack
-from dpaat.attacks.losses import cross_entropy, fooled, kl_divergence, margin
+from dpaat.attacks.losses import cross_entropy, fooled, kl_divergence, label_losses, label_weights, margin, weighing
 from dpaat.benchmark.archive import _pack, _unpack
 from dpaat.benchmark.outcomes import Outcome, scores_of
 from dpaat.config import TrainConfig
@@ -26,7 +26,8 @@ from dpaat.evaluation.labels import choose_thresholds, label_metrics
 from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.evaluation.replicates import Predictions, find_fold
-from dpaat.evaluation.resampling import resampled_scores
+from dpaat.evaluation.resampling import SCORES, resampled_scores
+from dpaat.evaluation.specs import AttackSpec
 from dpaat.evaluation.statistics import intervals, paired_difference
 from dpaat.evaluation.subgroups import subgroups
 from dpaat.evaluation.suite import Cascade, evaluate_model
@@ -246,6 +247,44 @@ def test_unknown_labels_are_not_attacked():
     )
 
 
+def test_positives_and_negatives_of_a_label_are_attacked_alike():
+    labels = torch.tensor([[1, 0], [0, 0], [0, 1], [0, -1]], dtype=torch.int8)
+    weights = label_weights(labels)
+    assert torch.allclose(weights, torch.tensor([[2.0, 3 / 2], [4 / 6, 3 / 4]]))
+    of_each = label_losses(z := torch.randn(4, 2), labels)
+    with weighing(weights):
+        assert torch.allclose(cross_entropy(z, labels)[0], (2 * of_each[0, 0] + 0.75 * of_each[0, 1]) / 2)
+        assert torch.allclose(cross_entropy(z, labels)[3], 2 / 3 * of_each[3, 0])
+        assert torch.allclose(
+            cross_entropy(z, labels[:, 0].long()), F.cross_entropy(z, labels[:, 0].long(), reduction="none")
+        )
+    assert torch.allclose(cross_entropy(z, labels)[0], of_each[0].mean())
+    assert label_weights(torch.tensor([0, 1])) is None
+
+
+class Raised(nn.Module):
+    """A pixel for each label, and a last one that raises the logits of all."""
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return 4 * x[:, :-1] + 12 * x[:, -1:] - 8
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd-ce"])
+def test_attacks_lower_auroc_where_most_labels_are_negative(name):
+    # An attack on the plain mean raises all logits, and with them no image's place in the order.
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(120, 8, generator=generator) < 0.1).to(torch.int8)
+    x = torch.cat([0.3 + 0.4 * (labels + torch.rand(120, 8, generator=generator)) / 2, torch.full((120, 1), 0.5)], 1)
+    spec = AttackSpec(name, None if name == "fgsm" else 5)
+    common = {"classes": "abcdefgh", "radii": [0.02], "specs": [spec], "progress": False}
+    clean, attacked = evaluate_model(Raised(), x.reshape(120, 1, 3, 3).numpy(), labels.numpy(), **common)
+    plain = find_attack(name).function(Raised(), x.reshape(120, 1, 3, 3), labels, eps=0.02)
+    unweighed = label_metrics(labels.numpy(), labels.numpy(), "abcdefgh", Raised()(plain).numpy())["auroc"]
+    assert clean.metrics["auroc"] > 0.85
+    assert attacked.metrics["auroc"] < unweighed - 0.15
+
+
 class Twice(nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -290,7 +329,11 @@ def test_auroc_and_map_are_scikit_learns():
     assert found["map"] == pytest.approx(np.mean([average_precision_score(y, z) for y, z in each]), abs=1e-12)
     assert found["per_class_recall"]["a"] == pytest.approx((each[0][1] > 0)[each[0][0] == 1].mean())
     scores = resampled_scores(logits > 0, labels, logits, np.arange(80) // 2)
-    assert scores[:, 0] == pytest.approx([found["accuracy"], found["balanced_accuracy"], found["map"]], abs=1e-9)
+    assert scores[:, 0] == pytest.approx([found[name] for name in SCORES], abs=1e-9)
+    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40))[np.arange(80) // 2]
+    for number, score in ((2, average_precision_score), (3, roc_auc_score)):
+        expected = [score(y, z, sample_weight=weights[known[k]]) for k, (y, z) in enumerate(each)]
+        assert scores[number, 1] == pytest.approx(np.mean(expected), abs=1e-9)
     y, z = some_labels(40)
     whole = label_metrics(z > 0, np.abs(y), classes, z)  # macro, without unknown labels, in one call
     assert whole["auroc"] == pytest.approx(roc_auc_score(np.abs(y), z, average="macro"), abs=1e-12)
@@ -343,6 +386,8 @@ def test_published_outcomes_keep_all_that_scores_are_made_of():
     clean = label_metrics(logits > 0, labels, classes, logits)
     assert found["map"] == pytest.approx(clean["map"])
     assert found["map@4/255"] < found["map"]
+    assert found["auroc"] == pytest.approx(clean["auroc"])
+    assert found["auroc@4/255"] < found["auroc"]
     assert found["area"] == pytest.approx((found["balanced_accuracy"] + found["balanced_accuracy@4/255"]) / 2)
 
 
@@ -403,17 +448,44 @@ def test_masking_is_judged_by_right_answers_turned():
 # The criterion
 
 
-def test_the_threshold_is_the_mean_over_the_labels_of_the_mean_loss_of_their_value():
+def test_thresholds_are_the_mean_losses_of_positives_and_of_negatives():
     labels = torch.tensor([[1, 0], [0, 0], [1, -1]], dtype=torch.int8)
     means = LabelMeans(labels)
     means.collect(torch.arange(3), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 99.0]]))
-    assert means.means().tolist()[:3] == [
-        3.0,
-        3.0,
-        3.0,
-    ]  # label 0 where it is 0; label 1 where it is 0; label 0 where 1
+    # label 0 where it is 0; label 1 where it is 0; label 0 where it is 1
+    assert means.means().tolist()[:3] == [3.0, 3.0, 3.0]
     assert bool(means.means()[3].isnan())
-    assert means.threshold(torch.arange(3), torch.tensor([1.0, 2.0, 10.0, 20.0])).tolist() == [6.0, 1.5, 10.0]
+    assert means.of(torch.arange(2), torch.tensor([1.0, 2.0, 10.0, 20.0])).tolist() == [[10.0, 2.0], [1.0, 2.0]]
+
+
+def test_a_size_is_the_mean_of_those_solved_for_its_labels():
+    labels = torch.tensor([[1, 0, -1], [0, 0, 0], [-1, -1, -1]], dtype=torch.int8)
+    state = AdaptivePerturbation(3, 10 / 255, label_means=LabelMeans(labels), damping=0.0, renew_every=1000)
+    state.criterion.copy_(torch.tensor([0.2, 0.4, 0.6, 0.8, 0.4, 0.4]))  # of negatives, then of positives
+    state._until_renewal = 1000
+    clean = torch.tensor([[0.6, 0.1, 0.0], [0.3, 0.3, 0.1], [0.1, 0.1, 0.1]])
+    state.update(torch.arange(3), clean + 0.1, clean)
+    # From 2/255, where each loss rises by 0.1: label 0 to 0.8, label 1 to 0.4; label 2 is unknown.
+    assert (255 * state.eps[0]).item() == pytest.approx((4 + 6) / 2, abs=1e-3)
+    # The first loss lies above its threshold, so the smallest size; the others reach theirs at 2 and beyond 10.
+    assert (255 * state.eps[1]).item() == pytest.approx((2 + 2 + 10) / 3, abs=1e-3)
+    assert state.eps[2] == state.eps_init
+    assert state.loss.tolist() == pytest.approx([0.35, 0.7 / 3, 0.0])
+    # Log 2 is met first by the label nearest to it.
+    assert (255 * state.distance[:2].float()).tolist() == pytest.approx([20 * (0.6931 - 0.6), 20 * 0.3931], rel=1e-2)
+    assert state.distance[2] == 0
+    state.update(torch.arange(0), torch.ones(0, 3), torch.ones(0, 3))  # a batch of which nothing was attacked
+
+
+def test_hard_images_still_move():
+    # The mean loss of every image lies above its mean threshold; three of its four losses do not.
+    labels = torch.zeros(20, 4, dtype=torch.int8)
+    state = AdaptivePerturbation(20, 8 / 255, label_means=LabelMeans(labels))
+    clean = torch.tensor([0.1, 0.2, 0.1, 3.0]).repeat(20, 1)
+    state.criterion.copy_(torch.full((8,), 0.5))
+    state._until_renewal = 100
+    state.update(torch.arange(20), clean + 0.3, clean)
+    assert (state.eps > state.eps_min).all()
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -427,13 +499,19 @@ def test_the_criterion_reduces_to_that_of_classes(columns):
     by_label = AdaptivePerturbation(10, 8 / 255, label_means=LabelMeans(several), **common)
     for batch in torch.arange(10).split(5):
         clean, rise = torch.rand(5, generator=generator), 0.1 * torch.rand(5, generator=generator)
-        by_label.label_means.collect(batch, clean[:, None].expand(5, columns))
-        for state in (by_class, by_label):
-            state.update(batch, clean + rise, clean)
+        by_class.update(batch, clean + rise, clean)
+        by_label.update(batch, *(each[:, None].expand(5, columns) for each in (clean + rise, clean)))
     assert torch.allclose(by_label.eps, by_class.eps)
+    assert torch.allclose(by_label.distance, by_class.distance)
     assert (by_class.eps != by_class.eps[0]).any()
     expected = mean(by_class.loss, classes, torch.ones(10, dtype=torch.bool), 2)
-    assert torch.allclose(by_label.label_means.threshold(torch.tensor([0, 3]), by_label.criterion), expected)
+    assert torch.allclose(by_label.label_means.of(torch.tensor([0, 3]), by_label.criterion)[:, 0], expected)
+
+
+def test_losses_of_another_shape_are_refused():
+    state = AdaptivePerturbation(4, 8 / 255, label_means=LabelMeans(torch.zeros(4, 3, dtype=torch.int8)))
+    with pytest.raises(ValueError, match=r"\(B,\) and \(B, 3\), not \(4,\) and \(4,\)"):
+        state.update(torch.arange(4), torch.ones(4), torch.ones(4))
 
 
 def test_old_losses_fade():

@@ -29,7 +29,10 @@ from dpaat.thresholds import STATISTICS, LabelMeans
 EVEN_ODDS = math.log(2)
 """Cross-entropy of a label with probability 1/2: below it no other class is likelier."""
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Radii, adversarial losses, clean losses and thresholds, each `(B,)` -> the radii to move to `(B,)`."""
+"""Radii `(B, 1)`, adversarial losses, clean losses and thresholds, each `(B, C)` -> radii to move to `(B, C)`.
+
+C is 1; with several labels an image, one column is one label.
+"""
 
 
 def solved(eps: Tensor, adv_loss: Tensor, clean_loss: Tensor, threshold: Tensor) -> Tensor:
@@ -64,12 +67,14 @@ class AdaptivePerturbation(SampleState):
         warmup: attacks of a sample that are tracked only, before its size moves.
         renew_every: attacks between two renewals of the threshold; default N / 50.
         norm: "linf", where no size beyond 1 has a meaning, or "l2".
-        label_means: in place of `labels` where a sample has several; `collect` its losses before `update`.
+        label_means: in place of `labels` where a sample has several. Losses are then those of its labels `(B, K)`, a
+            size is the mean of those that the rule gives to each known label, and `loss` the mean of their losses.
 
     Attributes:
         distance: estimated distance to the decision boundary `(N,)`, in pixel units, float16: the radius at which the
             loss, as a straight line, would equal log 2, where the label has even odds; from 0 to 2 `eps_max`, damped
-            as the sizes are. 0 for hard or mislabelled images, and before the first move.
+            as the sizes are. 0 for hard or mislabelled images, and before the first move. Of several labels it is that
+            of the nearest among those that are right.
 
     Raises:
         ValueError: an argument out of its range, naming it.
@@ -113,7 +118,10 @@ class AdaptivePerturbation(SampleState):
             valid = bool(labels.min() >= 0) and bool(labels.max() < num_classes)
             _require(valid, "labels must lie in [0, num_classes)", f"{int(labels.min())} to {int(labels.max())}")
             labels = labels.to(torch.int32)
-        groups = 2 * label_means.labels.shape[1] if label_means is not None else 1 if labels is None else num_classes
+        groups = 1 if labels is None else num_classes
+        if label_means is not None:
+            self.columns = label_means.labels.shape[1:]
+            groups = 2 * self.columns[0]
         super().__init__(num_samples, eps_init, groups)
         self.label_means = label_means
         self.register_buffer("labels", labels)
@@ -133,8 +141,9 @@ class AdaptivePerturbation(SampleState):
 
         Args:
             index: numbers of the samples `(B,)`, integers.
-            adv_loss: cross-entropy of each adversarial view at the sample's present size `(B,)`, unweighted.
-            clean_loss: that of the clean views `(B,)`; `solved` needs it, without it `stepped` tracks `adv_loss`.
+            adv_loss: cross-entropy of each adversarial view at the sample's present size `(B,)`, unweighted; of
+                several labels the binary ones `(B, K)`.
+            clean_loss: that of the clean views, alike; `solved` needs it, without it `stepped` tracks `adv_loss`.
             gathered: whether the rows are those of all processes already.
 
         Raises:
@@ -146,11 +155,17 @@ class AdaptivePerturbation(SampleState):
         if not gathered:
             self._check(index, *columns)  # before others are told: padding would hide it
             index, *columns = gather_rows(index, *columns, device=self.eps.device)
-        index, adv_loss, *clean = self._rows(index, *columns)
+        index, *columns = self._rows(index, *columns)
+        adv_loss, *clean = (values[:, None].flatten(1) for values in columns)  # a column for each label
         tracked = clean[0] if clean else adv_loss
-        usable = torch.isfinite(adv_loss) & torch.isfinite(tracked)
+        if self.label_means is None:
+            known = torch.ones_like(tracked, dtype=torch.bool)
+        else:
+            known = self.label_means.labels[index] >= 0
+            self.label_means.collect(index, tracked)
+        usable = (torch.isfinite(adv_loss) & torch.isfinite(tracked)).all(1)
         visits = self.counted(index, usable)
-        self.loss[index] = torch.where(usable, tracked, self.loss[index])
+        self.loss[index] = torch.where(usable, _mean_where(known, tracked), self.loss[index])
         self.visits[index] = visits
 
         self._until_renewal -= len(index)
@@ -159,21 +174,21 @@ class AdaptivePerturbation(SampleState):
             self._until_renewal = self.renew_every
 
         if self.label_means is not None:
-            threshold = self.label_means.threshold(index, self.criterion)
+            threshold = self.label_means.of(index, self.criterion)
         else:
-            threshold = self.criterion[0] if self.labels is None else self.criterion[self.labels[index]]
+            threshold = self.criterion[[0]] if self.labels is None else self.criterion[self.labels[index], None]
+        known &= torch.isfinite(threshold)
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
-        size = self._rule(eps, adv_loss, at_zero, threshold)
-        even = threshold if self.label_means is not None else torch.full_like(eps, EVEN_ODDS)
-        boundary = solved(eps, adv_loss, at_zero, even)
-        moves = usable & (visits > self.warmup) & torch.isfinite(threshold)
+        sizes = self._rule(eps[:, None], adv_loss, at_zero, threshold)
+        size = _mean_where(known, sizes.clamp(self.eps_min, self.eps_max))
+        boundary = solved(eps[:, None], adv_loss, at_zero, torch.full_like(at_zero, EVEN_ODDS))
+        right = known & (at_zero < EVEN_ODDS)
+        nearest = torch.where(right, boundary.clamp(0, 2 * self.eps_max), torch.inf).amin(1).nan_to_num(posinf=0.0)
+        moves = usable & (visits > self.warmup) & known.any(1)
         # The size at the start is no estimate of anything: the first move goes all the way.
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
-        for state, target, told in (
-            (self.eps, size.clamp(self.eps_min, self.eps_max), moves),
-            (self.distance, boundary.clamp(0, 2 * self.eps_max), moves & (eps > 0)),
-        ):
+        for state, target, told in ((self.eps, size, moves), (self.distance, nearest, moves & (eps > 0))):
             before = state[index].float()
             state[index] = torch.where(told, torch.lerp(before, target, way), before).to(state)
 
@@ -204,6 +219,11 @@ class AdaptivePerturbation(SampleState):
             same = torch.equal(labels.to(self.labels), self.labels)
             _require(same, "state_dict must be of the samples with these labels", "of others")
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _mean_where(counts: Tensor, values: Tensor) -> Tensor:
+    """Mean over the columns `(B, C)` that count, 0 where none does."""
+    return torch.where(counts, values, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 
 def _require(condition: bool, rule: str, value: object) -> None:

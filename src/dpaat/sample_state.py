@@ -30,6 +30,8 @@ class SampleState(nn.Module):
     loss: Tensor
     visits: Tensor
     criterion: Tensor
+    columns: tuple[int, ...] = ()
+    """Shape of the losses of one sample: () or, with several labels, (K,)."""
 
     def __init__(self, num_samples: int, eps: float = 0.0, groups: int = 1) -> None:
         super().__init__()
@@ -63,10 +65,10 @@ class SampleState(nn.Module):
         for values in columns:
             if not isinstance(values, Tensor) or not values.is_floating_point():
                 raise TypeError(f"losses must be floating tensors (B,), not {getattr(values, 'dtype', type(values))}")
-            if index.ndim != 1 or values.shape != index.shape:
-                raise ValueError(
-                    f"index and losses must have one shape (B,), not {tuple(index.shape)} and {tuple(values.shape)}"
-                )
+            if index.ndim != 1 or values.shape != (*index.shape, *self.columns):
+                wanted = "one shape (B,)" if not self.columns else f"the shapes (B,) and (B, {self.columns[0]})"
+                found = f"{tuple(index.shape)} and {tuple(values.shape)}"
+                raise ValueError(f"index and losses must have {wanted}, not {found}")
         if index.device.type == "cpu" and len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self.eps):
             found = f"{int(index.min())} to {int(index.max())}"
             raise ValueError(f"index must lie in 0 to {len(self.eps) - 1}, not {found}")
@@ -143,7 +145,7 @@ def first_of_equals(index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gather_rows(*columns: Tensor, device: torch.device) -> list[Tensor]:
-    """Rows `(B,)` of all processes of `torch.distributed`, one process after the other; B may differ between them."""
+    """Rows `(B, ...)` of all processes of `torch.distributed`, one process after the other, each with its own B."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return list(columns)
     size = torch.tensor([len(columns[0])], device=device)
@@ -152,7 +154,7 @@ def gather_rows(*columns: Tensor, device: torch.device) -> list[Tensor]:
     most = max(int(each) for each in sizes)
     found = []
     for values in columns:
-        padded = nn.functional.pad(values.detach().to(device), (0, most - len(values)))
+        padded = nn.functional.pad(values.detach().to(device), (0, 0) * (values.ndim - 1) + (0, most - len(values)))
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
         found.append(torch.cat([part[: int(each)] for part, each in zip(parts, sizes, strict=True)]))

@@ -47,11 +47,10 @@ STATISTICS: dict[str, Statistic] = {
 
 
 class LabelMeans(nn.Module):
-    r"""Running means of the losses of K labels where they are 1 and where they are 0, and the threshold of an image.
+    """Running means of the losses of K labels where they are 1 and where they are 0, the thresholds of these losses.
 
-    $\tau_i = \mathrm{mean}_k\, m_{k, y_{ik}}$ over the known labels k of image i, with $m_{k, v}$ the mean
-    of the last N losses of label k that images with $y_k = v$ had. With one label this is the threshold by class of the
-    question it asks; so it is with two labels that exclude each other.
+    Each is the mean of the last N losses of the label that samples of that value had. With one label, and with two that
+    exclude each other, they are the means by class of the question it asks.
 
     Args:
         labels: of every training sample `(N, K)`, int8: 1, 0, -1 unknown; kept, not saved.
@@ -86,12 +85,10 @@ class LabelMeans(nn.Module):
         """The running means `(2 K,)`, first of negatives, NaN where there was none; called as a `Statistic`."""
         return (self.sums / self.counts).flatten()
 
-    def threshold(self, index: Tensor, means: Tensor) -> Tensor:
-        """Thresholds `(B,)` of some samples, from `means` as above; NaN for one of no known label."""
-        y = self.labels[index]
+    def of(self, index: Tensor, means: Tensor) -> Tensor:
+        """Those of the labels of some samples `(B, K)`, from `means` as above; meaningless for unknown labels."""
         low, high = means.reshape(2, -1)
-        known = y >= 0
-        return torch.where(known, torch.where(y == 1, high, low), 0.0).sum(1) / known.sum(1)
+        return torch.where(self.labels[index] == 1, high, low)
 
 
 def label_sets(labels: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ def test_training(tiny_images, tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_processes_tell_each_other(dtype, monkeypatch):
     index = torch.tensor([2**53 + 1, 0, 3, 1, 2])
-    output = StepOutput(torch.tensor(0.1), torch.randn(5, 3).to(dtype), index, {"adv_loss": torch.rand(5)})
+    rows = {"adv_loss": torch.rand(5), "of_labels": torch.rand(5, 4)}
+    output = StepOutput(torch.tensor(0.1), torch.randn(5, 3).to(dtype), index, rows)
     monkeypatch.setattr(TrainingModule, "trainer", SimpleNamespace(world_size=1), raising=False)
     monkeypatch.setattr(TrainingModule, "all_gather", lambda self, values: values[None])
     with NoFloat64():
@@ -132,5 +133,5 @@ def test_what_processes_tell_each_other(dtype, monkeypatch):
     assert torch.equal(found.logits, output.logits)
     assert found.logits.dtype == dtype
     assert torch.equal(found.index, index), "float64 cannot hold every int64"
-    assert torch.equal(found.rows["adv_loss"], output.rows["adv_loss"])
+    assert all(torch.equal(found.rows[name], each) for name, each in rows.items())
     assert float(found.loss) == pytest.approx(0.1)

@@ -4,7 +4,9 @@ Labels are classes `(B,)`, int64; or, where an image has several, answers `(B, K
 network's answer to a label is yes where its logit is above 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -14,11 +16,39 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 _TINY = 1e-12
 
+_weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
+
+
+def label_weights(labels: Tensor) -> Tensor | None:
+    """Weights `(2, K)` by which the positives and the negatives of each label in `(N, K)` count alike; of classes None.
+
+    The attacked mean of binary losses is else led by the many negatives: an attack that raises all logits leaves the
+    order of the images by a label, and so its AUROC, as it was.
+    """
+    if labels.ndim == 1:
+        return None
+    counts = torch.stack([labels == 1, labels == 0]).sum(1)
+    return counts.sum(0) / (2.0 * counts.clamp(min=1))
+
+
+@contextmanager
+def weighing(weights: Tensor | None) -> Iterator[None]:
+    """Let `cross_entropy`, which attacks raise, weigh labels so."""
+    token = _weights.set(weights)
+    try:
+        yield
+    finally:
+        _weights.reset(token)
+
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy, in full precision whatever the model's; of several labels the mean binary one of those known."""
     if y.ndim == 2:
-        return mean_known(label_losses(logits, y), y)
+        each = label_losses(logits, y)
+        if (weights := _weights.get()) is not None:
+            yes, no = weights.to(each)
+            each = torch.where(y == 1, yes, no) * each
+        return mean_known(each, y)
     return F.cross_entropy(logits.float(), y, reduction="none")
 
 

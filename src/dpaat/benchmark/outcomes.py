@@ -142,11 +142,12 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
     """Take a recipe's runs as clean images, verdicts and ranked outputs per radius, and the area under the curve.
 
     Metrics are called "accuracy", "balanced_accuracy" and "map" on clean images, "accuracy@2/255" under attack, and
-    "area" for the area under the robust balanced accuracy. Outcomes are one per fold and seed, in the same order for
-    all recipes; radii ascend from above 0.
+    "area" for the area under the robust balanced accuracy; with several labels an image "auroc" stands beside "map".
+    Outcomes are one per fold and seed, in the same order for all recipes; radii ascend from above 0.
     """
     clean = merge_seeds([outcome.clean for outcome in outcomes])
-    found = [Condition(clean, {name: name for name in METRICS})]
+    ranks = ("map",) if clean[0].resampled is None else ("map", "auroc")
+    found = [Condition(clean, {name: name for name in (*METRICS[:2], *ranks)})]
     curve = [clean]
     for eps in radii:
         at = f"@{format_radius(eps)}"
@@ -154,7 +155,7 @@ def conditions(outcomes: Sequence[Outcome], radii: Sequence[float]) -> list[Cond
         ranked = merge_seeds([outcome.ranked[eps] for outcome in outcomes])
         curve.append(verdicts)
         found.append(Condition(verdicts, {name: name + at for name in METRICS[:2]}))
-        found.append(Condition(ranked, {"map": "map" + at}))
+        found.append(Condition(ranked, {name: name + at for name in ranks}))
     area = combine(list(zip(area_weights([0.0, *radii]), curve, strict=True)))
     return [*found, Condition(area, {"balanced_accuracy": AREA})]
 

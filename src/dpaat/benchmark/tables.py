@@ -68,16 +68,19 @@ def _scores(document: Document, table: Document, full: bool) -> Table:
     for row in table["rows"]:
         scores = row["scores"]
         triples = [
-            " / ".join(percent(scores[name + at]["value"]) for name in METRICS)
+            " / ".join(percent(scores[name + at]["value"]) for name in (*METRICS, "auroc") if name + at in scores)
             for at in ("", *(f"@{r}" for r in radii))
         ]
         under = [percent(scores[f"balanced_accuracy@{at}"]["value"]) for at in radii]
         shown = [*triples, _area(row), *cost_cells(row)] if full else [triples[0].replace(" ", ""), *under]
         rows.append(Row(row["recipe"], [f"{len(row['cells'])}/{table['replicates']}", *shown]))
     title = f"{_title(table)}: {plan['attacks']}; mAP under {plan['ranked']}"
+    several = any("auroc" in row["scores"] for row in table["rows"])
     if full:
-        return Table("accuracy / balanced / mAP", ["runs", "clean", *radii, *REST], rows, title=title)
-    title += "; clean: accuracy/balanced/mAP, attacked: balanced"
+        return Table(
+            "accuracy / balanced / mAP" + several * " / AUROC", ["runs", "clean", *radii, *REST], rows, title=title
+        )
+    title += f"; clean: accuracy/balanced/mAP{several * '/AUROC'}, attacked: balanced"
     return Table("", ["runs", "clean", *radii], rows, title=title)
 
 

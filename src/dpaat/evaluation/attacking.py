@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from dpaat.attacks import find_attack
 from dpaat.attacks.checks import check_logits
 from dpaat.attacks.gradient import evaluation_mode
+from dpaat.attacks.losses import label_weights, weighing
 from dpaat.attacks.norms import make_ball
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.folding import search_copy
@@ -114,6 +115,7 @@ class Attacker:
             raise unknown("precision", self.precision, PRECISIONS)
         kind = np.int8 if self.several else np.int64
         self.model, self.labels = self.model.to(self.device), np.asarray(self.labels, dtype=kind)
+        self._weights = label_weights(torch.tensor(self.labels, device=self.device))
         if self.thresholds is not None:
             self.model = Shifted(self.model, self.thresholds).to(self.device)
         self.source = None if self.source is None else self.source.to(self.device)
@@ -223,7 +225,7 @@ class Attacker:
         `passes` are forward passes per image.
         """
         parts = []
-        with evaluation_mode(self.model), full_precision():
+        with evaluation_mode(self.model), full_precision(), weighing(self._weights):
             for first in range(0, len(positions), self.batch_size):
                 batch = positions[first : first + self.batch_size]
                 unit = repr((*key, zlib.crc32(np.ascontiguousarray(batch).tobytes())))

@@ -58,7 +58,7 @@ class Fold:
     blocks: Clusters  # the lesions as they are left out for average precision
     correct: np.ndarray  # 1 or 0 for every seed and image, `(S, N)`, or their differences
     precision: np.ndarray | None  # see `precision_moments`, `(S, 1 + blocks, K)`; None without probabilities
-    # With several labels an image all is here instead: `resampled_scores` of every seed, `(S, 3, 1 + resamples)`.
+    # With several labels an image all is here instead: `resampled_scores` of every seed, `(S, 4, 1 + resamples)`.
     resampled: np.ndarray | None = None
 
     def minus(self, other: Fold) -> Fold:

@@ -15,7 +15,7 @@ from scipy.special import xlogy
 MAX_BLOCKS = 50
 """A class with more lesions is cut at random into so many blocks, left out one at a time for average precision."""
 RESAMPLES = 200
-SCORES = ("accuracy", "balanced_accuracy", "map")
+SCORES = ("accuracy", "balanced_accuracy", "map", "auroc")
 """Scores of several labels an image that are found on so many resamples of the lesions."""
 
 
@@ -193,10 +193,10 @@ def precision_moments(
 def resampled_scores(
     answers: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, groups: np.ndarray
 ) -> np.ndarray:
-    """Scores of `SCORES` on the images, then on resamples of their groups, `(3, 1 + RESAMPLES)`: the cluster bootstrap.
+    """Scores of `SCORES` on the images, then on resamples of their groups, `(4, 1 + RESAMPLES)`: the cluster bootstrap.
 
     Labels of one image, and images of one patient, are drawn together. Alike for all runs on the same images, so that
-    differences are paired. NaN for the mean average precision without `scores`.
+    differences are paired. NaN for mean average precision and AUROC without `scores`.
     """
     _, member = np.unique(groups, return_inverse=True)
     count = int(member.max()) + 1
@@ -205,23 +205,25 @@ def resampled_scores(
     right, yes, no = answers.astype(bool) == (labels == 1), labels == 1, labels == 0
     mixed = [k for k in range(labels.shape[1]) if yes[:, k].any() and no[:, k].any()]
     present = np.flatnonzero((yes | no).any(axis=0))
-    precision = np.full(len(weights), np.nan)
+    ranking = np.full((2, len(weights)), np.nan)
     # A resample may hold no image of a rare label, which then does not count in it.
     with np.errstate(invalid="ignore"), warnings.catch_warnings(action="ignore"):
         accuracy = (weights @ (right & (yes | no))).sum(1) / (weights @ (yes | no)).sum(1)
         sides = np.stack([weights @ (right & side) / (weights @ side) for side in (yes, no)])
         balanced = np.nanmean(np.nanmean(sides[:, :, present], axis=0), axis=1)
         if scores is not None and mixed:
-            precision = np.nanmean([_precision(weights, labels[:, k], scores[:, k]) for k in mixed], axis=0)
-    return np.stack([accuracy, balanced, precision])
+            ranking = np.nanmean([_ranking(weights, labels[:, k], scores[:, k]) for k in mixed], axis=0)
+    return np.stack([accuracy, balanced, *ranking])
 
 
-def _precision(weights: np.ndarray, y: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Average precision `(B,)` of a label by weights of the images `(B, N)`; equal scores are ranked together."""
+def _ranking(weights: np.ndarray, y: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Average precision and AUROC `(2, B)` of a label by weights of the images `(B, N)`, ties together."""
     order = np.flatnonzero(y >= 0)
     order = order[np.argsort(-score[order], kind="stable")]
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     hits = np.cumsum(weights[:, order] * (y[order] == 1), axis=1)[:, ends]
+    all_ = np.cumsum(weights[:, order], axis=1)[:, ends]
+    rise, false = np.diff(hits, axis=1, prepend=0), np.diff(all_ - hits, axis=1, prepend=0)
     with np.errstate(invalid="ignore"):
-        precision = hits / np.cumsum(weights[:, order], axis=1)[:, ends]
-        return np.asarray(np.nansum(np.diff(hits, axis=1, prepend=0) * precision, axis=1) / hits[:, -1])
+        precision = np.nansum(rise * (hits / all_), axis=1) / hits[:, -1]
+        return np.stack([precision, (false * (hits - rise / 2)).sum(1) / (hits[:, -1] * false.sum(1))])

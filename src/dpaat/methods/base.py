@@ -60,7 +60,7 @@ class StepOutput:
     logits: Tensor  #: Logits `(B, K)` of the view that was learned from, detached
     index: Tensor  #: Numbers of the samples `(B,)`
     rows: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the method's `after_step` is to see of each sample, by name, each `(B,)`, detached."""
+    """What the method's `after_step` is to see of each sample, by name, each `(B,)` or `(B, K)`, detached."""
 
 
 class Method(nn.Module, ABC):

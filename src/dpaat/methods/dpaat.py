@@ -102,14 +102,13 @@ class DPAAT(Method):
             view, _ = self.attack(model, x, y, self.radii(index), turn)
         loss, logits, beside = self._learn(model, x, view, y, attacked)
         seen = logits if at_own is None else logits.index_copy(0, attacked, at_own.to(logits))
-        rows, tracked = {"adv_loss": cross_entropy(seen, y)}, seen
+        losses = cross_entropy if self.perturbation.label_means is None else label_losses
+        rows = {"adv_loss": losses(seen, y)}
         if self.track == "clean":
             known = clean if beside is None or at_own is not None else beside
             # Images that took no step show in the learning pass what they are.
             tracked = seen if known is None else torch.where(known.isnan(), seen, known.to(seen))
-            rows["tracked_loss"] = cross_entropy(tracked, y)
-        if self.perturbation.label_means is not None:
-            rows |= {f"label_loss{k}": each for k, each in enumerate(label_losses(tracked, y).unbind(1))}
+            rows["tracked_loss"] = losses(tracked, y)
         return StepOutput(loss, logits, index, rows)
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor, turn: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -162,9 +161,6 @@ class DPAAT(Method):
     def after_step(self, output: StepOutput) -> None:
         rows = self.is_adversarial(output.index).nonzero()[:, 0]
         losses = {"clean_loss": output.rows["tracked_loss"][rows]} if "tracked_loss" in output.rows else {}
-        if self.perturbation.label_means is not None:
-            columns = [column for name, column in output.rows.items() if name.startswith("label_loss")]
-            self.perturbation.label_means.collect(output.index[rows], torch.stack(columns, 1)[rows])
         self.perturbation.update(output.index[rows], output.rows["adv_loss"][rows], **losses, gathered=True)
 
 

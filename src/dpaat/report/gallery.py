@@ -9,6 +9,7 @@ import torch
 
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
+from dpaat.attacks.losses import label_weights, weighing
 from dpaat.data.label_sets import from_text
 from dpaat.evaluation.images import RowView
 from dpaat.evaluation.labels import named, strata
@@ -80,7 +81,8 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"].tolist(), classes)
     of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
     eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
-    x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
+    with weighing(label_weights(torch.tensor(data.labels))):
+        x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
     with evaluation_mode(model), torch.no_grad():
         logits = [model(each).numpy() for each in (x, x_adv)]
         given = [(each > 0).astype(np.int8) if several else each.argmax(axis=1) for each in logits]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
-from dpaat.data.label_sets import from_text
+from dpaat.data.label_sets import BETWEEN, NOTHING, from_text
 from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.results import check_results, outdated, predictions_part, read_evaluation
@@ -140,6 +140,15 @@ def _are_known(names: pd.Series, info: Mapping[str, Any]) -> bool:
         return len(from_text(names.unique(), info["classes"])) > 0
     except (ValueError, AttributeError):
         return False
+
+
+def by_label(frame: pd.DataFrame, info: Mapping[str, Any]) -> pd.DataFrame:
+    """A frame with a column "class": of several labels an image a row for each that it has, unknown ones left out."""
+    if not info.get("multilabel"):
+        return frame
+    names = frame["class"].str.split(BETWEEN)
+    frame = frame.assign(**{"class": names}).explode("class", ignore_index=True)
+    return frame[frame["class"].isin([*info["classes"], NOTHING])]
 
 
 def window_text(window: str | None) -> str:

@@ -39,7 +39,7 @@ class FaultWatch:
         lost = ~torch.isfinite(output.loss)
         at_fault = ~torch.isfinite(output.logits).all(1)
         for values in output.rows.values():
-            at_fault = at_fault | ~torch.isfinite(values)
+            at_fault = at_fault | ~torch.isfinite(values[:, None].flatten(1)).all(1)
         # A loss that is not finite while every row is: nothing tells the samples of the batch apart.
         at_fault = torch.where(at_fault.any(), at_fault, True) & lost
         if eps is not None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from dpaat.attacks import unchecked
-from dpaat.attacks.losses import right_answers
+from dpaat.attacks.losses import label_weights, right_answers, weighing
 from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
 from dpaat.data.cache import key
@@ -108,6 +108,8 @@ class TrainingModule(L.LightningModule):
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
         limit = 1.0 if self.config.norm == "linf" else math.inf
         self._watch = FaultWatch(len(self.method.context.labels), limit, self.device)
+        weights = label_weights(self.method.context.labels)
+        self._weights = None if weights is None else weights.to(self.device)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # What follows from the epoch's number is set again; the rows stay those of the checkpoint.
             state = copy.deepcopy(self.method.state_dict())
@@ -151,7 +153,8 @@ class TrainingModule(L.LightningModule):
             x = self.transform(x)
         x = x.contiguous(memory_format=torch.channels_last)
         objective = self.method if self.attacking else self._clean
-        with unchecked():  # no step waits for the device, and whole grey levels over 255 lie in [0, 1]
+        # Unchecked, as no step waits for the device, and whole grey levels over 255 lie in [0, 1].
+        with unchecked(), weighing(self._weights):
             step = partial(perturbed_step, objective, gamma=self.config.awp) if self.config.awp else objective
             output: StepOutput = step(self.model, index, x, y)
         correct = right_answers(output.logits, y)
@@ -225,12 +228,15 @@ class TrainingModule(L.LightningModule):
             gathered: Any = self.all_gather(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, padding)))
             return gathered.transpose(0, 1).flatten(0, 1)[:total]  # type: ignore[no-any-return]
 
-        columns = [output.loss.expand(len(output.index)), *output.rows.values()]
-        values = torch.cat([torch.stack([column.detach().float() for column in columns], 1), output.logits.float()], 1)
-        loss, *rest = of_all(values).unbind(1)
-        rows = {name: rest[k].to(own) for k, (name, own) in enumerate(output.rows.items())}
-        logits = torch.stack(rest[len(rows) :], dim=1).to(output.logits)
-        return StepOutput(loss.mean().to(output.loss), logits, of_all(output.index), rows)
+        columns = [output.loss.expand(len(output.index)), output.logits, *output.rows.values()]
+        wide = [column.detach().float()[:, None].flatten(1) for column in columns]
+        loss, *rest = of_all(torch.cat(wide, 1)).split([each.shape[1] for each in wide], 1)
+        logits, *rows = (
+            each.reshape(len(each), *own.shape[1:]).to(own) for each, own in zip(rest, columns[1:], strict=True)
+        )
+        return StepOutput(
+            loss.mean().to(output.loss), logits, of_all(output.index), dict(zip(output.rows, rows, strict=True))
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -241,9 +247,10 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Look at a batch, clean and attacked."""
         _, images, y = batch
-        self._validation.add((images.float() / 255).contiguous(memory_format=torch.channels_last), y)
-        if batch_idx + 1 == self.trainer.num_val_batches[0]:
-            self._validation.finish()
+        with weighing(self._weights):
+            self._validation.add((images.float() / 255).contiguous(memory_format=torch.channels_last), y)
+            if batch_idx + 1 == self.trainer.num_val_batches[0]:
+                self._validation.finish()
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch and publish the score by which the best checkpoint is chosen."""

@@ -15,7 +15,7 @@ from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
 from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
 from dpaat.report.sections.subgroups import cut
 from dpaat.report.sections.training import over_epochs
-from dpaat.report.view import RunView
+from dpaat.report.view import RunView, by_label
 
 CRITERION = "criterion/"
 
@@ -59,7 +59,7 @@ def _radii(run: RunView) -> list[Plot]:
     ]
     if run.radii is not None and len(run.radii):
         caption = f"{run.name}: radii of the training images after the last epoch{cut(len(names))}."
-        plots.append(_radius_map(run.radii, names, run.config.radius, caption))
+        plots.append(_radius_map(by_label(run.radii, run.info), names, run.config.radius, caption))
     return plots
 
 

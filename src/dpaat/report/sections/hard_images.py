@@ -10,7 +10,7 @@ from dpaat.methods.searching import score
 from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
 from dpaat.report.comparison import Report
 from dpaat.report.pictures import image_uri
-from dpaat.report.view import RunView
+from dpaat.report.view import RunView, by_label
 from dpaat.runs import open_run
 from dpaat.tables import Row, Table, percent
 
@@ -26,7 +26,8 @@ def hard_images(report: Report) -> list[Block]:
         frame = estimates(run)
         if frame is not None:
             blocks += [Heading(f"Distance to the decision boundary: {run.name}"), _by_class(run, frame)]
-            blocks += _hardest(run, frame[frame["distance"] == 0], images=report.images)
+            if not run.info.get("multilabel"):  # nearly every image has a right answer, so an estimate above 0
+                blocks += _hardest(run, frame[frame["distance"] == 0], images=report.images)
     if not blocks:
         return []
     text = (
@@ -54,7 +55,8 @@ def estimates(run: RunView) -> pd.DataFrame | None:
 
 def _by_class(run: RunView, frame: pd.DataFrame) -> Table:
     unit, scale = ("255ths of the range of pixels", 255) if run.config.norm == "linf" else ("L2", 1)
-    groups = {name: frame[frame["class"] == name] for name in frame["class"].value_counts().index} | {"all": frame}
+    each = by_label(frame, run.info)
+    groups = {name: each[each["class"] == name] for name in each["class"].value_counts().index} | {"all": frame}
     rows = []
     for name, group in groups.items():
         known = group["distance"].dropna()
