@@ -30,10 +30,6 @@ class Cascade:
         self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
 
-    def standing(self, eps: float) -> np.ndarray:
-        """Positions of the images not known to fall at this radius, ascending."""
-        return np.flatnonzero(self.fell > eps)
-
     def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
         """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`.
 
@@ -79,8 +75,8 @@ def run_cascade(
 
     Radii and targets of an attack share its batches, so that these are full: an image that falls leaves at once.
     Attacks that find the nearest adversarial image run once, at the largest radius, on everything that stands at the
-    smallest. If `spare`, the others attack an image at the largest radius at which it stands only: where it falls there,
-    the next smaller one follows; where it withstands all of them, it is spared them at smaller radii.
+    smallest. If `spare`, the others attack an image only at the largest radius at which it stands: where it falls, the
+    next smaller one follows; where it withstands all of them, it is spared them at smaller radii.
     """
     eps, infos = np.asarray(radii), [find_attack(spec.name) for spec in specs]
     left = np.ones((len(specs), len(cascade.labels), len(eps)), dtype=bool)
