@@ -41,7 +41,7 @@ def seconds(attack: str, images: int, pixels: int, classes: int, radii: int) -> 
         fast = attacker.faster()
         start = time.process_time()
         eps = [SMALLEST * (k + 1) for k in range(radii)]
-        run_cascade(fast, Cascade(labels, labels), [(attack_spec(attack, steps=STEPS[attack]), eps)])
+        run_cascade(fast, Cascade(labels, labels), [attack_spec(attack, steps=STEPS[attack])], eps)
         return time.process_time() - start
 
 

@@ -5,7 +5,8 @@
 Needs `pip install pyautoattack==0.2.0`, the authors' own code, in an environment of its own. It asks for nine targets
 and so fails below ten classes; here it gets K - 1. It is called once for each radius, with the same budgets, images and
 batches. In every pair all sides run in turn, in an order that changes from pair to pair. Times are seconds of the
-processor on one thread. What FILE holds is not measured again, so that the same command goes on where it stopped.
+processor on one thread; passes are images through the network forward, one more where their gradient is taken. What
+FILE holds is not measured again, so that the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.elsewhere import subject_of_folder
@@ -66,6 +68,17 @@ def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Stand
     return {format_radius(r.eps): np.flatnonzero(r.predicted == attacker.labels).tolist() for r in worst}
 
 
+def count_passes(model: nn.Module) -> list[int]:
+    """Count passes through a network and its later copies, in place."""
+    passes = [0]
+
+    def count(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        passes[0] += len(inputs[0]) * (1 + (inputs[0].requires_grad and torch.is_grad_enabled()))
+
+    model.register_forward_pre_hook(count)
+    return passes
+
+
 def sides(attacker: Attacker) -> dict[str, Callable[[], Standing]]:
     """What is timed, by name."""
     theirs: dict[str, Callable[[], Standing]] = {
@@ -88,12 +101,13 @@ def summarize(pairs: list[dict[str, Any]]) -> dict[str, Any]:
             ("all radii", name, [f"reference {format_radius(eps)}" for eps in RADII]),
             ("one radius", f"{name} {one}", [f"reference {one}"]),
         ):
-            ratios = [p[side]["seconds"] / sum(p[part]["seconds"] for part in parts) for p in pairs]
-            found[f"{name}, {key}"] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+            for unit in ("seconds", "passes"):
+                ratios = [p[side][unit] / sum(p[part][unit] for part in parts) for p in pairs]
+                about = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+                found[f"{name}, {key}, {unit}"] = about
         missing, gained = {}, {}
         for radius in map(format_radius, RADII):
             both = [[set(p[side]["standing"][radius]) for side in (name, f"reference {radius}")] for p in pairs]
-
             missing[radius] = [len(mine - theirs) for mine, theirs in both]
             gained[radius] = [len(theirs - mine) for mine, theirs in both]
         found[f"{name}, broken by the reference only"] = missing
@@ -122,6 +136,7 @@ def main() -> None:
         rows = rows[stratified_draw(subject.view(subject.data, rows)[1], arguments.images, seed=arguments.seed)]
         images, labels = subject.view(subject.data, rows)
         model = content["models"].setdefault(name, {"pairs": []})
+        passes = count_passes(subject.model)
         for number in range(arguments.pairs):
             options: dict[str, Any] = {"num_classes": len(subject.classes), "progress": False}
             attacker = Attacker(subject.model.eval(), images, labels, seed=arguments.seed + number, **options)
@@ -131,11 +146,15 @@ def main() -> None:
             order = list(sides(attacker).items())
             for side, work in order[number % len(order) :] + order[: number % len(order)]:
                 if side not in pair:
-                    start = time.process_time()
+                    start, before = time.process_time(), passes[0]
                     standing = work()
-                    pair[side] = {"seconds": time.process_time() - start, "standing": standing}
+                    seconds, used = time.process_time() - start, passes[0] - before
+                    pair[side] = {"seconds": seconds, "passes": used, "standing": standing}
                     write_json(arguments.out, content)
-                    print(f"{name} {number} {side}: {pair[side]['seconds']:.1f} s", flush=True)
+                    print(
+                        f"{name} {number} {side}: {pair[side]['seconds']:.1f} s, {pair[side]['passes']:,} passes",
+                        flush=True,
+                    )
         model["summary"] = summarize(model["pairs"])
         write_json(arguments.out, content)
         print(json.dumps(model["summary"], indent=1), flush=True)

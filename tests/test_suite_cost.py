@@ -10,7 +10,7 @@ from torch import nn
 
 from dpaat.attacks import apgd, apgd_targeted, fab, fab_targeted
 from dpaat.cli import main
-from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.attacking import Attacker, Outputs
 from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.folding import search_copy
 from dpaat.evaluation.results import read_evaluation
@@ -126,23 +126,53 @@ class Levels(nn.Module):
         return torch.stack([-lead, lead], 1)
 
 
-@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("spare", [False, True])
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "pgd", "square", "fab-t"])
-def test_every_attack_falls_where_it_must_in_one_batch_of_all_radii(attack, quick):
+def test_every_attack_falls_where_it_must_in_one_batch_of_all_radii(attack, spare):
     levels = np.array([0.51, 0.53, 0.56, 0.7, 0.46])
     x = np.broadcast_to(levels[:, None, None, None], (5, 1, 4, 4)).astype(np.float32)
     labels = (levels > 0.5).astype(np.int64)
     cascade = Cascade(labels, labels)
     with Attacker(Levels(), x, labels, num_classes=2, progress=False) as attacker:
-        run_cascade(attacker.faster(), cascade, [(attack_spec(attack, steps=30), RADII)], quick=quick)
+        run_cascade(attacker.faster(), cascade, [attack_spec(attack, steps=30)], RADII, spare=spare)
     wanted = [[abs(level - 0.5) < eps for level in levels] for eps in RADII]
     found = [(cascade.fell <= eps).tolist() for eps in RADII]
     assert found == [[bool(each) for each in row] for row in wanted]
     # The fourth withstands the largest radius, the third the middle one.
-    spared = {} if not quick or attack == "fab-t" else {"0.05": 1, "0.02": 2}
+    spared = {} if not spare or attack == "fab-t" else {"0.02": 2, "0.05": 1}
     label = attack_spec(attack, steps=30).label
     assert list(cascade.spared.values()) == list(spared.values())
     assert all(name.startswith(label) for name in cascade.spared)
+
+
+def test_only_what_withstands_all_attacks_at_a_radius_is_spared_them_at_smaller_ones(monkeypatch):
+    # The radius from which each attack finds each image.
+    falls = {"apgd-t": np.array([0.05, np.inf, 0.2]), "square": np.array([np.inf, np.inf, 0.05])}
+    asked = []
+
+    def mixed(self, spec, positions, eps, rank):
+        asked.extend(zip([spec.name] * len(eps), positions.tolist(), eps.tolist(), strict=True))
+        turned = falls[spec.name][positions] <= eps
+        return Outputs(torch.eye(2)[torch.from_numpy(turned).long()], np.zeros(len(eps)))
+
+    monkeypatch.setattr(Attacker, "mixed", mixed)
+    labels = np.zeros(3, int)
+    attacker = Attacker(Levels(), np.zeros((3, 1, 4, 4), np.uint8), labels, num_classes=2, progress=False)
+    specs = [attack_spec("apgd-t"), attack_spec("square")]
+    cascade = Cascade(labels, labels)
+    run_cascade(attacker, cascade, specs, RADII, spare=True)
+    assert cascade.fell.tolist() == [0.05, np.inf, 0.05]
+    first = [("apgd-t", 0, 0.1), ("apgd-t", 1, 0.1), ("apgd-t", 2, 0.1), ("apgd-t", 0, 0.05), ("apgd-t", 0, 0.02)]
+    then = [("square", 0, 0.02), ("square", 1, 0.1), ("square", 2, 0.1)]
+    # The last image, found by Square, goes back to the first attack.
+    again = [("apgd-t", 2, 0.05), ("square", 2, 0.05), ("apgd-t", 2, 0.02), ("square", 2, 0.02)]
+    assert asked[: len(first)] == first
+    assert sorted(asked) == sorted(first + then + again)
+    assert cascade.spared == {f"{spec.label} {eps}": 1 for spec in specs for eps in ("0.02", "0.05")}
+    asked.clear()
+    run_cascade(attacker, everything := Cascade(labels, labels), specs, RADII)
+    assert everything.fell.tolist() == cascade.fell.tolist()
+    assert not everything.spared
 
 
 def test_the_quick_suite_has_a_name_of_its_own_and_says_what_it_leaves_out(tiny_run, tmp_path, capfd):

@@ -101,24 +101,27 @@ def way_to_plane(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Te
     Source:
         Croce and Hein 2020, arXiv 1907.02044, projection on a hyperplane with box constraints.
     """
-    scale = widen(normal.abs().flatten(1).amax(1), point)
-    weight = torch.where(scale > 0, normal.abs() / scale, 0.0)
-    upwards = (normal > 0) ^ (widen(offset, point) > 0)
-    room = torch.where(upwards, 1 - point, point)
-    speed = weight if norm == "l2" else torch.ones_like(weight)
-    need = widen(offset.abs(), point) / scale
-    reachable = need < _total(weight * room)
-    need = torch.where(reachable, need, 0.0)
-    t = torch.zeros_like(need)
+    shape, normal = point.shape, normal.flatten(1)
+    point = point.flatten(1)
+    if norm == "l2":
+        scale = normal.abs().amax(1, keepdim=True)
+        direction = torch.where(scale > 0, normal / scale, 0.0)
+    else:
+        direction = normal.sign()
+    need, slope = offset.abs(), _dot(normal, direction)
+    direction = direction * -offset.sign()[:, None]
+    lower, upper, t, missing = -point, 1 - point, torch.zeros_like(need), need
     for _ in range(_NEWTON_STEPS):
-        move = torch.minimum(speed * t, room)
-        missing = need - _total(weight * move)
+        t = t + torch.where(slope > 0, missing.clamp(min=0) / slope, 0.0)
+        free = t[:, None] * direction
+        way = free.clamp(lower, upper)
+        missing = need - _dot(normal, way).abs()
         if bool((missing <= 1e-5 * need).all()):
             break
-        slope = _total(weight * speed * (move < room))
-        t = t + torch.where(slope > 0, missing.clamp(min=0) / slope, 0.0)
-    move = torch.where(reachable, torch.minimum(speed * t, room), room) * (weight > 0)
-    return torch.where(upwards, move, -move)
+        slope = _dot(normal, direction * (free == way)).abs()
+        if not ((slope > 0) & (missing > 1e-5 * need)).any():
+            break
+    return way.view(shape)
 
 
 def _approach(model: nn.Module, y: Tensor, target: Tensor, nearest: Nearest, steps: int, norm: str) -> None:
@@ -136,11 +139,12 @@ def _approach(model: nn.Module, y: Tensor, target: Tensor, nearest: Nearest, ste
 def _step(x: Tensor, current: Tensor, gradient: Tensor, lead: Tensor, norm: str) -> Tensor:
     """The next iterate, before any step back."""
     from_current = way_to_plane(current, gradient, lead, norm)
-    lead_at_x = lead + _total(gradient * (x - current)).flatten()
+    lead_at_x = lead + _dot(gradient.flatten(1), (x - current).flatten(1))
     from_x = way_to_plane(x, gradient, lead_at_x, norm)
     near, far = _length(from_current, norm), _length(from_x, norm)
     bias = (near / (near + far).clamp(min=_TINY)).clamp(max=MAX_BIAS)
-    return torch.lerp(current + OVERSHOOT * from_current, x + OVERSHOOT * from_x, bias).clamp_(0, 1)
+    moved = torch.add(current, from_current, alpha=OVERSHOOT)
+    return moved.lerp_(torch.add(x, from_x, alpha=OVERSHOOT), bias).clamp_(0, 1)
 
 
 def _search(model: nn.Module, y: Tensor, nearest: Nearest, clean: Tensor) -> None:
@@ -157,8 +161,9 @@ def _search(model: nn.Module, y: Tensor, nearest: Nearest, clean: Tensor) -> Non
         inner_margin = torch.where(inside, margins, inner_margin)
 
 
-def _total(batch: Tensor) -> Tensor:
-    return widen(batch.flatten(1).sum(1), batch)
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Products of the rows of two matrices, `(B,)`."""
+    return torch.bmm(first[:, None], second[:, :, None])[:, 0, 0]
 
 
 def _length(batch: Tensor, norm: str) -> Tensor:

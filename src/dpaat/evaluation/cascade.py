@@ -1,6 +1,6 @@
 """Attack ensemble: the worst case over several attacks, each made on the images that withstood the others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,10 +29,6 @@ class Cascade:
         self.spared: dict[str, int] = {}
         self._notes: list[tuple[str, np.ndarray, np.ndarray]] = []
         self.note("clean", np.arange(len(labels)), predicted, 0.0)
-
-    def standing(self, eps: float) -> np.ndarray:
-        """Positions of the images on which no attack is known to succeed at this radius, ascending."""
-        return np.flatnonzero(self.fell > eps)
 
     def note(self, label: str, positions: np.ndarray, predicted: np.ndarray, radius: float | np.ndarray) -> None:
         """Take an attack's verdicts on some images `(n,)` in; `radius` is how far it went, one number or `(n,)`.
@@ -73,62 +69,56 @@ class Cascade:
 
 
 def run_cascade(
-    attacker: Attacker,
-    cascade: Cascade,
-    plan: Sequence[tuple[AttackSpec, Sequence[float]]],
-    *,
-    quick: bool = False,
+    attacker: Attacker, cascade: Cascade, specs: Sequence[AttackSpec], radii: Sequence[float], *, spare: bool = False
 ) -> None:
-    """Attack the images that withstood all attacks so far, attack by attack; verdicts are taken further in place.
+    """Attack the images that still withstand at some ascending radii, attack by attack; verdicts are taken further.
 
-    All radii and targets of an attack share its batches, so that these are full: an image that falls leaves at once.
-    Attacks that find the nearest adversarial image run once, at the largest of their radii, on everything that
-    stands at the smallest. If `quick`, radii shrink, and images that withstand an attack are spared it from then on.
+    Radii and targets of an attack share its batches, so that these are full: an image that falls leaves at once.
+    Attacks that find the nearest adversarial image run once, at the largest radius, on everything that stands at the
+    smallest. If `spare`, the others attack an image only at the largest radius at which it stands: where it falls, the
+    next smaller one follows; where it withstands all of them, it is spared them at smaller radii.
     """
-    for number, (spec, radii) in enumerate(plan):
+    eps, infos = np.asarray(radii), [find_attack(spec.name) for spec in specs]
+    left = np.ones((len(specs), len(cascade.labels), len(eps)), dtype=bool)
 
-        def show(radii: Sequence[float], here: AttackSpec = spec, later: int = number + 1) -> None:
-            costs = (_images(cascade, some) * other.passes(attacker.num_classes) for other, some in plan[later:])
-            left = _images(cascade, radii) * here.passes(attacker.num_classes) + sum(costs)
-            attacker.bar.expect(f"{here.label} {', '.join(map(format_radius, radii))}", left)
+    def rows(number: int) -> np.ndarray:
+        """Images and radii `(N, R)` that an attack is to be made on now."""
+        stands = cascade.fell[:, None] > eps
+        if infos[number].minimal:
+            stands[:, 1:] = False
+        elif spare:
+            stands[:, :-1] &= ~stands[:, 1:]
+        return np.asarray(left[number] & stands)
 
-        if find_attack(spec.name).minimal:
-            show(radii[-1:])
-            positions = cascade.standing(radii[0])
-            outputs = attacker.outputs(spec, radii[-1], positions)
-            cascade.note(spec.label, positions, outputs.predicted, outputs.distance)
-            continue
-        together = find_attack(spec.name).mixes and not quick
-        withstood = np.zeros(len(cascade.labels), dtype=bool)
-        for some in [list(radii)] if together else [[eps] for eps in (reversed(radii) if quick else radii)]:
-            show(some)
-            if spared := int((withstood & (cascade.fell > some[0])).sum()):
-                cascade.spared[f"{spec.label} {format_radius(some[0])}"] = spared
-            _attack(attacker, cascade, spec, some, ~withstood)
-            withstood |= quick & (cascade.fell > some[-1])
+    while (number := next((number for number in range(len(specs)) if rows(number).any()), None)) is not None:
+        spec, info, wanted = specs[number], infos[number], rows(number)
+        if not info.mixes:
+            wanted &= np.arange(len(eps)) == wanted.any(0).argmax()
+        asked = eps[-1:] if info.minimal else eps[wanted.any(0)]
+        costs = (rows(later).sum() * specs[later].passes(attacker.num_classes) for later in range(number, len(specs)))
+        attacker.bar.expect(f"{spec.label} {', '.join(map(format_radius, asked))}", int(sum(costs)))
+        column, positions = np.nonzero(wanted.T)
+        if info.mixes:
+            _mix(attacker, cascade, spec, positions, eps[column])
+        else:
+            outputs = attacker.outputs(spec, float(asked[0]), positions)
+            cascade.note(spec.label, positions, outputs.predicted, outputs.distance if info.minimal else asked[0])
+        left[number] &= ~(wanted.any(1, keepdims=True) if info.minimal else wanted)
+    for spec, spared in zip(specs, (left & (cascade.fell[:, None] > eps)).sum(1), strict=True):
+        found = zip(radii, spared.tolist(), strict=True)
+        cascade.spared |= {f"{spec.label} {format_radius(radius)}": count for radius, count in found if count}
 
 
-def _attack(attacker: Attacker, cascade: Cascade, spec: AttackSpec, radii: Sequence[float], wanted: np.ndarray) -> None:
-    """Make one attack at some radii on the wanted images, `(N,)`, that have withstood all so far."""
+def _mix(attacker: Attacker, cascade: Cascade, spec: AttackSpec, positions: np.ndarray, eps: np.ndarray) -> None:
+    """Make one attack on images `(n,)`, each at a radius of its own, in common batches, target by target."""
     info = find_attack(spec.name)
-    if not info.mixes:
-        (radius,) = radii
-        positions = np.flatnonzero(wanted & (cascade.fell > radius))
-        cascade.note(spec.label, positions, attacker.outputs(spec, radius, positions).predicted, radius)
-        return
     by_target = info.cost.each == "target"
     ranks = range(info.cost.repeats(attacker.num_classes - (not attacker.several)) if by_target else 1)
     rank = 0
-    while rank < len(ranks):
-        found = [(position, eps) for eps in radii for position in np.flatnonzero(wanted & (cascade.fell > eps))]
-        if not found:
-            return
-        some = ranks[rank : rank + max(1, attacker.batch_size // len(found))]
-        positions, eps = (np.tile(column, len(some)) for column in zip(*found, strict=True))
-        targets = np.repeat(some, len(found)) if by_target else None
-        cascade.note(spec.label, positions, attacker.mixed(spec, positions, eps, targets).predicted, eps)
-        rank += len(some)
-
-
-def _images(cascade: Cascade, radii: Iterable[float]) -> int:
-    return sum(len(cascade.standing(eps)) for eps in radii)
+    while rank < len(ranks) and len(positions):
+        some = ranks[rank : rank + max(1, attacker.batch_size // len(positions))]
+        each, radii = np.tile(positions, len(some)), np.tile(eps, len(some))
+        targets = np.repeat(some, len(positions)) if by_target else None
+        cascade.note(spec.label, each, attacker.mixed(spec, each, radii, targets).predicted, radii)
+        stands = cascade.fell[positions] > eps
+        positions, eps, rank = positions[stands], eps[stands], rank + len(some)

@@ -140,9 +140,10 @@ def run_standard(
     image counts as robust in the worst case if it withstands every one of the six. `steps` are budgets by attack, where
     not the attack's own.
 
-    The `quick` suite looks for verdicts only: those four attacks, from the largest radius down, where an image that
-    withstands an attack is not given to it again at smaller radii. So it may miss what an attack finds in a smaller
-    ball only.
+    An image that withstands all of the ensemble at a radius is spared APGD-T and Square at smaller ones, whose balls
+    lie in this one; so what they would find in a smaller ball only is missed. FAB-T, which finds the nearest image,
+    and the attacks on all images leave no radius out. The `quick` suite looks for verdicts only: it spares APGD-CE as
+    well, and leaves FGSM and PGD out.
 
     Yields:
         A result per attack and radius, then the worst case at every radius, then the curve.
@@ -152,8 +153,10 @@ def run_standard(
     beyond = [] if quick else [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
     names = ((), (SCORED[-1], *ENSEMBLE)) if quick else (SCORED, ENSEMBLE)
     scored, ensemble = ([specs[name] for name in some] for some in names)
-    options: dict[str, Any] = {"worst": AttackSpec(QUICK if quick else WORST_CASE, norm=norm), "quick": quick}
-    cascade = yield from run_ensemble(attacker, scored, ensemble, radii, classes, beyond=beyond, **options)
+    worst = AttackSpec(QUICK if quick else WORST_CASE, norm=norm)
+    cascade = yield from run_ensemble(
+        attacker, scored, ensemble, radii, classes, beyond=beyond, worst=worst, spare=True
+    )
     eps, fixed = [0.0, *radii, *beyond], len(radii) + 1
     verdicts = [_verdicts(cascade, radius, classes) for radius in eps]
     accuracy = [metrics["accuracy"] for *_, metrics in verdicts]
@@ -179,13 +182,13 @@ def run_ensemble(
     *,
     worst: AttackSpec | None = None,
     beyond: Sequence[float] = (),
-    quick: bool = False,
+    spare: bool = False,
 ) -> Generator[Result, None, Cascade]:
     """Run attacks on all images, then an ensemble, of which verdicts are wanted only, on what they leave standing.
 
     Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius, which
-    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`. For `quick` see
-    `run_standard`.
+    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`. For `spare` see
+    `run_cascade`.
     """
     radii = [eps for eps in radii if eps > 0]
     results = run_attacks(attacker, specs, radii, classes)
@@ -196,10 +199,10 @@ def run_ensemble(
         yield result
     if attacker.several:  # what is wrong already need not be turned
         attacker = attacker.aimed(np.where(cascade.right, attacker.labels, np.int8(-1)))
-    further = [(spec, beyond) for spec in specs if spec.name == "pgd" and beyond]
-    plan = further + [(spec, radii) for spec in ensemble if radii]
-    if plan:
-        run_cascade(attacker.faster(), cascade, plan, quick=quick)
+    if radii or beyond:
+        faster = attacker.faster()
+        run_cascade(faster, cascade, ensemble, radii, spare=spare)
+        run_cascade(faster, cascade, [spec for spec in specs if spec.name == "pgd"], beyond)
     for eps in radii:
         predicted, fell_to, metrics = _verdicts(cascade, eps, classes)
         yield Result(worst or worst_of([*specs, *ensemble]), eps, predicted, metrics, fell_to=fell_to)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dpaat.evaluation.compare import METRICS, difference_cell
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells
+from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
 from dpaat.report.comparison import Comparison, Report, estimate, under_attack
@@ -106,6 +106,8 @@ def _security_curve(comparison: Comparison) -> list[Plot]:
     lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
     caption = "Security curve: balanced accuracy in the worst case over radii that double."
     for name, entry in curves.items():
+        if left_out := spared(entry):
+            caption += f" {name}: {left_out.removeprefix('; ')}."
         if entry[BALANCED][-1] > 0:
             caption += f" {name} ends at {_not_zero(entry, sum(n > 0 for n in comparison.support.values()))}"
     return [line_plot(lines, x_label="radius", y_label=CURVES[BALANCED], caption=caption, radii=True, even=True)]
