@@ -41,10 +41,8 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     needed, such as the strides of a small stem, and is returned; `rebuild.py` builds the network from both. With
     `config.json`, timm does so too: `timm.create_model("local-dir:OUT", pretrained=True)`, for images that timm has
     normalized; where timm cannot, `not_for_timm` in `model.json` says why. The logits of `images` test images are
-    compared; of random ones where the run's data are not there.
-
-    Raises:
-        UserError: no run, the extra `export` is not installed, a network that ONNX cannot express, outputs that differ.
+    compared; of random ones where the run's data are not there. Raises UserError: no run, the extra `export` is not
+    installed, a network that ONNX cannot express, outputs that differ.
     """
     missing = [name for name in NEEDED if onnx and importlib.util.find_spec(name) is None]
     if missing:

@@ -15,8 +15,7 @@ MORE_MODELS = "also torchvision:NAME, and with --pretrained true hf-hub:NAME and
 def listing(what: str, containing: str = "") -> RenderableType:
     """Make the list of methods, models, attacks, datasets, kinds of map or grids whose names contain a text.
 
-    Raises:
-        UserError: nothing of that name can be listed.
+    Raises UserError: nothing of that name can be listed.
     """
     if what not in LISTS:
         raise unknown("list", what, LISTS)

@@ -132,8 +132,7 @@ class Run:
     def load_model(self, device: str = "cpu") -> nn.Module:
         """Build the network, in eval mode, with the weights that were kept; no code from the file is run.
 
-        Raises:
-            UserError: the checkpoint cannot be read, or is of another run or model.
+        Raises UserError: the checkpoint cannot be read, or is of another run or model.
         """
         import torch
 
@@ -158,8 +157,7 @@ class Run:
     def prepare(self, *, progress: bool = True) -> PreparedData:
         """Load the data that the run was trained on, split as then.
 
-        Raises:
-            UserError: the data are not there, or are not the same as then.
+        Raises UserError: the data are not there, or are not the same as then.
         """
         from dpaat.data import prepare
         from dpaat.data.values import FULL
@@ -210,8 +208,7 @@ def open_run(path: str | Path) -> Run:
 def read_folder(path: Path) -> Run:
     """Open a run folder that need not have a checkpoint, and check that its files belong together.
 
-    Raises:
-        UserError: not a run folder, of a newer schema, damaged, or changed since it was written.
+    Raises UserError: not a run folder, of a newer schema, damaged, or changed since it was written.
     """
     from dpaat.evaluation.results import check_results
 

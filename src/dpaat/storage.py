@@ -12,11 +12,7 @@ from dpaat.validation import load_json
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: not readable as such.
-    """
+    """Read a JSON object. Raises UserError: not readable as such."""
     try:
         content = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -41,10 +37,8 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Replace a file as a whole: it is written under a temporary name beside it, synced to disk and renamed.
 
-    Where the writing fails, `path` stays as it was and nothing is left beside it.
-
-    Yields:
-        The name to write to; it begins with a dot, so that readers of a folder of Parquet parts skip it.
+    Where the writing fails, `path` stays as it was and nothing is left beside it. Yields the name to write to; it
+    begins with a dot, so that readers of a folder of Parquet parts skip it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

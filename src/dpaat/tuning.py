@@ -53,10 +53,8 @@ def parse_search(text: str, options: Mapping[str, Any] | None = None) -> Range:
     """Read what to search: "lr=log:1e-4,1e-1", "clean_weight=0.5,0.9", "optimizer=sgd,adamw", "steps=choice:3,7,10".
 
     Two numbers are the ends of a range; other texts, more than two, or `choice:`, are choices. `options` are those of
-    the method with their defaults, which tell whole numbers from others.
-
-    Raises:
-        UserError: not of this form, or a field that is none or cannot be searched.
+    the method with their defaults, which tell whole numbers from others. Raises UserError: not of this form, or a field
+    that is none or cannot be searched.
     """
     name, equals, right = text.partition("=")
     name = name.strip().replace("-", "_")

@@ -50,8 +50,7 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
 def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[str, CellOutcome]:
     """Read those of some cells that a folder of `write_outcome` has, by name; files of others are left alone.
 
-    Raises:
-        UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
+    Raises UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")

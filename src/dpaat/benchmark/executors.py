@@ -142,8 +142,7 @@ EXECUTORS: dict[str, Callable[[Path, Mapping[str, Any]], Executor]] = {"submitit
 def make_executor(kind: Kind, out: Path, options: Mapping[str, Any]) -> Executor | None:
     """Make the engine of a benchmark's folder; None for "local", where the benchmark computes the cells itself.
 
-    Raises:
-        UserError: the engine is not installed or not there, or refuses an option.
+    Raises UserError: the engine is not installed or not there, or refuses an option.
     """
     if kind == "local":
         return None

@@ -85,11 +85,9 @@ class PassBar:
 class Attacker:
     """A model, the images it is tried on, and how; a context manager that removes its progress bar.
 
-    No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model
-    is left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched.
-
-    Raises:
-        UserError: no images, or labels that do not fit.
+    No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model is
+    left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched. Raises
+    UserError: no images, or labels that do not fit.
     """
 
     model: nn.Module  # maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`
@@ -170,8 +168,7 @@ class Attacker:
     def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
         """Attack images, all or those at some positions `(n,)`, and let the model judge them.
 
-        Raises:
-            UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
+        Raises UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
         """
         positions = np.arange(len(self)) if positions is None else positions
         if not len(positions):

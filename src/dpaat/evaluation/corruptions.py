@@ -31,11 +31,9 @@ def corruptions_for(channels: int) -> tuple[list[str], list[str]]:
 def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int, ids: Sequence[str] | np.ndarray) -> np.ndarray:
     """Corrupt images `(N, C, H, W)` uint8, grey or RGB, each by randomness that depends on (seed, name, id) alone.
 
-    `name` is of `CORRUPTIONS`, `severity` 1 (mild) to 5, `ids` `(N,)` name the images.
-
-    Raises:
-        UserError: unknown name or severity, images below 16 pixels a side, a colour corruption of grey images.
-        ValueError: images of another type or shape, or as many ids as there are not images.
+    `name` is of `CORRUPTIONS`, `severity` 1 (mild) to 5, `ids` `(N,)` name the images. Raises UserError: unknown name
+    or severity, images below 16 pixels a side, a colour corruption of grey images; ValueError: images of another type
+    or shape, or as many ids as there are not images.
     """
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)

@@ -46,8 +46,7 @@ def subject_from_elsewhere(
 def subject_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> Subject:
     """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `subject_of_run`.
 
-    Raises:
-        UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
+    Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
     """
     if (path / INFO).is_file() or not (path / SUBJECT).is_file():
         return subject_of_run(path, data=data, device=device, progress=progress, window=window)

@@ -98,10 +98,9 @@ class Bench:
     def gradient(self, positions: np.ndarray) -> Arrays:
         """Probe the gradient at the images, at random points of the ball, and the answers along it.
 
-        Returns:
-            "silent": whether the cross-entropy's gives no direction `(n,)`; "ratio": its length at the image over that
-            at the random point `(n,)`; "odds": `log_odds` at the image and along the gradient `(n, 1 + T)`;
-            "standing": whether the model is right there `(n, 1 + T)`.
+        Returns "silent": whether the cross-entropy's gives no direction `(n,)`; "ratio": its length at the image over
+        that at the random point `(n,)`; "odds": `log_odds` at the image and along the gradient `(n, 1 + T)`;
+        "standing": whether the model is right there `(n, 1 + T)`.
         """
         model, norm, eps = self.attacker.model, self.norm, self.eps
 

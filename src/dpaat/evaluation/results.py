@@ -52,8 +52,7 @@ PREDICTIONS_SCHEMA = pa.schema(
 def read_evaluation(run: Path) -> Document | None:
     """Read a run's `evaluation.json`; None if there is none.
 
-    Raises:
-        UserError: not JSON, of another schema version, or damaged.
+    Raises UserError: not JSON, of another schema version, or damaged.
     """
     document = read_document(run / EVALUATION_FILE, SCHEMA_VERSION, remedy="evaluate")
     if document is not None and (where := damage(document)):
@@ -133,8 +132,7 @@ def require_present(run: Path, document: Document, remedy: str = "evaluate") -> 
 def read_document(path: Path, schema_version: int, *, remedy: str) -> Document | None:
     """Read a JSON file of results of a schema version; None if there is none.
 
-    Raises:
-        UserError: not JSON, or of another schema version; says `remedy`, what to do again.
+    Raises UserError: not JSON, or of another schema version; says `remedy`, what to do again.
     """
     if not path.exists():
         return None
@@ -191,9 +189,7 @@ def save_result(
     """Merge a result into the run folder, see `merge`; each file is replaced as a whole or not at all.
 
     The JSON is read again every time, under a lock, so that two evaluations of one run keep each other's results.
-
-    Raises:
-        UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
+    Raises UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
     """
     with locked(run / RESULTS), writing(run):
         require_present(run, head)

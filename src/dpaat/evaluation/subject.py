@@ -68,8 +68,7 @@ class Subject:
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, or of all, without images that are left out.
 
-        Raises:
-            UserError: an unknown split, or an empty one.
+        Raises UserError: an unknown split, or an empty one.
         """
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)

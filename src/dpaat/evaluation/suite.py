@@ -142,10 +142,7 @@ def run_standard(
 
     The `quick` suite looks for verdicts only: those four attacks, from the largest radius down, where an image that
     withstands an attack is not given to it again at smaller radii. So it may miss what an attack finds in a smaller
-    ball only.
-
-    Yields:
-        A result per attack and radius, then the worst case at every radius, then the curve.
+    ball only. Yields a result per attack and radius, then the worst case at every radius, then the curve.
     """
     specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
     radii = [eps for eps in radii if eps > 0]

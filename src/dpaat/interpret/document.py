@@ -53,8 +53,7 @@ def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
 def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
     """Read the scores of every image of an entry; UserError for a file of no use.
 
-    Returns:
-        Columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
+    Returns columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
     """
     with _file_of(run, entry, "scores") as path:
         return pd.read_parquet(path)
@@ -79,10 +78,8 @@ def save_explanation(
 
     An earlier explanation of the same images in the same norm is replaced, and those of another checkpoint, which
     describe a model that is gone, are removed. Others stay. `head` are the top-level fields, `entry` the results with
-    the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`.
-
-    Raises:
-        UserError: the folder cannot be written, holds an unreadable document, or other weights by now.
+    the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`. Raises UserError: the folder
+    cannot be written, holds an unreadable document, or other weights by now.
     """
     with locked(run / RESULTS), writing(run):
         require_present(run, head, "explain")

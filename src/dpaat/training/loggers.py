@@ -91,10 +91,8 @@ def _shield(name: str, logger: Logger, warn: Callable[[str], None]) -> None:
 def started(made: list[Logger], config: TrainConfig, ids: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Start the trackers, tell new ones the configuration, and in the end finish the W&B run that was started here.
 
-    Yields what each tracker that others may look at calls this run, by its name.
-
-    Raises:
-        UserError: a tracker that does not start.
+    Yields what each tracker that others may look at calls this run, by its name. Raises UserError: a tracker that does
+    not start.
     """
     own = None
     found = {}
