@@ -158,12 +158,6 @@ def look_at(content: Encoded) -> tuple[str, str, int]:
     return hashlib.blake2b(head.encode() + whole, digest_size=16).hexdigest(), *pixel_kind(content)
 
 
-def key(*parts: object) -> int:
-    """Make a random seed of 63 bits from anything that can be printed, the same in every process."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 def digest_pixels(image: np.ndarray) -> str:
     """Digest a decoded image `(C, H, W)`, the same for a grey image and for its three equal channels."""
     grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])

@@ -88,13 +88,12 @@ def check(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
-    console.print(
+    said = "" if resolved == FULL else f", values from {' to '.join(resolved.split(','))}"
+    said = ", values through the window of each file (VOI LUT)" if resolved == OWN else said
+    say(
         f"{spec}: {len(table)} {'grey' if table.channels == 1 else 'RGB'} images, "
         f"{table.frame['group'].nunique()} groups, {len(table.classes)} {'labels' if table.multilabel else 'classes'}, "
-        f"fingerprint {fingerprint(table, digests, resolved)}"
-        + _said_of(resolved)
-        + (" (synthetic images)" if table.synthetic else ""),
-        markup=False,
+        f"fingerprint {fingerprint(table, digests, resolved)}{said}{' (synthetic images)' * table.synthetic}"
     )
     licence = [f"licence of the data: {table.licence}"] if table.licence else []
     for line in [*licence, *(f"note: {note}" for note in notes)]:
@@ -123,12 +122,6 @@ def check(
     for title, lines in (("unreadable images", unreadable), ("masks that do not fit", masks)):
         problems += [f"{title}: {len(lines)}: {lines[0]}"] if lines else []
     return _total(console, [*problems, *leak_lines(found, sides), *contrary_lines(contrary)], total)
-
-
-def _said_of(window: str) -> str:
-    if window == OWN:
-        return ", values through the window of each file (VOI LUT)"
-    return "" if window == FULL else f", values from {' to '.join(window.split(','))}"
 
 
 def _total(console: Console, problems: list[str], total: int = 1) -> int:

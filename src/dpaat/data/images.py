@@ -12,19 +12,7 @@ from dpaat.data.dicom import DicomImage
 from dpaat.data.dicom import peek as peek_dicom
 from dpaat.data.nifti import NiftiImage
 from dpaat.data.patients import Patient
-from dpaat.data.scan import (
-    COLOUR_16,
-    EIGHT,
-    FLOAT,
-    HEAD,
-    INTEGER,
-    Scan,
-    Window,
-    extra,
-    file_format,
-    frame_index,
-    scan_format,
-)
+from dpaat.data.scan import COLOUR_16, EIGHT, FLOAT, INTEGER, Scan, Window, extra, file_format, frame_index, scan_format
 from dpaat.data.table import Encoded
 from dpaat.errors import UserError
 
@@ -95,7 +83,7 @@ def pixel_kind(encoded: Encoded) -> tuple[str, int]:
         with _header(encoded) as image:
             return _kind(image), 1 if hasattr(encoded, "frame") else getattr(image, "n_frames", 1)
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
-        if scan_format(encoded[:HEAD]):  # whose kind decides on the window
+        if scan_format(encoded):  # whose kind decides on the window
             raise
         return EIGHT, 1
 
@@ -107,8 +95,7 @@ def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
     """
     image = _open(encoded)
     values = _values(image if _is_wide(image) else _to_8_bit(image, (0, 255)))
-    found = np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest")
-    return np.asarray(found, dtype=np.float64)
+    return np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest").astype(np.float64)
 
 
 def peek(path: Path) -> tuple[int, Patient | None]:
@@ -147,7 +134,7 @@ def _channels(image: Image.Image) -> int:
 
 def _header(content: bytes) -> Image.Image:
     """Open an image file without its pixels, at the frame that is meant; a further format of files begins here."""
-    if form := scan_format(content[:HEAD]):
+    if form := scan_format(content):
         return DicomImage(content) if form == "DICOM" else NiftiImage(content)
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     if hasattr(content, "frame"):

@@ -129,7 +129,8 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
                 scores = [score_cell(**each["scores"][recipe][metric]) for recipe in (reference, name)]
                 place = "clean" if each["label"] == "clean" else each["eps_text"]
                 rows.append(Row(place, [*scores, *difference_cells(found)]))
-        columns = [*(Column(_cut(recipe), whole=True) for recipe in (reference, name)), Column("difference")]
+        names = [each if len(each) <= 16 else f"{each[:15]}…" for each in (reference, name)]
+        columns = [*(Column(each, whole=True) for each in names), Column("difference")]
         under = "" if attack == "clean" else f", {attack}"
         title = f"{name} against {reference}: {images[0]}, {images[1]}, {images[2]:,} images{under}: {heading}"
         tables += [Table("", [*columns, Column("p")], rows, title=title).to_rich()] if rows else []
@@ -137,10 +138,6 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
     notes = ["percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"]
     notes += [] if full else [f"--all shows all metrics{f' and other attacks ({hidden})' if hidden else ''}"]
     return Lines(*tables, *map(Text, notes))
-
-
-def _cut(name: str, length: int = 16) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def difference_cells(found: Mapping[str, Any]) -> list[Cell]:

@@ -82,11 +82,8 @@ class Bench:
         """
         (name, function, passes), model, norm = self.attacks[role], self.attacker.model, norm or self.norm
         if in_mean:
-            name, passes, model = (
-                f"{name}, mean of {MEAN_OF} passes",
-                passes * MEAN_OF,
-                _Mean(model, several=self.attacker.several),
-            )
+            name, passes = f"{name}, mean of {MEAN_OF} passes", passes * MEAN_OF
+            model = _Mean(model, several=self.attacker.several)
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             x_adv = function(model, x, y, eps=eps, norm=norm, generator=generator)

@@ -88,19 +88,13 @@ def verdict_metrics(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -
 def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Metrics:
     """Classification metrics; classes without an image do not count, and are named.
 
-    Args:
-        probabilities: class probabilities `(N, K)` in [0, 1], floating. Double precision keeps the ranking of
-            confident predictions, which float32 rounds to ties at 1.
-        labels: true classes `(N,)`, int64, 0 to K - 1.
-        classes: K class names in the order of the columns.
+    `probabilities` are of the classes, `(N, K)` in [0, 1], floating; double precision keeps the ranking of confident
+    predictions, which float32 rounds to ties at 1. `labels` are the true classes `(N,)`, int64, 0 to K - 1.
 
-    Returns:
-        `balanced_accuracy` is the mean recall over the classes present; `map` the mean one-vs-rest average precision of
-        these; `auroc` the mean one-vs-rest area under the ROC curve, None where there is one class, with two the usual
-        binary one; `ece` see `calibration_error`; `support` images per class; `absent` the classes without an image.
-
-    Raises:
-        UserError: no images, NaN, or shapes and labels that do not fit the classes.
+    In the result `balanced_accuracy` is the mean recall over the classes present; `map` the mean one-vs-rest average
+    precision of these; `auroc` the mean one-vs-rest area under the ROC curve, None where there is one class, with two
+    the usual binary one; `ece` see `calibration_error`; `support` images per class; `absent` the classes without an
+    image. Raises UserError for no images, NaN, or shapes and labels that do not fit the classes.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
         raise UserError(

@@ -139,14 +139,9 @@ class Predictor:
 
 
 def load(path: str | Path, *, device: str = "auto") -> Predictor:
-    """Load what a training or an export left.
+    """Load a run folder, or what `dpaat export` wrote, on a device such as "auto", "cpu", "cuda:1" or "mps".
 
-    Args:
-        path: a run folder, or a folder that `dpaat export` wrote.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-
-    Raises:
-        UserError: neither of them, damaged, or with code that was not signed or allowed by --trust.
+    Raises UserError for neither of them, one that is damaged, or code that was not signed or allowed by --trust.
     """
     path, target, frame = Path(path), resolve_device(device), ""
     thresholds: dict[str, float] = {}
@@ -183,21 +178,10 @@ def predict(
 ) -> Path:
     """Class probabilities for new images by a trained run or an export, written to a CSV file.
 
-    Args:
-        run: the run folder, or an export.
-        images: image files and folders of them, or one text: a dataset spec such as "ham10000:DIR", or a path.
-        out: the CSV file to write, whose columns are those of `Predictor.predict`.
-        window: how the values of the pixels are read, see `dpaat.data.prepare`; None as the run's own were.
-        batch_size: images per batch.
-        device: "auto", "cpu", "cuda", ...
-        progress: show a progress bar with the time left on stderr.
-        console: where to print what is left out or doubtful.
-
-    Returns:
-        `out`.
-
-    Raises:
-        UserError: no run, no images, an unreadable image, or an output that cannot be written.
+    `run` is a run folder or an export; `images` are files and folders of images, or one text: a dataset spec such as
+    "ham10000:DIR", or a path. What is left out or doubtful is printed to `console`; for `window` and the columns see
+    `Predictor.predict`. Returns `out`; raises UserError for no run, no images, an unreadable image, or an output that
+    cannot be written.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a CSV file")
@@ -218,8 +202,12 @@ def predict(
 
 def named_images(images: Any, frame: str = "") -> tuple[list[str], Read, list[str]]:
     """Names of images, a function that reads them by their numbers, and what to say of them."""
-    if isinstance(images, str) and _is_spec(images):
-        return _from_spec(images)
+    import_loaders()
+    if isinstance(images, str) and images.partition(":")[0] in DATASETS and not Path(images).exists():
+        table = load_table(images)
+        remarks = [f"warning: {line}" for line in table.warnings]
+        remarks += [f"note: {line}" for line in table.notes if line != UNGROUPED]
+        return [table.describe(row) for row in range(len(table))], table.read, remarks
     if isinstance(images, str | Path):
         return _from_paths([images], frame)
     if isinstance(images, list | tuple) and all(isinstance(image, str | Path) for image in images):
@@ -243,18 +231,6 @@ def _is_one(images: Any) -> bool:
         shape = tuple(images.shape)
         raise UserError(f"predict: {shape} is one image or {shape[0]} grey ones; give (N, H, W, C) or (N, C, H, W)")
     return images.ndim == 2 or colour or (images.ndim == 3 and isinstance(images, Tensor))
-
-
-def _is_spec(text: str) -> bool:
-    import_loaders()
-    return text.partition(":")[0] in DATASETS and not Path(text).exists()
-
-
-def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:
-    table = load_table(spec)
-    remarks = [f"warning: {line}" for line in table.warnings]
-    remarks += [f"note: {line}" for line in table.notes if line != UNGROUPED]
-    return [table.describe(row) for row in range(len(table))], table.read, remarks
 
 
 def _from_paths(paths: Sequence[str | Path], frame: str) -> tuple[list[str], Read, list[str]]:

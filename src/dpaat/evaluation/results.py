@@ -30,23 +30,9 @@ PREDICTIONS_FOLDER = "predictions.parquet"
 
 OF_ENTRY = ("data", "fingerprint", "split", "attack", "norm", "steps", "eps")
 """Columns of predictions that say what all their rows are of, as the entry of the result does."""
-PREDICTIONS_SCHEMA = pa.schema(
-    {
-        "data": pa.string(),
-        "fingerprint": pa.string(),
-        "id": pa.string(),
-        "split": pa.string(),
-        "group": pa.string(),
-        "label": pa.string(),
-        "attack": pa.string(),
-        "norm": pa.string(),
-        "steps": pa.int64(),
-        "eps": pa.float64(),
-        "predicted": pa.string(),
-        "probabilities": pa.list_(pa.float64()),
-        "fell_to": pa.string(),
-    }
-)
+_TEXT = ("data", "fingerprint", "id", "split", "group", "label", "attack", "norm")
+_NUMBERS = {"steps": pa.int64(), "eps": pa.float64(), "predicted": pa.string(), "probabilities": pa.list_(pa.float64())}
+PREDICTIONS_SCHEMA = pa.schema({**dict.fromkeys(_TEXT, pa.string()), **_NUMBERS, "fell_to": pa.string()})
 
 
 def read_evaluation(run: Path) -> Document | None:
@@ -155,15 +141,9 @@ def merge(
 ) -> Document:
     """Put results into a document in place of earlier ones of the same kind.
 
-    Args:
-        document: what was there before.
-        head: top-level fields of the latest command; its `checkpoint` is that of the results.
-        result: see `result_entry`.
-        constant: see `constant_entry`.
-        analyses: what was concluded from several results, by name, each with the fields of its population.
-
-    Returns:
-        A new document. Results of another checkpoint are left out: they describe a model that is gone.
+    `head` are the top-level fields of the latest command; results of another `checkpoint` than its are left out: they
+    describe a model that is gone. For `result` and `constant` see `result_entry` and `constant_entry`; `analyses` are
+    what was concluded from several results, by name, each with the fields of its population.
     """
     found = document or {}
 
@@ -229,19 +209,14 @@ def prediction_rows(
     classes: Sequence[str],
 ) -> pa.Table:
     """One row per image: `PREDICTIONS_SCHEMA`; `probabilities` in the order of the run's classes."""
-    n = len(ids)
-    attacked = result.spec.name != "clean"
+    n, spec = len(ids), result.spec
+    norm = None if spec.name == "clean" else spec.norm
+    said = (population.data, population.fingerprint, population.split, spec.name, norm, spec.steps, result.eps)
     columns: dict[str, list[Any]] = {
-        "data": [population.data] * n,
-        "fingerprint": [population.fingerprint] * n,
+        **{name: [value] * n for name, value in zip(OF_ENTRY, said, strict=True)},
         "id": list(ids),
-        "split": [population.split] * n,
         "group": list(groups),
         "label": named(labels, classes).tolist(),
-        "attack": [result.spec.name] * n,
-        "norm": [result.spec.norm if attacked else None] * n,
-        "steps": [result.spec.steps] * n,
-        "eps": [result.eps] * n,
         "predicted": named(result.predicted, classes).tolist(),
         "probabilities": [None] * n if result.probabilities is None else list(result.probabilities.numpy()),
         "fell_to": [None] * n if result.fell_to is None else [label or None for label in result.fell_to],

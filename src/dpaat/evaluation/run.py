@@ -46,18 +46,12 @@ def evaluate_run(
 ) -> Document:
     """Measure a trained run on clean images and under attack, and keep the results in its folder.
 
-    Args:
-        run: the run folder.
-        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
-            run's own, as it was split. What the run has learned from is left out of another dataset.
-        window: how the values of those data are read, see `dpaat.data.prepare`; None as the run's own were.
-        source: run folder of the model on which transfer attacks make their images.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        progress: show a progress bar with the time left on stderr.
-        options: fields of `EvaluateConfig`.
-
-    Returns the document, as written to `evaluation.json`. Raises UserError for bad input, or a folder that cannot be
-    written.
+    `data` is another dataset, or where the run's own is now; its classes must be among the run's, by name, and what the
+    run has learned from is left out of it. None is the run's own, as it was split. `window` says how the values of
+    those data are read, see `dpaat.data.prepare`; None as the run's own were. `source` is the run folder of the model
+    on which transfer attacks make their images; `device` "auto", "cpu", "cuda:1", "mps"; `options` are fields of
+    `EvaluateConfig`. Returns the document, as written to `evaluation.json`. Raises UserError for bad input, or a folder
+    that cannot be written.
     """
     plan = EvaluateConfig(**options)
     target = resolve_device(device)
@@ -162,9 +156,8 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
         if "standard" in plan.suites:
             _standard(writer, attacker)
         if "quick" in plan.suites:
-            for part in run_standard(
-                attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps, quick=True
-            ):
+            options: dict[str, Any] = {"norm": plan.norm, "steps": plan.steps, "quick": True}
+            for part in run_standard(attacker, plan.radii, subject.classes, **options):
                 writer.save_analyses({"quick": vars(part)}) if isinstance(part, Curve) else writer.save(part)
         if "certified" in plan.suites:
             writer.save(next(run_attacks(attacker, [], [], subject.classes)))

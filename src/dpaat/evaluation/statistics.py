@@ -52,16 +52,10 @@ def intervals(
 ) -> Intervals:
     """Confidence intervals of the metrics of one run on one set of images, each of which holds its metric.
 
-    Args:
-        predicted: predicted classes `(N,)`, int64.
-        probabilities: class probabilities `(N, K)`, or None: no interval for the mean average precision.
-        labels: true classes `(N,)`, int64, 0 to K - 1; several an image `(N, K)`, see `dpaat.evaluation.labels`.
-        groups: the lesion of every image, `(N,)`.
-        classes: K class names; None in `per_class_recall` for an absent one.
-        level: share of the intervals that should cover.
-
-    Raises:
-        ValueError: no images, or shapes and labels that do not fit.
+    `predicted` and `labels` are classes `(N,)`, int64, 0 to K - 1, or several an image `(N, K)`, see
+    `dpaat.evaluation.labels`; `probabilities` `(N, K)`, or None: no interval for the mean average precision; `groups`
+    the lesion of every image, `(N,)`. `level` is the share of the intervals that should cover; an absent class has None
+    in `per_class_recall`. Raises ValueError for no images, or shapes and labels that do not fit.
     """
     run = Predictions(np.arange(len(labels)).astype(str), labels, groups, predicted, probabilities, classes)
     scores = pooled_intervals([run], level=level)

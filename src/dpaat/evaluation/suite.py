@@ -66,25 +66,16 @@ def evaluate_model(
     out: str | Path | None = None,
     **options: Any,
 ) -> list[Result]:
-    """Measure any `nn.Module` that maps [0, 1] images to logits.
+    """Measure any `nn.Module` that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
 
-    Args:
-        model: maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`.
-        images: `(N, C, H, W)`, uint8, or floating in [0, 1].
-        labels: `(N,)`, int64, 0 to K - 1.
-        classes: K class names.
-        radii: in units of a [0, 1] image, ascending.
-        specs: single attacks; None runs the standard suite.
-        norm: of the standard suite.
-        steps: budgets of the standard suite by attack, where not the attack's own.
-        out: folder to keep the results in, which `report`, `compare` and `explain` take; None keeps nothing.
-        options: of `Attacker`: batch_size, device, seed, precision, source, progress.
+    `images` are `(N, C, H, W)`, uint8, or floating in [0, 1]; `labels` `(N,)`, int64, 0 to K - 1; `classes` K names;
+    `radii` in units of a [0, 1] image, ascending. `specs` are single attacks; None runs the standard suite in the
+    `norm`, with budgets `steps` by attack where not the attack's own. Results are kept in the folder `out`, which
+    `report`, `compare` and `explain` take; None keeps nothing. `options` are those of `Attacker`: batch_size, device,
+    seed, precision, source, progress.
 
-    Returns:
-        The results, clean first; those of the standard suite end with the worst case at every radius.
-
-    Raises:
-        UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
+    Returns the results, clean first; those of the standard suite end with the worst case at every radius. Raises
+    UserError for outputs that are not finite logits, images outside [0, 1], labels outside K.
     """
     if out is not None:
         from dpaat.evaluation.run import evaluate_arrays
