@@ -22,7 +22,7 @@ from dpaat.own_code import is_own
 from dpaat.provenance import provenance
 from dpaat.report.card import hub_licence
 from dpaat.runs import Run, open_run
-from dpaat.storage import write_json, write_text
+from dpaat.storage import write_json, write_text, writing
 from dpaat.weights import RECORD
 
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
@@ -73,7 +73,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         card["network"] = card["network"] | {"weights": weights | {"file": Path(weights["file"]).name}}
     with torch.inference_mode():
         expected = model(x).numpy()
-    try:
+    with writing(out):
         if (out / TIMM).exists() and not (out / REBUILD).exists():
             raise UserError(f"{out / TIMM}: is not of an export; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,6 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
                 raise UserError(f"{out / name}: differs from the run by up to {differences[name]:.2g}; do not use it")
         card["checked"] = {"images": len(x), "of": of, "largest_difference": differences}
         write_json(out / CARD, card)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return card
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpaat.errors import UserError
-from dpaat.storage import replacing
+from dpaat.storage import replacing, writing
 
 Arrays = dict[str, np.ndarray]
 
@@ -37,12 +36,10 @@ class Journal:
         except Exception:  # not there, cut off, or damaged in one of the many ways of archives
             pass
         arrays = compute()
-        try:
+        with writing(self.folder, "results cannot be written there"):
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-        except OSError as error:
-            raise UserError(f"{self.folder}: results cannot be written there ({error.strerror or error})") from None
         return arrays
 
     def within(self, name: str) -> Journal:

@@ -34,6 +34,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
+def writing(path: Path, said: str = "cannot be written", remedy: str = "") -> Iterator[None]:
+    """Say in one line, as a UserError, that a file or folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {said} ({error.strerror or error}){remedy}") from None
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Replace a file as a whole: it is written under a temporary name beside it, synced to disk and renamed.
 

@@ -19,7 +19,7 @@ from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES
-from dpaat.storage import write_text
+from dpaat.storage import write_text, writing
 from dpaat.tables import Cell, Column, Kind, Row, Table, score_cell
 from dpaat.validation import misfit
 
@@ -102,10 +102,8 @@ def compare_runs(runs: Sequence[Path]) -> Document:
 
 def write_comparison(document: Document, out: Path) -> None:
     """Write a comparison as JSON; raises UserError if the file cannot be written."""
-    try:
+    with writing(out):
         write_text(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def differences_table(document: Document, *, full: bool = False) -> Lines:

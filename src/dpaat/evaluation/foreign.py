@@ -22,6 +22,7 @@ from dpaat.models import Classifier, build_model
 from dpaat.normalization import normalization, parse_normalization
 from dpaat.own_code import is_own
 from dpaat.runs import open_run
+from dpaat.storage import writing
 from dpaat.weights import WeightsFile, open_weights
 
 
@@ -72,10 +73,8 @@ def subject_of_weights(
     counts = label_sets.count(prepared.labels[learned] if len(learned) else prepared.labels, prepared.classes)
     info = {"train_counts": counts, "split_sizes": {"train": len(learned) or len(prepared.labels)}}
     several = prepared.table.multilabel
-    try:
+    with writing(out, "cannot be made"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror})") from None
     # The same file read in another way is another model.
     read = {key: model.facts[key] for key in ("stem", "mean", "std")}
     if source is not None:

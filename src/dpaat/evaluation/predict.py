@@ -29,7 +29,7 @@ from dpaat.evaluation.run import resolve_device
 from dpaat.models import build_model
 from dpaat.own_code import require_trust
 from dpaat.runs import INFO, open_run
-from dpaat.storage import replacing
+from dpaat.storage import replacing, writing
 from dpaat.validation import misfit
 from dpaat.validation import record as made_of
 from dpaat.weights import open_weights
@@ -192,11 +192,8 @@ def predict(
     if console is not None and remarks:
         console.print("\n".join(remarks), highlight=False, soft_wrap=True)
     frame = predictor.look(names, read, images, window, batch_size, progress)
-    try:
-        with replacing(out) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    with writing(out), replacing(out) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
     return out
 
 

@@ -1,8 +1,7 @@
 """Evaluation files in the run folder: `evaluation.json` and one part file of predictions per result."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from dpaat.evaluation.suite import Result
 from dpaat.locks import RESULTS, locked
 from dpaat.radii import format_radius
 from dpaat.runs import BEST
-from dpaat.storage import read_json, remove_leftovers, replacing, write_text
+from dpaat.storage import read_json, remove_leftovers, replacing, write_text, writing
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FOLDER = "predictions.parquet"
+UNWRITTEN = "results cannot be written"
 
 OF_ENTRY = ("data", "fingerprint", "split", "attack", "norm", "steps", "eps")
 """Columns of predictions that say what all their rows are of, as the entry of the result does."""
@@ -171,7 +171,7 @@ def save_result(
     The JSON is read again every time, under a lock, so that two evaluations of one run keep each other's results.
     Raises UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
     """
-    with locked(run / RESULTS), writing(run):
+    with locked(run / RESULTS), writing(run, UNWRITTEN):
         require_present(run, head)
         before = read_evaluation(run)
         folder = run / PREDICTIONS_FOLDER
@@ -188,15 +188,6 @@ def save_result(
             if (name := entry.get("predictions")) and name not in kept:
                 (folder / Path(name).name).unlink(missing_ok=True)
         return document
-
-
-@contextmanager
-def writing(run: Path) -> Iterator[None]:
-    """Say in one line that the results of a run cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{run}: results cannot be written ({error.strerror or error})") from None
 
 
 def prediction_rows(

@@ -24,7 +24,7 @@ from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.labels import strata
 from dpaat.evaluation.masking import run_masking
 from dpaat.evaluation.masking_verdicts import summary
-from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
+from dpaat.evaluation.results import EVALUATION_FILE, UNWRITTEN, read_evaluation, require_present
 from dpaat.evaluation.schema import damage_in_analyses
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.subject import Subject
@@ -32,6 +32,7 @@ from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run
 from dpaat.evaluation.writer import Writer
 from dpaat.measurement import EvaluateConfig, Foreign, Inputs
 from dpaat.precision import bfloat16_pays
+from dpaat.storage import writing
 
 
 def evaluate_run(
@@ -223,8 +224,6 @@ def resolve_device(device: str) -> str:
 def check_writable(folder: Path) -> None:
     """Find out before hours of work whether results can be written; UserError where they cannot."""
     probe = folder / f".write-test-{os.getpid()}"
-    try:
+    with writing(folder, f"{UNWRITTEN} there"):
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: results cannot be written there ({error.strerror})") from None

@@ -14,9 +14,9 @@ import pandas as pd
 from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
-from dpaat.evaluation.results import read_document, require_present, writing
+from dpaat.evaluation.results import UNWRITTEN, read_document, require_present
 from dpaat.locks import RESULTS, locked
-from dpaat.storage import remove_leftovers, replacing, write_text
+from dpaat.storage import remove_leftovers, replacing, write_text, writing
 from dpaat.validation import Int, many, maybe, misfit, record
 
 SCHEMA_VERSION = 1
@@ -81,7 +81,7 @@ def save_explanation(
     the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`. Raises UserError: the folder
     cannot be written, holds an unreadable document, or other weights by now.
     """
-    with locked(run / RESULTS), writing(run):
+    with locked(run / RESULTS), writing(run, UNWRITTEN):
         require_present(run, head, "explain")
         before = read_interpretability(run)
         stem = part_stem(entry, entry["attack"]["norm"])

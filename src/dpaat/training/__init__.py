@@ -28,10 +28,10 @@ from dpaat.models import check_name, describe_weights
 from dpaat.own_code import FIELDS, marks, require_trust
 from dpaat.precision import bfloat16_pays, emulation
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
-from dpaat.storage import read_json, write_json
+from dpaat.storage import read_json, write_json, writing
 from dpaat.training import folder
 from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
-from dpaat.training.faults import TrainingError, lost_process
+from dpaat.training.faults import TrainingError
 from dpaat.training.loggers import make_loggers, started
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
@@ -53,25 +53,15 @@ def train(
 ) -> Path:
     """Train a classifier and leave a run folder.
 
-    Args:
-        config: what to train on what.
-        out: the run folder to make.
-        resume: continue the run in `out` with its own configuration; `config` gives the devices.
-        data: where the data of the run to go on with are now, if they were moved.
-        stop_after: end this call after so many epochs; the run can then be resumed.
-        callbacks: Lightning callbacks of your own, called after those that write the run folder. What they do to the
-            model they do to the run; their state stands in its checkpoints and must be plain data and tensors.
-        cache_dir: where decoded images are kept.
-        command: the command line, noted in the run folder.
-        console: where to print; None for silence.
+    `config` says what to train on what, and `out` is the run folder to make. With `resume` the run in `out` goes on by
+    its own configuration, on the devices of `config`; `data` is where its data are now, if they were moved.
+    `stop_after` ends this call after so many epochs; the run can then be resumed. `callbacks` are Lightning's, of your
+    own, called after those that write the run folder: what they do to the model they do to the run; their state stands
+    in its checkpoints and must be plain data and tensors. Decoded images are kept in `cache_dir`; `command`, the
+    command line, is noted in the run folder; without a `console` all is silent.
 
-    Returns:
-        The run folder.
-
-    Raises:
-        UserError: bad input, an `out` that already holds something or that another training works in, or training that
-            went wrong.
-        Interrupted: a signal came, and the run is saved.
+    Returns the run folder. Raises UserError for bad input, an `out` that already holds something or that another
+    training works in, or training that went wrong; Interrupted where a signal came, and the run is saved.
     """
     out = Path(out)
     # Further processes of a distributed run find the folder that the first one has made.
@@ -132,7 +122,7 @@ def train(
         module = build(config, prepared, begun=Run(out, config, info) if resuming else None)
         checkpoint = newest_whole(out, module, info, lambda line: say(f"warning: {line}")) if resuming else None
         if first_process and not begun:
-            with folder.writing(out):
+            with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
             held.enter_context(folder.alone(out))
             folder.require_empty(out)
@@ -238,7 +228,9 @@ def _fit(
     except (MemoryError, OSError, RuntimeError) as error:
         exhausted = out_of_memory(error)  # the error still holds what filled the memory
         worker_lost = any(text in str(error) for text in WORKER_LOST)
-        if isinstance(error, RuntimeError) and lost_process(error):
+        if isinstance(error, RuntimeError) and (
+            isinstance(error, torch.distributed.DistError) or "gloo" in str(error)  # gloo has no class for it
+        ):
             raise UserError(
                 f"another process of this run has ended, and its own message says why; go on with: {go_on}"
             ) from None

@@ -21,14 +21,9 @@ _CALLED = ("log_metrics", "log_hyperparams", "save", "finalize")
 def make_loggers(config: TrainConfig, out: Path, ids: Mapping[str, str], warn: Callable[[str], None]) -> list[Logger]:
     """Make the trackers of a run, which begin at their first use.
 
-    Args:
-        config: the run's; `logger` names them.
-        out: the run folder, for what they keep on disk.
-        ids: what a tracker calls this run, if it was begun before.
-        warn: what is called once where a tracker fails later; it is then left alone, and the run goes on.
-
-    Raises:
-        UserError: a tracker whose library is not installed, or that cannot be where it is told to.
+    `ids` are what trackers call this run, if it was begun before; `warn` is called once where a tracker fails later,
+    which is then left alone, and the run goes on. Raises UserError for a tracker whose library is not installed, or
+    that cannot be where it is told to.
     """
     made = []
     for name in config.loggers:
