@@ -45,11 +45,7 @@ def train(
         trust: run the code of one's own (`py:`) that a file names.
         **fields: fields of `TrainConfig`, which come before those of `config`, such as `data="folder:images"`.
 
-    Returns:
-        The run folder.
-
-    Raises:
-        UserError: bad input, or training that went wrong.
+    Returns the run folder; raises UserError for bad input, or training that went wrong.
     """
     from dpaat.training import train as fit
 
@@ -76,8 +72,7 @@ def load(path: str | Path, *, device: str = "auto", trust: bool = False) -> Pred
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         trust: run the code of one's own (`py:`) that it names, if it is not this user's own run.
 
-    Raises:
-        UserError: neither of them, or damaged.
+    Raises UserError for neither of them, or one that is damaged.
     """
     with trusting(everything=trust):
         return load_predictor(path, device=device)
@@ -113,11 +108,8 @@ def evaluate(
         **options: fields of `EvaluateConfig` (suites, attacks, eps, steps, split, max_samples, ...) and, for models
             that are no run, of `Foreign` (weights, image_size, mean, std, input_range, stem, weights_key).
 
-    Returns:
-        The document, as written to `evaluation.json`.
-
-    Raises:
-        UserError: bad input, or a folder that cannot be written.
+    Returns the document, as written to `evaluation.json`. Raises UserError for bad input, or a folder that cannot be
+    written.
     """
     options = {{flag: name for name, flag in FLAGS.items()}.get(name, name): value for name, value in options.items()}
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
@@ -142,10 +134,8 @@ def explain(
 ) -> Document:
     """Compute and score attribution maps, as `dpaat explain` does.
 
-    Arguments are those of `evaluate`, but that `options` are fields of `ExplainConfig`.
-
-    Returns:
-        The document, as written to `interpretability.json`.
+    Arguments are those of `evaluate`, but that `options` are fields of `ExplainConfig`. Returns the document, as
+    written to `interpretability.json`.
     """
     from dpaat.interpret.run import explain as measure_maps
 

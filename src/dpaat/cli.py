@@ -66,15 +66,11 @@ LESS_MEMORY = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with these arguments, by default those of the process; returns the exit code.
 
-    Args:
-        argv: the arguments; default those of the process.
-
-    Returns:
-        The exit code: 0, 1 when a check found problems, 2 for bad input or too little memory, 128 and the number of
-        the signal that ended it: 129 when the terminal was closed, 130 for Ctrl-C, 143 when told to end. That nobody
-        reads the output any more changes nothing.
+    That is 0, 1 when a check found problems, 2 for bad input or too little memory, 128 and the number of the signal
+    that ended it: 129 when the terminal was closed, 130 for Ctrl-C, 143 when told to end. That nobody reads the output
+    any more changes nothing.
     """
     if argv is None:
         use_utf8()

@@ -188,16 +188,13 @@ def _readme(card: dict[str, Any], onnx: bool) -> str:
         pipeline_tag="image-classification",
         tags=["image-classification", "medical-imaging", "dpaat"],
     )
-    window = card["input"]["window"]
-    read = (
-        "" if window == "full" else f" Pixel values are first read through the window {window} (`dpaat train --help`)."
-    )
-    labels = ""
+    window, labels = card["input"]["window"], ""
+    read = f" Pixel values are first read through the window {window} (`dpaat train --help`)." * (window != "full")
     if card.get("multilabel"):
         labels = (
             "\nThey are labels of which an image has several or none: probabilities are the sigmoids of the logits, "
+            f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
         )
-        labels += f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
     by_timm = f"""timm builds it too, and its transform resizes and normalizes as the training did:
 
     model = timm.create_model("local-dir:.", pretrained=True).eval()  # hf-hub:USER/NAME once it is pushed

@@ -123,8 +123,7 @@ class Attacks(Checked):
 class EvaluateConfig(Measurement, Attacks):
     """Attacks, radii and images of an evaluation; fields, defaults and ranges are those of `dpaat evaluate --help`.
 
-    Raises:
-        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    Raises UserError for an unknown field, or a value of a wrong type or out of its range; names the field.
     """
 
     norm: Norm = option("linf", "norm of the radii")
@@ -186,8 +185,7 @@ class EvaluateConfig(Measurement, Attacks):
 class ExplainConfig(Measurement):
     """What to explain, and how; fields, defaults and ranges are those of `dpaat explain --help`.
 
-    Raises:
-        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    Raises UserError for an unknown field, or a value of a wrong type or out of its range; names the field.
     """
 
     norm: Norm | None = option(None, "norm of the radii; by default the run's")

@@ -19,13 +19,8 @@ from dpaat.weights import WeightsFile, open_weights
 Stem = Literal["auto", "original", "small"]
 SMALL_IMAGE = 48  #: Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew
 _STEM_REDUCTION = 4
-_PHRASES = {
-    "key": " of {}",
-    "dtype": " in {}",
-    "filled": ", {} counters filled in",
-    "ignored": ", {} counters ignored",
-    "adapted_from": ", first layer adapted from {} channels",
-}
+_PHRASES = {"key": " of {}", "dtype": " in {}", "filled": ", {} counters filled in", "ignored": ", {} counters ignored"}
+_PHRASES |= {"adapted_from": ", first layer adapted from {} channels"}
 
 
 class Classifier(nn.Module):
@@ -77,28 +72,20 @@ def build_model(
 ) -> Classifier:
     """Make a network ready to train.
 
-    Args:
-        name: a timm model name, such as "resnet18"; `torchvision:NAME`; `py:PKG.MODULE:NAME`, see
-            `dpaat.own_models.own_network`; or, with `pretrained`, `hf-hub:NAME` or `local-dir:DIR` as timm writes them.
-        num_classes: K, at least 2.
-        channels: 1 (grey) or 3 (RGB).
-        image_size: pixels at the side.
-        stem: "small" undoes the first reduction by 4 by changing strides, so that pretrained kernels stay valid;
-            "auto" keeps that of the weights: the run's for weights of this package, else the original one. Without
-            weights it is small below 48 pixels only.
-        weights: local file, read without running any code in it; a run folder, or an export.
-        pretrained: take the weights that the name stands for; they may have to be fetched.
-        weights_key: which of several sets in the file is meant, such as "ema_model".
-        mean: of the values that the network takes, 1 or one per channel. Default: the file's, else timm's.
-        std: likewise.
-        input_range: of a pixel before normalization, such as "0-255"; default "0-1". Without mean and std, values in
-            another range than 0-1 are taken as they are.
-        classes: K class names; a head that is known to be for others is learned anew.
-        keep_head: refuse weights whose head does not fit, instead of learning it anew.
-        options: of the architecture, for timm. Default: those that stand beside the weights.
+    `name` is a timm model name, such as "resnet18"; `torchvision:NAME`; `py:PKG.MODULE:NAME`, see
+    `dpaat.own_models.own_network`; or, with `pretrained`, `hf-hub:NAME` or `local-dir:DIR` as timm writes them, whose
+    weights may have to be fetched. It takes `channels` 1 (grey) or 3 (RGB) and gives `num_classes` logits, at least 2.
 
-    Raises:
-        UserError: unknown model, image too small for it, weights that do not fit or cannot be had.
+    `stem` "small" undoes the first reduction by 4 by changing strides, so that pretrained kernels stay valid; "auto"
+    keeps that of the weights: the run's for weights of this package, else the original one; without weights it is small
+    below 48 pixels only. `weights` are a local file, read without running any code in it, a run folder, or an export;
+    `weights_key` tells which of several sets in the file is meant, such as "ema_model". `mean` and `std`, 1 value or
+    one per channel, are those of the values that the network takes, by default the file's, else timm's; `input_range`
+    that of a pixel before normalization, such as "0-255", by default "0-1": without mean and std, values in another
+    range are taken as they are. A head that is known to be for other `classes` is learned anew, or refused if
+    `keep_head`; `options` are of the architecture, for timm, by default those beside the weights.
+
+    Raises UserError for an unknown model, an image too small for it, weights that do not fit or cannot be had.
     """
     stated = parse_normalization(mean, std, input_range)
     source = open_weights(weights) if isinstance(weights, Path) else weights
@@ -108,20 +95,19 @@ def build_model(
             raise UserError("weights: give either --weights or --pretrained, not both")
     elif weights_key is not None:
         raise UserError("weights_key: there are no --weights to choose from")
-    shape = {"num_classes": num_classes, "channels": channels}
     options = options or (source.record.get("options") if source else None)
-    config: dict[str, Any]
     facts: dict[str, Any] = {"weights": None}
+    config: dict[str, Any]
     if is_own(name):
         if pretrained:
             raise UserError(f"pretrained: {name} brings its own weights, or takes --weights")
         network, config = own_network(name, num_classes=num_classes, channels=channels, image_size=image_size)
         facts["code"], stem = name, "original" if stem == "auto" else stem
     else:
+        shape = {"num_classes": num_classes, "channels": channels}
         network, options = make_network(name, **shape, pretrained=pretrained, options=options)
         config = network.pretrained_cfg  # type: ignore[assignment]
-    stored: list[tuple[Tensor, Tensor]] = []
-    unit = False
+    stored, unit = list[tuple[Tensor, Tensor]](), False
     if source is not None:
         found, record = find(source, network, config, weights_key, channels), source.record
         other_classes = classes is not None and (source.classes or tuple(classes)) != tuple(classes)

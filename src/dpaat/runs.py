@@ -35,7 +35,6 @@ ELSEWHERE = "elsewhere"
 """Stands there for the method by which the model was trained."""
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
-
 INFO_SHAPE = record(
     schema_version=Int,
     classes=Annotated[list[str], Field(min_length=2)],
@@ -56,9 +55,7 @@ INFO_SHAPE = record(
             weights=record(file=str, head=str, classes=Int) | None,
         )
     ),
-    files=maybe(dict[str, str]),
-    loggers=maybe(dict[str, str]),
-    code=maybe(dict[str, str]),
+    **dict.fromkeys(("files", "loggers", "code"), maybe(dict[str, str])),
     multilabel=maybe(bool),
     thresholds=maybe(dict[str, float]),
     split_sizes=maybe(dict[str, Int]),
@@ -88,8 +85,7 @@ class Run:
         from dpaat.models import resolved_stem
 
         recorded = (self.info.get("network") or {}).get("stem")
-        stem: Stem = recorded or resolved_stem(self.config.stem, self.config.image_size)
-        return stem
+        return recorded or resolved_stem(self.config.stem, self.config.image_size)  # type: ignore[no-any-return]
 
     @property
     def network(self) -> str:
@@ -143,15 +139,9 @@ class Run:
         weights = open_weights(self.checkpoint)
         if any(weights.record.get(name, value) != value for name, value in self.record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
-        model = build_model(
-            self.network,
-            num_classes=len(self.info["classes"]),
-            channels=self.info["channels"],
-            image_size=self.config.image_size,
-            stem=self.stem,
-            weights=weights,
-            keep_head=True,
-        )
+        shape: dict[str, Any] = {name: self.record[name] for name in ("channels", "image_size", "stem")}
+        classes = len(self.info["classes"])
+        model = build_model(self.network, num_classes=classes, weights=weights, keep_head=True, **shape)
         return model.to(device=torch.device(device)).eval()
 
     def prepare(self, *, progress: bool = True) -> PreparedData:
@@ -225,11 +215,11 @@ def read_folder(path: Path) -> Run:
 def read_info(path: Path) -> dict[str, Any]:
     """Read a `run.json` and check what others rely on; UserError for one that is damaged or of a newer schema."""
     info = read_json(path)
-    version = info.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:  # first: the fields of a newer schema are not known
+    if (
+        isinstance(version := info.get("schema_version"), int) and version > SCHEMA_VERSION
+    ):  # whose fields are not known
         raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
-    where = misfit(info, INFO_SHAPE) or _contradiction(info)
-    if where:
+    if where := misfit(info, INFO_SHAPE) or _contradiction(info):
         raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
     return info
 
