@@ -215,9 +215,7 @@ def read_folder(path: Path) -> Run:
 def read_info(path: Path) -> dict[str, Any]:
     """Read a `run.json` and check what others rely on; UserError for one that is damaged or of a newer schema."""
     info = read_json(path)
-    if (
-        isinstance(version := info.get("schema_version"), int) and version > SCHEMA_VERSION
-    ):  # whose fields are not known
+    if isinstance(version := info.get("schema_version"), int) and version > SCHEMA_VERSION:  # of unknown fields
         raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
     if where := misfit(info, INFO_SHAPE) or _contradiction(info):
         raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
