@@ -56,26 +56,14 @@ def benchmark(
 ) -> int:
     """Run what is left of a grid and sum up all of it that is finished.
 
-    Several processes, also on several machines, may do so in one folder at once: they share the cells out.
+    Several processes, also on several machines, may do so in one folder `out` at once, default `runs/NAME` of the grid:
+    they share the cells out. Those whose names match the pattern `only` are run, as file names do, but for those in
+    `known`, the folder `outcomes` of a benchmark that was run elsewhere, which are summed up. `summary_only` runs
+    nothing; `no_summary` leaves the summing up to another call. Every cell is a job of the `executor`, with what it
+    `needs`, unless that is "local"; for its options see `dpaat.benchmark.executors`.
 
-    Args:
-        grid: see `read_grid`.
-        out: folder of the benchmark; default `runs/NAME` of the grid.
-        only: run the cells whose names match this pattern, as file names do.
-        known: folder `outcomes` of a benchmark that was run elsewhere; its cells are summed up and not run.
-        summary_only: sum up what is finished or known, and run nothing.
-        no_summary: run cells, and leave the summing up to another call.
-        executor: "local", or the engine that runs every cell as a job.
-        needs: what every job is to get.
-        executor_options: of the engine, see `dpaat.benchmark.executors`.
-        console: where to print.
-        progress: show a progress line on stderr.
-
-    Returns:
-        How many of the chosen cells failed.
-
-    Raises:
-        UserError: something is wrong with the data or the known cells, found before anything runs.
+    Returns how many of the chosen cells failed. Raises UserError for what is wrong with the data or the known cells,
+    found before anything runs.
     """
     out, runs, elsewhere, chosen = _cells(grid, out, only, known)
     chosen = [run for run in chosen if run.cell.name not in elsewhere]
@@ -217,7 +205,16 @@ def _sum_up(
             write_outcome(out / FOLDER, run.cell, grid.plans, outcome)
         if outcomes := elsewhere | {run.cell.name: outcome for run, outcome in own.items()}:
             check_data(outcomes, runs)
-            _write(grid, runs, outcomes, out, console)
+            document = make_document(grid, runs, outcomes)
+            write_json(out / "benchmark.json", document)
+            write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
+            write_pareto(document, out / "pareto.svg")
+            names = ["benchmark.json", "benchmark.md", "pareto.svg"]
+            names += [*["forest.svg"] * write_forest(document, out / "forest.svg"), "report.html"]
+            for line in write_leaderboard(document, runs, grid.name, out):
+                console.print(f"warning: {line}", **PLAIN)
+            console.print(benchmark_table(document))
+            console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)
         elif required:
             raise UserError(f"--summary-only: no cell is finished in {out}, and none is known")
 
@@ -248,19 +245,3 @@ def _shared_splits(runs: Sequence[CellRun], out: Path) -> dict[str, Path]:
                 export_splits(path, prepared.ids, prepared.split)
         found[cell.name] = path
     return found
-
-
-def _write(
-    grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome], out: Path, console: Console
-) -> None:
-    document = make_document(grid, runs, outcomes)
-    write_json(out / "benchmark.json", document)
-    write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
-    write_pareto(document, out / "pareto.svg")
-    names = ["benchmark.json", "benchmark.md", "pareto.svg"]
-    names += ["forest.svg"] if write_forest(document, out / "forest.svg") else []
-    names += ["report.html"]
-    for line in write_leaderboard(document, runs, grid.name, out):
-        console.print(f"warning: {line}", **PLAIN)
-    console.print(benchmark_table(document))
-    console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)

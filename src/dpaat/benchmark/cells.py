@@ -73,10 +73,6 @@ class CellRun:
         before = self.record.get("seconds", {})
         self.note(seconds=before | {kind: round(before.get(kind, 0.0) + seconds, 1)})
 
-    def note_evaluated(self, plan: EvaluateConfig) -> None:
-        """Remember that a plan was carried out."""
-        self.note(evaluated=[*self.record.get("evaluated", []), digest(plan)])
-
     @property
     def begun(self) -> bool:
         """Whether there is a training that can be resumed."""

@@ -61,15 +61,10 @@ def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
     record = run.record
     return found | {
         "status": run.state(grid.plans),
-        "error": _hide(record.get("error")),
+        "error": _FOLDERS.sub("", record.get("error") or "") or None,  # paths reduced to their last part
         "seconds": record.get("seconds", {}),
         "seconds_per_epoch": run.seconds_per_epoch(),
     }
-
-
-def _hide(text: str | None) -> str | None:
-    """Reduce absolute paths in a message to their last part."""
-    return text and _FOLDERS.sub("", text)
 
 
 def _without_paths(value: Any) -> Any:

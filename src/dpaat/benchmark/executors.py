@@ -31,20 +31,10 @@ class Needs:
             raise UserError("a cell needs at least 1 of --cores, 0 or more --gpus, and more than 0 GiB of --memory")
 
 
-class Handle(Protocol):
-    """A cell that was handed over."""
-
-    def wait(self) -> str | None:
-        """Wait until it has ended; returns what it died of, None if of nothing."""
-
-    def cancel(self) -> None:
-        """End it, from another thread."""
-
-
 class Executor(Protocol):
     """An engine that runs commands of this package, on machines that see the same folders under the same names."""
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Handle:
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> "Job":
         """Have a command run; what it prints is kept in the folder. Returns at once."""
 
 
@@ -74,21 +64,17 @@ class Command:
 
 @dataclass(frozen=True)
 class Job:
-    """A handle made of two functions of an engine."""
+    """A cell that was handed over, by two functions of an engine."""
 
     result: Callable[[], str | None]
-    end: Callable[[], object]
+    cancel: Callable[[], object]  # ends it, from another thread
 
     def wait(self) -> str | None:
-        """See `Handle`."""
+        """Wait until it has ended; returns what it died of, None if of nothing."""
         try:
             return self.result()
         except Exception as error:  # the engine's own: the job, its worker or its machine is gone
             return f"lost: {first_line(error)}"
-
-    def cancel(self) -> None:
-        """See `Handle`."""
-        self.end()
 
 
 class Submitit:
@@ -144,9 +130,7 @@ def make_executor(kind: Kind, out: Path, options: Mapping[str, Any]) -> Executor
 
     Raises UserError: the engine is not installed or not there, or refuses an option.
     """
-    if kind == "local":
-        return None
-    return EXECUTORS[kind](out.resolve() / JOBS, options)
+    return None if kind == "local" else EXECUTORS[kind](out.resolve() / JOBS, options)
 
 
 def _imported(name: str, extra: str) -> Any:

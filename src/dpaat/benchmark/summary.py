@@ -99,11 +99,11 @@ def summarize(grid: Grid, finished: Sequence[Finished]) -> list[Document]:
                 rows = tables.setdefault((cell.data, name or cell.model), {})
                 rows.setdefault(cell.recipe, {})[_replicate(cell)] = (cell, outcome)
     found = {key: _balance(rows) if key[1] == ALL else rows for key, rows in tables.items()}
-    return [
-        {"data": data, "model": model, "replicates": _replicates(grid, data, model), **_table(grid, rows)}
-        for (data, model), rows in found.items()
-        if rows
-    ]
+    summed = []
+    for (data, model), rows in ((key, rows) for key, rows in found.items() if rows):
+        possible = {_replicate(cell) for cell in grid.cells if cell.data == data and model in (cell.model, ALL)}
+        summed.append({"data": data, "model": model, "replicates": len(possible), **_table(grid, rows)})
+    return summed
 
 
 def _balance(rows: Mapping[str, dict[Replicate, Finished]]) -> dict[str, dict[Replicate, Finished]]:
@@ -119,11 +119,6 @@ def _balance(rows: Mapping[str, dict[Replicate, Finished]]) -> dict[str, dict[Re
 
 def _replicate(cell: Cell) -> Replicate:
     return cell.model, cell.fold or "", cell.seed
-
-
-def _replicates(grid: Grid, data: str, model: str) -> int:
-    """How many cells a recipe of a table can have."""
-    return len({_replicate(cell) for cell in grid.cells if cell.data == data and model in (cell.model, ALL)})
 
 
 def _table(grid: Grid, found: Mapping[str, Mapping[Replicate, Finished]]) -> Document:
