@@ -22,13 +22,8 @@ class DPAATMixin:
     Its state is saved in every checkpoint, and a training that is resumed from one goes on with it. Evaluation and
     prediction are the trainer's own.
 
-    Args:
-        *args: of the trainer.
-        loss: made for the model, with as many epochs as the training arguments have.
-        **kwargs: of the trainer; the training set is an `Indexed` one.
-
-    Raises:
-        UserError: another number of epochs, `max_steps`, or a second loss.
+    `loss` is made for the model, with as many epochs as the training arguments have; all else is of the trainer, whose
+    training set is an `Indexed` one. Raises UserError for another number of epochs, `max_steps`, or a second loss.
     """
 
     args: Any

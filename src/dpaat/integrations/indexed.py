@@ -19,11 +19,8 @@ class Indexed(Dataset[Any]):
     All else is that of the dataset: its length, attributes such as `classes` or `targets`, batches at once
     (`__getitems__`). The numbers are those of this dataset: wrap a subset, not what it is a subset of.
 
-    Args:
-        dataset: its items are tuples (image, label), dictionaries, or, as MONAI has them, lists of dictionaries.
-
-    Raises:
-        UserError: a dataset without numbers: it is iterable-style.
+    The items of `dataset` are tuples (image, label), dictionaries, or, as MONAI has them, lists of dictionaries. Raises
+    UserError for a dataset without numbers: it is iterable-style.
     """
 
     def __init__(self, dataset: Any) -> None:

@@ -14,11 +14,9 @@ from dpaat.integrations.loss import AdversarialLoss, parts, same_epochs
 class DPAATCallback(L.Callback):
     """Takes the place of the module's `training_step`, says so, and logs the loss as "train_loss".
 
-    Its state is part of the checkpoint; a fit with `ckpt_path` goes on with it. Where `training_step` does more than
-    to compute a loss (augments, optimizes by itself), call the loss there instead, as in any loop.
-
-    Args:
-        loss: made for the module, or for the network in it that gives the logits.
+    `loss` is made for the module, or for the network in it that gives the logits. Its state is part of the checkpoint;
+    a fit with `ckpt_path` goes on with it. Where `training_step` does more than to compute a loss (augments, optimizes
+    by itself), call the loss there instead, as in any loop.
     """
 
     def __init__(self, loss: AdversarialLoss) -> None:

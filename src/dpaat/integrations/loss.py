@@ -35,7 +35,8 @@ class AdversarialLoss(nn.Module):
 
     It begins the attacks when the method does, freezes the self-teacher there, and moves the perturbation sizes. Its
     `state_dict` is all that it needs to go on. It follows the images to their device. Under `torch.distributed` every
-    process makes the updates of all. Where gradients are off it is the clean loss, and moves nothing.
+    process makes the updates of all. Where gradients are off it is the clean loss, and moves nothing. Raises UserError
+    for an argument out of its range, naming it.
 
     Args:
         model: the network to train: images to logits `(B, K)`, or to an object with `logits`.
@@ -48,9 +49,6 @@ class AdversarialLoss(nn.Module):
         method: this and all that follows as of `dpaat train`, with its defaults; `imbalance="sampler"` leaves that to
             the loader.
         **options: further ones of the method.
-
-    Raises:
-        UserError: an argument out of its range, naming it.
     """
 
     labels: Tensor
@@ -118,15 +116,10 @@ class AdversarialLoss(nn.Module):
     def step(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor, *, epoch: int) -> StepOutput:
         """Compute the loss of a mini-batch, and the logits of the views that it was computed from.
 
-        Args:
-            model: the network, or what wraps it for several processes or a compiler, in train mode.
-            index: numbers of the samples `(B,)`.
-            x: images `(B, C, H, W)`, augmented.
-            y: labels `(B,)`, int64.
-            epoch: from 0; it may not go back.
-
-        Raises:
-            UserError: a batch that is none; labels that are not those of the numbers; an epoch beyond the last.
+        `model` is the network, or what wraps it for several processes or a compiler, in train mode; `index` are the
+        numbers of the samples `(B,)`, `x` their images `(B, C, H, W)`, augmented, `y` labels `(B,)`, int64. `epoch`
+        counts from 0 and may not go back. Raises UserError for a batch that is none, labels that are not those of the
+        numbers, or an epoch beyond the last.
         """
         x, y = x.as_subclass(Tensor), y.as_subclass(Tensor)
         if self.labels.device != x.device:
@@ -228,11 +221,7 @@ class _Network(nn.Module):
 
 
 def parts(batch: Any) -> list[Tensor]:
-    """Find numbers `(B,)`, images and labels in a batch: a tuple in this order, or a dictionary.
-
-    Raises:
-        UserError: something is missing.
-    """
+    """Find numbers `(B,)`, images and labels in a batch, a tuple in this order or a dictionary; else UserError."""
     if isinstance(batch, Mapping):
         names = ((INDEX,), ("image", "pixel_values"), ("label", "labels"))
         found = [batch[name] for among in names for name in among if name in batch]
@@ -245,11 +234,7 @@ def parts(batch: Any) -> list[Tensor]:
 
 
 def same_epochs(loss: AdversarialLoss, epochs: float | None) -> None:
-    """Refuse a trainer whose epochs are not those that a loss was told.
-
-    Raises:
-        UserError: names both numbers.
-    """
+    """Refuse a trainer whose epochs are not those that a loss was told; the UserError names both numbers."""
     if epochs != loss.epochs:
         raise UserError(f"the trainer has {epochs} epochs, AdversarialLoss {loss.epochs}: tell both the same number")
 

@@ -15,15 +15,10 @@ class DPAATTrainer(SupervisedTrainer):
     """`monai.engines.SupervisedTrainer` whose `loss_function` is an `AdversarialLoss`.
 
     Predictions, for handlers, are those of the views that were learned from. The loss is saved and restored like the
-    network: `CheckpointSaver(save_dict={"net": net, "loss": loss})`, `CheckpointLoader(load_dict=...)`.
-
-    Args:
-        max_epochs: as the loss was told.
-        loss_function: made for the network.
-        **kwargs: of the `SupervisedTrainer`, but for `inferer`; the data loader's dataset is an `Indexed` one.
-
-    Raises:
-        UserError: another number of epochs; a batch without the key "index".
+    network: `CheckpointSaver(save_dict={"net": net, "loss": loss})`, `CheckpointLoader(load_dict=...)`. `loss_function`
+    is made for the network, `max_epochs` as it was told; all else is of the `SupervisedTrainer`, but for `inferer`,
+    whose data loader's dataset is an `Indexed` one. Raises UserError for another number of epochs, or a batch without
+    the key "index".
     """
 
     def __init__(self, *, max_epochs: int, loss_function: AdversarialLoss, **kwargs: Any) -> None:
