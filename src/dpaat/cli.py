@@ -20,7 +20,7 @@ import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
 from dpaat.own_code import FIELDS, named_in, require_trust, trusting
 from dpaat.parsing import Parser, call, command_parser, readable, with_hyphens, with_underscores
-from dpaat.plugins import VARIABLE, load_plugins
+from dpaat.registry import VARIABLE, load_plugins
 from dpaat.terminal import lasting_output, remove_bars, silenced, use_utf8
 
 ABOUT = "Train medical image classifiers that stay accurate and robust to adversarial perturbations, and prove it."

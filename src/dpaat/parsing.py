@@ -13,7 +13,7 @@ import yaml
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
-from dpaat.plugins import VARIABLE
+from dpaat.registry import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 TITLES = {"Data": "data", "Weights": "model", "Model": "model", "MethodAndAttack": "method"}

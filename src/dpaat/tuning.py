@@ -14,10 +14,9 @@ from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.errors import UserError, at, unknown
-from dpaat.locks import BusyError, locked
 from dpaat.methods import find_method
 from dpaat.runs import write_config
-from dpaat.storage import write_text
+from dpaat.storage import BusyError, locked, write_text
 from dpaat.tables import Column, Row, Table, percent
 from dpaat.validation import fields_of, load_yaml
 

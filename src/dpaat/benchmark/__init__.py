@@ -23,9 +23,8 @@ from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
 from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
-from dpaat.locks import locked
 from dpaat.precision import emulation
-from dpaat.storage import write_json, write_text
+from dpaat.storage import locked, write_json, write_text
 from dpaat.tables import Row, Table
 
 __all__ = ["benchmark", "list_cells", "read_grid"]

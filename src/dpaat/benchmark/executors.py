@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dpaat.errors import UserError, first_line
-from dpaat.plugins import VARIABLE
+from dpaat.registry import VARIABLE
 
 Kind = Literal["local", "submitit", "ray"]
 JOBS = "jobs"

@@ -19,8 +19,8 @@ from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.executors import JOBS, Executor, Job, Needs
 from dpaat.benchmark.plans import Plans, arguments_of, digest
 from dpaat.errors import Interrupted, listed
-from dpaat.locks import TRAINING, BusyError, locked
 from dpaat.runs import LAST
+from dpaat.storage import TRAINING, BusyError, locked
 from dpaat.training.checkpointing import HANGUP, own_signals
 
 LOG, ERRORS = "benchmark.log", "benchmark.err"

@@ -18,10 +18,9 @@ from dpaat.evaluation.labels import label_metrics, named
 from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
-from dpaat.locks import RESULTS, locked
 from dpaat.radii import format_radius
 from dpaat.runs import BEST
-from dpaat.storage import read_json, remove_leftovers, replacing, write_text, writing
+from dpaat.storage import RESULTS, locked, read_json, remove_leftovers, replacing, write_text, writing
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"

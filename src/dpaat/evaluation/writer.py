@@ -23,8 +23,8 @@ from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
 from dpaat.journal import Journal
-from dpaat.locks import RESULTS, locked
 from dpaat.measurement import EvaluateConfig
+from dpaat.storage import RESULTS, locked
 
 PARTIAL = "evaluation.partial"
 

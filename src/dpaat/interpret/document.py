@@ -15,8 +15,7 @@ from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
 from dpaat.evaluation.results import UNWRITTEN, read_document, require_present
-from dpaat.locks import RESULTS, locked
-from dpaat.storage import remove_leftovers, replacing, write_text, writing
+from dpaat.storage import RESULTS, locked, remove_leftovers, replacing, write_text, writing
 from dpaat.validation import Int, many, maybe, misfit, record
 
 SCHEMA_VERSION = 1

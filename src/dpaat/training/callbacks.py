@@ -17,10 +17,9 @@ from typing_extensions import override
 
 from dpaat.config import TrainConfig
 from dpaat.consistency import require_epochs
-from dpaat.locks import RESULTS, locked
 from dpaat.methods import find_method
 from dpaat.perturbation import AdaptivePerturbation
-from dpaat.storage import remove_leftovers, replacing, write_text, writing
+from dpaat.storage import RESULTS, locked, remove_leftovers, replacing, write_text, writing
 from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.loggers import tracked_name
 from dpaat.training.module import TrainingModule
