@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,24 +78,21 @@ TRAINING, RESULTS = ".training.lock", ".results.lock"
 
 
 @contextmanager
-def locked(path: Path, *, busy: str = "", give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def locked(path: Path, *, busy: str = "") -> Iterator[None]:
     """Hold a lock that no other process and no other thread holds meanwhile; its file is left behind.
 
-    Where another holds it, `BusyError` says `busy`; if that is empty, wait, or go on without once `give_up` says so.
-    UserError too for a place without locks, as some network drives are.
+    Where another holds it, `BusyError` says `busy`; if that is empty, wait. UserError too for a place without locks, as
+    some network drives are.
     """
-    lock, told = FileLock(path), False
+    lock = FileLock(path)
     try:
-        while not give_up():
-            try:
-                lock.acquire(timeout=0 if busy else 0.5)
-                break
-            except Timeout:
-                if busy:
-                    raise BusyError(busy) from None
-                if not told:
-                    print(f"dpaat: waits for the process that holds {path}", file=sys.stderr, flush=True)
-                told = True
+        try:
+            lock.acquire(timeout=0 if busy else 0.5)
+        except Timeout:
+            if busy:
+                raise BusyError(busy) from None
+            print(f"dpaat: waits for the process that holds {path}", file=sys.stderr, flush=True)
+            lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise UserError(
             f"{path}: cannot be locked ({getattr(error, 'strerror', None) or error}); take a folder on a drive that "

@@ -109,7 +109,10 @@ def tune(
     Returns the configuration of the best trial. Raises UserError for bad input, a study of other settings in `out`, or
     no trial that ended well.
     """
-    optuna = _optuna()
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("tune needs optuna: pip install 'dpaat[tune]'") from None
     options = find_method(config.method).defaults | config.options
     ranges = [parse_search(text, options) for text in searches]
     if not ranges or trials < 1:
@@ -265,11 +268,3 @@ def _kinds(annotation: Any) -> set[Any]:
     if parts := get_args(annotation):
         return {kind for part in parts for kind in _kinds(part)} - {NoneType}
     return {type(annotation) if isinstance(annotation, str) else annotation}
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("tune needs optuna: pip install 'dpaat[tune]'") from None
-    return optuna

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dpaat.benchmark.archive import FOLDER, check_data, read_outcomes, write_outcome
 from dpaat.benchmark.cells import CellRun
-from dpaat.benchmark.cost import Size, cell_passes, seconds_per_pass, size_of
+from dpaat.benchmark.cost import Size, cell_passes, seconds_per_pass
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
 from dpaat.benchmark.executors import Kind, Needs, make_executor
@@ -20,7 +20,7 @@ from dpaat.benchmark.leaderboard import write_leaderboard
 from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.runner import Runner, count_cores
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
-from dpaat.data import prepare
+from dpaat.data import load_table, prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.precision import emulation
@@ -223,7 +223,8 @@ def _sizes(grid: Grid, runs: Sequence[CellRun]) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
     for spec in dict.fromkeys(run.cell.config.data for run in runs):
         try:
-            sizes[spec] = size_of(spec)
+            table = load_table(spec)
+            sizes[spec] = Size(len(table), len(table.classes), table.channels)
         except UserError as error:
             hint = f"; say with --data {public_spec(spec)} where it is" if spec in grid.content["data"] else ""
             raise UserError(f"{error}{hint}") from None

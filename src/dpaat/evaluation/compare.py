@@ -126,7 +126,9 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
             if here and (found := each["differences"][name].get(metric)):
                 scores = [score_cell(**each["scores"][recipe][metric]) for recipe in (reference, name)]
                 place = "clean" if each["label"] == "clean" else each["eps_text"]
-                rows.append(Row(place, [*scores, *difference_cells(found)]))
+                cell = difference_cell(found)
+                interval, _, p_value = cell.small.partition(" p ")
+                rows.append(Row(place, [*scores, Cell(cell.text, interval, cell.kind), Cell(p_value)]))
         names = [each if len(each) <= 16 else f"{each[:15]}…" for each in (reference, name)]
         columns = [*(Column(each, whole=True) for each in names), Column("difference")]
         under = "" if attack == "clean" else f", {attack}"
@@ -136,13 +138,6 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
     notes = ["percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"]
     notes += [] if full else [f"--all shows all metrics{f' and other attacks ({hidden})' if hidden else ''}"]
     return Lines(*tables, *map(Text, notes))
-
-
-def difference_cells(found: Mapping[str, Any]) -> list[Cell]:
-    """A difference with its interval, and its p-value, for columns of their own."""
-    cell = difference_cell(found)
-    interval, _, p_value = cell.small.partition(" p ")
-    return [Cell(cell.text, interval, cell.kind), Cell(p_value)]
 
 
 def difference_cell(found: Mapping[str, Any], p_value: str = "p ") -> Cell:

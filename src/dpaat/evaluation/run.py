@@ -25,7 +25,7 @@ from dpaat.evaluation.labels import strata
 from dpaat.evaluation.masking import run_masking
 from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.results import EVALUATION_FILE, UNWRITTEN, read_evaluation, require_present
-from dpaat.evaluation.schema import damage_in_analyses
+from dpaat.evaluation.schema import ANALYSES
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
@@ -33,6 +33,7 @@ from dpaat.evaluation.writer import Writer
 from dpaat.measurement import EvaluateConfig, Foreign, Inputs
 from dpaat.precision import bfloat16_pays
 from dpaat.storage import writing
+from dpaat.validation import misfit
 
 
 def evaluate_run(
@@ -132,9 +133,9 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     require_present(subject.folder, subject.head)
-    where = damage_in_analyses(read_evaluation(subject.folder) or {})
-    if where:
-        raise UserError(f"{subject.folder / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
+    if where := misfit((read_evaluation(subject.folder) or {}).get("analyses") or {}, ANALYSES):
+        place = f"{subject.folder / EVALUATION_FILE}: damaged at {f'analyses.{where}'!r}"
+        raise UserError(f"{place}; move it away and evaluate again")
     rows = subject.rows(plan.split)
     if plan.max_samples is not None:
         rows = rows[stratified_draw(strata(subject.view(subject.data, rows)[1]), plan.max_samples, seed=plan.seed)]

@@ -113,12 +113,6 @@ def damage(document: dict[str, Any]) -> str | None:
     return misfit(document, EVALUATION) or next(_contradictions(document), None)
 
 
-def damage_in_analyses(document: dict[str, Any]) -> str | None:
-    """The same for what was concluded from the results."""
-    where = misfit(document.get("analyses") or {}, ANALYSES)
-    return where and f"analyses.{where}"
-
-
 def _contradictions(document: dict[str, Any]) -> Iterator[str]:
     """Entries of the right types that do not fit each other."""
     entries = [(kind, number, e) for kind in ("results", "constant") for number, e in enumerate(document[kind])]
