@@ -1,7 +1,5 @@
 """Finished pieces of long work, kept on disk: of an evaluation until the whole is done, of data for the next time."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -42,7 +40,7 @@ class Journal:
                 np.savez(file, allow_pickle=False, **arrays)
         return arrays
 
-    def within(self, name: str) -> Journal:
+    def within(self, name: str) -> "Journal":
         """A journal for a part of the evaluation, whose keys mean something else."""
         return Journal(None if self.folder is None else self.folder / name)
 

@@ -1,7 +1,5 @@
 """The run folder: the only contract between training, evaluation and report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +78,7 @@ class Run:
         return self.path / BEST
 
     @property
-    def stem(self) -> Stem:
+    def stem(self) -> "Stem":
         """The stem it was trained with: as recorded, or for older runs by the rule of their time."""
         from dpaat.models import resolved_stem
 
@@ -125,7 +123,7 @@ class Run:
         window = self.info.get("window") or FULL
         return {"window": AUTO if window == FULL else window, "known": list(self.info.get("pixels") or ())}
 
-    def load_model(self, device: str = "cpu") -> nn.Module:
+    def load_model(self, device: str = "cpu") -> "nn.Module":
         """Build the network, in eval mode, with the weights that were kept; no code from the file is run.
 
         Raises UserError: the checkpoint cannot be read, or is of another run or model.
@@ -144,7 +142,7 @@ class Run:
         model = build_model(self.network, num_classes=classes, weights=weights, keep_head=True, **shape)
         return model.to(device=torch.device(device)).eval()
 
-    def prepare(self, *, progress: bool = True) -> PreparedData:
+    def prepare(self, *, progress: bool = True) -> "PreparedData":
         """Load the data that the run was trained on, split as then.
 
         Raises UserError: the data are not there, or are not the same as then.

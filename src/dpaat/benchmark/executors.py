@@ -34,7 +34,7 @@ class Needs:
 class Executor(Protocol):
     """An engine that runs commands of this package, on machines that see the same folders under the same names."""
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> "Job":
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> "Handle":
         """Have a command run; what it prints is kept in the folder. Returns at once."""
 
 
@@ -63,7 +63,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Job:
+class Handle:
     """A cell that was handed over, by two functions of an engine."""
 
     result: Callable[[], str | None]
@@ -89,7 +89,7 @@ class Submitit:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"executor submitit: {first_line(error)}") from None
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Job:
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Handle:
         """See `Executor`."""
         asked: dict[str, Any] = {"name": folder.name, "cpus_per_task": needs.cores, "gpus_per_node": needs.gpus}
         asked |= {} if needs.memory is None else {"mem_gb": needs.memory}
@@ -98,7 +98,7 @@ class Submitit:
             job = self.executor.submit(Command(arguments, folder))
         except (NameError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"executor submitit: {first_line(error)}") from None
-        return Job(job.result, job.cancel)
+        return Handle(job.result, job.cancel)
 
 
 class Ray:
@@ -112,14 +112,14 @@ class Ray:
             except (ConnectionError, TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"executor ray: {first_line(error)}") from None
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Job:
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Handle:
         """See `Executor`."""
         memory = None if needs.memory is None else int(needs.memory * 2**30)
         task = self.ray.remote(Command.__call__).options(
             name=folder.name, num_cpus=needs.cores, num_gpus=needs.gpus, memory=memory, max_retries=0
         )
         reference = task.remote(Command(arguments, folder))
-        return Job(lambda: self.ray.get(reference), lambda: self.ray.cancel(reference, force=True))
+        return Handle(lambda: self.ray.get(reference), lambda: self.ray.cancel(reference, force=True))
 
 
 EXECUTORS: dict[str, Callable[[Path, Mapping[str, Any]], Executor]] = {"submitit": Submitit, "ray": Ray}

@@ -16,7 +16,7 @@ from types import FrameType
 from tqdm.auto import tqdm
 
 from dpaat.benchmark.cells import CellRun
-from dpaat.benchmark.executors import JOBS, Executor, Job, Needs
+from dpaat.benchmark.executors import JOBS, Executor, Handle, Needs
 from dpaat.benchmark.plans import Plans, arguments_of, digest
 from dpaat.errors import Interrupted, listed
 from dpaat.runs import LAST
@@ -62,7 +62,7 @@ class Runner:
         # Progress bars that nobody sees would fill the logs.
         self.environment = os.environ | {"OMP_NUM_THREADS": str(per_cell), "TQDM_MININTERVAL": "60"}
         self._live: set[subprocess.Popen[bytes]] = set()
-        self._jobs: set[Job] = set()
+        self._jobs: set[Handle] = set()
         self._failures: dict[CellRun, int] = {}
         self._stopping = False
 

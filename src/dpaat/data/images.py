@@ -21,12 +21,9 @@ from dpaat.errors import UserError
 DRAFT_MARGIN = 4
 
 # Not all that Pillow knows: among the rest are PostScript, which it hands to another program, and formats of films.
-WANTED = (
-    "JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM",
-    "AVIF", "DDS", "DIB", "ICNS", "ICO", "IM", "MSP", "PCX", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM",
-)  # fmt: skip
+WANTED = "JPEG PNG BMP GIF TIFF WEBP JPEG2000 PPM AVIF DDS DIB ICNS ICO IM MSP PCX PSD QOI SGI SUN TGA XBM XPM"
 Image.init()
-FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
+FORMATS = tuple(name for name in WANTED.split() if name in Image.OPEN)
 # MPO is a kind of JPEG.
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 MAX_PIXELS = 2**27  # of one image, which takes 400 MB when decoded; a file of a few kB can promise any number
@@ -89,10 +86,7 @@ def pixel_kind(encoded: Encoded) -> tuple[str, int]:
 
 
 def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
-    """Quantiles of an image's values as they are stored, from the smallest to the largest, (count,) float64.
-
-    Those of colour of 16 bits are of their upper 8 bits.
-    """
+    """Quantiles (count,), float64, of values as stored, smallest to largest; of 16-bit colour, of its upper 8 bits."""
     image = _open(encoded)
     values = _values(image if _is_wide(image) else _to_8_bit(image, (0, 255)))
     return np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest").astype(np.float64)
@@ -226,8 +220,8 @@ def _to_8_bit(image: Image.Image, window: Reading) -> Image.Image:
 
 
 def _through(values: np.ndarray, window: Window) -> np.ndarray:
-    low, high = window
-    return np.rint(np.clip((values - np.float64(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
+    values = (values - np.float64(window[0])) / (window[1] - window[0])
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def _inside(image: Image.Image) -> np.ndarray:

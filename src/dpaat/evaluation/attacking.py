@@ -1,7 +1,5 @@
 """Attacks on a model, batch by batch, so that any batch can be repeated alone."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -50,7 +48,7 @@ class Outputs:
         """Class numbers `(n,)`, int64; or answers `(n, K)`, int8."""
         return (self.logits > 0).numpy().astype(np.int8) if self.several else self.logits.argmax(1).numpy()
 
-    def within(self, eps: float, clean: Outputs) -> Outputs:
+    def within(self, eps: float, clean: "Outputs") -> "Outputs":
         """These where the attacked image lies within `eps`, else the clean ones."""
         near = self.distance <= eps
         logits = torch.where(torch.from_numpy(near)[:, None], self.logits, clean.logits)
@@ -146,19 +144,19 @@ class Attacker:
             return label_metrics(outputs.predicted, self.labels, classes, probabilities.numpy())
         return classification_metrics(probabilities, torch.from_numpy(self.labels), classes)
 
-    def aimed(self, labels: np.ndarray) -> Attacker:
+    def aimed(self, labels: np.ndarray) -> Self:
         """The same with other labels for the attacks to go by, such as those that are still right."""
         other = copy(self)
         other.labels, other.journal = labels, self.journal.within(f"aimed-{zlib.crc32(labels.tobytes()):08x}")
         return other
 
-    def on(self, images: ImageArray, name: str) -> Attacker:
+    def on(self, images: ImageArray, name: str) -> Self:
         """The same on changed images, under a name of their own in the journal."""
         other = copy(self)
         other.images, other.journal = images, self.journal.within(name)
         return other
 
-    def faster(self) -> Attacker:
+    def faster(self) -> Self:
         """The same with attacks that look for verdicts only, on a `search_copy` of the model; the model judges."""
         other = copy(self)
         with full_precision():

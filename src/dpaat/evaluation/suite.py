@@ -1,7 +1,5 @@
 """The robustness suite: single attacks at fixed radii, and the worst case over several."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass

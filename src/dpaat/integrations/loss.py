@@ -1,7 +1,5 @@
 """The loss of a training method, for loops that are not ours."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
@@ -145,7 +143,7 @@ class AdversarialLoss(nn.Module):
             self.method.after_step(dataclasses.replace(output, index=numbers, rows=of_all))
         return output
 
-    def _begin(self, epoch: int, network: _Network) -> None:
+    def _begin(self, epoch: int, network: "_Network") -> None:
         if not self._epoch < epoch < self.epochs:
             raise UserError(
                 f"AdversarialLoss was told {self.epochs} epochs and is in epoch {self._epoch} (from 0): epoch {epoch} "
