@@ -56,14 +56,14 @@ def evaluate_run(
     that cannot be written.
     """
     plan = EvaluateConfig(**options)
-    target = resolve_device(device)
-    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
-    other = None if source is None else source_of(subject, source, target)
-    return evaluate(subject, plan, source=other, device=target, progress=progress)
+    device = resolve_device(device)
+    subject = subject_of_folder(run, data=data, device=device, progress=progress, window=window)
+    other = None if source is None else source_of(subject, source, device)
+    return evaluate(subject, plan, source=other, device=device, progress=progress)
 
 
 def source_of(subject: Subject, run: Path, device: str) -> Subject:
-    """The run on which transfer attacks make the images for a subject.
+    """The run on which transfer attacks make the images for a model.
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
@@ -114,17 +114,17 @@ def evaluate_arrays(
     else:
         options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else norm}
         options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
-    plan, target = EvaluateConfig(**options), resolve_device(device)
+    plan, device = EvaluateConfig(**options), resolve_device(device)
     subject = subject_from_elsewhere(
         Foreign(out=str(out), image_size=int(images.shape[-1])),
-        Inputs(device=target),
+        Inputs(device=device),
         seed=plan.seed,
         progress=progress,
         module=model,
         data=[(image, classes[label]) for image, label in zip(images, labels, strict=True)],
         classes=classes,
     )
-    return _written(subject, plan, source=None, device=target, progress=progress).saved
+    return _written(subject, plan, source=None, device=device, progress=progress).saved
 
 
 def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, device: str, progress: bool) -> Writer:

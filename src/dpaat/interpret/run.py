@@ -48,9 +48,9 @@ def explain_run(
     plan = ExplainConfig(**options)
     if plan.norm is None:
         plan = dataclasses.replace(plan, norm="linf" if (run / SUBJECT).is_file() else open_run(run).config.norm)
-    target = resolve_device(device)
-    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
-    return explain(subject, plan, target, progress=progress)
+    device = resolve_device(device)
+    subject = subject_of_folder(run, data=data, device=device, progress=progress, window=window)
+    return explain(subject, plan, device, progress=progress)
 
 
 def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
