@@ -21,11 +21,10 @@ from dpaat.data.loading import batch_sizes
 from dpaat.data.seen import known_images
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError, listed, out_of_memory
-from dpaat.locks import TRAINING, locked
 from dpaat.own_code import FIELDS, marks
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
-from dpaat.storage import write_json, writing
+from dpaat.storage import TRAINING, locked, write_json, writing
 from dpaat.training.callbacks import overfitted
 from dpaat.training.checkpointing import HANGUP, Stopped
 from dpaat.training.datamodule import DataModule
