@@ -36,19 +36,10 @@ def write_report(
     The page needs no network and no JavaScript. What a run does not have yet (evaluation, explanation, log) it says is
     missing.
 
-    Args:
-        runs: run folders, in the order wanted.
-        out: the file to write.
-        format: "html" for the page, "md" for a model card as model hubs take it.
-        images: show images of the data on the page, which needs the data and the checkpoints.
-        title: of the report, by default the runs and the data.
-        author: who answers for it, by default not named.
-
-    Returns:
-        `out`.
-
-    Raises:
-        UserError: no run, not a run folder, or a file that cannot be read or written.
+    `format` is "html" for the page, "md" for a model card as model hubs take it. `images` shows images of the data on
+    the page, which needs the data and the checkpoints; `title` is by default the runs and the data, `author`, who
+    answers for it, by default not named. Returns `out`; raises UserError for no run, no run folder, or a file that
+    cannot be read or written.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
