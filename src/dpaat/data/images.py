@@ -89,7 +89,7 @@ def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
     """Quantiles (count,), float64, of values as stored, smallest to largest; of 16-bit colour, of its upper 8 bits."""
     image = _open(encoded)
     values = _values(image if _is_wide(image) else _to_8_bit(image, (0, 255)))
-    return np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest").astype(np.float64)
+    return np.asarray(np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest"), dtype=np.float64)
 
 
 def peek(path: Path) -> tuple[int, Patient | None]:
