@@ -83,7 +83,7 @@ class Run:
         from dpaat.models import resolved_stem
 
         recorded = (self.info.get("network") or {}).get("stem")
-        return recorded or resolved_stem(self.config.stem, self.config.image_size)  # type: ignore[no-any-return]
+        return recorded or resolved_stem(self.config.stem, self.config.image_size)
 
     @property
     def network(self) -> str:

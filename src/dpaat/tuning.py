@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -83,8 +84,8 @@ def parse_search(text: str, options: Mapping[str, Any] | None = None) -> Range:
         return Range(name, low, high, log=kind == "log", whole=whole)
     # As the configuration takes them: texts stay texts, whole numbers are whole.
     texts = str in wanted and not (wanted & {int, float} and numbers)
-    whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
-    return Range(name, choices=tuple(parts if texts else whole))
+    plain = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    return Range(name, choices=tuple(parts if texts else plain))
 
 
 def tune(
@@ -110,7 +111,7 @@ def tune(
     no trial that ended well.
     """
     try:
-        import optuna
+        optuna: Any = import_module("optuna")
     except ImportError:
         raise UserError("tune needs optuna: pip install 'dpaat[tune]'") from None
     options = find_method(config.method).defaults | config.options
@@ -131,7 +132,7 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / STUDY)))
     pruner = optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner()
-    how = {"study_name": "dpaat", "direction": "maximize", "load_if_exists": True}
+    how: dict[str, Any] = {"study_name": "dpaat", "direction": "maximize", "load_if_exists": True}
     study = optuna.create_study(storage=storage, pruner=pruner, **how)
     _check_same(study, config, searches, out)
     while (trial := _next(optuna, study, trials, out)) is not None:

@@ -218,7 +218,7 @@ def operating_points(
     for threshold in thresholds:
         positive = _members(threshold.positives, classes)[labels]
         scores = task_scores(logits, threshold.positives, classes, temperature=threshold.temperature)
-        about = {"task": threshold.task, "positives": list(threshold.positives)}
+        about: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
         about |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
         points.append(about | point_at(scores, positive, threshold.value, groups, level))
     return points
