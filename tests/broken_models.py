@@ -1,7 +1,8 @@
 """Small models trained in seconds: sound ones, and ones whose robustness is not to be believed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpaat.attacks import fgsm, pgd
+from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.masking import run_masking
+from dpaat.evaluation.masking_verdicts import Check
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 EPS = 0.2
@@ -165,3 +169,12 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits.expand(len(x), -1)
+
+
+def masking_checks(
+    model: nn.Module, images: np.ndarray, labels: np.ndarray, *, classes: Sequence[str], eps: float, **options: Any
+) -> list[Check]:
+    """`run_masking` with an `Attacker` of its own, whose options the rest are."""
+    own = {name: options.pop(name) for name in ("norm", "steps", "queries", "max_samples") if name in options}
+    with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
+        return run_masking(attacker, eps=eps, **own)

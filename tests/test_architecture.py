@@ -27,6 +27,12 @@ def test_packages_that_import_each_other_are_found(tmp_path):
         script["picture"]()
 
 
+def test_long_files_are_those_that_have_a_reason():
+    long = {path for path in (ROOT / "src").rglob("*.py") if len(path.read_text().splitlines()) > 250}
+    reasons = (ROOT / "ARCHITECTURE.md").read_text().partition("## Files of more than 250 lines")[2]
+    assert {path.relative_to(ROOT).as_posix() for path in long} == {*re.findall(r"`(src/[\w./]+)`", reasons)}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_pages_name_are_there(page):
     text = (ROOT / page).read_text()

@@ -5,9 +5,9 @@ import pytest
 
 from benchmark_makers import write_grid
 from dpaat.benchmark.contrasts import Point, combine, front_contrast
+from dpaat.benchmark.document import ALL, summarize
 from dpaat.benchmark.grid import Cell, Grid, read_grid
 from dpaat.benchmark.outcomes import CellOutcome, Outcome, conditions
-from dpaat.benchmark.summary import ALL, summarize
 from dpaat.benchmark.tables import _evidence
 from dpaat.evaluation.fronts import pareto_front, upper_hull
 from dpaat.evaluation.metrics import area_weights, curve_area

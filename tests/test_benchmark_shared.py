@@ -18,7 +18,7 @@ from benchmark_makers import CELLS, Commands, document, run, write_grid
 from dpaat.benchmark import benchmark, read_grid, runner
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.executors import Job, Needs
-from dpaat.locks import locked
+from dpaat.storage import locked
 
 TOGETHER = """
 import os, sys, time
@@ -43,7 +43,7 @@ sys.exit(run(grid, out, images, workers=1, only='*-f1-s0'))
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dpaat.locks import locked
+from dpaat.storage import locked
 
 with locked(Path(sys.argv[1])):
     print("held", flush=True)

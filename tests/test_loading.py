@@ -6,8 +6,7 @@ import torch
 
 from data_makers import array_table
 from dpaat.data import PreparedData
-from dpaat.data.cache import key
-from dpaat.data.loading import KeyedBatchSampler, SplitDataset
+from dpaat.data.loading import KeyedBatchSampler, SplitDataset, key
 from dpaat.training.datamodule import DataModule
 
 LABELS = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import broken_models as broken
 from dpaat.errors import UserError
-from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.masking_bench import log_odds
 from dpaat.evaluation.masking_verdicts import (
     Check,
@@ -60,7 +59,7 @@ def sound(standard, adversarial) -> dict[str, nn.Module]:
 def examine(model: nn.Module, data: tuple[np.ndarray, np.ndarray] = TEST, **options: object) -> dict[str, Check]:
     classes = [str(k) for k in range(int(data[1].max()) + 1)]
     chosen = {"eps": broken.EPS, "steps": 10, "queries": 100, "max_samples": 50, "progress": False, **options}
-    checks = masking_checks(model, *data, classes=classes, **chosen)
+    checks = broken.masking_checks(model, *data, classes=classes, **chosen)
     assert [check.name for check in checks] == NAMES
     assert json.loads(json.dumps([asdict(check) for check in checks])) == [asdict(check) for check in checks]
     return {check.name: check for check in checks}

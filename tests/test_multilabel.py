@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
+from broken_models import masking_checks
 from dpaat.attacks import find_attack
 from dpaat.attacks.losses import cross_entropy, fooled, kl_divergence, label_losses, label_weights, margin, weighing
 from dpaat.benchmark.archive import _pack, _unpack
@@ -23,7 +24,6 @@ from dpaat.data.splits import assign_splits, refusals
 from dpaat.data.table import in_order
 from dpaat.errors import UserError
 from dpaat.evaluation.labels import choose_thresholds, label_metrics
-from dpaat.evaluation.masking import masking_checks
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.evaluation.replicates import Predictions, find_fold
 from dpaat.evaluation.resampling import SCORES, resampled_scores

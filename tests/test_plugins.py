@@ -13,7 +13,7 @@ from dpaat.cli import main
 from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.errors import UserError
 from dpaat.methods import METHODS
-from dpaat.plugins import VARIABLE, load_entry_points, load_plugins
+from dpaat.registry import VARIABLE, load_entry_points, load_plugins
 from dpaat.report.blocks import SECTIONS
 from training_makers import tiny_arguments
 
@@ -110,6 +110,6 @@ def test_entry_points_that_cannot_be_imported_are_named(monkeypatch):
         def load(self):
             raise ImportError("no such thing")
 
-    monkeypatch.setattr("dpaat.plugins.entry_points", lambda group: [Broken()])
+    monkeypatch.setattr("dpaat.registry.entry_points", lambda group: [Broken()])
     with pytest.raises(UserError, match=r"plug-in theirs \(theirs:module\): cannot be imported \(no such thing\)"):
         load_entry_points("dpaat.methods")

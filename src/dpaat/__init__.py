@@ -21,20 +21,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    **dict.fromkeys(("attack", "evaluate", "explain", "load", "train"), "dpaat.api"),
+    **dict.fromkeys(("fgsm", "pgd", "pgd_with_clean_logits"), "dpaat.attacks"),
     "AdaptivePerturbation": "dpaat.perturbation",
     "AdversarialLoss": "dpaat.integrations.loss",
     "Indexed": "dpaat.integrations.indexed",
     "Predictor": "dpaat.evaluation.predict",
     "TrainConfig": "dpaat.config",
-    "attack": "dpaat.api",
-    "evaluate": "dpaat.api",
     "evaluate_model": "dpaat.evaluation.suite",
-    "explain": "dpaat.api",
-    "fgsm": "dpaat.attacks",
-    "load": "dpaat.api",
-    "pgd": "dpaat.attacks",
-    "pgd_with_clean_logits": "dpaat.attacks",
-    "train": "dpaat.api",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -76,8 +76,7 @@ def load(path: str | Path, *, device: str = "auto", trust: bool = False) -> Pred
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         trust: run the code of one's own (`py:`) that it names, if it is not this user's own run.
 
-    Raises:
-        UserError: neither of them, or damaged.
+    Raises UserError for neither of them, or one that is damaged.
     """
     with trusting(everything=trust):
         return load_predictor(path, device=device)
@@ -121,11 +120,11 @@ def evaluate(
     """
     options = {{flag: name for name, flag in FLAGS.items()}.get(name, name): value for name, value in options.items()}
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan, target = EvaluateConfig(**options), resolve_device(device)
+    plan, device = EvaluateConfig(**options), resolve_device(device)
     with trusting(everything=trust):
-        subject = _subject(model, data, out, classes, window, target, progress, how, seed=plan.seed)
-        other = None if source is None else source_of(subject, Path(source), target)
-        return measure(subject, plan, source=other, device=target, progress=progress)
+        subject = _subject(model, data, out, classes, window, device, progress, how, seed=plan.seed)
+        other = None if source is None else source_of(subject, Path(source), device)
+        return measure(subject, plan, source=other, device=device, progress=progress)
 
 
 def explain(
@@ -142,21 +141,19 @@ def explain(
 ) -> Document:
     """Compute and score attribution maps, as `dpaat explain` does.
 
-    Arguments are those of `evaluate`, but that `options` are fields of `ExplainConfig`.
-
-    Returns:
-        The document, as written to `interpretability.json`.
+    Arguments are those of `evaluate`, but that `options` are fields of `ExplainConfig`. Returns the document, as
+    written to `interpretability.json`.
     """
     from dpaat.interpret.run import explain as measure_maps
 
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan, target = ExplainConfig(**options), resolve_device(device)
+    plan, device = ExplainConfig(**options), resolve_device(device)
     with trusting(everything=trust):
-        subject = _subject(model, data, out, classes, window, target, progress, how, seed=plan.seed)
+        subject = _subject(model, data, out, classes, window, device, progress, how, seed=plan.seed)
         if plan.norm is None:
             run = subject.folder / INFO
             plan = dataclasses.replace(plan, norm=open_run(subject.folder).config.norm if run.is_file() else "linf")
-        return measure_maps(subject, plan, target, progress=progress)
+        return measure_maps(subject, plan, device, progress=progress)
 
 
 def attack(

@@ -20,7 +20,7 @@ import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
 from dpaat.own_code import FIELDS, named_in, require_trust, trusting
 from dpaat.parsing import Parser, call, command_parser, readable, with_hyphens, with_underscores
-from dpaat.plugins import VARIABLE, load_plugins
+from dpaat.registry import VARIABLE, load_plugins
 from dpaat.terminal import lasting_output, remove_bars, silenced, use_utf8
 
 ABOUT = "Train and measure medical image classifiers that withstand adversarial attacks."
@@ -66,15 +66,11 @@ LESS_MEMORY = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with these arguments, by default those of the process; returns the exit code.
 
-    Args:
-        argv: the arguments; default those of the process.
-
-    Returns:
-        The exit code: 0, 1 when a check found problems, 2 for bad input or too little memory, 128 and the number of
-        the signal that ended it: 129 when the terminal was closed, 130 for Ctrl-C, 143 when told to end. That nobody
-        reads the output any more changes nothing.
+    That is 0, 1 when a check found problems, 2 for bad input or too little memory, 128 and the number of the signal
+    that ended it: 129 when the terminal was closed, 130 for Ctrl-C, 143 when told to end. That nobody reads the output
+    any more changes nothing.
     """
     if argv is None:
         use_utf8()

@@ -196,10 +196,8 @@ PLACE = ("accelerator", "devices", "num_nodes", "strategy", "workers", "logger")
 class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields are in the order of the last first
     """A training run; with the data and the package's version it determines the result.
 
-    Fields, defaults and ranges are those of `dpaat train --help`.
-
-    Raises:
-        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    Fields, defaults and ranges are those of `dpaat train --help`. Raises UserError for an unknown field, or a value of
+    a wrong type or out of its range; names the field.
     """
 
     def __post_init__(self) -> None:
@@ -256,8 +254,7 @@ def _names(text: str) -> tuple[str, ...]:
 def complete(config: TrainConfig) -> TrainConfig:
     """Fill in what depends on method and weights, so that a configuration can be repeated as it is.
 
-    Raises:
-        UserError: an unknown method or option, or values that do not go together; names the field.
+    Raises UserError for an unknown method or option, or values that do not go together; names the field.
     """
     from dpaat.methods import complete_options, find_method
     from dpaat.methods.base import first_attack

@@ -43,8 +43,7 @@ def _sealed(info: Mapping[str, Any]) -> dict[str, str]:
 def check_end(folder: Path, info: Mapping[str, Any]) -> None:
     """Compare what a training left with what `run.json` says of it; checkpoints are looked at where they are loaded.
 
-    Raises:
-        UserError: names the first file that is another one, or is missing among others.
+    Raises UserError: names the first file that is another one, or is missing among others.
     """
     for path in (folder / name for name in _sealed(info) if not name.startswith("checkpoints/")):
         if path.is_file() and not is_sealed(folder, path.relative_to(folder).as_posix(), info):
@@ -62,8 +61,7 @@ def file_digest(path: Path) -> str:
 def check_start(folder: Path, config: TrainConfig, info: Mapping[str, Any]) -> None:
     """Compare a run folder with what `run.json` says it was begun with; old ones, which do not say, pass.
 
-    Raises:
-        UserError: names the file, and what to do.
+    Raises UserError: names the file, and what to do.
     """
     begun: dict[str, Any] = info.get("config") or {}
     now, defaults = vars(config), vars(TrainConfig())

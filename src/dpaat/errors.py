@@ -7,17 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-MEMORY = (
-    "allocate memory",
-    "out of memory",
-    "not enough memory",
-    "bad_alloc",
-    "could not create a primitive",
-    "_ALLOC_FAILED",
-    "failed to map segment",
-    "can't start new thread",
-    *(WORKER_LOST := ("killed by signal: Killed", "killed by signal: Bus error", ") exited unexpectedly")),
-)
+WORKER_LOST = ("killed by signal: Killed", "killed by signal: Bus error", ") exited unexpectedly")
+_MEMORY = "allocate memory|out of memory|not enough memory|bad_alloc|could not create a primitive|_ALLOC_FAILED"
+MEMORY = (*f"{_MEMORY}|failed to map segment|can't start new thread".split("|"), *WORKER_LOST)
 """Messages of torch, drivers and system when memory is exhausted; `WORKER_LOST` of a loading process."""
 
 

@@ -22,7 +22,7 @@ from dpaat.own_code import is_own
 from dpaat.provenance import provenance
 from dpaat.report.card import hub_licence
 from dpaat.runs import Run, open_run
-from dpaat.storage import write_json, write_text
+from dpaat.storage import write_json, write_text, writing
 from dpaat.weights import RECORD
 
 ONNX, WEIGHTS, CARD = "model.onnx", "model.safetensors", "model.json"
@@ -41,10 +41,8 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     needed, such as the strides of a small stem, and is returned; `rebuild.py` builds the network from both. With
     `config.json`, timm does so too: `timm.create_model("local-dir:OUT", pretrained=True)`, for images that timm has
     normalized; where timm cannot, `not_for_timm` in `model.json` says why. The logits of `images` test images are
-    compared; of random ones where the run's data are not there.
-
-    Raises:
-        UserError: no run, the extra `export` is not installed, a network that ONNX cannot express, outputs that differ.
+    compared; of random ones where the run's data are not there. Raises UserError: no run, the extra `export` is not
+    installed, a network that ONNX cannot express, outputs that differ.
     """
     missing = [name for name in NEEDED if onnx and importlib.util.find_spec(name) is None]
     if missing:
@@ -75,7 +73,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         card["network"] = card["network"] | {"weights": weights | {"file": Path(weights["file"]).name}}
     with torch.inference_mode():
         expected = model(x).numpy()
-    try:
+    with writing(out):
         if (out / TIMM).exists() and not (out / REBUILD).exists():
             raise UserError(f"{out / TIMM}: is not of an export; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
@@ -97,8 +95,6 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
                 raise UserError(f"{out / name}: differs from the run by up to {differences[name]:.2g}; do not use it")
         card["checked"] = {"images": len(x), "of": of, "largest_difference": differences}
         write_json(out / CARD, card)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return card
 
 
@@ -192,16 +188,13 @@ def _readme(card: dict[str, Any], onnx: bool) -> str:
         pipeline_tag="image-classification",
         tags=["image-classification", "medical-imaging", "dpaat"],
     )
-    window = card["input"]["window"]
-    read = (
-        "" if window == "full" else f" Pixel values are first read through the window {window} (`dpaat train --help`)."
-    )
-    labels = ""
+    window, labels = card["input"]["window"], ""
+    read = f" Pixel values are first read through the window {window} (`dpaat train --help`)." * (window != "full")
     if card.get("multilabel"):
         labels = (
             "\nThey are labels of which an image has several or none: probabilities are the sigmoids of the logits, "
+            f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
         )
-        labels += f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
     by_timm = f"""timm builds it too, and its transform resizes and normalizes as the training did:
 
     model = timm.create_model("local-dir:.", pretrained=True).eval()  # hf-hub:USER/NAME once it is pushed

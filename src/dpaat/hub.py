@@ -21,14 +21,9 @@ def push(source: Path, repo: str, *, public: bool = False) -> tuple[str, list[st
     """Push an export, or the export of a run (without ONNX), to a repository of models on the Hugging Face hub.
 
     The server is `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. A repository that is not there is
-    made, private unless `public`.
-
-    Returns:
-        The repository's address, and the names of the files that were pushed.
-
-    Raises:
-        UserError: neither a run nor an export, anything in it that an export does not hold, a public repository where
-            `public` was not said, or whatever the hub refuses.
+    made, private unless `public`. Returns the repository's address, and the names of the files that were pushed. Raises
+    UserError: neither a run nor an export, anything in it that an export does not hold, a public repository where
+    `public` was not said, or whatever the hub refuses.
     """
     try:
         validate_repo_id(repo)

@@ -1,7 +1,5 @@
 """Finished pieces of long work, kept on disk: of an evaluation until the whole is done, of data for the next time."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -10,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpaat.errors import UserError
-from dpaat.storage import replacing
+from dpaat.storage import replacing, writing
 
 Arrays = dict[str, np.ndarray]
 
@@ -37,15 +34,13 @@ class Journal:
         except Exception:  # not there, cut off, or damaged in one of the many ways of archives
             pass
         arrays = compute()
-        try:
+        with writing(self.folder, "results cannot be written there"):
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-        except OSError as error:
-            raise UserError(f"{self.folder}: results cannot be written there ({error.strerror or error})") from None
         return arrays
 
-    def within(self, name: str) -> Journal:
+    def within(self, name: str) -> "Journal":
         """A journal for a part of the evaluation, whose keys mean something else."""
         return Journal(None if self.folder is None else self.folder / name)
 

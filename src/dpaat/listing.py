@@ -14,8 +14,7 @@ Listing = tuple[Table, *tuple[str, ...]]
 def listing(what: str, containing: str = "") -> Listing:
     """Make the list of methods, models, attacks, datasets, kinds of map or grids whose names contain a text.
 
-    Raises:
-        UserError: nothing of that name can be listed.
+    Raises UserError: nothing of that name can be listed.
     """
     if what not in LISTS:
         raise unknown("list", what, LISTS)

@@ -1,7 +1,5 @@
 """Every choice of an evaluation and of an explanation: field, type, default, range and help."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -123,8 +121,7 @@ class Attacks(Checked):
 class EvaluateConfig(Measurement, Attacks):
     """Attacks, radii and images of an evaluation; fields, defaults and ranges are those of `dpaat evaluate --help`.
 
-    Raises:
-        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    Raises UserError for an unknown field, or a value of a wrong type or out of its range; names the field.
     """
 
     norm: Norm = option("linf", "norm of the radii")
@@ -158,24 +155,24 @@ class EvaluateConfig(Measurement, Attacks):
         return [eps for eps in self.eps or DEFAULT_RADII[self.norm] if eps > 0]
 
     @property
-    def specs(self) -> list[AttackSpec]:
+    def specs(self) -> "list[AttackSpec]":
         """The single attacks with their budgets."""
         return self._specs(self.attacks)
 
     @property
-    def ensemble_specs(self) -> list[AttackSpec]:
+    def ensemble_specs(self) -> "list[AttackSpec]":
         """Those of the ensemble that are not among the single attacks."""
         return self._specs(name for name in self.ensemble if name not in self.attacks)
 
     @property
-    def all_specs(self) -> list[AttackSpec]:
+    def all_specs(self) -> "list[AttackSpec]":
         """The single attacks, then those of the ensemble."""
         return self.specs + self.ensemble_specs
 
-    def _specs(self, names: Iterable[str]) -> list[AttackSpec]:
+    def _specs(self, names: Iterable[str]) -> "list[AttackSpec]":
         return [self.spec(name) for name in dict.fromkeys(names)]
 
-    def spec(self, name: str) -> AttackSpec:
+    def spec(self, name: str) -> "AttackSpec":
         """One attack with its budget."""
         from dpaat.evaluation.specs import attack_spec
 
@@ -186,8 +183,7 @@ class EvaluateConfig(Measurement, Attacks):
 class ExplainConfig(Measurement):
     """What to explain, and how; fields, defaults and ranges are those of `dpaat explain --help`.
 
-    Raises:
-        UserError: an unknown field, or a value of a wrong type or out of its range; names the field.
+    Raises UserError for an unknown field, or a value of a wrong type or out of its range; names the field.
     """
 
     norm: Norm | None = option(None, "norm of the radii; by default the run's")
@@ -208,7 +204,7 @@ class ExplainConfig(Measurement):
         self.kinds  # noqa: B018 - looked up here for its error
 
     @property
-    def kinds(self) -> list[Attribution]:
+    def kinds(self) -> "list[Attribution]":
         """The kinds of map."""
         from dpaat.interpret.maps import MAPS, find_maps
 
@@ -225,7 +221,7 @@ class ExplainConfig(Measurement):
         return list(self.eps or DEFAULT_RADII[self.norm or "linf"][2:3])
 
     @property
-    def spec(self) -> AttackSpec:
+    def spec(self) -> "AttackSpec":
         """The attack."""
         from dpaat.evaluation.specs import attack_spec
 

@@ -19,13 +19,8 @@ from dpaat.weights import WeightsFile, open_weights
 Stem = Literal["auto", "original", "small"]
 SMALL_IMAGE = 48  #: Below this many pixels, `--stem auto` takes the small stem for weights that are learned anew
 _STEM_REDUCTION = 4
-_PHRASES = {
-    "key": " of {}",
-    "dtype": " in {}",
-    "filled": ", {} counters filled in",
-    "ignored": ", {} counters ignored",
-    "adapted_from": ", first layer adapted from {} channels",
-}
+_PHRASES = {"key": " of {}", "dtype": " in {}", "filled": ", {} counters filled in", "ignored": ", {} counters ignored"}
+_PHRASES |= {"adapted_from": ", first layer adapted from {} channels"}
 
 
 class Classifier(nn.Module):
@@ -97,8 +92,8 @@ def build_model(
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
         options: of the architecture, for timm. Default: those beside the weights.
 
-    Raises:
-        UserError: unknown model, image too small for it, weights that do not fit or cannot be had.
+
+    Raises UserError for an unknown model, an image too small for it, weights that do not fit or cannot be had.
     """
     stated = parse_normalization(mean, std, input_range)
     source = open_weights(weights) if isinstance(weights, Path) else weights
@@ -108,20 +103,19 @@ def build_model(
             raise UserError("weights: give either --weights or --pretrained, not both")
     elif weights_key is not None:
         raise UserError("weights_key: there are no --weights to choose from")
-    shape = {"num_classes": num_classes, "channels": channels}
     options = options or (source.record.get("options") if source else None)
-    config: dict[str, Any]
     facts: dict[str, Any] = {"weights": None}
+    config: dict[str, Any]
     if is_own(name):
         if pretrained:
             raise UserError(f"pretrained: {name} brings its own weights, or takes --weights")
         network, config = own_network(name, num_classes=num_classes, channels=channels, image_size=image_size)
         facts["code"], stem = name, "original" if stem == "auto" else stem
     else:
+        shape = {"num_classes": num_classes, "channels": channels}
         network, options = make_network(name, **shape, pretrained=pretrained, options=options)
         config = network.pretrained_cfg  # type: ignore[assignment]
-    stored: list[tuple[Tensor, Tensor]] = []
-    unit = False
+    stored, unit = list[tuple[Tensor, Tensor]](), False
     if source is not None:
         found, record = find(source, network, config, weights_key, channels), source.record
         other_classes = classes is not None and (source.classes or tuple(classes)) != tuple(classes)

@@ -43,11 +43,9 @@ def make_network(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Make a network whose `pretrained_cfg` tells, as timm's do, its head, first layer, normalization and classes.
 
-    Returns:
-        The network, and with which `options` its architecture was made, which a hub or a folder may tell too.
-
-    Raises:
-        UserError: unknown name, weights that cannot be had, or a network with weights of its own without `pretrained`.
+    Returns the network, and with which `options` its architecture was made, which a hub or a folder may tell too.
+    Raises UserError: unknown name, weights that cannot be had, or a network with weights of its own without
+    `pretrained`.
     """
     import timm
 

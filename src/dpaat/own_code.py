@@ -37,8 +37,7 @@ def is_own(spec: object) -> bool:
 def resolve(spec: str, field: str) -> Any:
     """Import what `py:PKG.MODULE:NAME` names; the working folder is looked through last.
 
-    Raises:
-        UserError: not of this form, or nothing that can be imported; names the field.
+    Raises UserError: not of this form, or nothing that can be imported; names the field.
     """
     module, _, name = spec.removeprefix(PREFIX).rpartition(":")
     if not module or not name:

@@ -23,9 +23,7 @@ def own_network(spec: str, *, num_classes: int, channels: int, image_size: int) 
 
     What is named is a function or class that returns an `nn.Module`, or a module itself, which is copied. A function
     gets those of these arguments that it names: the number of classes, of channels (1 or 3), and of pixels at the side.
-
-    Raises:
-        UserError: nothing of that name, or no network comes of it.
+    Raises UserError: nothing of that name, or no network comes of it.
     """
     made = resolve(spec, "model")
     if isinstance(made, nn.Module):

@@ -14,7 +14,7 @@ import yaml
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
-from dpaat.plugins import VARIABLE
+from dpaat.registry import VARIABLE
 
 PLUGIN = "modules with methods, attacks or datasets of your own, comma-separated"
 TITLES = {"Data": "data", "Weights": "model", "Model": "model", "MethodAndAttack": "method"}
@@ -203,20 +203,16 @@ OPTIONAL = re.compile(r"Does not validate against any of the .* Errors: - (.*) -
 
 def readable(error: ArgumentError, options: Sequence[str] = ()) -> str:
     """Bring the parser's message into one line, with the option as people type it, or the nearest there is."""
+    from dpaat.validation import not_text
+
     text = " ".join(str(error).split())
     if unrecognized := re.match(r"unrecognized arguments: (--\w+)", text):
         nearest = difflib.get_close_matches(unrecognized[1], options, n=1, cutoff=0.6)
         text += f"; nearest: {nearest[0]}" if nearest else ""
     text = re.sub(r'^Parser key "([^"]+)":', lambda match: f"--{match.group(1).replace('_', '-')}:", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ").replace("a int", "an int")
-    text = TEXT.sub(_not_text, text)
+    text = TEXT.sub(lambda match: not_text(yaml.safe_load(match[1].strip("'"))), text)
     text = OPTIONAL.sub(r"\1. Got value: \2", text)
     text = re.sub(r"(?<=required: )[\w.]*\.", "", text)
     text = with_hyphens(text)
     return text if "help" in text else f"{text} (see --help)"
-
-
-def _not_text(match: re.Match[str]) -> str:
-    from dpaat.validation import not_text
-
-    return not_text(yaml.safe_load(match[1].strip("'")))

@@ -10,25 +10,18 @@ from dpaat.runs import SCHEMA_VERSION
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Head of every result: schema, versions, device."""
+    """Head of every result: schema, versions, and the device so named that two can be told apart."""
     import torch
 
+    cuda = device.startswith("cuda")
+    about = torch.cuda.get_device_name(device) if cuda else f"{_processor()}, {torch.get_num_threads()} threads"
     return {
         "schema_version": SCHEMA_VERSION,
         "dpaat_version": dpaat.__version__,
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
-        "device": device_name(device),
+        "device": f"{device} ({about})",
     }
-
-
-def device_name(device: str) -> str:
-    """Name a device so that results on two can be told apart, such as "cpu (AMD EPYC 25/17, 2 threads)"."""
-    import torch
-
-    if device.startswith("cuda"):
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({_processor()}, {torch.get_num_threads()} threads)"
 
 
 def _processor() -> str:

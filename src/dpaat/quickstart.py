@@ -41,11 +41,7 @@ def quickstart(
 ) -> Path:
     """Train, evaluate and report on three methods, in the first free `runs/quickstart-N` by default.
 
-    Returns:
-        The report.
-
-    Raises:
-        UserError: bad input, or an `out` that already holds something.
+    Returns the report. Raises UserError: bad input, or an `out` that already holds something.
     """
     from dpaat.evaluation import comparison_table, evaluate_run
     from dpaat.report import write_report

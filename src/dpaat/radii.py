@@ -13,10 +13,8 @@ def check_radius(
 
     `pixels` are the values of an image, C * H * W; None leaves L2 without an upper end, which is sqrt(pixels), the
     diameter of the box, else. `most` is the upper end in parts of the image's range. `name` and `text` tell the error
-    where the radius came from, and how it was written.
-
-    Raises:
-        BadValueError: an unknown norm, or a radius that is negative, NaN, infinite, or too large.
+    where the radius came from, and how it was written. Raises BadValueError: an unknown norm, or a radius that is
+    negative, NaN, infinite, or too large.
     """
     if norm not in ("linf", "l2"):
         raise BadValueError(f"norm must be linf or l2, not {norm!r}")
@@ -33,8 +31,7 @@ def check_radius(
 def parse_radius(value: str | float, name: str = "eps", norm: str = "linf", *, pixels: int | None = None) -> float:
     """Read a radius in units of a [0, 1] image from a number or text such as "0.03" or "8/255"; see `check_radius`.
 
-    Raises:
-        UserError: not a number, or one that `check_radius` refuses.
+    Raises UserError: not a number, or one that `check_radius` refuses.
     """
     try:
         numerator, slash, denominator = str(value).partition("/")
@@ -50,8 +47,7 @@ def parse_radii(
 ) -> list[float]:
     """Read a list of ascending radii: "2/255,4/255", or a sequence.
 
-    Raises:
-        UserError: as `parse_radius`; or an empty list, a radius that is given twice, or one out of order.
+    Raises UserError: as `parse_radius`; or an empty list, a radius that is given twice, or one out of order.
     """
     parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else list(value)
     radii = [parse_radius(part, name, norm, pixels=pixels) for part in parts]

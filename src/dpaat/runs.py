@@ -1,7 +1,5 @@
 """The run folder: the only contract between training, evaluation and report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +33,6 @@ ELSEWHERE = "elsewhere"
 """Means there the method by which the model was trained."""
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
 
-
 INFO_SHAPE = record(
     schema_version=Int,
     classes=Annotated[list[str], Field(min_length=2)],
@@ -56,9 +53,7 @@ INFO_SHAPE = record(
             weights=record(file=str, head=str, classes=Int) | None,
         )
     ),
-    files=maybe(dict[str, str]),
-    loggers=maybe(dict[str, str]),
-    code=maybe(dict[str, str]),
+    **dict.fromkeys(("files", "loggers", "code"), maybe(dict[str, str])),
     multilabel=maybe(bool),
     thresholds=maybe(dict[str, float]),
     split_sizes=maybe(dict[str, Int]),
@@ -83,13 +78,12 @@ class Run:
         return self.path / BEST
 
     @property
-    def stem(self) -> Stem:
+    def stem(self) -> "Stem":
         """The stem it was trained with: as recorded, or for older runs by the rule of their time."""
         from dpaat.models import resolved_stem
 
         recorded = (self.info.get("network") or {}).get("stem")
-        stem: Stem = recorded or resolved_stem(self.config.stem, self.config.image_size)
-        return stem
+        return recorded or resolved_stem(self.config.stem, self.config.image_size)
 
     @property
     def network(self) -> str:
@@ -129,11 +123,10 @@ class Run:
         window = self.info.get("window") or FULL
         return {"window": AUTO if window == FULL else window, "known": list(self.info.get("pixels") or ())}
 
-    def load_model(self, device: str = "cpu") -> nn.Module:
+    def load_model(self, device: str = "cpu") -> "nn.Module":
         """Build the network, in eval mode, with the weights that were kept; no code from the file is run.
 
-        Raises:
-            UserError: the checkpoint cannot be read, or is of another run or model.
+        Raises UserError: the checkpoint cannot be read, or is of another run or model.
         """
         import torch
 
@@ -144,22 +137,15 @@ class Run:
         weights = open_weights(self.checkpoint)
         if any(weights.record.get(name, value) != value for name, value in self.record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
-        model = build_model(
-            self.network,
-            num_classes=len(self.info["classes"]),
-            channels=self.info["channels"],
-            image_size=self.config.image_size,
-            stem=self.stem,
-            weights=weights,
-            keep_head=True,
-        )
+        shape: dict[str, Any] = {name: self.record[name] for name in ("channels", "image_size", "stem")}
+        classes = len(self.info["classes"])
+        model = build_model(self.network, num_classes=classes, weights=weights, keep_head=True, **shape)
         return model.to(device=torch.device(device)).eval()
 
-    def prepare(self, *, progress: bool = True) -> PreparedData:
+    def prepare(self, *, progress: bool = True) -> "PreparedData":
         """Load the data that the run was trained on, split as then.
 
-        Raises:
-            UserError: the data are not there, or are not the same as then.
+        Raises UserError: the data are not there, or are not the same as then.
         """
         from dpaat.data import prepare
         from dpaat.data.values import FULL
@@ -210,8 +196,7 @@ def open_run(path: str | Path) -> Run:
 def read_folder(path: Path) -> Run:
     """Open a run folder that need not have a checkpoint, and check that its files belong together.
 
-    Raises:
-        UserError: not a run folder, of a newer schema, damaged, or changed since it was written.
+    Raises UserError: not a run folder, of a newer schema, damaged, or changed since it was written.
     """
     from dpaat.evaluation.results import check_results
 
@@ -228,11 +213,9 @@ def read_folder(path: Path) -> Run:
 def read_info(path: Path) -> dict[str, Any]:
     """Read a `run.json` and check what others rely on; UserError for one that is damaged or of a newer schema."""
     info = read_json(path)
-    version = info.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:  # first: the fields of a newer schema are not known
+    if isinstance(version := info.get("schema_version"), int) and version > SCHEMA_VERSION:  # of unknown fields
         raise UserError(f"{path}: written by a newer version of dpaat ({info.get('dpaat_version')})")
-    where = misfit(info, INFO_SHAPE) or _contradiction(info)
-    if where:
+    if where := misfit(info, INFO_SHAPE) or _contradiction(info):
         raise UserError(f"{path}: damaged, it has no usable {where!r}; was it written by another version of dpaat?")
     return info
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -14,10 +15,9 @@ from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.errors import UserError, at, unknown
-from dpaat.locks import BusyError, locked
 from dpaat.methods import find_method
 from dpaat.runs import write_config
-from dpaat.storage import write_text
+from dpaat.storage import BusyError, locked, write_text
 from dpaat.tables import Column, Row, Table, percent
 from dpaat.validation import fields_of, load_yaml
 
@@ -53,10 +53,8 @@ def parse_search(text: str, options: Mapping[str, Any] | None = None) -> Range:
     """Read what to search: "lr=log:1e-4,1e-1", "clean_weight=0.5,0.9", "optimizer=sgd,adamw", "steps=choice:3,7,10".
 
     Two numbers are the ends of a range; other texts, more than two, or `choice:`, are choices. `options` are those of
-    the method with their defaults, which tell whole numbers from others.
-
-    Raises:
-        UserError: not of this form, or a field that is none or cannot be searched.
+    the method with their defaults, which tell whole numbers from others. Raises UserError: not of this form, or a field
+    that is none or cannot be searched.
     """
     name, equals, right = text.partition("=")
     name = name.strip().replace("-", "_")
@@ -71,9 +69,9 @@ def parse_search(text: str, options: Mapping[str, Any] | None = None) -> Range:
     if name in (*MEASURE, *PLACE) or (top in NESTED) != bool(dot):
         why = "is no single value" if name in NESTED else "would make scores that cannot be compared"
         raise UserError(f"search {name}: {'is no field' if dot and top not in NESTED else why}")
-    values = [load_yaml(part) if not _is_number(part) else float(part) for part in parts]
+    values = [_value(part) for part in parts]
     default = (options or {}).get(below)
-    wanted = set(_kinds(fields_of(TrainConfig)[top].annotation)) if not dot else {int, float}
+    wanted = _kinds(fields_of(TrainConfig)[top].annotation) if not dot else {int, float}
     wanted = {type(default)} if top == "options" and default is not None else wanted
     numbers = all(isinstance(value, float) and math.isfinite(value) for value in values) and wanted & {int, float}
     if kind == "log" or (kind == "" and len(parts) == 2 and numbers):
@@ -86,7 +84,8 @@ def parse_search(text: str, options: Mapping[str, Any] | None = None) -> Range:
         return Range(name, low, high, log=kind == "log", whole=whole)
     # As the configuration takes them: texts stay texts, whole numbers are whole.
     texts = str in wanted and not (wanted & {int, float} and numbers)
-    return Range(name, choices=tuple(parts if texts else (int(v) if _whole(v) else v for v in values)))
+    plain = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    return Range(name, choices=tuple(parts if texts else plain))
 
 
 def tune(
@@ -104,22 +103,17 @@ def tune(
     Every trial is judged by the best score on its validation split; the test split is not looked at. The study goes on
     where it ended, and several calls may work on it at once. A trial that a kill has interrupted is gone on with.
 
-    Args:
-        config: what all trials share.
-        out: folder of the study, with the trials' run folders in `trials`.
-        searches: see `parse_search`.
-        trials: of the whole study, those of earlier calls included.
-        prune: give up trainings that are worse than the median of the others at the same epoch.
-        cache_dir: folder for decoded images.
-        console: where to print.
+    `config` is what all trials share; `out` the folder of the study, with the trials' run folders in `trials`; for
+    `searches` see `parse_search`. `trials` count those of earlier calls; with `prune`, trainings are given up that are
+    worse than the median of the others at the same epoch. Decoded images are kept in `cache_dir`.
 
-    Returns:
-        The configuration of the best trial.
-
-    Raises:
-        UserError: bad input, a study of other settings in `out`, or no trial that ended well.
+    Returns the configuration of the best trial. Raises UserError for bad input, a study of other settings in `out`, or
+    no trial that ended well.
     """
-    optuna = _optuna()
+    try:
+        optuna: Any = import_module("optuna")
+    except ImportError:
+        raise UserError("tune needs optuna: pip install 'dpaat[tune]'") from None
     options = find_method(config.method).defaults | config.options
     ranges = [parse_search(text, options) for text in searches]
     if not ranges or trials < 1:
@@ -136,15 +130,10 @@ def tune(
                 complete(_with(config, {each.field: int(value) if each.whole else value}))
     (out / "trials").mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    backend = optuna.storages.journal.JournalFileBackend(str(out / STUDY))
-    storage = optuna.storages.JournalStorage(backend)
-    study = optuna.create_study(
-        storage=storage,
-        study_name="dpaat",
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
-    )
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / STUDY)))
+    pruner = optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner()
+    how: dict[str, Any] = {"study_name": "dpaat", "direction": "maximize", "load_if_exists": True}
+    study = optuna.create_study(storage=storage, pruner=pruner, **how)
     _check_same(study, config, searches, out)
     while (trial := _next(optuna, study, trials, out)) is not None:
         # By its number, so that a study that goes on proposes what it would have proposed.
@@ -267,31 +256,16 @@ def _finish(optuna: Any, study: Any, config: TrainConfig, out: Path, console: Co
     return out / BEST
 
 
-def _is_number(text: str) -> bool:
+def _value(text: str) -> Any:
+    """A number as float, anything else as YAML has it."""
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return load_yaml(text)
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, float) and value.is_integer()
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    parts = get_args(annotation)
-    found = (
-        [kind for part in parts for kind in _kinds(part)]
-        if parts
-        else [type(annotation) if isinstance(annotation, str) else annotation]
-    )
-    return [kind for kind in found if kind is not NoneType]
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("tune needs optuna: pip install 'dpaat[tune]'") from None
-    return optuna
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, but None."""
+    if parts := get_args(annotation):
+        return {kind for part in parts for kind in _kinds(part)} - {NoneType}
+    return {type(annotation) if isinstance(annotation, str) else annotation}

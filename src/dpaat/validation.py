@@ -29,8 +29,7 @@ RULES = {"ge": "at least {:n}", "gt": "above {:n}", "le": "at most {:n}", "lt": 
 def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
     """Read YAML without running code in it; `load` is what reads it when it was found harmless.
 
-    Raises:
-        yaml.YAMLError: not YAML, nested too deeply, or unfolding to more than `MAX_YAML_VALUES` values.
+    Raises yaml.YAMLError: not YAML, nested too deeply, or unfolding to more than `MAX_YAML_VALUES` values.
     """
     try:
         _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {})
@@ -55,8 +54,7 @@ def _unfolded(node: yaml.Node | None, known: dict[int, int]) -> int:
 def load_json(text: str) -> Any:
     """Read JSON; NaN and infinity, which are not JSON, are refused.
 
-    Raises:
-        ValueError: not JSON, or nested too deeply.
+    Raises ValueError: not JSON, or nested too deeply.
     """
     try:
         return json.loads(text, parse_float=_finite, parse_constant=_finite)

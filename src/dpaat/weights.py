@@ -23,7 +23,6 @@ from dpaat.validation import record as made
 RECORD = "dpaat"  #: Where checkpoints and exports of this package say what a state dict does not hold
 _DEPTH = 4
 
-
 RECORD_SHAPE = made(
     model=str,
     classes=list[str],
@@ -95,7 +94,9 @@ def _read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     metadata: dict[str, str] = {}
     try:
         if zipfile.is_zipfile(path):
-            _refuse_compressed(path)
+            with zipfile.ZipFile(path) as archive:  # weights are stored as in memory; only a bomb would unpack to more
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("compressed, as weights never are")
         if path.suffix == ".safetensors":
             from safetensors import safe_open
 
@@ -142,13 +143,6 @@ def _told_classes(content: dict[Any, Any]) -> tuple[str, ...] | None:
         if isinstance(found, list | tuple) and len(found) > 1 and all(isinstance(name, str) for name in found):
             return tuple(found)
     return None
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Weights are stored as they are in memory; only a bomb would unpack to more than the file is long."""
-    with zipfile.ZipFile(path) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("compressed, as weights never are")
 
 
 def _is_plain(value: object) -> bool:

@@ -22,8 +22,8 @@ from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, results
 from dpaat.interpret import compare_explanations, explain_run
 from dpaat.journal import Journal
-from dpaat.locks import RESULTS, TRAINING, locked
 from dpaat.report import write_report
+from dpaat.storage import RESULTS, TRAINING, locked
 from dpaat.training import train
 from seen_makers import QUICK
 from training_makers import fails, tiny_config
@@ -224,7 +224,7 @@ def test_of_two_trainings_that_begin_at_once_one_is_refused(tiny_images, tmp_pat
 
 def test_a_lock_goes_with_its_process(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from dpaat.locks import locked\n"
+        "import sys, time; from pathlib import Path; from dpaat.storage import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "l"], stdout=subprocess.PIPE)

@@ -28,6 +28,6 @@ from dpaat.attacks.registry import register_attack as register_attack
 from dpaat.attacks.restarts import on_standing as on_standing
 from dpaat.attacks.restarts import pgd_restarts as pgd_restarts
 from dpaat.attacks.square import square as square
-from dpaat.plugins import load_entry_points
+from dpaat.registry import load_entry_points
 
 load_entry_points("dpaat.attacks")

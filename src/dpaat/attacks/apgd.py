@@ -58,9 +58,8 @@ def apgd(
         Adversarial images `(B, C, H, W)`, detached: where a sample was ever misclassified, the misclassified iterate
         with the largest loss (with `stop` the first one), else the iterate with the largest loss.
 
-    Source:
-        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-        attacks", ICML 2020, arXiv 2003.01690, algorithm 1.
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, arXiv 2003.01690, algorithm 1.
     """
     if isinstance(loss, str) and loss not in ("ce", "dlr"):
         raise BadValueError(f"loss must be 'ce', 'dlr' or a function, not {loss!r}")
@@ -151,8 +150,7 @@ def apgd_targeted(
     At most `targets` classes are tried. Returned is the first image that fools, else that of the likeliest target.
     With a `rank` `(B,)` each sample is pulled towards one class only, 0 for the likeliest.
 
-    Source:
-        Croce and Hein 2020, section 4.
+    Source: Croce and Hein 2020, section 4.
     """
     with evaluation_mode(model), torch.no_grad():
         logits = model(x).float()
@@ -194,8 +192,7 @@ def transfer(model: nn.Module, x: Tensor, y: Tensor, *, source: nn.Module, **opt
 
     A model that these images fool, and attacks of its own do not, hides its gradient. `options` are those of `apgd`.
 
-    Source:
-        Papernot et al., "Transferability in Machine Learning", 2016, arXiv 1605.07277.
+    Source: Papernot et al., "Transferability in Machine Learning", 2016, arXiv 1605.07277.
     """
     return apgd(source, x, y, **options)
 

@@ -51,9 +51,8 @@ def ddn(
         Images `(B, C, H, W)`, detached: the nearest adversarial image found if it lies within `eps`, else `x` itself;
         `x` too where it is misclassified already.
 
-    Source:
-        Rony et al., "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses",
-        CVPR 2019, arXiv 1811.09600, algorithm 1.
+    Source: Rony et al., "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and
+    Defenses", CVPR 2019, arXiv 1811.09600, algorithm 1.
     """
     if norm != "l2":
         raise BadValueError(f"norm must be 'l2', not {norm!r}")

@@ -60,10 +60,9 @@ def fab_targeted(
     Returns:
         As of `ddn`.
 
-    Source:
-        Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
-        arXiv 1907.02044, algorithm 1; towards targets as in Croce and Hein, "Reliable evaluation of adversarial
-        robustness with an ensemble of diverse parameter-free attacks", ICML 2020, arXiv 2003.01690.
+    Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
+    arXiv 1907.02044, algorithm 1; towards targets as in Croce and Hein, "Reliable evaluation of adversarial robustness
+    with an ensemble of diverse parameter-free attacks", ICML 2020, arXiv 2003.01690.
     """
     x_adv = x.detach().clone()
     radius = per_sample(eps, x).flatten().expand(len(x))
@@ -98,8 +97,7 @@ def way_to_plane(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Te
     Points p and normals w are `(B, C, H, W)`, offsets b `(B,)`. A plane without a normal is reached by staying; where
     it misses the box, the way is that to the nearest corner.
 
-    Source:
-        Croce and Hein 2020, arXiv 1907.02044, projection on a hyperplane with box constraints.
+    Source: Croce and Hein 2020, arXiv 1907.02044, projection on a hyperplane with box constraints.
     """
     shape, normal = point.shape, normal.flatten(1)
     point = point.flatten(1)

@@ -116,8 +116,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Of several labels, the largest logit that speaks against a known one.
 
-    Source:
-        Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017, arXiv 1608.04644, f6.
+    Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017, arXiv 1608.04644, f6.
     """
     logits = logits.float()
     if y.ndim == 2:
@@ -133,9 +132,8 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     three classes there is no third logit, and with three the ratio is constant on misclassified samples; the plain
     margin is used for both. Of several labels it is the margin over the mean size of the image's logits.
 
-    Source:
-        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-        attacks", ICML 2020, arXiv 2003.01690, eq. 6.
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, arXiv 2003.01690, eq. 6.
     """
     if y.ndim == 2:
         return margin(logits, y) / (logits.float().abs().mean(1) + _TINY)
@@ -160,8 +158,7 @@ def logit_lead(target: Tensor) -> LossFunction:
 def targeted_dlr(target: Tensor) -> LossFunction:
     """Make the loss that pulls samples towards given classes `(B,)` instead of their own.
 
-    Source:
-        Croce and Hein 2020, eq. 7; with three classes or fewer the plain difference of the two logits.
+    Source: Croce and Hein 2020, eq. 7; with three classes or fewer the plain difference of the two logits.
     """
     lead = logit_lead(target)
 

@@ -56,8 +56,7 @@ def pgd(
         loss: what to raise, per sample; default cross-entropy.
         generator: source of the random start.
 
-    Source:
-        Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
     """
     options: dict[str, Any] = {"steps": steps, "step_size": step_size, "loss": loss}
     return _ascend(model, x, y, eps, norm=norm, start=start, generator=generator, **options)[0]
@@ -81,8 +80,7 @@ def fgsm(
     `pgd` with one step of size `eps`, and with its further options; from a random start the step is 1.25 * eps, as in
     fast adversarial training (Wong et al. 2020).
 
-    Source:
-        Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572, section 4.
+    Source: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572, section 4.
     """
     step_size = eps if start == "zero" else 1.25 * eps
     return _ascend(model, x, y, eps, steps=1, step_size=step_size, start=start, **options)[0]

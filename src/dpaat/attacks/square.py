@@ -53,9 +53,8 @@ def square(
         Adversarial images `(B, C, H, W)`, detached: the first misclassified candidate, else the one with the largest
         loss.
 
-    Source:
-        Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search", ECCV
-        2020, arXiv 1912.00049, algorithms 1 to 3; schedule and smallest L2 window as in the authors' code.
+    Source: Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search",
+    ECCV 2020, arXiv 1912.00049, algorithms 1 to 3; schedule and smallest L2 window as in the authors' code.
     """
     if not 0 < p_init <= 1:
         raise BadValueError(f"p_init must be in (0, 1], not {p_init}")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dpaat.benchmark.archive import FOLDER, check_data, read_outcomes, write_outcome
 from dpaat.benchmark.cells import CellRun
-from dpaat.benchmark.cost import Size, cell_passes, seconds_per_pass, size_of
+from dpaat.benchmark.cost import Size, cell_passes, seconds_per_pass
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
 from dpaat.benchmark.executors import Kind, Needs, make_executor
@@ -20,12 +20,11 @@ from dpaat.benchmark.leaderboard import write_leaderboard
 from dpaat.benchmark.outcomes import CellOutcome, read_outcome
 from dpaat.benchmark.runner import Runner, count_cores
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
-from dpaat.data import prepare
+from dpaat.data import load_table, prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
-from dpaat.locks import locked
 from dpaat.precision import emulation
-from dpaat.storage import write_json, write_text
+from dpaat.storage import locked, write_json, write_text
 from dpaat.tables import Row, Table
 
 __all__ = ["benchmark", "list_cells", "read_grid"]
@@ -219,7 +218,16 @@ def _sum_up(
             write_outcome(out / FOLDER, run.cell, grid.plans, outcome)
         if outcomes := elsewhere | {run.cell.name: outcome for run, outcome in own.items()}:
             check_data(outcomes, runs)
-            _write(grid, runs, outcomes, out, console)
+            document = make_document(grid, runs, outcomes)
+            write_json(out / "benchmark.json", document)
+            write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
+            write_pareto(document, out / "pareto.svg")
+            names = ["benchmark.json", "benchmark.md", "pareto.svg"]
+            names += [*["forest.svg"] * write_forest(document, out / "forest.svg"), "report.html"]
+            for line in write_leaderboard(document, runs, grid.name, out):
+                console.print(f"warning: {line}", **PLAIN)
+            console.print(benchmark_table(document))
+            console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)
         elif required:
             raise UserError(f"--summary-only: no cell is finished in {out}, and none is known")
 
@@ -229,7 +237,8 @@ def _sizes(grid: Grid, runs: Sequence[CellRun]) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
     for spec in dict.fromkeys(run.cell.config.data for run in runs):
         try:
-            sizes[spec] = size_of(spec)
+            table = load_table(spec)
+            sizes[spec] = Size(len(table), len(table.classes), table.channels)
         except UserError as error:
             hint = f"; say with --data {public_spec(spec)} where it is" if spec in grid.content["data"] else ""
             raise UserError(f"{error}{hint}") from None
@@ -250,19 +259,3 @@ def _shared_splits(runs: Sequence[CellRun], out: Path) -> dict[str, Path]:
                 export_splits(path, prepared.ids, prepared.split)
         found[cell.name] = path
     return found
-
-
-def _write(
-    grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome], out: Path, console: Console
-) -> None:
-    document = make_document(grid, runs, outcomes)
-    write_json(out / "benchmark.json", document)
-    write_text(out / "benchmark.md", benchmark_markdown(document, grid.name))
-    write_pareto(document, out / "pareto.svg")
-    names = ["benchmark.json", "benchmark.md", "pareto.svg"]
-    names += ["forest.svg"] if write_forest(document, out / "forest.svg") else []
-    names += ["report.html"]
-    for line in write_leaderboard(document, runs, grid.name, out):
-        console.print(f"warning: {line}", **PLAIN)
-    console.print(benchmark_table(document))
-    console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)

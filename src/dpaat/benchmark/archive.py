@@ -34,11 +34,8 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
     of the ranked attack by radius, `(1 + radii, 1 + blocks, K)`. Where an image has several labels,
     `resampled`, the `Fold.resampled` of all these, takes the place of both. The folder is made if need be.
     """
-    head = {
-        "content": _content(cell, plans),
-        "facts": outcome.facts,
-        "classes": list(outcome.main.clean.images.classes),
-    }
+    classes = list(outcome.main.clean.images.classes)
+    head = {"content": _content(cell, plans), "facts": outcome.facts, "classes": classes}
     arrays = {HEAD: np.array(json.dumps(head)), **_pack("main", outcome.main)}
     if outcome.draw is not None:
         arrays |= _pack("draw", outcome.draw)
@@ -50,17 +47,12 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
 def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[str, CellOutcome]:
     """Read those of some cells that a folder of `write_outcome` has, by name; files of others are left alone.
 
-    Raises:
-        UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
+    Raises UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    found = {}
-    for run in runs:
-        path = folder / f"{run.cell.name}.npz"
-        if path.is_file():
-            found[run.cell.name] = _read(path, run.cell, plans)
-    return found
+    places = [(run.cell, folder / f"{run.cell.name}.npz") for run in runs]
+    return {cell.name: _read(path, cell, plans) for cell, path in places if path.is_file()}
 
 
 def check_data(outcomes: Mapping[str, CellOutcome], runs: Sequence[CellRun]) -> None:
@@ -91,16 +83,12 @@ def _read(path: Path, cell: Cell, plans: Plans) -> CellOutcome:
 
 def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
     """Everything that the outcome of a cell depends on besides code and data."""
-    evaluations = {"evaluate": plans.main, "subset": plans.draw, "masking": plans.masking}
-    return {
-        "train": comparable(vars(cell.config)),
-        **{name: {} if plan is None else values_of(_on_all(plan)) for name, plan in evaluations.items()},
-    }
-
-
-def _on_all(plan: EvaluateConfig) -> EvaluateConfig:
-    """The same attacks, all of them on all images: where they succeed does not depend on which were left out."""
-    return dataclasses.replace(plan, attacks=[*plan.attacks, *plan.ensemble], ensemble=[])
+    found = {"train": comparable(vars(cell.config))}
+    for name, plan in (("evaluate", plans.main), ("subset", plans.draw), ("masking", plans.masking)):
+        # All attacks on all images: where they succeed does not depend on which were left out.
+        every = plan and dataclasses.replace(plan, attacks=[*plan.attacks, *plan.ensemble], ensemble=[])
+        found[name] = {} if every is None else values_of(every)
+    return found
 
 
 def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from dpaat.measurement import EvaluateConfig
 from dpaat.methods import complete_options, find_method
 from dpaat.methods.old_names import present_names
 from dpaat.runs import CONFIG, INFO, LAST, SPLITS, write_config
-from dpaat.storage import read_json, write_json
+from dpaat.storage import read_json, write_json, writing
 from dpaat.validation import load_yaml, misfit
 
 RECORD = "cell.json"
@@ -73,10 +73,6 @@ class CellRun:
         before = self.record.get("seconds", {})
         self.note(seconds=before | {kind: round(before.get(kind, 0.0) + seconds, 1)})
 
-    def note_evaluated(self, plan: EvaluateConfig) -> None:
-        """Remember that a plan was carried out."""
-        self.note(evaluated=[*self.record.get("evaluated", []), digest(plan)])
-
     @property
     def begun(self) -> bool:
         """Whether there is a training that can be resumed."""
@@ -109,7 +105,7 @@ class CellRun:
 
         `splits` is the split to train on; None leaves it to the training. Raises UserError if it cannot be written.
         """
-        try:
+        with writing(self.folder):
             if not self.begun:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True)
@@ -118,8 +114,6 @@ class CellRun:
             # Also of a training that goes on: the data may have been moved since.
             write_config(self.folder / CONFIG, self.cell.config)
             self.note(status="begun", error=None)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
     def check(self) -> None:
         """Refuse a training begun under another configuration than the grid's; the UserError names the field."""

@@ -68,12 +68,8 @@ def front_contrast(challenger: Point, baselines: Mapping[str, Point]) -> tuple[C
     there also holds that against the last line, drawn on, and the bound and the p-value are the worse of the two. Where
     the front is one point, that is the line to the rightmost of the points below it.
 
-    Args:
-        challenger: the recipe.
-        baselines: name to point of the others, at least one.
-
-    Returns:
-        The contrast, and the names of the one or two points compared with.
+    `baselines` are the others by name, at least one. Returns the contrast, and the names of the one or two of them that
+    the challenger is compared with.
     """
     metric = challenger.metric
     places = {name: point.place for name, point in baselines.items()}

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from dpaat.benchmark.plans import Plans
 from dpaat.config import TrainConfig
-from dpaat.data import load_table
 from dpaat.data.splits import DEFAULT_FOLDS, VAL_FOLDS, parse_fold
 from dpaat.evaluation.suite import SUITE_ATTACKS
 from dpaat.measurement import EvaluateConfig
@@ -19,12 +18,6 @@ class Size(NamedTuple):
     images: int
     classes: int
     channels: int = 3
-
-
-def size_of(spec: str) -> Size:
-    """Read a dataset's table for its size; raises UserError where it is not there, or wrong."""
-    table = load_table(spec)
-    return Size(len(table), len(table.classes), table.channels)
 
 
 def cell_passes(config: TrainConfig, plans: Plans, size: Size) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dpaat.errors import UserError, first_line
-from dpaat.plugins import VARIABLE
+from dpaat.registry import VARIABLE
 
 Kind = Literal["local", "submitit", "ray"]
 JOBS = "jobs"
@@ -31,20 +31,10 @@ class Needs:
             raise UserError("a cell needs at least 1 of --cores, 0 or more --gpus, and more than 0 GiB of --memory")
 
 
-class Handle(Protocol):
-    """A cell that was handed over."""
-
-    def wait(self) -> str | None:
-        """Wait until it has ended; returns what it died of, None if of nothing."""
-
-    def cancel(self) -> None:
-        """End it, from another thread."""
-
-
 class Executor(Protocol):
     """An engine that runs commands of this package, on machines that see the same folders under the same names."""
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Handle:
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> "Handle":
         """Have a command run; what it prints is kept in the folder. Returns at once."""
 
 
@@ -73,22 +63,18 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A handle made of two functions of an engine."""
+class Handle:
+    """A cell that was handed over, by two functions of an engine."""
 
     result: Callable[[], str | None]
-    end: Callable[[], object]
+    cancel: Callable[[], object]  # ends it, from another thread
 
     def wait(self) -> str | None:
-        """See `Handle`."""
+        """Wait until it has ended; returns what it died of, None if of nothing."""
         try:
             return self.result()
         except Exception as error:  # the engine's own: the job, its worker or its machine is gone
             return f"lost: {first_line(error)}"
-
-    def cancel(self) -> None:
-        """See `Handle`."""
-        self.end()
 
 
 class Submitit:
@@ -103,7 +89,7 @@ class Submitit:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"executor submitit: {first_line(error)}") from None
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Job:
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Handle:
         """See `Executor`."""
         asked: dict[str, Any] = {"name": folder.name, "cpus_per_task": needs.cores, "gpus_per_node": needs.gpus}
         asked |= {} if needs.memory is None else {"mem_gb": needs.memory}
@@ -112,7 +98,7 @@ class Submitit:
             job = self.executor.submit(Command(arguments, folder))
         except (NameError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"executor submitit: {first_line(error)}") from None
-        return Job(job.result, job.cancel)
+        return Handle(job.result, job.cancel)
 
 
 class Ray:
@@ -126,14 +112,14 @@ class Ray:
             except (ConnectionError, TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"executor ray: {first_line(error)}") from None
 
-    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Job:
+    def submit(self, arguments: Sequence[str], folder: Path, needs: Needs) -> Handle:
         """See `Executor`."""
         memory = None if needs.memory is None else int(needs.memory * 2**30)
         task = self.ray.remote(Command.__call__).options(
             name=folder.name, num_cpus=needs.cores, num_gpus=needs.gpus, memory=memory, max_retries=0
         )
         reference = task.remote(Command(arguments, folder))
-        return Job(lambda: self.ray.get(reference), lambda: self.ray.cancel(reference, force=True))
+        return Handle(lambda: self.ray.get(reference), lambda: self.ray.cancel(reference, force=True))
 
 
 EXECUTORS: dict[str, Callable[[Path, Mapping[str, Any]], Executor]] = {"submitit": Submitit, "ray": Ray}
@@ -142,12 +128,9 @@ EXECUTORS: dict[str, Callable[[Path, Mapping[str, Any]], Executor]] = {"submitit
 def make_executor(kind: Kind, out: Path, options: Mapping[str, Any]) -> Executor | None:
     """Make the engine of a benchmark's folder; None for "local", where the benchmark computes the cells itself.
 
-    Raises:
-        UserError: the engine is not installed or not there, or refuses an option.
+    Raises UserError: the engine is not installed or not there, or refuses an option.
     """
-    if kind == "local":
-        return None
-    return EXECUTORS[kind](out.resolve() / JOBS, options)
+    return None if kind == "local" else EXECUTORS[kind](out.resolve() / JOBS, options)
 
 
 def _imported(name: str, extra: str) -> Any:

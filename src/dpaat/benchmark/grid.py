@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,36 +10,37 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from dpaat.benchmark.datasets import GRIDS, data_name, find_grid, public_spec, read_yaml, replace_data
+from dpaat.benchmark.datasets import (
+    check_unique,
+    command_line,
+    data_name,
+    find_grid,
+    override,
+    public_spec,
+    read_yaml,
+    replace_data,
+    train_fields,
+    unique,
+)
 from dpaat.benchmark.plans import Plans, read_plans
 from dpaat.config import SEED, TrainConfig, complete
 from dpaat.data.splits import parse_fold
 from dpaat.errors import UserError, at, unknown
-from dpaat.methods import METHODS, find_method
 from dpaat.models import check_name as check_model
 from dpaat.own_code import require_trust
 from dpaat.radii import format_radius, parse_radii
 from dpaat.training.trainer import check_options
 from dpaat.validation import STRICT, Checked, fields_of, option
 
-AXES = {"model": "models", "data": "data", "fold": "folds", "seed": "seeds", "splits": "folds"}
-"""Fields of a training run that are axes of the grid, and the axis that sets them."""
 QUICK = Path("quick")
 """The grid whose evaluation a made one takes."""
 METHODS_TRIED = ("standard", "pgd", "trades", "dpaat")
 """Methods of a made grid that names none."""
 
 
-def _unique(values: list[Any]) -> list[Any]:
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{value} is given twice")
-    return values
-
-
 Listed = (
     BeforeValidator(lambda value: value if value is None or isinstance(value, list) else [value]),
-    AfterValidator(_unique),
+    AfterValidator(unique),
     Field(min_length=1),
 )
 Texts = Annotated[list[str], *Listed]
@@ -160,7 +160,7 @@ def read_grid(
         if path is not None:
             BenchmarkGrid(**content)
         tried = methods or (METHODS_TRIED if path is None else ())
-        _override(content, methods=tried, folds=folds, seeds=seeds, masking=masking, train=train or {})
+        override(content, methods=tried, folds=folds, seeds=seeds, masking=masking, train=train or {})
         given = {"workers": workers, "threads": threads, "reference": reference}
         grid = BenchmarkGrid(**content | {name: value for name, value in given.items() if value is not None})
         every = _models(grid.models)
@@ -168,9 +168,9 @@ def read_grid(
         if grid.data is None and not data:
             raise UserError("data: the grid names no dataset; give one with --data")
         specs = [*data] if grid.data is None else replace_data(grid.data, data)
-        _check_unique("data", [data_name(spec) for spec in specs])
+        check_unique("data", [data_name(spec) for spec in specs])
         names = [recipe.name for recipe in recipes]
-        _check_unique("recipes", names)
+        check_unique("recipes", names)
         named = grid.reference or names[0]
         compared = next((recipe.name for recipe in recipes if named in (recipe.name, recipe.family)), None)
         if compared is None:
@@ -184,77 +184,21 @@ def read_grid(
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
         kept = {name: every[name] for name in _chosen(() if path is None else models, tuple(every))}
         cells = tuple(_cells(recipes, kept, specs, divided or [None]))
-        _check_unique("cells", [cell.name for cell in cells])
+        check_unique("cells", [cell.name for cell in cells])
         public = content | {"data": [public_spec(spec) for spec in specs]}
         entries = zip(every, grid.models, strict=True)
         file = content | {"data": specs, "models": [entry for name, entry in entries if name in kept]}
         file |= {"reference": compared, "workers": grid.workers, "threads": grid.threads}
         asked = {"methods": methods, "folds": folds, "seeds": seeds, "masking": masking}
         options = {"reference": reference, "models": models, **asked}
-        command = _command(path, data, options | dict(train or {}))
+        command = command_line(path, data, options | dict(train or {}))
         name = "benchmark" if path is None else path.stem
         return Grid(name, command, public, file, recipes, compared, cells, plans, grid.workers, grid.threads)
 
 
-def _override(
-    content: dict[str, Any],
-    *,
-    methods: Sequence[str],
-    folds: str | None,
-    seeds: Sequence[int],
-    masking: int | None,
-    train: Mapping[str, Any],
-) -> None:
-    """Put what the command line says in the place of what a grid file says; what is wrong in there is found later."""
-    if methods:
-        names = [*METHODS] if "all" in methods else [find_method(name).name for name in methods]
-        _check_unique("methods", names)
-        content["recipes"] = {name: {"method": name} for name in names}
-        if content.get("reference") not in names:
-            content["reference"] = "standard" if "standard" in names else names[0]
-    if folds:
-        many = int(folds) if folds.strip().isdigit() else 0
-        content["folds"] = [f"{k}/{many}" for k in range(1, many + 1)] or [part.strip() for part in folds.split(",")]
-    if seeds:
-        content["seeds"] = [*seeds]
-    if masking:
-        content["evaluate"] = {**(content.get("evaluate") or {}), "masking": masking}
-    fields = _train_fields(dict(train), "train")
-    if not fields:
-        return
-    common = {**(content.get("train") or {}), **fields}
-    eps = common.pop("eps", None) if "eps" in fields else None
-    content["train"] = common
-    places = [each for each in (*content["recipes"].values(), *content["models"]) if isinstance(each, dict)]
-    for own in places:
-        for name in fields:
-            own.pop(name, None)
-    radii = [part.strip() for part in str(eps).split(",")]
-    for recipe in content["recipes"].values() if eps is not None else ():
-        if find_method(recipe.get("method", common.get("method", TrainConfig.method))).adversarial:
-            recipe["eps"] = radii if len(radii) > 1 else eps
-
-
-def _command(path: Path | None, data: Sequence[str], given: Mapping[str, Any]) -> str:
-    """The command line, without paths of this machine."""
-    words = ["dpaat", "benchmark"]
-    if path is not None:
-        whole = path.is_absolute() or ".." in path.parts
-        words.append(path.stem if path.parent == GRIDS else path.name if whole else path.as_posix())
-    words += [f"--data {public_spec(spec)}" for spec in data]
-    for name, value in given.items():
-        parts = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-        for key, each in parts.items():
-            if each not in (None, (), []):
-                text = ",".join(map(str, each)) if isinstance(each, list | tuple) else str(each)
-                text = Path(text).name if name == "weights" else text
-                words.append(f"--{key.replace('_', '-')} {shlex.quote(text)}")
-    return " ".join(words)
-
-
 def _recipes(grid: BenchmarkGrid, models: tuple[str, ...]) -> Iterator[Recipe]:
     """The recipes; one that lists several radii becomes a family of one recipe each."""
-    common = _train_fields(grid.train, "train")
+    common = train_fields(grid.train, "train")
     for name, fields in grid.recipes.items():
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
             raise UserError(f"recipes: {name!r} becomes part of a file name; use letters, digits, '-', '_', '.', '+'")
@@ -262,7 +206,7 @@ def _recipes(grid: BenchmarkGrid, models: tuple[str, ...]) -> Iterator[Recipe]:
             own = {field: value for field, value in fields.items() if field not in fields_of(_Axes)}
             given = _Axes(**{field: value for field, value in fields.items() if field not in own})
             axes = tuple(given.seeds or grid.seeds), _chosen(given.models or (), models)
-        settings = common | _train_fields(own, f"recipes.{name}")
+        settings = common | train_fields(own, f"recipes.{name}")
         if not isinstance(settings.get("eps"), list):
             yield Recipe(name, None, settings, *axes)
             continue
@@ -283,7 +227,7 @@ def _models(entries: Sequence[str | dict[str, Any]]) -> dict[str, dict[str, Any]
         name = re.sub(r"[^\w.+-]+", "_", str(values.pop("name", model)))
         if name in found:
             raise UserError(f"models: {name} is given twice; give one of them another 'name'")
-        found[name] = {"model": model} | _train_fields(values, "models")
+        found[name] = {"model": model} | train_fields(values, "models")
     return found
 
 
@@ -292,18 +236,8 @@ def _chosen(names: Sequence[str], models: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in models:
             raise unknown("model of the grid", name, models)
-    _check_unique("models", names)
+    check_unique("models", names)
     return tuple(names) or models
-
-
-def _train_fields(fields: dict[str, Any], place: str) -> dict[str, Any]:
-    known = [name for name in fields_of(TrainConfig) if name not in AXES]
-    for name in fields:
-        if name in AXES:
-            raise UserError(f"{place}.{name}: is set by the grid's own {AXES[name]}")
-        if name not in known:
-            raise unknown(f"field of {place}", str(name), known)
-    return fields
 
 
 def _cells(
@@ -325,11 +259,3 @@ def _cells(
         if seed in recipe.seeds and name in recipe.models:
             config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
             yield Cell(recipe.name, name, data_name(spec), fold, seed, config)
-
-
-def _check_unique(kind: str, names: Sequence[object]) -> None:
-    with at(kind):
-        try:
-            _unique(list(names))
-        except ValueError as error:
-            raise UserError(str(error)) from None

@@ -47,10 +47,8 @@ for (const table of document.querySelectorAll("table")) {
 def write_leaderboard(document: Document, runs: Sequence[CellRun], name: str, out: Path) -> list[str]:
     """Write the page, and the report of every run that is finished here and has none since its last evaluation.
 
-    Reports of runs are `cells/NAME/report.html`, without images of the data; the page links them.
-
-    Returns:
-        Which reports could not be written, and why.
+    Reports of runs are `cells/NAME/report.html`, without images of the data; the page links them. Returns which reports
+    could not be written, and why.
     """
     problems: list[str] = []
     reports = {run.cell.name: address for run in runs if (address := _report(run, out, problems))}

@@ -23,17 +23,11 @@ RANKED = "apgd-ce"
 
 @dataclasses.dataclass(frozen=True)
 class Plans:
-    """What every cell is evaluated by.
+    """What every cell is evaluated by."""
 
-    Attributes:
-        main: on all images of the split, or on a draw if it says so.
-        draw: further attacks on a smaller draw; None if there are none.
-        masking: masking checks alone, on a draw of their own; None where a suite of `main` or `draw` has them.
-    """
-
-    main: EvaluateConfig
-    draw: EvaluateConfig | None = None
-    masking: EvaluateConfig | None = None
+    main: EvaluateConfig  # on all images of the split, or on a draw if it says so
+    draw: EvaluateConfig | None = None  # further attacks on a smaller draw; None if there are none
+    masking: EvaluateConfig | None = None  # checks alone, on a draw of their own; None where a suite of these has them
 
     @property
     def all(self) -> tuple[EvaluateConfig, ...]:

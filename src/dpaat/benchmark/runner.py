@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.executors import JOBS, Executor, Handle, Needs
-from dpaat.benchmark.plans import Plans, arguments_of
+from dpaat.benchmark.plans import Plans, arguments_of, digest
 from dpaat.errors import Interrupted, listed
-from dpaat.locks import TRAINING, BusyError, locked
 from dpaat.runs import LAST
+from dpaat.storage import TRAINING, BusyError, locked
 from dpaat.training.checkpointing import HANGUP, own_signals
 
 LOG, ERRORS = "benchmark.log", "benchmark.err"
@@ -147,7 +147,7 @@ class Runner:
                 if error is None and not cell.evaluated(plan):
                     error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, device))
                     if error is None:
-                        cell.note_evaluated(plan)
+                        cell.note(evaluated=[*cell.record.get("evaluated", []), digest(plan)])
             if error is None:
                 cell.note(status="finished", error=None)
             elif not self._stopping:

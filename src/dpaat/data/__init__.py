@@ -118,19 +118,12 @@ def prepare(
 ) -> PreparedData:
     """Load, decode (or find in the cache) and split a dataset; UserError for bad input or an unreadable image.
 
-    Args:
-        spec: the dataset, see `load_table`.
-        image_size: side of the square images, in pixels.
-        fit: "crop" cuts the central square out, "squash" ignores the aspect ratio.
-        seed: of the split, which depends on nothing else but the data and `fold`.
-        fold: "k/K" takes fold k of K (from 1) as the test split, also where the dataset has splits of its own.
-        splits: a file written by `export_splits`, used instead of a new split.
-        classes: their order, such as that of a run; it counts where the dataset has the same classes.
-        window: which values become black and white, see `dpaat.data.values.resolve_window`.
-        known: kinds of pixels that the model for which this is done was trained on, see there.
-        training: False for a dataset that is only measured on, see `assign_splits`.
-        cache_dir: where decoded images are kept; default $DPAAT_CACHE, else the system's folder for caches.
-        progress: show a progress bar on stderr.
+    `fit` "crop" cuts the central square out, "squash" ignores the aspect ratio. The split depends on the data, `seed`
+    and `fold` alone: "k/K" takes fold k of K (from 1) as the test split, also where the dataset has splits of its own.
+    `splits` is a file written by `export_splits`, in place of a new split. `classes` give the order, such as that of a
+    run, where the dataset has the same. For `window`, and the kinds of pixels `known` to the model that this is done
+    for, see `dpaat.data.values.resolve_window`; for `training` False, of a dataset that is only measured on, see
+    `assign_splits`. Decoded images are kept in `cache_dir`, default $DPAAT_CACHE, else the system's folder for caches.
     """
     if image_size < 1:
         raise UserError(f"image size {image_size}: must be at least 1 pixel")

@@ -134,8 +134,7 @@ def decode(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     folder = cache_dir or _default_folder()
     path = folder / f"images-{image_size}-{fit}-{key}.npy"
-    cached = _open(path, shape, progress)
-    if cached is None:
+    if (cached := _open(path, shape, progress)) is None:
         try:
             _write(path, table, shape, fit, window, progress)
         except OSError as error:
@@ -158,12 +157,6 @@ def look_at(content: Encoded) -> tuple[str, str, int]:
     return hashlib.blake2b(head.encode() + whole, digest_size=16).hexdigest(), *pixel_kind(content)
 
 
-def key(*parts: object) -> int:
-    """Make a random seed of 63 bits from anything that can be printed, the same in every process."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 def digest_pixels(image: np.ndarray) -> str:
     """Digest a decoded image `(C, H, W)`, the same for a grey image and for its three equal channels."""
     grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
@@ -184,17 +177,14 @@ def decoder(table: ImageTable, size: int, fit: str, window: Reading) -> Callable
 
 def in_threads(function: Callable[[int], T], count: int, description: str, *, progress: bool) -> Iterator[T]:
     """Yield function(0), ..., function(count - 1) in order, computed by as many threads as there are cores."""
-
-    def chunk(start: int) -> list[T]:
-        return [function(row) for row in range(start, min(start + CHUNK, count))]
-
+    chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
     hide = None if progress else True  # None: hidden where stderr is no terminal
     with (
         ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool,
         tqdm(total=count, desc=description, unit="img", disable=hide, delay=0.4, leave=False) as bar,
     ):
         try:
-            for results in pool.map(chunk, range(0, count, CHUNK)):
+            for results in pool.map(lambda rows: [*map(function, rows)], chunks):
                 bar.update(len(results))
                 yield from results
         finally:

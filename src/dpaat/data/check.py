@@ -89,11 +89,12 @@ def check(
         console.print(line, markup=False, highlight=False)
 
     digest = fingerprint(table, digests, resolved)
-    console.print(
+    said = "" if resolved == FULL else f", values from {' to '.join(resolved.split(','))}"
+    said = ", values through the window of each file (VOI LUT)" if resolved == OWN else said
+    say(
         f"{spec}: {len(table)} {'grey' if table.channels == 1 else 'RGB'} images, "
         f"{table.frame['group'].nunique()} groups, {len(table.classes)} {'labels' if table.multilabel else 'classes'}, "
-        f"fingerprint {digest}" + _said_of(resolved) + (" (synthetic images)" if table.synthetic else ""),
-        markup=False,
+        f"fingerprint {digest}{said}{' (synthetic images)' * table.synthetic}"
     )
     licence = [f"licence of the data: {table.licence}"] if table.licence else []
     for line in [*licence, *(f"note: {note}" for note in notes)]:
@@ -124,12 +125,6 @@ def check(
     counts = {"images": len(table), "classes": list(table.classes), "notes": notes}
     end = _total(console, [*problems, *leak_lines(found, sides), *contrary_lines(contrary)], total)
     return {"data": spec, "fingerprint": digest, **counts, **lists, **end}
-
-
-def _said_of(window: str) -> str:
-    if window == OWN:
-        return ", values through the window of each file (VOI LUT)"
-    return "" if window == FULL else f", values from {' to '.join(window.split(','))}"
 
 
 def _total(console: Console, problems: list[str], total: int = 1) -> dict[str, Any]:

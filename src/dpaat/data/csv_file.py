@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data import frames, label_sets
-from dpaat.data.files import FileReader, ImageFile, existing, frame_notes, is_file, located, peek_all, take_frame
+from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, take_frame
 from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import ImageTable
@@ -39,9 +39,11 @@ def load(argument: str, spec: str) -> ImageTable:
     UserError for anything missing or wrong in the file, or an absent image.
     """
     argument, frame_meant = take_frame(argument)
-    file, given = _options(argument, {"group": "group", "labels": "", "uncertain": "ignore"})
+    given = {"group": "group", "labels": "", "uncertain": "ignore"}
+    while match := re.fullmatch(f"(.*),({'|'.join(given)})=([^,]*)", argument, re.DOTALL):  # options end a spec
+        argument, given[match[2]] = match[1], match[3]
     group, several = given["group"], [name.strip() for name in given["labels"].split("+") if name.strip()]
-    path = existing(file, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
+    path = existing(argument, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = _named(frames.read_text_table(path))
     if not several:
         _refuse_several_labels(path, frame)
@@ -52,15 +54,20 @@ def load(argument: str, spec: str) -> ImageTable:
         empty = f"{column} is empty or missing ({{}}); fill it in, or remove the row"
         frames.refuse_rows(path, cells, cells.map(frames.is_missing), empty)
     if several:
-        classes, labels, said_of = _several(path, frame, several, given["uncertain"])
+        if len(several) == 1:
+            classes, answers, said_of = label_sets.from_lists(path, frame[several[0]])
+        else:
+            classes = tuple(several)
+            answers, said_of = label_sets.from_columns(path, frame, several, given["uncertain"])
+        labels = pd.Series([*map(tuple, answers.tolist())], index=frame.index)
     else:
         _refuse_lists(path, frame["label"])
         classes = frames.class_order(frame["label"])
         labels, said_of = frame["label"].map(classes.index).astype(np.int64), [*frames.order_notes(classes)]
-    files = _files(path, frame["path"])
+    reader = FileReader(_files(path, frame["path"]), frame_meant)
     masks = _masks(path, frame)
     kept, problems = frames.metadata(frame, {name: name for name in METADATA})
-    channels, whose = peek_all(files)
+    channels, whose = reader.peek()
     by_header = group not in frame
     columns, notes, doubts = patient_columns(whose, frame["path"], grouped=not by_header)
     columns = {"id": frame["path"], "label": labels, **columns}
@@ -74,7 +81,6 @@ def load(argument: str, spec: str) -> ImageTable:
         frames.refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
     if unused := [str(name) for name in frame if name not in (*COLUMNS, group, *several)]:
         notes = (*notes, f"columns that are not used: {listed(unused, 12)}")
-    reader = FileReader(files, frame_meant)
     return ImageTable(
         name=path.stem,
         spec=spec,
@@ -86,29 +92,9 @@ def load(argument: str, spec: str) -> ImageTable:
         pseudonyms=by_header and any(whose),
         read_mask=masks,
         multilabel=bool(several),
-        notes=(*said_of, *notes, *frame_notes(frame_meant)),
+        notes=(*said_of, *notes, *reader.notes),
         warnings=(*problems, *doubts, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
     )
-
-
-def _options(argument: str, defaults: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Take options off the end of a spec: ",name=value" with one of the names."""
-    given = dict(defaults)
-    while match := re.fullmatch(f"(.*),({'|'.join(defaults)})=([^,]*)", argument, re.DOTALL):
-        argument, given[match[2]] = match[1], match[3]
-    return argument, given
-
-
-def _several(
-    path: Path, frame: pd.DataFrame, names: list[str], uncertain: str
-) -> tuple[tuple[str, ...], pd.Series, list[str]]:
-    """The labels there are, those of each image as a tuple, and what to say of them."""
-    if len(names) == 1:
-        classes, labels, said = label_sets.from_lists(path, frame[names[0]])
-    else:
-        labels, said = label_sets.from_columns(path, frame, names, uncertain)
-        classes = tuple(names)
-    return classes, pd.Series([*map(tuple, labels.tolist())], index=frame.index), said
 
 
 def _refuse_lists(path: Path, cells: pd.Series) -> None:

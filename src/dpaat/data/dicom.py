@@ -88,8 +88,10 @@ class DicomImage(Scan):
             elif found.ndim == 2:
                 found = pixels.apply_modality_lut(found, self._header)
         except RuntimeError:  # pydicom's where no decoder is there
+            syntax = self._header.file_meta.get("TransferSyntaxUID")
+            known = f" ({syntax.name})" if syntax is not None and syntax.is_transfer_syntax else ""
             raise ValueError(
-                f"its pixels are compressed{self._compression()}, and no decoder here can read them; "
+                f"its pixels are compressed{known}, and no decoder here can read them; "
                 "pip install 'dpaat[dicom]', or save it uncompressed"
             ) from None
         except AttributeError:
@@ -101,10 +103,6 @@ class DicomImage(Scan):
         if self.kind == EIGHT and self.white_is_low:
             found, self.white_is_low = 255 - found, False
         return np.asarray(found)
-
-    def _compression(self) -> str:
-        syntax = self._header.file_meta.get("TransferSyntaxUID")
-        return f" ({syntax.name})" if syntax is not None and syntax.is_transfer_syntax else ""
 
     def through_own_window(self, values: np.ndarray) -> tuple[np.ndarray, Window]:
         """Values through the VOI LUT; see `Scan`."""

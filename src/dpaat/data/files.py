@@ -80,6 +80,17 @@ class FileReader:
         marks = marks_of([file.path for file in self.files if file is not None])
         return marks and repr((self.frame, [file and file.member for file in self.files], marks))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Says which frame is read where a spec says so."""
+        return (f"of a file of several frames or slices, this one is read: {self.frame}",) if self.frame else ()
+
+    def peek(self) -> tuple[int, list[Patient | None]]:
+        """Return 1 if all images are grey by their headers, else 3; and whose each is, where it says so."""
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(peek, [file.path for file in self.files if file is not None]))
+        return max(channels for channels, _ in found), [whose for _, whose in found]
+
 
 def marks_of(paths: Sequence[Path]) -> str | None:
     """Path, size and times of files; None where one is absent, or so young that its next change might not show."""
@@ -209,19 +220,7 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - likewise
 
 
-def peek_all(files: Sequence[ImageFile]) -> tuple[int, list[Patient | None]]:
-    """Return 1 if all images are grey by their headers, else 3; and whose each is, where it says so."""
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(peek, [file.path for file in files]))
-    return max(channels for channels, _ in found), [whose for _, whose in found]
-
-
 def take_frame(argument: str) -> tuple[str, str]:
     """Take `,frame=...` out of what follows the colon of a spec; "" where it is not there."""
     match = re.fullmatch(r"(.*),frame=([^,]*)(,(?:group|labels|uncertain)=.*)?", argument)
     return (match[1] + (match[3] or ""), parse_frame(match[2])) if match else (argument, "")
-
-
-def frame_notes(frame: str) -> tuple[str, ...]:
-    """Say which frame is read where a spec says so."""
-    return (f"of a file of several frames or slices, this one is read: {frame}",) if frame else ()

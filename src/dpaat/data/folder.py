@@ -7,18 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpaat.data.files import (
-    FileReader,
-    ImageFile,
-    existing,
-    files_below,
-    frame_notes,
-    is_image_file,
-    is_junk,
-    left_out,
-    peek_all,
-    take_frame,
-)
+from dpaat.data.files import FileReader, ImageFile, existing, files_below, is_image_file, is_junk, left_out, take_frame
 from dpaat.data.frames import SPLIT_NAMES, class_order, order_notes, split_name
 from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
@@ -64,14 +53,14 @@ def load(argument: str, spec: str) -> ImageTable:
         rows += [(file.relative_to(root).as_posix(), classes.index(place.name), split) for file in found]
     require_printable([name for name, _, _ in rows], spec)
     frame = pd.DataFrame(rows, columns=["id", "label", "split"]).astype({"label": np.int64})
-    channels, whose = peek_all(files)
+    reader = FileReader(tuple(files), frame_meant)
+    channels, whose = reader.peek()
     columns, notes, doubts = patient_columns(whose, frame["id"])
     frame = frame.assign(**columns)
     beside = [path for folder in {root, *(place.parent for place in places)} for path in _beside(folder)]
     # A link that leads nowhere may have been a class.
     loose = sorted(path for path in beside if not path.is_file() or is_image_file(path))
     texts = sorted(path.relative_to(root).as_posix() for path in beside if path not in loose)
-    reader = FileReader(tuple(files), frame_meant)
     return ImageTable(
         name=root.resolve().name,
         spec=spec,
@@ -83,7 +72,7 @@ def load(argument: str, spec: str) -> ImageTable:
         pseudonyms=any(whose),
         notes=(
             *notes,
-            *frame_notes(frame_meant),
+            *reader.notes,
             *order_notes(classes),
             *((f"files beside the class folders are not read: {listed(texts)}",) if texts else ()),
         ),

@@ -12,19 +12,7 @@ from dpaat.data.dicom import DicomImage
 from dpaat.data.dicom import peek as peek_dicom
 from dpaat.data.nifti import NiftiImage
 from dpaat.data.patients import Patient
-from dpaat.data.scan import (
-    COLOUR_16,
-    EIGHT,
-    FLOAT,
-    HEAD,
-    INTEGER,
-    Scan,
-    Window,
-    extra,
-    file_format,
-    frame_index,
-    scan_format,
-)
+from dpaat.data.scan import COLOUR_16, EIGHT, FLOAT, INTEGER, Scan, Window, extra, file_format, frame_index, scan_format
 from dpaat.data.table import Encoded
 from dpaat.errors import UserError
 
@@ -33,12 +21,9 @@ from dpaat.errors import UserError
 DRAFT_MARGIN = 4
 
 # Not all that Pillow knows: among the rest are PostScript, which it hands to another program, and formats of films.
-WANTED = (
-    "JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM",
-    "AVIF", "DDS", "DIB", "ICNS", "ICO", "IM", "MSP", "PCX", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM",
-)  # fmt: skip
+WANTED = "JPEG PNG BMP GIF TIFF WEBP JPEG2000 PPM AVIF DDS DIB ICNS ICO IM MSP PCX PSD QOI SGI SUN TGA XBM XPM"
 Image.init()
-FORMATS = tuple(name for name in WANTED if name in Image.OPEN)
+FORMATS = tuple(name for name in WANTED.split() if name in Image.OPEN)
 # MPO is a kind of JPEG.
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 MAX_PIXELS = 2**27  # of one image, which takes 400 MB when decoded; a file of a few kB can promise any number
@@ -95,20 +80,16 @@ def pixel_kind(encoded: Encoded) -> tuple[str, int]:
         with _header(encoded) as image:
             return _kind(image), 1 if hasattr(encoded, "frame") else getattr(image, "n_frames", 1)
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
-        if scan_format(encoded[:HEAD]):  # whose kind decides on the window
+        if scan_format(encoded):  # whose kind decides on the window
             raise
         return EIGHT, 1
 
 
 def pixel_quantiles(encoded: Encoded, count: int) -> np.ndarray:
-    """Quantiles of an image's values as they are stored, from the smallest to the largest, (count,) float64.
-
-    Those of colour of 16 bits are of their upper 8 bits.
-    """
+    """Quantiles (count,), float64, of values as stored, smallest to largest; of 16-bit colour, of its upper 8 bits."""
     image = _open(encoded)
     values = _values(image if _is_wide(image) else _to_8_bit(image, (0, 255)))
-    found = np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest")
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(np.quantile(values.ravel(), np.linspace(0, 1, count), method="nearest"), dtype=np.float64)
 
 
 def peek(path: Path) -> tuple[int, Patient | None]:
@@ -147,7 +128,7 @@ def _channels(image: Image.Image) -> int:
 
 def _header(content: bytes) -> Image.Image:
     """Open an image file without its pixels, at the frame that is meant; a further format of files begins here."""
-    if form := scan_format(content[:HEAD]):
+    if form := scan_format(content):
         return DicomImage(content) if form == "DICOM" else NiftiImage(content)
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     if hasattr(content, "frame"):
@@ -239,8 +220,8 @@ def _to_8_bit(image: Image.Image, window: Reading) -> Image.Image:
 
 
 def _through(values: np.ndarray, window: Window) -> np.ndarray:
-    low, high = window
-    return np.rint(np.clip((values - np.float64(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
+    values = (values - np.float64(window[0])) / (window[1] - window[0])
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def _inside(image: Image.Image) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Batches for training and validation: whole batches at once, in an order that a resumed run finds again."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,9 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from dpaat.data import PreparedData
-from dpaat.data.cache import key
 
 Batch = tuple[Tensor, Tensor, Tensor]  # numbers within the split `(B,)`, uint8 images `(B, C, H, W)`, labels `(B,)`
+
+
+def key(*parts: object) -> int:
+    """Make a random seed of 63 bits from anything that can be printed, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class SplitDataset(Dataset[Batch]):

@@ -46,10 +46,8 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
     in [0, 1]; a label is a number or a name. A dict from "train", "val" and "test" to such datasets has splits.
     Attributes that are used where there are any, one value an item: `groups` (of patients or lesions), `ids`, `splits`,
     `age`, `sex`, `site`, `source`, and `targets` or `labels`, which spare reading all images for them; and `classes`,
-    names in the order of the numbers. They are found through `Subset` and `ConcatDataset`.
-
-    Raises:
-        UserError: no such dataset, or items that are not of this form.
+    names in the order of the numbers. They are found through `Subset` and `ConcatDataset`. Raises UserError: no such
+    dataset, or items that are not of this form.
     """
     parts: dict[str | None, Any] = {None: made}
     if isinstance(made, Mapping):

@@ -14,8 +14,7 @@ from platformdirs import user_data_path
 from dpaat.data.frames import age_in_years
 from dpaat.data.table import UNGROUPED
 from dpaat.errors import UserError
-from dpaat.locks import locked
-from dpaat.storage import replacing
+from dpaat.storage import locked, replacing
 
 KEY = "DPAAT_PATIENT_KEY"
 """Environment variable: the file of the key of the hashes, in place of one in the user's folder for data."""

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpaat.data.table import ImageTable
-from dpaat.plugins import import_all
-from dpaat.registry import Registry
+from dpaat.registry import Registry, import_all
 
 Loader = Callable[[str, str], ImageTable]
 

@@ -58,7 +58,7 @@ def frame_index(content: bytes, count: int) -> int:
 
 
 def scan_format(head: bytes) -> str:
-    """Tell "DICOM" and "NIfTI" by the first `HEAD` bytes; "" for anything else."""
+    """Tell "DICOM" and "NIfTI" by the content of a file, or its first `HEAD` bytes; "" for anything else."""
     if head[128:132] == b"DICM":
         return "DICOM"
     if head.startswith(GZIP):

@@ -164,10 +164,6 @@ class _Reader:
         return render(*self.keys[row], self.features)[self.part]
 
 
-def _describe(ids: tuple[str, ...], row: int) -> str:
-    return f"synthetic image {ids[row]}"
-
-
 def _parse(argument: str, spec: str) -> tuple[int, str, int]:
     images, features, several = DEFAULT_IMAGES, "both", 0
     usage = "write synthetic[:N][,features=both|robust|fragile][,labels=multi|2|...|14], such as "
@@ -216,7 +212,7 @@ def load(argument: str, spec: str) -> ImageTable:
         classes=CLASSES,
         channels=3,
         read=_Reader(keys, features),
-        describe=partial(_describe, tuple(frame["id"])),
+        describe=partial(synthetic_labels.describe, tuple(frame["id"])),
         read_mask=_Reader(keys, features, part=1),
         licence="none needed (generated)",
         citation=f"dpaat synthetic lesions {VERSION}: generated images, no patients",

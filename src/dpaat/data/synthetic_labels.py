@@ -112,7 +112,8 @@ class _Reader:
         return render(*self.keys[row], self.features, self.shown)
 
 
-def _describe(ids: tuple[str, ...], row: int) -> str:
+def describe(ids: tuple[str, ...], row: int) -> str:
+    """The name to show for a row."""
     return f"synthetic image {ids[row]}"
 
 
@@ -137,7 +138,7 @@ def table(images: int, features: str, spec: str, shown: int = 14) -> ImageTable:
         classes=LABELS[:shown],
         channels=1,
         read=_Reader(tuple(keys), features, shown),
-        describe=partial(_describe, tuple(ids)),
+        describe=partial(describe, tuple(ids)),
         licence="none needed (generated)",
         citation=f"dpaat synthetic labels {VERSION}: generated images, no patients",
         synthetic=True,

@@ -17,9 +17,8 @@ Quantiles = Callable[[np.ndarray, int], np.ndarray]  # row numbers (N,) and a co
 def parse_window(text: str) -> tuple[str, Window]:
     """Read `auto`, `full`, `own`, `bits:N`, `LO,HI` or `percentile:LO,HI`; UserError for anything else.
 
-    Returns:
-        "auto", "full", "own", "range" or "percentile", and the two numbers of the latter ones; `bits:N` is the range
-        from 0.
+    Returns "auto", "full", "own", "range" or "percentile", and the two numbers of the latter ones; `bits:N` is the
+    range from 0.
     """
     kind, _, rest = text.strip().rpartition(":")
     if not kind and rest in (AUTO, FULL, OWN):

@@ -11,23 +11,7 @@ from dpaat.evaluation.tables import analyses_summary, comparison_table, evaluati
 from dpaat.measurement import EvaluateConfig
 
 __all__ = [
-    "AttackSpec",
-    "Attacker",
-    "Curve",
-    "EvaluateConfig",
-    "Metrics",
-    "Result",
-    "analyses_summary",
-    "attack_spec",
-    "classification_metrics",
-    "comparison_table",
-    "constant_predictor",
-    "evaluate",
-    "evaluate_model",
-    "evaluate_run",
-    "evaluation_table",
-    "predict",
-    "read_evaluation",
-    "run_attacks",
-    "run_standard",
-]
+    "AttackSpec", "Attacker", "Curve", "EvaluateConfig", "Metrics", "Result", "analyses_summary", "attack_spec",
+    "classification_metrics", "comparison_table", "constant_predictor", "evaluate", "evaluate_model", "evaluate_run",
+    "evaluation_table", "predict", "read_evaluation", "run_attacks", "run_standard",
+]  # fmt: skip

@@ -1,7 +1,5 @@
 """Attacks on a model, batch by batch, so that any batch can be repeated alone."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -51,7 +49,7 @@ class Outputs:
         """Class numbers `(n,)`, int64; or answers `(n, K)`, int8."""
         return (self.logits > 0).numpy().astype(np.int8) if self.several else self.logits.argmax(1).numpy()
 
-    def within(self, eps: float, clean: Outputs) -> Outputs:
+    def within(self, eps: float, clean: "Outputs") -> "Outputs":
         """These where the attacked image lies within `eps`, else the clean ones."""
         near = self.distance <= eps
         logits = torch.where(torch.from_numpy(near)[:, None], self.logits, clean.logits)
@@ -86,11 +84,9 @@ class PassBar:
 class Attacker:
     """A model, the images it is tried on, and how; a context manager that removes its progress bar.
 
-    No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model
-    is left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched.
-
-    Raises:
-        UserError: no images, or labels that do not fit.
+    No result depends on what was computed before: randomness is keyed by seed, attack, radius and images. The model is
+    left in the modes in which it was found. Verdicts are computed in float32 whatever precision searched. Raises
+    UserError: no images, or labels that do not fit.
     """
 
     model: nn.Module  # maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`; moved to `device`
@@ -150,19 +146,19 @@ class Attacker:
             return label_metrics(outputs.predicted, self.labels, classes, probabilities.numpy())
         return classification_metrics(probabilities, torch.from_numpy(self.labels), classes)
 
-    def aimed(self, labels: np.ndarray) -> Attacker:
+    def aimed(self, labels: np.ndarray) -> Self:
         """The same with other labels for the attacks to go by, such as those that are still right."""
         other = copy(self)
         other.labels, other.journal = labels, self.journal.within(f"aimed-{zlib.crc32(labels.tobytes()):08x}")
         return other
 
-    def on(self, images: ImageArray, name: str) -> Attacker:
+    def on(self, images: ImageArray, name: str) -> Self:
         """The same on changed images, under a name of their own in the journal."""
         other = copy(self)
         other.images, other.journal = images, self.journal.within(name)
         return other
 
-    def faster(self) -> Attacker:
+    def faster(self) -> Self:
         """The same with attacks that look for verdicts only, on a `search_copy` of the model; the model judges."""
         other = copy(self)
         with full_precision():
@@ -172,8 +168,7 @@ class Attacker:
     def outputs(self, spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None) -> Outputs:
         """Attack images, all or those at some positions `(n,)`, and let the model judge them.
 
-        Raises:
-            UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
+        Raises UserError: outputs that are not finite logits `(B, K)`, or images outside [0, 1].
         """
         positions = np.arange(len(self)) if positions is None else positions
         if not len(positions):

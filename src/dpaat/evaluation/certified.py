@@ -32,18 +32,12 @@ ABSTAINS = -1
 def certify(
     chosen: np.ndarray, counts: np.ndarray, draws: int, *, sigma: float, alpha: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decide on answers and certified radii from counts of noise draws.
+    """Decide on answers and certified radii from counts of noise draws; `alpha` is the chance of one too large.
 
-    Args:
-        chosen: the class that draws of their own chose for each image `(N,)`.
-        counts: how often further `draws` gave it `(N,)`.
-        draws: their number.
-        sigma: standard deviation of the noise.
-        alpha: chance that a radius is too large, in (0, 1): the lower Clopper-Pearson limit of the share is taken.
-
-    Returns:
-        The answer, `ABSTAINS` where the limit is not above one half, and the L2 radius `(N,)` within which the smoothed
-        classifier does not change it, 0 where it abstains.
+    `chosen` is the class that draws of their own chose for each image `(N,)`, `counts` how often further `draws`, of
+    standard deviation `sigma`, gave it `(N,)`; the lower Clopper-Pearson limit of its share counts. Returns the answer,
+    `ABSTAINS` where the limit is not above one half, and the L2 radius `(N,)` within which the smoothed classifier does
+    not change it, 0 where it abstains.
     """
     lower = np.where(counts > 0, beta.ppf(alpha, np.maximum(counts, 1), draws - counts + 1), 0.0)
     sure = lower > 0.5
@@ -75,18 +69,9 @@ def run_certified(
     R / sqrt(d) in Linf. The attack succeeds on an image where the true class has less than half of the draws on the
     attacked image, by the upper limit of their share; so a certified image counts as misclassified with chance alpha.
 
-    Args:
-        attacker: model, images and labels.
-        radii: ascending, in units of a [0, 1] image, 0 left out.
-        norm: of the radii, "linf" or "l2".
-        sigmas: standard deviations of the noise.
-        draws: noise draws an image.
-        alpha: chance of a wrong certificate, an image.
-
-    Returns:
-        For each sigma its shares of images, in [0, 1]: `accuracy`, `abstains`, `voted` (right by most draws, sure
-        or not), and by radius `certified` and `attacked`; and of every image the `answer` and the certified `radius`,
-        in the norm.
+    `radii` of `norm`, "linf" or "l2", ascend above 0; `sigmas` are standard deviations of the noise, with `draws` an
+    image. Returns for each sigma shares of images, in [0, 1]: `accuracy`, `abstains`, `voted` (right by most draws,
+    sure or not), and by radius `certified` and `attacked`; and of every image the `answer` and the certified `radius`.
     """
     everything, labels = np.arange(len(attacker)), attacker.labels
     values = attacker.load(everything[:1])[0].numel()

@@ -58,22 +58,14 @@ def clinical_analyses(
     if validation is None:
         return found
     logits, answers = validation
+    ranked = {n: each.probabilities.numpy() for n, each in among(SCORED_BY).items() if each.probabilities is not None}
     if labels.ndim == 2:  # calibration is of the one class that is predicted
-        ranked = {
-            name: each.probabilities.numpy()
-            for name, each in among(SCORED_BY).items()
-            if each.probabilities is not None
-        }
         scores = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
         return found | {"operating_points": label_points(validation, scores, labels, groups, classes)}
     temperature = fit_temperature(logits, answers)
     known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}
     thresholds = choose_thresholds(logits, answers, tasks=known, classes=classes, temperature=temperature)
-    scored = {
-        name: log_probabilities(result.probabilities.numpy())
-        for name, result in among(SCORED_BY).items()
-        if result.probabilities is not None
-    }
+    scored = {name: log_probabilities(each) for name, each in ranked.items()}
     found["calibration"] = {name: calibration(each, labels, temperature) for name, each in scored.items()}
     if thresholds:
         points = partial(operating_points, thresholds, labels=labels, classes=classes, groups=groups)
@@ -82,12 +74,11 @@ def clinical_analyses(
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Logarithm of stored probabilities `(N, K)`, in place of logits, which differ by a constant per image only.
+    """Logarithm of stored probabilities `(N, K)`, float64, in place of logits, which differ by a constant per image.
 
-    Float64; a probability that was rounded to 0 counts as the smallest normal double, 2e-308.
+    A probability that was rounded to 0 counts as the smallest normal double, 2e-308.
     """
-    exact = np.asarray(probabilities, dtype=np.float64)
-    return np.asarray(np.log(np.maximum(exact, np.finfo(np.float64).tiny)))
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny, dtype=np.float64)))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -227,13 +218,9 @@ def operating_points(
     for threshold in thresholds:
         positive = _members(threshold.positives, classes)[labels]
         scores = task_scores(logits, threshold.positives, classes, temperature=threshold.temperature)
-        point: dict[str, Any] = {
-            "task": threshold.task,
-            "positives": list(threshold.positives),
-            "specificity_wanted": threshold.specificity,
-            "threshold": threshold.value,
-        }
-        points.append(point | point_at(scores, positive, threshold.value, groups, level))
+        about: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
+        about |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
+        points.append(about | point_at(scores, positive, threshold.value, groups, level))
     return points
 
 

@@ -19,7 +19,7 @@ from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES
-from dpaat.storage import write_text
+from dpaat.storage import write_text, writing
 from dpaat.tables import Cell, Column, Kind, Row, Table, score_cell
 from dpaat.validation import misfit
 
@@ -102,10 +102,8 @@ def compare_runs(runs: Sequence[Path]) -> Document:
 
 def write_comparison(document: Document, out: Path) -> None:
     """Write a comparison as JSON; raises UserError if the file cannot be written."""
-    try:
+    with writing(out):
         write_text(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def differences_table(document: Document, *, full: bool = False) -> Lines:
@@ -128,8 +126,11 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
             if here and (found := each["differences"][name].get(metric)):
                 scores = [score_cell(**each["scores"][recipe][metric]) for recipe in (reference, name)]
                 place = "clean" if each["label"] == "clean" else each["eps_text"]
-                rows.append(Row(place, [*scores, *difference_cells(found)]))
-        columns = [*(Column(_cut(recipe), whole=True) for recipe in (reference, name)), Column("difference")]
+                cell = difference_cell(found)
+                interval, _, p_value = cell.small.partition(" p ")
+                rows.append(Row(place, [*scores, Cell(cell.text, interval, cell.kind), Cell(p_value)]))
+        names = [each if len(each) <= 16 else f"{each[:15]}…" for each in (reference, name)]
+        columns = [*(Column(each, whole=True) for each in names), Column("difference")]
         under = "" if attack == "clean" else f", {attack}"
         title = f"{name} against {reference}: {images[0]}, {images[1]}, {images[2]:,} images{under}: {heading}"
         tables += [Table("", [*columns, Column("p")], rows, title=title).to_rich()] if rows else []
@@ -137,17 +138,6 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
     notes = ["percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"]
     notes += [] if full else [f"--all shows all metrics{f' and other attacks ({hidden})' if hidden else ''}"]
     return Lines(*tables, *map(Text, notes))
-
-
-def _cut(name: str, length: int = 16) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def difference_cells(found: Mapping[str, Any]) -> list[Cell]:
-    """A difference with its interval, and its p-value, for columns of their own."""
-    cell = difference_cell(found)
-    interval, _, p_value = cell.small.partition(" p ")
-    return [Cell(cell.text, interval, cell.kind), Cell(p_value)]
 
 
 def difference_cell(found: Mapping[str, Any], p_value: str = "p ") -> Cell:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dpaat.data.cache import key
+from dpaat.data.loading import key
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.corruption_images import CORRUPTIONS
@@ -16,7 +16,6 @@ from dpaat.evaluation.specs import CLEAN
 SEVERITIES = (1, 2, 3, 4, 5)
 COLOUR_ONLY = ("colour-cast",)
 MIN_SIDE = 16
-MIN_LOSS = 0.01  # mean error that a corruption must add to the reference model before relative errors are divided by it
 
 Errors = Mapping[str, Sequence[float]]
 """Corruption to the errors at severities 1 to 5, fractions: 1 - accuracy, or 1 - balanced accuracy."""
@@ -31,11 +30,9 @@ def corruptions_for(channels: int) -> tuple[list[str], list[str]]:
 def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int, ids: Sequence[str] | np.ndarray) -> np.ndarray:
     """Corrupt images `(N, C, H, W)` uint8, grey or RGB, each by randomness that depends on (seed, name, id) alone.
 
-    `name` is of `CORRUPTIONS`, `severity` 1 (mild) to 5, `ids` `(N,)` name the images.
-
-    Raises:
-        UserError: unknown name or severity, images below 16 pixels a side, a colour corruption of grey images.
-        ValueError: images of another type or shape, or as many ids as there are not images.
+    `name` is of `CORRUPTIONS`, `severity` 1 (mild) to 5, `ids` `(N,)` name the images. Raises UserError: unknown name
+    or severity, images below 16 pixels a side, a colour corruption of grey images; ValueError: images of another type
+    or shape, or as many ids as there are not images.
     """
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)
@@ -99,59 +96,21 @@ def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str])
     return {**found, "skipped": skipped}
 
 
-def corruption_summary(
-    errors: Errors, clean_error: float, *, reference: tuple[Errors, float] | None = None
-) -> dict[str, Any]:
-    """Sum up what corruptions cost, alone and against a reference model such as the standard-trained one.
+def corruption_summary(errors: Errors, clean_error: float) -> dict[str, Any]:
+    """Sum up what corruptions cost: the mean error over corruptions and severities, and that less the clean error.
 
-    With `E_cs` the error under corruption c at severity s, `E_0` the clean one, R those of the reference:
-
-    - mean corruption error: mean of `E_cs` over c and s; relative corruption error: that less `E_0`;
-    - `CE_c = sum_s E_cs / sum_s R_cs`, and its mean over c, the mCE (Hendrycks and Dietterich 2019, arXiv 1903.12261,
-      section 4, there in percent and against AlexNet);
-    - `relative CE_c = sum_s (E_cs - E_0) / sum_s (R_cs - R_0)`, and its mean over c, the relative mCE (ibid.).
-
-    A ratio is None where the reference makes no error, or for relative CE where the corruption adds less than 0.01 to
-    it, and the quotient would be of noise. The means are over the corruptions that have a ratio; `reference` is R and
-    `R_0`. Raises ValueError for errors that are not five in [0, 1] each, UserError where the reference lacks some.
+    Raises ValueError for errors that are not five in [0, 1] each.
     """
-    means = _means(errors, clean_error)
-    mean = float(np.mean(list(means.values())))
-    ce: dict[str, float | None] | None = None
-    relative: dict[str, float | None] | None = None
-    if reference is not None:
-        base, base_clean = _means(*reference), reference[1]
-        missing = [name for name in means if name not in base]
-        if missing:
-            raise UserError(f"the reference run has no errors under {', '.join(missing)}; evaluate it on them first")
-        ce = {name: value / base[name] if base[name] > 0 else None for name, value in means.items()}
-        relative = {
-            # Rounded, so that a loss of exactly the least counts whatever its binary digits.
-            name: (value - clean_error) / lost if round(lost := base[name] - base_clean, 9) >= MIN_LOSS else None
-            for name, value in means.items()
-        }
-    return {
-        "clean_error": clean_error,
-        "mean_corruption_error": mean,
-        "relative_corruption_error": mean - clean_error,
-        "per_corruption": means,
-        "per_severity": np.mean(list(errors.values()), axis=0).tolist(),
-        "mce": _mean(ce),
-        "relative_mce": _mean(relative),
-        "ce": ce,
-        "relative_ce": relative,
-    }
-
-
-def _means(errors: Errors, clean_error: float) -> dict[str, float]:
     table = np.array([*errors.values()], dtype=np.float64) if errors else np.empty(0)
     if table.shape != (len(errors), len(SEVERITIES)) or not ((table >= 0) & (table <= 1)).all():
         raise ValueError(f"needs {len(SEVERITIES)} errors in [0, 1] for each of one or more corruptions")
     if not 0 <= clean_error <= 1:
         raise ValueError(f"clean error {clean_error} is not in [0, 1]")
-    return dict(zip(errors, table.mean(axis=1).tolist(), strict=True))
-
-
-def _mean(ratios: Mapping[str, float | None] | None) -> float | None:
-    known = [ratio for ratio in (ratios or {}).values() if ratio is not None]
-    return float(np.mean(known)) if known else None
+    means = table.mean(axis=1)
+    return {
+        "clean_error": clean_error,
+        "mean_corruption_error": float(means.mean()),
+        "relative_corruption_error": float(means.mean()) - clean_error,
+        "per_corruption": dict(zip(errors, means.tolist(), strict=True)),
+        "per_severity": table.mean(axis=0).tolist(),
+    }

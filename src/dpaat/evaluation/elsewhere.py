@@ -1,6 +1,5 @@
 """Result folders of models from elsewhere, with a description of the model as a run has in `run.json`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +22,20 @@ MODULE = "model.pt"
 ABOUT = record(given=dict[str, Any], data=str | None, window=str | None, seed=Int, checkpoint=str)
 
 
-def subject_from_elsewhere(
-    given: Foreign,
-    inputs: Inputs,
-    *,
-    seed: int,
-    progress: bool,
-    module: nn.Module | None = None,
-    data: Any = None,
-    classes: Sequence[str] | None = None,
-) -> Subject:
-    """Take a model as `subject_of_weights` does, and note in its folder what it is.
+def subject_from_elsewhere(given: Foreign, inputs: Inputs, **options: Any) -> Subject:
+    """Take a model as `subject_of_weights` does, whose `options` these are, and note in its folder what it is.
 
     By that, `report`, `explain` and a further `evaluate` know it again.
     """
-    options: dict[str, Any] = {"seed": seed, "progress": progress, "module": module, "data": data, "classes": classes}
     subject = subject_of_weights(given, inputs, **options)
-    _note(subject, given, inputs, seed, module, data is not None)
+    _note(subject, given, inputs, options["seed"], options.get("module"), options.get("data") is not None)
     return subject
 
 
 def subject_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> Subject:
     """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `subject_of_run`.
 
-    Raises:
-        UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
+    Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
     """
     if (path / INFO).is_file() or not (path / SUBJECT).is_file():
         return subject_of_run(path, data=data, device=device, progress=progress, window=window)
@@ -63,13 +51,9 @@ def subject_of_folder(path: Path, *, data: Any, device: str, progress: bool, win
         require_trust(named, info.get("code"), "a network of your own")
         if data is None and about["data"] is None:
             raise UserError("its images were given as an object of Python; name them with --data")
-    inputs = Inputs(
-        data=(data if isinstance(data, str) else None) or about["data"],
-        window=window if data is not None else about["window"],
-        device=device,
-    )
-    other: dict[str, Any] = {"module": module, "classes": info["classes"]}
-    other["data"] = None if isinstance(data, str) else data
+    spec, given_data = (data, None) if isinstance(data, str) else (None, data)
+    inputs = Inputs(data=spec or about["data"], window=about["window"] if data is None else window, device=device)
+    other: dict[str, Any] = {"module": module, "classes": info["classes"], "data": given_data}
     subject = subject_of_weights(given, inputs, seed=about["seed"], progress=progress, **other)
     if subject.head["checkpoint"] != about["checkpoint"]:
         raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")

@@ -27,7 +27,8 @@ def search_copy(model: nn.Module, x: Tensor) -> nn.Module:
         for conv, name, norm in _pairs(copy, x):
             fused = fuse_conv_bn_eval(conv, norm)
             conv.weight, conv.bias = fused.weight.requires_grad_(False), fused.bias
-            copy.set_submodule(name, _rest(norm))
+            act = getattr(norm, "act", None)  # timm's layers have the activation inside
+            copy.set_submodule(name, act if isinstance(act, nn.Module) else nn.Identity())
         if x.device.type == "cpu":
             copy = copy.to(memory_format=torch.channels_last)
         asked, answer = model(x), copy(x)
@@ -59,9 +60,3 @@ def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, str, nn.BatchNo
             hook.remove()
     names = {module: name for name, module in model.named_modules()}
     return [(conv, names[norm], norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
-
-
-def _rest(norm: nn.BatchNorm2d) -> nn.Module:
-    """What a BatchNorm layer does beside normalizing: timm's have the activation inside."""
-    act = getattr(norm, "act", None)
-    return act if isinstance(act, nn.Module) else nn.Identity()

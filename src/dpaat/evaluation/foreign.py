@@ -22,6 +22,7 @@ from dpaat.models import Classifier, build_model
 from dpaat.normalization import normalization, parse_normalization
 from dpaat.own_code import is_own
 from dpaat.runs import open_run
+from dpaat.storage import writing
 from dpaat.weights import WeightsFile, open_weights
 
 
@@ -40,17 +41,11 @@ def subject_of_weights(
     What a state dict does not hold is taken from what is stated; else from the record that checkpoints and exports of
     this package carry; else by the rules of `Foreign`. All of it is in the head of the results, as `network`.
 
-    Args:
-        given: model, weights and how they are read; `out` is made if need be.
-        inputs: the dataset, whose classes are matched with the model's by name, and a device of this machine.
-        seed: of the split, where the dataset has none.
-        progress: show progress of decoding.
-        module: the model itself, which takes images in [0, 1] unless a normalization is stated; a copy is evaluated.
-        data: in place of the dataset's name: a dataset as `dpaat.data.load_table` takes it, or one that is prepared.
-        classes: names of the outputs in their order, in place of those of `given`.
-
-    Raises:
-        UserError: weights that do not fit the model and the classes, or data that cannot be read.
+    `inputs` name the dataset, whose classes are matched with the model's by name, and a device of this machine; `data`
+    is a dataset in its place, as `dpaat.data.load_table` takes it or prepared. `seed` is of the split, where the data
+    have none; `module` the model itself, which takes images in [0, 1] unless a normalization is stated, and is copied;
+    `classes` names its outputs in their order. Raises UserError for weights that do not fit the model and the classes,
+    or data that cannot be read.
     """
     assert given.out
     out, source = Path(given.out), open_weights(Path(given.weights)) if given.weights else None
@@ -78,10 +73,8 @@ def subject_of_weights(
     counts = label_sets.count(prepared.labels[learned] if len(learned) else prepared.labels, prepared.classes)
     info = {"train_counts": counts, "split_sizes": {"train": len(learned) or len(prepared.labels)}}
     several = prepared.table.multilabel
-    try:
+    with writing(out, "cannot be made"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror})") from None
     # The same file read in another way is another model.
     read = {key: model.facts[key] for key in ("stem", "mean", "std")}
     if source is not None:
@@ -190,11 +183,8 @@ def _outputs(
     """Names of the model's outputs in their order, and where they come from."""
     recorded = source.classes if source is not None else None
     if classes is None:
-        said = (
-            "classes as trained"
-            if source is not None and source.record
-            else f"classes {', '.join(recorded or ())} as the file says"
-        )
+        known = source is not None and source.record
+        said = "classes as trained" if known else f"classes {', '.join(recorded or ())} as the file says"
         return (recorded, said) if recorded else (data.classes, "classes in the data's order")
     names = tuple(name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes))
     if len(set(names)) < max(len(names), 2) or not all(names):

@@ -7,17 +7,11 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class RowView:
-    """Some rows of a memory map, read when indexed; grey images are shown as RGB where a model needs three channels.
+    """Some rows of a memory map, read when indexed; grey images are shown as RGB where a model needs three channels."""
 
-    Attributes:
-        images: `(M, C, H, W)`, uint8.
-        rows: `(N,)` row numbers.
-        channels: channels wanted, C or 3.
-    """
-
-    images: np.ndarray
-    rows: np.ndarray
-    channels: int
+    images: np.ndarray  # `(M, C, H, W)`, uint8
+    rows: np.ndarray  # `(N,)` row numbers
+    channels: int  # channels wanted, C or 3
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,15 +1,13 @@
 """Gradient-masking diagnostics: tell a model that is robust from one that hides its gradient."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from dpaat.evaluation import masking_verdicts as verdicts
-from dpaat.evaluation.attacking import Attacker, ImageArray
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.labels import strata
 from dpaat.evaluation.masking_bench import FRACTIONS, MEAN_OF, PATH, Bench
@@ -18,19 +16,6 @@ from dpaat.evaluation.masking_verdicts import Check
 LARGE_RADIUS = 0.5
 GRADIENT_CHECKS = ["start", "loss along the gradient", "large radius", "more budget", "single step", "black box"]
 GRADIENT_CHECKS += ["transfer", "targets"]
-
-
-def masking_checks(
-    model: nn.Module, images: ImageArray, labels: np.ndarray, *, classes: Sequence[str], eps: float, **options: Any
-) -> list[Check]:
-    """Gradient-masking diagnostics of any `nn.Module` that maps [0, 1] images to logits.
-
-    `options` are norm, steps, queries and max_samples of `run_masking`, and those of `Attacker`; arguments and errors
-    are as for `dpaat.evaluation.evaluate_model`, the result is that of `run_masking`.
-    """
-    own = {name: options.pop(name) for name in ("norm", "steps", "queries", "max_samples") if name in options}
-    with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
-        return run_masking(attacker, eps=eps, **own)
 
 
 def run_masking(
@@ -51,16 +36,11 @@ def run_masking(
     classes and 3,080 with 10 or more; less in practice, as several attacks stop once they succeed. A model that
     answers at random costs 410 more.
 
-    Args:
-        attacker: the model and its images; its `source` is used for transfer.
-        eps: reference radius in units of a [0, 1] image: the largest at which robustness is claimed.
-        norm: "linf" or "l2".
-        steps: of APGD.
-        queries: of Square.
-        max_samples: images to draw.
-
-    Returns the checks in a fixed order, "skipped" where one could not be done; `masking_verdicts` holds the thresholds,
-    `docs/masking.md` the reasons and sources. Raises UserError for outputs that are not finite logits.
+    `eps` is the reference radius in units of a [0, 1] image, the largest at which robustness is claimed, in the `norm`
+    "linf" or "l2"; `steps` are of APGD, `queries` of Square; `max_samples` images are drawn. The attacker's `source` is
+    used for transfer. Returns the checks in a fixed order, "skipped" where one could not be done; `masking_verdicts`
+    holds the thresholds, `docs/masking.md` the reasons and sources. Raises UserError for outputs that are not finite
+    logits.
     """
     drawn = stratified_draw(strata(attacker.labels), max_samples, seed=attacker.seed)
     labels = attacker.labels[drawn]

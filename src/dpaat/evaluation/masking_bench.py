@@ -82,11 +82,8 @@ class Bench:
         """
         (name, function, passes), model, norm = self.attacks[role], self.attacker.model, norm or self.norm
         if in_mean:
-            name, passes, model = (
-                f"{name}, mean of {MEAN_OF} passes",
-                passes * MEAN_OF,
-                _Mean(model, several=self.attacker.several),
-            )
+            name, passes = f"{name}, mean of {MEAN_OF} passes", passes * MEAN_OF
+            model = _Mean(model, several=self.attacker.several)
 
         def work(x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             x_adv = function(model, x, y, eps=eps, norm=norm, generator=generator)
@@ -98,10 +95,9 @@ class Bench:
     def gradient(self, positions: np.ndarray) -> Arrays:
         """Probe the gradient at the images, at random points of the ball, and the answers along it.
 
-        Returns:
-            "silent": whether the cross-entropy's gives no direction `(n,)`; "ratio": its length at the image over that
-            at the random point `(n,)`; "odds": `log_odds` at the image and along the gradient `(n, 1 + T)`;
-            "standing": whether the model is right there `(n, 1 + T)`.
+        Returns "silent": whether the cross-entropy's gives no direction `(n,)`; "ratio": its length at the image over
+        that at the random point `(n,)`; "odds": `log_odds` at the image and along the gradient `(n, 1 + T)`;
+        "standing": whether the model is right there `(n, 1 + T)`.
         """
         model, norm, eps = self.attacker.model, self.norm, self.eps
 

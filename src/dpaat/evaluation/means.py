@@ -78,15 +78,9 @@ def score_means(
 ) -> Means:
     """Means of a score that every image has, with intervals whose unit is the lesion.
 
-    Args:
-        values: score of every image `(N,)`.
-        labels: `(N,)`, int64, 0 to K - 1.
-        groups: the lesion of every image `(N,)`.
-        classes: K class names.
-        shares: weights of the classes in the population `(K,)`, of any sum: a draw may have taken others.
-        bounds: least and largest value that the score can have.
-        binary: whether it is 0 or 1 for nearly every image, where the mean is a proportion.
-
+    `values` are the scores, `labels` 0 to K - 1, int64, and `groups` the lesions of the images, `(N,)`; `shares`
+    weights of the classes in the population `(K,)`, of any sum: a draw may have taken others. `bounds` are the least
+    and the largest value of a score, which is 0 or 1 for nearly every image if `binary`: the mean is then a proportion.
     Raises ValueError for no images, or lengths that differ.
     """
     if not len(values) or not len(values) == len(labels) == len(groups):

@@ -29,7 +29,7 @@ from dpaat.evaluation.run import resolve_device
 from dpaat.models import build_model
 from dpaat.own_code import require_trust
 from dpaat.runs import INFO, open_run
-from dpaat.storage import replacing
+from dpaat.storage import replacing, writing
 from dpaat.validation import misfit
 from dpaat.validation import record as made_of
 from dpaat.weights import open_weights
@@ -208,18 +208,19 @@ def predict(
     if console is not None and remarks:
         console.print("\n".join(remarks), highlight=False, soft_wrap=True)
     frame = predictor.look(names, read, images, window, batch_size, progress)
-    try:
-        with replacing(out) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    with writing(out), replacing(out) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
     return out
 
 
 def named_images(images: Any, frame: str = "") -> tuple[list[str], Read, list[str]]:
     """Names of images, a function that reads them by their numbers, and what to say of them."""
-    if isinstance(images, str) and _is_spec(images):
-        return _from_spec(images)
+    import_loaders()
+    if isinstance(images, str) and images.partition(":")[0] in DATASETS and not Path(images).exists():
+        table = load_table(images)
+        remarks = [f"warning: {line}" for line in table.warnings]
+        remarks += [f"note: {line}" for line in table.notes if line != UNGROUPED]
+        return [table.describe(row) for row in range(len(table))], table.read, remarks
     if isinstance(images, str | Path):
         return _from_paths([images], frame)
     if isinstance(images, list | tuple) and all(isinstance(image, str | Path) for image in images):
@@ -243,18 +244,6 @@ def _is_one(images: Any) -> bool:
         shape = tuple(images.shape)
         raise UserError(f"predict: {shape} is one image or {shape[0]} grey ones; give (N, H, W, C) or (N, C, H, W)")
     return images.ndim == 2 or colour or (images.ndim == 3 and isinstance(images, Tensor))
-
-
-def _is_spec(text: str) -> bool:
-    import_loaders()
-    return text.partition(":")[0] in DATASETS and not Path(text).exists()
-
-
-def _from_spec(spec: str) -> tuple[list[str], Read, list[str]]:
-    table = load_table(spec)
-    remarks = [f"warning: {line}" for line in table.warnings]
-    remarks += [f"note: {line}" for line in table.notes if line != UNGROUPED]
-    return [table.describe(row) for row in range(len(table))], table.read, remarks
 
 
 def _from_paths(paths: Sequence[str | Path], frame: str) -> tuple[list[str], Read, list[str]]:

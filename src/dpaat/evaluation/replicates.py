@@ -1,7 +1,5 @@
 """Replicates of a recipe: seeds on the same images, folds on different ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -45,7 +43,7 @@ class Predictions:
         if self.probabilities is not None and self.probabilities.shape != (n, k):
             raise ValueError(f"probabilities have shape {self.probabilities.shape}, not {(n, k)}")
 
-    def same_images(self, other: Predictions) -> bool:
+    def same_images(self, other: "Predictions") -> bool:
         """Whether another run has the same images with the same labels, in the same order."""
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
 
@@ -61,7 +59,7 @@ class Fold:
     # With several labels an image all is here instead: `resampled_scores` of every seed, `(S, 4, 1 + resamples)`.
     resampled: np.ndarray | None = None
 
-    def minus(self, other: Fold) -> Fold:
+    def minus(self, other: "Fold") -> "Fold":
         """Difference of two recipes, seed by seed."""
         precision = None
         if self.precision is not None and other.precision is not None:

@@ -1,8 +1,7 @@
 """Evaluation files in the run folder: `evaluation.json` and one part file of predictions per result."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +18,26 @@ from dpaat.evaluation.labels import label_metrics, named
 from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
-from dpaat.locks import RESULTS, locked
 from dpaat.radii import format_radius
 from dpaat.runs import BEST
-from dpaat.storage import read_json, remove_leftovers, replacing, write_text
+from dpaat.storage import RESULTS, locked, read_json, remove_leftovers, replacing, write_text, writing
 
 SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FOLDER = "predictions.parquet"
+UNWRITTEN = "results cannot be written"
 
 OF_ENTRY = ("data", "fingerprint", "split", "attack", "norm", "steps", "eps")
 """Columns of predictions that say what all their rows are of, as the entry of the result does."""
-PREDICTIONS_SCHEMA = pa.schema(
-    {
-        "data": pa.string(),
-        "fingerprint": pa.string(),
-        "id": pa.string(),
-        "split": pa.string(),
-        "group": pa.string(),
-        "label": pa.string(),
-        "attack": pa.string(),
-        "norm": pa.string(),
-        "steps": pa.int64(),
-        "eps": pa.float64(),
-        "predicted": pa.string(),
-        "probabilities": pa.list_(pa.float64()),
-        "fell_to": pa.string(),
-    }
-)
+_TEXT = ("data", "fingerprint", "id", "split", "group", "label", "attack", "norm")
+_NUMBERS = {"steps": pa.int64(), "eps": pa.float64(), "predicted": pa.string(), "probabilities": pa.list_(pa.float64())}
+PREDICTIONS_SCHEMA = pa.schema({**dict.fromkeys(_TEXT, pa.string()), **_NUMBERS, "fell_to": pa.string()})
 
 
 def read_evaluation(run: Path) -> Document | None:
     """Read a run's `evaluation.json`; None if there is none.
 
-    Raises:
-        UserError: not JSON, of another schema version, or damaged.
+    Raises UserError: not JSON, of another schema version, or damaged.
     """
     document = read_document(run / EVALUATION_FILE, SCHEMA_VERSION, remedy="evaluate")
     if document is not None and (where := damage(document)):
@@ -133,8 +117,7 @@ def require_present(run: Path, document: Document, remedy: str = "evaluate") -> 
 def read_document(path: Path, schema_version: int, *, remedy: str) -> Document | None:
     """Read a JSON file of results of a schema version; None if there is none.
 
-    Raises:
-        UserError: not JSON, or of another schema version; says `remedy`, what to do again.
+    Raises UserError: not JSON, or of another schema version; says `remedy`, what to do again.
     """
     if not path.exists():
         return None
@@ -157,15 +140,9 @@ def merge(
 ) -> Document:
     """Put results into a document in place of earlier ones of the same kind.
 
-    Args:
-        document: what was there before.
-        head: top-level fields of the latest command; its `checkpoint` is that of the results.
-        result: see `result_entry`.
-        constant: see `constant_entry`.
-        analyses: what was concluded from several results, by name, each with the fields of its population.
-
-    Returns:
-        A new document. Results of another checkpoint are left out: they describe a model that is gone.
+    `head` are the top-level fields of the latest command; results of another `checkpoint` than its are left out: they
+    describe a model that is gone. For `result` and `constant` see `result_entry` and `constant_entry`; `analyses` are
+    what was concluded from several results, by name, each with the fields of its population.
     """
     found = document or {}
 
@@ -191,11 +168,9 @@ def save_result(
     """Merge a result into the run folder, see `merge`; each file is replaced as a whole or not at all.
 
     The JSON is read again every time, under a lock, so that two evaluations of one run keep each other's results.
-
-    Raises:
-        UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
+    Raises UserError: the folder cannot be written, holds an unreadable `evaluation.json`, or other weights by now.
     """
-    with locked(run / RESULTS), writing(run):
+    with locked(run / RESULTS), writing(run, UNWRITTEN):
         require_present(run, head)
         before = read_evaluation(run)
         folder = run / PREDICTIONS_FOLDER
@@ -214,15 +189,6 @@ def save_result(
         return document
 
 
-@contextmanager
-def writing(run: Path) -> Iterator[None]:
-    """Say in one line that the results of a run cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{run}: results cannot be written ({error.strerror or error})") from None
-
-
 def prediction_rows(
     result: Result,
     population: Population,
@@ -233,19 +199,14 @@ def prediction_rows(
     classes: Sequence[str],
 ) -> pa.Table:
     """One row per image: `PREDICTIONS_SCHEMA`; `probabilities` in the order of the run's classes."""
-    n = len(ids)
-    attacked = result.spec.name != "clean"
+    n, spec = len(ids), result.spec
+    norm = None if spec.name == "clean" else spec.norm
+    said = (population.data, population.fingerprint, population.split, spec.name, norm, spec.steps, result.eps)
     columns: dict[str, list[Any]] = {
-        "data": [population.data] * n,
-        "fingerprint": [population.fingerprint] * n,
+        **{name: [value] * n for name, value in zip(OF_ENTRY, said, strict=True)},
         "id": list(ids),
-        "split": [population.split] * n,
         "group": list(groups),
         "label": named(labels, classes).tolist(),
-        "attack": [result.spec.name] * n,
-        "norm": [result.spec.norm if attacked else None] * n,
-        "steps": [result.spec.steps] * n,
-        "eps": [result.eps] * n,
         "predicted": named(result.predicted, classes).tolist(),
         "probabilities": [None] * n if result.probabilities is None else list(result.probabilities.numpy()),
         "fell_to": [None] * n if result.fell_to is None else [label or None for label in result.fell_to],

@@ -24,14 +24,16 @@ from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.labels import strata
 from dpaat.evaluation.masking import run_masking
 from dpaat.evaluation.masking_verdicts import summary
-from dpaat.evaluation.results import EVALUATION_FILE, read_evaluation, require_present
-from dpaat.evaluation.schema import damage_in_analyses
+from dpaat.evaluation.results import EVALUATION_FILE, UNWRITTEN, read_evaluation, require_present
+from dpaat.evaluation.schema import ANALYSES
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.writer import Writer
 from dpaat.measurement import EvaluateConfig, Foreign, Inputs
 from dpaat.precision import bfloat16_pays
+from dpaat.storage import writing
+from dpaat.validation import misfit
 
 
 def evaluate_run(
@@ -60,14 +62,14 @@ def evaluate_run(
     written.
     """
     plan = EvaluateConfig(**options)
-    target = resolve_device(device)
-    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
-    other = None if source is None else source_of(subject, source, target)
-    return evaluate(subject, plan, source=other, device=target, progress=progress)
+    device = resolve_device(device)
+    subject = subject_of_folder(run, data=data, device=device, progress=progress, window=window)
+    other = None if source is None else source_of(subject, source, device)
+    return evaluate(subject, plan, source=other, device=device, progress=progress)
 
 
 def source_of(subject: Subject, run: Path, device: str) -> Subject:
-    """The run on which transfer attacks make the images for a subject.
+    """The run on which transfer attacks make the images for a model.
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
@@ -118,17 +120,17 @@ def evaluate_arrays(
     else:
         options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else norm}
         options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
-    plan, target = EvaluateConfig(**options), resolve_device(device)
+    plan, device = EvaluateConfig(**options), resolve_device(device)
     subject = subject_from_elsewhere(
         Foreign(out=str(out), image_size=int(images.shape[-1])),
-        Inputs(device=target),
+        Inputs(device=device),
         seed=plan.seed,
         progress=progress,
         module=model,
         data=[(image, classes[label]) for image, label in zip(images, labels, strict=True)],
         classes=classes,
     )
-    return _written(subject, plan, source=None, device=target, progress=progress).saved
+    return _written(subject, plan, source=None, device=device, progress=progress).saved
 
 
 def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, device: str, progress: bool) -> Writer:
@@ -137,9 +139,9 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
     subject.check_radii(plan.radii, plan.norm)
     check_writable(subject.folder)
     require_present(subject.folder, subject.head)
-    where = damage_in_analyses(read_evaluation(subject.folder) or {})
-    if where:
-        raise UserError(f"{subject.folder / EVALUATION_FILE}: damaged at {where!r}; move it away and evaluate again")
+    if where := misfit((read_evaluation(subject.folder) or {}).get("analyses") or {}, ANALYSES):
+        place = f"{subject.folder / EVALUATION_FILE}: damaged at {f'analyses.{where}'!r}"
+        raise UserError(f"{place}; move it away and evaluate again")
     rows = subject.rows(plan.split)
     if plan.max_samples is not None:
         rows = rows[stratified_draw(strata(subject.view(subject.data, rows)[1]), plan.max_samples, seed=plan.seed)]
@@ -162,9 +164,8 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
         if "standard" in plan.suites:
             _standard(writer, attacker)
         if "quick" in plan.suites:
-            for part in run_standard(
-                attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps, quick=True
-            ):
+            options: dict[str, Any] = {"norm": plan.norm, "steps": plan.steps, "quick": True}
+            for part in run_standard(attacker, plan.radii, subject.classes, **options):
                 writer.save_analyses({"quick": vars(part)}) if isinstance(part, Curve) else writer.save(part)
         if "certified" in plan.suites:
             writer.save(next(run_attacks(attacker, [], [], subject.classes)))
@@ -230,8 +231,6 @@ def resolve_device(device: str) -> str:
 def check_writable(folder: Path) -> None:
     """Find out before hours of work whether results can be written; UserError where they cannot."""
     probe = folder / f".write-test-{os.getpid()}"
-    try:
+    with writing(folder, f"{UNWRITTEN} there"):
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: results cannot be written there ({error.strerror})") from None

@@ -31,10 +31,8 @@ Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Score = float | None
 METRICS: Any = Annotated[
     record(
-        accuracy=Share,
-        balanced_accuracy=Share,
-        map=Share | None,
-        auroc=Share | None,
+        **dict.fromkeys(("accuracy", "balanced_accuracy"), Share),
+        **dict.fromkeys(("map", "auroc"), Share | None),
         per_class_recall=dict[str, Share | None],
         support=dict[str, Int],
     ),
@@ -51,14 +49,11 @@ IMAGES = {
 SUBJECT = record(**IMAGES, norm=maybe(str))
 RESULT = record(
     **IMAGES,
-    attack=str,
-    label=str,
+    **dict.fromkeys(("attack", "label", "eps_text"), str),
     norm=str | None,
     steps=Int | None,
     eps=Annotated[float, Field(ge=0, lt=1e6)],
-    eps_text=str,
-    predictions=maybe(str),
-    one_answer=maybe(str),
+    **dict.fromkeys(("predictions", "one_answer"), maybe(str)),
     metrics=METRICS,
     intervals=record(balanced_accuracy=maybe(Interval), map=maybe(Interval)) | None,
 )
@@ -67,18 +62,12 @@ EVALUATION = record(results=many(RESULT), constant=many(CONSTANT), analyses=mayb
 POINT = record(
     task=str,
     specificity_wanted=float,
-    sensitivity=Score,
-    sensitivity_interval=list[float] | None,
-    specificity=Score,
-    specificity_interval=list[float] | None,
+    **dict.fromkeys(("sensitivity", "specificity"), Score),
+    **dict.fromkeys(("sensitivity_interval", "specificity_interval"), list[float] | None),
 )
 CURVE = record(
-    eps=list[float],
-    accuracy=list[float],
-    balanced_accuracy=list[float],
-    area=float,
-    accuracy_area=float,
-    balanced_accuracy_area=float,
+    **dict.fromkeys(("eps", "accuracy", "balanced_accuracy"), list[float]),
+    **dict.fromkeys(("area", "accuracy_area", "balanced_accuracy_area"), float),
 )
 CALIBRATED = record(ece=Score, ece_scaled=Score, temperature=float)
 CORRUPTIONS = record(
@@ -98,11 +87,8 @@ ANALYSES = record(
 COMPARED = record(
     data_fingerprint=str,
     classes=list[str],
-    recipe=str | None,
-    fold=str | None,
+    **dict.fromkeys(("recipe", "fold", "method", "model"), str | None),
     training_seed=Int | None,
-    method=str | None,
-    model=str | None,
     data_warnings=maybe(list[str]),
 )
 """Top-level fields that comparing runs needs on top."""
@@ -111,12 +97,6 @@ COMPARED = record(
 def damage(document: dict[str, Any]) -> str | None:
     """The first place among the results that cannot be what an evaluation wrote; None if there is none."""
     return misfit(document, EVALUATION) or next(_contradictions(document), None)
-
-
-def damage_in_analyses(document: dict[str, Any]) -> str | None:
-    """The same for what was concluded from the results."""
-    where = misfit(document.get("analyses") or {}, ANALYSES)
-    return where and f"analyses.{where}"
 
 
 def _contradictions(document: dict[str, Any]) -> Iterator[str]:

@@ -62,8 +62,7 @@ def worst_of(specs: Sequence[AttackSpec]) -> AttackSpec:
 def attack_spec(name: str, *, steps: int | None = None, norm: str = "linf") -> AttackSpec:
     """Make the spec of a named attack, with its own budget by default; one that takes none ignores `steps`.
 
-    Raises:
-        UserError: unknown attack or norm, fewer than 1 step, or an attack that does not know the norm.
+    Raises UserError: unknown attack or norm, fewer than 1 step, or an attack that does not know the norm.
     """
     info = find_attack(name)
     if norm not in NORMS:

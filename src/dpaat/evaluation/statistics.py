@@ -98,10 +98,8 @@ def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dic
 
     Metrics of runs on the same images, seeds, are averaged. Predictions of different folds are pooled before recalls
     are taken; mean average precision, whose scores different models do not share, is averaged over folds, and found
-    where all runs have probabilities. `level` is the share of the intervals that should cover.
-
-    Raises:
-        ValueError: no runs, or two that share a part of their images.
+    where all runs have probabilities. `level` is the share of the intervals that should cover. Raises ValueError: no
+    runs, or two that share a part of their images.
     """
     return fold_scores(find_folds(runs), level)
 
@@ -118,10 +116,7 @@ def paired_difference(
 
     `second` has as many runs as `first`, each on the images of its counterpart, in the same order; for metrics, seeds,
     folds and `level` (0.9 for one-sided bounds at 95 %) see `pooled_intervals`. Of a run with itself the difference is
-    0, from 0 to 0, with p 1.
-
-    Raises:
-        ValueError: runs that do not pair up.
+    0, from 0 to 0, with p 1. Raises ValueError: runs that do not pair up.
     """
     if not all(a.same_images(b) for a, b in zip(first, second, strict=True)):
         raise ValueError("paired runs must have the same images with the same labels, in the same order")

@@ -20,8 +20,7 @@ COLUMNS = ("id", "group", "label", "predicted", "probabilities")
 def read_frame(run: Path, entry: Entry, *, remedy: str = "") -> pd.DataFrame:
     """Read the predictions behind a result: `COLUMNS`, in the order of the file.
 
-    Raises:
-        UserError: a file that is not there or cannot be read; says `remedy`, by default to evaluate the run again.
+    Raises UserError: a file that is not there or cannot be read; says `remedy`, by default to evaluate the run again.
     """
     part = predictions_part(run, entry)
     try:
@@ -45,8 +44,7 @@ def _read(names: pd.Series, classes: Sequence[str], several: bool) -> np.ndarray
 def read_predictions(run: Path, document: Document, entry: Entry, *, remedy: str = "") -> Predictions:
     """Read the predictions behind a result as numbers; images by id in ascending order.
 
-    Raises:
-        UserError: as `read_frame`, or rows that are not those of the result.
+    Raises UserError: as `read_frame`, or rows that are not those of the result.
     """
     classes = document["classes"]
     frame = read_frame(run, entry, remedy=remedy).sort_values("id", kind="stable")

@@ -34,14 +34,10 @@ def subgroups(
     Body site, age and source go with the diagnosis, so a lower accuracy may merely mean a harder mix of classes.
     `excess` compares within class: see `excess_accuracy`.
 
-    Args:
-        frame: one row per image; those of the columns `age` (years), `sex`, `site` and `source` that are there.
-            What is missing counts as "unknown".
-        correct: whether each image is classified correctly `(N,)`, bool; or each label `(N, K)`.
-        labels: `(N,)`, int64, 0 to K - 1; several an image `(N, K)`, see `dpaat.evaluation.labels`.
-        groups: lesion or patient of each image `(N,)`, which intervals are adjusted for.
-        classes: K class names.
-        level: of the intervals, in (0, 1).
+    `frame` has a row per image, and those of the columns `age` (years), `sex`, `site` and `source` that are there; what
+    is missing counts as "unknown". `correct` tells which images are classified correctly `(N,)`, bool, or which labels
+    `(N, K)`; `labels` are `(N,)`, int64, 0 to K - 1, or several an image `(N, K)`; `groups`, the lesion or patient of
+    each image `(N,)`, is what intervals, of a `level` in (0, 1), are adjusted for.
 
     Returns attribute to name to `Subgroup`. Age bands are in their order, others in the alphabet's, "unknown" last.
     """

@@ -68,8 +68,7 @@ class Subject:
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, or of all, without images that are left out.
 
-        Raises:
-            UserError: an unknown split, or an empty one.
+        Raises UserError: an unknown split, or an empty one.
         """
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
@@ -103,16 +102,9 @@ def subject_of_run(
 ) -> Subject:
     """Take the model of a run folder, with its own data or another dataset.
 
-    Args:
-        path: the run folder.
-        data: another dataset, or where the run's own is now; its classes must be among the run's, by name. None for the
-            run's own, as it was split. Images that are ready are taken as they are.
-        device: a device of this machine.
-        progress: show progress of decoding.
-        window: how the values of `data` are read, see `dpaat.data.prepare`; None for the run's own.
-
-    Raises:
-        UserError: not a run folder, or data that do not fit.
+    `data` is another dataset, or where the run's own is now; its classes must be among the run's, by name. None is the
+    run's own, as it was split; images that are ready are taken as they are. `window` says how the values of `data` are
+    read, see `dpaat.data.prepare`; None for the run's own. Raises UserError for no run folder, or data that do not fit.
     """
     run = open_run(path)
     info, config = run.info, run.config

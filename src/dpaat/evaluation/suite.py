@@ -1,7 +1,5 @@
 """The robustness suite: single attacks at fixed radii, and the worst case over several."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,8 +143,7 @@ def run_standard(
     and the attacks on all images leave no radius out. The `quick` suite looks for verdicts only: it spares APGD-CE as
     well, and leaves FGSM and PGD out.
 
-    Yields:
-        A result per attack and radius, then the worst case at every radius, then the curve.
+    Yields a result per attack and radius, then the worst case at every radius, then the curve.
     """
     specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
     radii = [eps for eps in radii if eps > 0]

@@ -23,8 +23,8 @@ from dpaat.evaluation.statistics import intervals
 from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
 from dpaat.journal import Journal
-from dpaat.locks import RESULTS, locked
 from dpaat.measurement import EvaluateConfig
+from dpaat.storage import RESULTS, locked
 
 PARTIAL = "evaluation.partial"
 
@@ -93,13 +93,11 @@ class Writer:
         found = intervals(result.predicted, probabilities, self.labels, self.groups, subject.classes)
         spec = subject.data.table.spec
         entry = result_entry(result, self.population, dict(found), data_spec=spec, **self.settings)
-        names = (named(each, subject.classes) for each in (result.predicted, self.labels))
-        if result.spec == CLEAN and (answer := one_answer(*names)):
+        answers = (named(each, subject.classes) for each in (result.predicted, self.labels))
+        if result.spec == CLEAN and (answer := one_answer(*answers)):
             entry["one_answer"] = answer
-        ids, groups = self.ids.tolist(), self.groups.tolist()
-        rows = prediction_rows(
-            result, self.population, ids=ids, groups=groups, labels=self.labels, classes=subject.classes
-        )
+        names: dict[str, Any] = {"ids": self.ids.tolist(), "groups": self.groups.tolist(), "classes": subject.classes}
+        rows = prediction_rows(result, self.population, labels=self.labels, **names)
         self._merge(result=entry, predictions=rows)
 
     def save_analyses(self, analyses: dict[str, dict[str, Any]]) -> None:

@@ -1,7 +1,5 @@
 """The loss of a training method, for loops that are not ours."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,7 +33,8 @@ class AdversarialLoss(nn.Module):
 
     It begins the attacks when the method does, freezes the self-teacher there, and moves the perturbation sizes. Its
     `state_dict` is all that it needs to go on. It follows the images to their device. Under `torch.distributed` every
-    process makes the updates of all. Where gradients are off it is the clean loss, and moves nothing.
+    process makes the updates of all. Where gradients are off it is the clean loss, and moves nothing. Raises UserError
+    for an argument out of its range, naming it.
 
     Args:
         model: the network to train: images to logits `(B, K)`, or to an object with `logits`.
@@ -48,9 +47,6 @@ class AdversarialLoss(nn.Module):
         method: this and all that follows as of `dpaat train`, with its defaults; `imbalance="sampler"` leaves that to
             the loader.
         **options: further ones of the method.
-
-    Raises:
-        UserError: an argument out of its range, naming it.
     """
 
     labels: Tensor
@@ -152,7 +148,7 @@ class AdversarialLoss(nn.Module):
             self.method.after_step(dataclasses.replace(output, index=numbers, rows=of_all))
         return output
 
-    def _begin(self, epoch: int, network: _Network) -> None:
+    def _begin(self, epoch: int, network: "_Network") -> None:
         if not self._epoch < epoch < self.epochs:
             raise UserError(
                 f"AdversarialLoss was told {self.epochs} epochs and is in epoch {self._epoch} (from 0): epoch {epoch} "
@@ -228,11 +224,7 @@ class _Network(nn.Module):
 
 
 def parts(batch: Any) -> list[Tensor]:
-    """Find numbers `(B,)`, images and labels in a batch: a tuple in this order, or a dictionary.
-
-    Raises:
-        UserError: something is missing.
-    """
+    """Find numbers `(B,)`, images and labels in a batch, a tuple in this order or a dictionary; else UserError."""
     if isinstance(batch, Mapping):
         names = ((INDEX,), ("image", "pixel_values"), ("label", "labels"))
         found = [batch[name] for among in names for name in among if name in batch]
@@ -245,11 +237,7 @@ def parts(batch: Any) -> list[Tensor]:
 
 
 def same_epochs(loss: AdversarialLoss, epochs: float | None) -> None:
-    """Refuse a trainer whose epochs are not those that a loss was told.
-
-    Raises:
-        UserError: names both numbers.
-    """
+    """Refuse a trainer whose epochs are not those that a loss was told; the UserError names both numbers."""
     if epochs != loss.epochs:
         raise UserError(f"the trainer has {epochs} epochs, AdversarialLoss {loss.epochs}: tell both the same number")
 

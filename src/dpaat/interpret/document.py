@@ -14,9 +14,8 @@ import pandas as pd
 from dpaat.consistency import file_digest
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry, Population, part_stem
-from dpaat.evaluation.results import read_document, require_present, writing
-from dpaat.locks import RESULTS, locked
-from dpaat.storage import remove_leftovers, replacing, write_text
+from dpaat.evaluation.results import UNWRITTEN, read_document, require_present
+from dpaat.storage import RESULTS, locked, remove_leftovers, replacing, write_text, writing
 from dpaat.validation import Int, many, maybe, misfit, record
 
 SCHEMA_VERSION = 1
@@ -53,8 +52,7 @@ def read_maps(run: Path, entry: Entry) -> dict[str, np.ndarray]:
 def read_scores(run: Path, entry: Entry) -> pd.DataFrame:
     """Read the scores of every image of an entry; UserError for a file of no use.
 
-    Returns:
-        Columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
+    Returns columns `id`, `group`, `label` (class name), `map`, `eps`, `score`, `value`, `chance`.
     """
     with _file_of(run, entry, "scores") as path:
         return pd.read_parquet(path)
@@ -79,12 +77,10 @@ def save_explanation(
 
     An earlier explanation of the same images in the same norm is replaced, and those of another checkpoint, which
     describe a model that is gone, are removed. Others stay. `head` are the top-level fields, `entry` the results with
-    the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`.
-
-    Raises:
-        UserError: the folder cannot be written, holds an unreadable document, or other weights by now.
+    the fields of `Population`; for `scores` and `maps` see `read_scores` and `read_maps`. Raises UserError: the folder
+    cannot be written, holds an unreadable document, or other weights by now.
     """
-    with locked(run / RESULTS), writing(run):
+    with locked(run / RESULTS), writing(run, UNWRITTEN):
         require_present(run, head, "explain")
         before = read_interpretability(run)
         stem = part_stem(entry, entry["attack"]["norm"])

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
-from dpaat.errors import UserError, unknown
+from dpaat.errors import UserError
 from dpaat.interpret.layers import Layer
+from dpaat.registry import Registry
 
 IG_STEPS = 16  # points on the path of integrated gradients
 Explain = Callable[[nn.Module, Tensor, Tensor, "Layer | None"], Tensor]
@@ -32,6 +33,11 @@ class Attribution:
     needs_layer: bool = False  # whether it looks at a layer inside the network
 
 
+MAPS = Registry("map", Attribution)
+"""What `dpaat explain --maps` knows."""
+
+
+@MAPS.register("grad-cam", "Grad-CAM (Selvaraju et al. 2017)", 3, needs_layer=True)
 def grad_cam(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None) -> Tensor:
     """Positive part of a layer's channels, weighted by the mean gradient of the logit, scaled up to the image.
 
@@ -55,6 +61,7 @@ def grad_cam(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None) -> Ten
     return F.interpolate(found, x.shape[2:], mode="bilinear")[:, 0]
 
 
+@MAPS.register("input-gradient", "absolute input gradient (Simonyan et al. 2013)", 2)
 def input_gradient_map(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None = None) -> Tensor:
     """Absolute gradient of the logit for the image, summed over channels.
 
@@ -64,6 +71,11 @@ def input_gradient_map(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | No
     return logit_gradient(model, x, y).abs().sum(dim=1)
 
 
+@MAPS.register(
+    "integrated-gradients",
+    f"integrated gradients from the mean colour, {IG_STEPS} points (Sundararajan et al. 2017)",
+    2 * IG_STEPS,
+)
 def integrated_gradients(model: nn.Module, x: Tensor, y: Tensor, layer: Layer | None = None) -> Tensor:
     """Absolute contribution of every pixel to the logit, on the straight way from the image's mean colour.
 
@@ -107,15 +119,6 @@ def centre_map(x: Tensor) -> Tensor:
     return (down[:, None] * across).expand(len(x), -1, -1)
 
 
-IG_TEXT = f"integrated gradients from the mean colour, {IG_STEPS} points (Sundararajan et al. 2017)"
-_KINDS = (
-    Attribution("grad-cam", grad_cam, "Grad-CAM (Selvaraju et al. 2017)", 3, needs_layer=True),
-    Attribution("input-gradient", input_gradient_map, "absolute input gradient (Simonyan et al. 2013)", 2),
-    Attribution("integrated-gradients", integrated_gradients, IG_TEXT, 2 * IG_STEPS),
-)
-MAPS = {info.name: info for info in _KINDS}
-"""What `dpaat explain --maps` knows."""
-
 REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {"centre": centre_map, "edges": edge_map}
 """Maps that know no model: a score on the lesion that they reach too says nothing about one."""
 
@@ -124,7 +127,4 @@ def find_maps(names: list[str]) -> list[Attribution]:
     """Look kinds of map up by name, each once; raises UserError for none, or one that does not exist."""
     if not names:
         raise UserError(f"maps: name at least one of {', '.join(MAPS)}")
-    for name in names:
-        if name not in MAPS:
-            raise unknown("map", name, MAPS)
-    return [MAPS[name] for name in dict.fromkeys(names)]
+    return [MAPS.find(name) for name in dict.fromkeys(names)]

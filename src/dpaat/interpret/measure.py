@@ -129,14 +129,11 @@ def _measure_batch(
         x_adv = attacker.attack(spec, eps, x, y, key=first)
         done(spec.passes(attacker.num_classes))
         look(x_adv, eps)
-        found.perturbation[eps] = _quantized((x_adv - x).cpu()[torch.from_numpy(np.isin(batch, keep))])
+        moved = (x_adv - x).cpu()[torch.from_numpy(np.isin(batch, keep))]
+        scale = moved.abs().amax(dim=(1, 2, 3)) / 127
+        steps = moved / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None, None, None]
+        found.perturbation[eps] = steps.round().to(torch.int8).numpy(), scale.numpy()
     return found
-
-
-def _quantized(perturbation: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    scale = perturbation.abs().amax(dim=(1, 2, 3)) / 127
-    steps = perturbation / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None, None, None]
-    return steps.round().to(torch.int8).numpy(), scale.numpy()
 
 
 def _joined(parts: Sequence[Measured]) -> Measured:

@@ -87,10 +87,10 @@ def deletion_insertion(
 
     Deletion paints the pixels of images `(B, C, H, W)` in their mean colour, those first that are highest in `maps`
     `(B, H, W)`; insertion begins with nothing but that colour and shows them in the same order, `steps` times an equal
-    part. The curve is the probability of class `y` (of `several` labels, of that
-    one) over the share of pixels, its area by the trapezoidal rule. Pixels
-    of equal importance come in random order, by the generator on the device of `maps`: what the areas are by chance a
-    map of one value tells. Raises ValueError for shapes that do not fit, or no steps.
+    part. The curve is the probability of class `y` (of `several` labels, of that one) over the share of pixels, its
+    area by the trapezoidal rule. Pixels of equal importance come in random order, by the generator on the device of
+    `maps`: what the areas are by chance a map of one value tells. Raises ValueError for shapes that do not fit, or no
+    steps.
 
     Source: V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC
     2018, arXiv 1806.07421, section 4.3.

@@ -1,7 +1,6 @@
 """Explain a model and keep the numbers and maps in its folder."""
 
 import dataclasses
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,9 @@ def explain_run(
     plan = ExplainConfig(**options)
     if plan.norm is None:
         plan = dataclasses.replace(plan, norm="linf" if (run / SUBJECT).is_file() else open_run(run).config.norm)
-    target = resolve_device(device)
-    subject = subject_of_folder(run, data=data, device=target, progress=progress, window=window)
-    return explain(subject, plan, target, progress=progress)
+    device = resolve_device(device)
+    subject = subject_of_folder(run, data=data, device=device, progress=progress, window=window)
+    return explain(subject, plan, device, progress=progress)
 
 
 def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
@@ -79,21 +78,14 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
     if plan.needs_layer:
         x = torch.from_numpy(images[np.array([0])]).to(device).float() / 255
         layer = find_layer(subject.model, x, plan.layer)
-    attacker = Attacker(
-        subject.model,
-        images,
-        answers,
-        num_classes=len(subject.classes),
-        batch_size=plan.batch_size,
-        device=device,
-        seed=plan.seed,
-        progress=progress,
-    )
-    with closing(attacker.bar):
+    options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "seed": plan.seed, "progress": progress}
+    with Attacker(subject.model, images, answers, num_classes=len(subject.classes), **options) as attacker:
         found = measure(attacker, labels, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
     table, names, conditions = subject.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
     groups = table.frame["group"].to_numpy(dtype=str)[rows]
     scores = image_scores(found, None if masks is None else torch.from_numpy(masks))
+    # Maps of 0 everywhere, which score chance on the lesion.
+    empty = {key: int((~maps.flatten(1).any(dim=1)).sum()) for key, maps in found.maps.items()}
     entry = {
         **vars(Population(table.name, subject.data.fingerprint, plan.split, len(rows))),
         "data_spec": table.spec,
@@ -111,7 +103,7 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
         "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.any(axis=(1, 2)).sum()),
         "empty": [
-            {"map": name, "eps": eps, "eps_text": format_radius(eps), "n": _count_empty(found.maps[name, eps])}
+            {"map": name, "eps": eps, "eps_text": format_radius(eps), "n": empty[name, eps]}
             for name in names
             for eps in conditions
         ],
@@ -140,10 +132,6 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
 
 def _draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     return stratified_draw(labels, n, seed=seed, at_least=max(1, n // (2 * len(np.unique(labels)))))
-
-
-def _count_empty(maps: Tensor) -> int:
-    return int((~maps.flatten(1).any(dim=1)).sum())  # maps of 0 everywhere, which score chance on the lesion
 
 
 def _grey(maps: Tensor) -> np.ndarray:

@@ -46,7 +46,6 @@ SCORES = {
     "randomized": ScoreInfo("correlation with the map of the randomized model", "0, unrelated maps", low=-1.0),
 }
 
-
 STABILITY = {"rank_correlation": rank_correlation, "ssim": structural_similarity}
 FAITHFULNESS = ("deletion", "insertion")
 SAME = ("data", "fingerprint", "split")
@@ -113,20 +112,10 @@ def summarize(
         found = [means(value, bounds=(low, 1.0), binary=SCORES[score].binary)]
         if not np.isnan(chance).any():
             found += [means(chance, bounds=(low, 1.0)), means(value - chance, bounds=(low - 1, 1 - low))]
-        entries.append(
-            {
-                "map": kind,
-                "eps": eps,
-                "eps_text": format_radius(eps),
-                "score": score,
-                "n": len(at),
-                "mean": _beside(*(each["mean"] for each in found)),
-                "balanced": _beside(*(each["balanced"] for each in found)),
-                "per_class": {
-                    name: _beside(*(each["per_class"][name] for each in found)) for name in found[0]["per_class"]
-                },
-            }
-        )
+        about = {"map": kind, "eps": eps, "eps_text": format_radius(eps), "score": score, "n": len(at)}
+        sides = {name: _beside(*(each[name] for each in found)) for name in ("mean", "balanced")}
+        per_class = {name: _beside(*(each["per_class"][name] for each in found)) for name in found[0]["per_class"]}
+        entries.append({**about, **sides, "per_class": per_class})
     return entries
 
 

@@ -15,6 +15,6 @@ from dpaat.methods.registry import build_method as build_method
 from dpaat.methods.registry import complete_options as complete_options
 from dpaat.methods.registry import find_method as find_method
 from dpaat.methods.registry import register_method as register_method
-from dpaat.plugins import load_entry_points
+from dpaat.registry import load_entry_points
 
 load_entry_points("dpaat.methods")

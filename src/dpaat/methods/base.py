@@ -194,10 +194,8 @@ def mixed_loss(
     """Loss on adversarial images, mixed with the clean one: (1 - w) * loss(x_adv) + w * loss(x).
 
     Both halves go through the network together, so that BatchNorm sees one distribution and the step is one
-    forward and backward pass.
-
-    Returns:
-        The scalar objective, the adversarial logits `(B, K)`, and the clean ones or None where w = 0.
+    forward and backward pass. Returns the scalar objective, the adversarial logits `(B, K)`, and the clean ones or None
+    where w = 0.
     """
     weight = context.clean_weight
     if weight == 0:

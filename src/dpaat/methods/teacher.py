@@ -22,10 +22,9 @@ class SelfTeacher(nn.Module):
         temperature: T, above 0.
         several: whether an image has several labels: then it is the mean of their binary divergences.
 
-    Source:
-        Distillation: Hinton et al. 2015, arXiv 1503.02531. Guidance by a clean model: Cui et al., ICCV 2021,
-        arXiv 2011.11164 (LBGAT); Suzuki et al., ICCV 2023, arXiv 2308.16454 (ARREST). A run's own past network in
-        that place is this package's choice.
+    Source: Distillation: Hinton et al. 2015, arXiv 1503.02531. Guidance by a clean model: Cui et al., ICCV 2021, arXiv
+    2011.11164 (LBGAT); Suzuki et al., ICCV 2023, arXiv 2308.16454 (ARREST). A run's own past network in that place is
+    this package's choice.
     """
 
     def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0, *, several: bool = False) -> None:

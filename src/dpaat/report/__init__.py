@@ -1,6 +1,6 @@
 """Reports on runs: one HTML page, or a model card."""
 
-from dpaat.plugins import import_all
+from dpaat.registry import import_all
 from dpaat.report.page import write_report
 
 __all__ = ["write_report"]

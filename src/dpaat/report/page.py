@@ -19,7 +19,7 @@ from dpaat.report.comparison import Report, side_by_side
 from dpaat.report.drawing import Plot
 from dpaat.report.sections.masking import overview_tables
 from dpaat.report.view import read_run, window_text
-from dpaat.storage import write_text
+from dpaat.storage import write_text, writing
 from dpaat.tables import code_html
 
 FORMATS = ("html", "md")
@@ -59,10 +59,8 @@ def write_report(
     title = title or f"{', '.join(names)} on {', '.join(data)}"
     report = Report(views, side_by_side(views), images=images and format == "html", title=title, author=author)
     text = model_card(report) if format == "md" else render(report)
-    try:
+    with writing(out, "the report cannot be written"):
         write_text(out, text)
-    except OSError as error:
-        raise UserError(f"{out}: the report cannot be written ({error.strerror})") from None
     return out
 
 

@@ -60,15 +60,10 @@ def verdict(
     support: Mapping[str, int],
     split: str = "test",
 ) -> list[Line]:
-    """Write the box.
+    """Write the box, of `runs` on the same images of a split, with `support` of them per class.
 
-    Args:
-        runs: findings on the same images.
-        contrasts: none for a single run, or where runs could not be paired.
-        attack: such as "worst case" or "PGD-20"; "" for none.
-        constant: balanced accuracy of the constant answer.
-        support: images per class.
-        split: of the images.
+    There are no `contrasts` for a single run, or where runs could not be paired; `attack` is such as "worst case" or
+    "PGD-20", "" for none; `constant` the balanced accuracy of the constant answer.
     """
     n, known = sum(support.values()), {run.name: run for run in runs}
     lines = [_contrast(each, known, n) for each in contrasts]

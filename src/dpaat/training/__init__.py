@@ -28,10 +28,10 @@ from dpaat.models import check_name, describe_weights
 from dpaat.own_code import FIELDS, marks, require_trust
 from dpaat.precision import bfloat16_pays, emulation
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
-from dpaat.storage import read_json, write_json
+from dpaat.storage import read_json, write_json, writing
 from dpaat.training import folder
 from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
-from dpaat.training.faults import TrainingError, lost_process
+from dpaat.training.faults import TrainingError
 from dpaat.training.loggers import make_loggers, started
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
@@ -132,7 +132,7 @@ def train(
         module = build(config, prepared, begun=Run(out, config, info) if resuming else None)
         checkpoint = newest_whole(out, module, info, lambda line: say(f"warning: {line}")) if resuming else None
         if first_process and not begun:
-            with folder.writing(out):
+            with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
             held.enter_context(folder.alone(out))
             folder.require_empty(out)
@@ -238,7 +238,9 @@ def _fit(
     except (MemoryError, OSError, RuntimeError) as error:
         exhausted = out_of_memory(error)  # the error still holds what filled the memory
         worker_lost = any(text in str(error) for text in WORKER_LOST)
-        if isinstance(error, RuntimeError) and lost_process(error):
+        if isinstance(error, RuntimeError) and (
+            isinstance(error, torch.distributed.DistError) or "gloo" in str(error)  # gloo has no class for it
+        ):
             raise UserError(
                 f"another process of this run has ended, and its own message says why; go on with: {go_on}"
             ) from None

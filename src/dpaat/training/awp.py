@@ -28,9 +28,8 @@ def perturbed_step(
     processes, each perturbs by the gradient of its own part of the batch. Other arguments as of `Method.forward`, which
     must change nothing but the model's buffers.
 
-    Source:
-        Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020, arXiv 2004.05884,
-        section 4, with one step of the perturbation and the objective of the method; from the first step of the run on.
+    Source: Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020, arXiv 2004.05884,
+    section 4, with one step of the perturbation and the objective of the method; from the first step of the run on.
     """
     recorder = _Recorder(model)
     with torch.random.fork_rng([] if x.device.type == "cpu" else [x.device], device_type=x.device.type):
@@ -49,8 +48,7 @@ def perturbed_weights(model: nn.Module, loss: Tensor, gamma: float) -> dict[str,
     those with $g = 0$. Each tensor returned, by its name in the model, has the identity as its derivative for the
     weight. The graph of the loss is used up.
 
-    Source:
-        Wu et al. 2020, section 4: one step of the maximization, to the bound on each layer.
+    Source: Wu et al. 2020, section 4: one step of the maximization, to the bound on each layer.
     """
     weights = {name: w for name, w in model.named_parameters() if w.requires_grad and w.ndim > 1}
     gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)

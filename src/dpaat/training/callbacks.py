@@ -17,11 +17,9 @@ from typing_extensions import override
 
 from dpaat.config import TrainConfig
 from dpaat.consistency import require_epochs
-from dpaat.errors import UserError
-from dpaat.locks import RESULTS, locked
 from dpaat.methods import find_method
 from dpaat.perturbation import AdaptivePerturbation
-from dpaat.storage import remove_leftovers, replacing, write_text
+from dpaat.storage import RESULTS, locked, remove_leftovers, replacing, write_text, writing
 from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.loggers import tracked_name
 from dpaat.training.module import TrainingModule
@@ -75,15 +73,10 @@ class EpochLog(L.Callback):
         epoch, now = trainer.current_epoch, time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
         row |= train_scores | pl_module.epoch_scores | _radius_scores(pl_module)
-        try:
+        with writing(self.folder, remedy="; the checkpoints are whole: make room, then go on with --resume"):
             _append(self.folder / "metrics.csv", row)
             _append(self.folder / "timing.csv", {"epoch": epoch, "seconds": round(now - self._started, 3)})
             self._write_perturbation(epoch, pl_module)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); the checkpoints are whole: make room, "
-                "then go on with --resume"
-            ) from None
         for logger in trainer.loggers:
             seen = {tracked_name(logger, name): value for name, value in row.items() if name != "epoch"}
             logger.log_metrics(seen, step=epoch)

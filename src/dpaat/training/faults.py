@@ -57,11 +57,6 @@ class FaultWatch:
             raise TrainingError(LOSS if lost else EPS, step, self._rows.nonzero()[:, 0].tolist())
 
 
-def lost_process(error: RuntimeError) -> bool:
-    """Whether an error says that another process of a distributed run is gone; gloo has no class for it."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-
-
 def finite(module: nn.Module) -> bool:
     """Whether all weights and running statistics of a network are finite."""
     values = (value for value in module.state_dict().values() if isinstance(value, Tensor))
@@ -77,20 +72,14 @@ def catastrophic_overfitting(
     answers the same class whatever the image has a balanced accuracy of 1 / K, and gives up no robustness when it
     begins to learn.
 
-    Args:
-        train: accuracy of each epoch on the adversarial views that were learned from, in [0, 1].
-        robust: balanced accuracy of each epoch on validation images under the attack of several steps, in [0, 1].
-        num_classes: K.
-        causes: what else may take robustness with it, of each epoch: clean accuracy, or the radii that are trained at;
-            where one has halved as well, the drop is another one.
+    `train` is the accuracy of each epoch on the adversarial views that were learned from, `robust` its balanced
+    accuracy on validation images under the attack of several steps, in [0, 1]. `causes` are what else may take
+    robustness with it, of each epoch: clean accuracy, or the radii that are trained at; where one has halved as well,
+    the drop is another one. Returns the number of an epoch whose robust balanced accuracy is below half of the best
+    before, which was 1.5 / K at least, at no lower training accuracy than then; or None.
 
-    Returns:
-        The number of an epoch whose robust balanced accuracy is below half of the best before, which was 1.5 / K at
-        least, at no lower training accuracy than then; or None.
-
-    Source:
-        The effect: Wong et al., "Fast is better than free", ICLR 2020, arXiv 2001.03994, section 5. The thresholds are
-        this package's.
+    The effect: Wong et al., "Fast is better than free", ICLR 2020, arXiv 2001.03994, section 5. The thresholds are
+    ours.
     """
     best = 0
     for epoch, (accuracy, score) in enumerate(zip(train, robust, strict=True)):

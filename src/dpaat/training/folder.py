@@ -4,8 +4,7 @@ import gc
 import math
 import shlex
 import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ from dpaat.data.loading import batch_sizes
 from dpaat.data.seen import known_images
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError, listed, out_of_memory
-from dpaat.locks import TRAINING, locked
 from dpaat.own_code import FIELDS, marks
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
-from dpaat.storage import write_json
+from dpaat.storage import TRAINING, locked, write_json, writing
 from dpaat.training.callbacks import overfitted
 from dpaat.training.checkpointing import HANGUP, Stopped
 from dpaat.training.datamodule import DataModule
@@ -107,15 +105,6 @@ def describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str,
         "seed": config.seed,
         **({"code": signed} if (signed := marks(getattr(config, name) for name in FIELDS)) else {}),
     }
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Tell in one line that a folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def begin(out: Path, config: TrainConfig, info: dict[str, Any], data: PreparedData) -> dict[str, Any]:

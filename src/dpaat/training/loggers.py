@@ -21,14 +21,9 @@ _CALLED = ("log_metrics", "log_hyperparams", "save", "finalize")
 def make_loggers(config: TrainConfig, out: Path, ids: Mapping[str, str], warn: Callable[[str], None]) -> list[Logger]:
     """Make the trackers of a run, which begin at their first use.
 
-    Args:
-        config: the run's; `logger` names them.
-        out: the run folder, for what they keep on disk.
-        ids: what a tracker calls this run, if it was begun before.
-        warn: what is called once where a tracker fails later; it is then left alone, and the run goes on.
-
-    Raises:
-        UserError: a tracker whose library is not installed, or that cannot be where it is told to.
+    `ids` are what trackers call this run, if it was begun before; `warn` is called once where a tracker fails later,
+    which is then left alone, and the run goes on. Raises UserError for a tracker whose library is not installed, or
+    that cannot be where it is told to.
     """
     made = []
     for name in config.loggers:
@@ -91,10 +86,8 @@ def _shield(name: str, logger: Logger, warn: Callable[[str], None]) -> None:
 def started(made: list[Logger], config: TrainConfig, ids: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Start the trackers, tell new ones the configuration, and in the end finish the W&B run that was started here.
 
-    Yields what each tracker that others may look at calls this run, by its name.
-
-    Raises:
-        UserError: a tracker that does not start.
+    Yields what each tracker that others may look at calls this run, by its name. Raises UserError: a tracker that does
+    not start.
     """
     own = None
     found = {}

@@ -19,8 +19,7 @@ from dpaat.attacks import unchecked
 from dpaat.attacks.losses import label_weights, right_answers, weighing
 from dpaat.config import TrainConfig
 from dpaat.data.augment import Share, augment
-from dpaat.data.cache import key
-from dpaat.data.loading import Batch, KeyedBatchSampler
+from dpaat.data.loading import Batch, KeyedBatchSampler, key
 from dpaat.errors import UserError
 from dpaat.evaluation.labels import choose_thresholds, one_answer_of
 from dpaat.methods import Method, StepOutput

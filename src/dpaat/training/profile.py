@@ -32,16 +32,11 @@ def profile(config: TrainConfig, *, batches: int = 9, cache_dir: Path | None = N
     """Train a few batches as `train` would, in a folder that is thrown away, with a stopwatch.
 
     They are trained as in the last epoch, which is a costly one: some methods attack less, or not at all, before.
-    `batches` are measured.
-
-    Returns:
-        Ready for JSON: `batch`, median seconds of a step and of its phases; `passes`, seconds of a pass over a batch;
-        `floor`, the seconds of K forward passes with input gradients on the images that are attacked and of one
-        training pass on every view that is learned from; `memory` in bytes, and the batch size that `fits`; `epoch` and
-        `run`, estimated seconds, if all epochs are as the last.
-
-    Raises:
-        UserError: bad input, as in `train`, or a training split of too few batches.
+    `batches` are measured. Returns ready for JSON: `batch`, median seconds of a step and of its phases; `passes`,
+    seconds of a pass over a batch; `floor`, the seconds of K forward passes with input gradients on the images that are
+    attacked and of one training pass on every view that is learned from; `memory` in bytes, and the batch size that
+    `fits`; `epoch` and `run`, estimated seconds, if all epochs are as the last. Raises UserError: bad input, as in
+    `train`, or a training split of too few batches.
     """
     config = complete(config)
     check_options(config.trainer)

@@ -49,7 +49,9 @@ class Stopwatch(L.Callback):
             setattr(self, hook, lambda *_, phase=phase: self._lap(phase))
 
     def _lap(self, phase: str | None = None) -> None:
-        now = _now()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
         if phase is not None:
             self.times[phase].append(now - self._last)
         self._last = now
@@ -162,9 +164,3 @@ def measure_memory(module: TrainingModule, batch: Batch) -> dict[str, int]:
 def _seconds(work: Callable[[], object]) -> float:
     timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=LEAST_SECONDS).median)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -61,8 +61,7 @@ def stationarity(ball: Ball, x_adv: Tensor, gradient: Tensor) -> Tensor:
     How much the linearized loss can still rise inside the ball, the box left aside: $\epsilon \|g\|_1 -
     \langle x' - x, g \rangle$ in Linf, and the same with $\|g\|_2$ in L2. 0 where the attack has converged.
 
-    Source:
-        Wang et al. 2019, there FOSC.
+    Source: Wang et al. 2019, there FOSC.
     """
     farthest = ball.eps * ball.direction(gradient)
     return ((farthest - (x_adv - ball.x)) * gradient).flatten(1).sum(1)

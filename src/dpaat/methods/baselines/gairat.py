@@ -58,8 +58,7 @@ def pgd_with_kappa(
 def geometry_weight(kappa: Tensor, steps: int, shift: float) -> Tensor:
     r"""Weights $(1 + \tanh(\Lambda + 5 (1 - 2 \kappa / K))) / 2$ of the samples `(B,)`, scaled to mean 1.
 
-    Source:
-        Zhang et al. 2021, there omega, in its tanh form.
+    Source: Zhang et al. 2021, there omega, in its tanh form.
     """
     # (1 + tanh(a)) / 2 by its other name, which keeps its digits where tanh rounds to -1
     weight = torch.sigmoid(2 * (shift + 5 * (1 - 2 * kappa / steps)))

@@ -48,8 +48,7 @@ def class_radii(counts: Tensor, eps: float, share: float) -> Tensor:
         eps: mean radius.
         share: a.
 
-    Source:
-        Zhang et al. 2026.
+    Source: Zhang et al. 2026.
     """
     rarity = (counts.max() / counts.clamp(min=1)).double().log().sqrt()
     spread = (counts * rarity).sum() / counts.sum()

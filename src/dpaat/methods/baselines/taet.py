@@ -52,8 +52,7 @@ def harl(
     $a\, \overline{L} + b\, \overline{(L_k - \overline{L})^2} + c \sum_k (L_k / \sum_j L_j)^2$, over the classes that
     the batch holds, with `mean` a, `deviation` b and `emphasis` c.
 
-    Source:
-        Wang et al. 2025: balanced cross-class, hierarchical deviation and rare class emphasis loss.
+    Source: Wang et al. 2025: balanced cross-class, hierarchical deviation and rare class emphasis loss.
     """
     member = F.one_hot(y, num_classes).to(loss)
     count = member.sum(0)
