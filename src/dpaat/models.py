@@ -92,7 +92,6 @@ def build_model(
         keep_head: refuse weights whose head does not fit, instead of learning it anew.
         options: of the architecture, for timm. Default: those beside the weights.
 
-
     Raises UserError for an unknown model, an image too small for it, weights that do not fit or cannot be had.
     """
     stated = parse_normalization(mean, std, input_range)
