@@ -1,4 +1,4 @@
-"""A set of classes, given as a column for each, ranks methods as it does as classes."""
+"""Several labels an image, trained for some minutes: methods rank as with classes, and radii move."""
 
 from itertools import combinations
 
@@ -46,3 +46,11 @@ def test_methods_rank_alike(tables, tmp_path):
         pairs = [(a, b) for a, b in combinations(METHODS, 2) if abs(as_classes[a] - as_classes[b]) > TOLD_APART]
         assert len(pairs) >= 2
         assert all((as_classes[a] > as_classes[b]) == (as_labels[a] > as_labels[b]) for a, b in pairs), scores
+
+
+@pytest.mark.slow
+def test_the_default_moves_nearly_all_radii_in_30_epochs(tmp_path):
+    common = {"image_size": 32, "model": "test_resnet", "stem": "original", "val_eps": "0", "accelerator": "cpu"}
+    run = train(TrainConfig(data="synthetic:300,labels=multi", epochs=30, **common), tmp_path / "run")
+    radii = pd.read_parquet(run / "perturbation.parquet" / "epoch-0029.parquet")["eps"]
+    assert (radii > 0.2 * 8 / 255 * 1.001).mean() >= 0.9

@@ -32,7 +32,8 @@ def hard_images(report: Report) -> list[Block]:
         return []
     text = (
         "A run of `dpaat` estimates for every training image how far it is from the decision boundary: the radius at "
-        "which its label would have even odds, if the loss went on rising as under attack in training."
+        "which its label, or the first of several that are right, would have even odds, if the loss went on rising as "
+        "under attack in training."
     )
     return [Text(text), *blocks]
 
