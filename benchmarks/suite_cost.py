@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchmetrics  # noqa: F401 - so that no side is timed while it is imported
 from torch import nn
 
 from dpaat.evaluation.attacking import Attacker

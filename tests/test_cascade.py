@@ -100,19 +100,21 @@ def test_an_attack_for_the_nearest_image_runs_once_for_all_radii() -> None:
     images, labels, known = make_images(3)
     attacker = Attacker(Level(3), images, labels, num_classes=3, progress=False)
     calls = []
-    genuine = attacker.outputs
+    genuine = attacker.mixed
 
-    def outputs(spec: AttackSpec, eps: float = 0.0, positions: np.ndarray | None = None):
-        calls.append((spec.name, eps, len(positions)))
-        return genuine(spec, eps, positions)
+    def mixed(spec: AttackSpec, positions: np.ndarray, eps: np.ndarray, rank: np.ndarray | None):
+        calls.append((spec.name, positions.tolist(), eps.tolist()))
+        return genuine(spec, positions, eps, rank)
 
-    attacker.outputs = outputs
+    attacker.mixed = mixed
     cascade = Cascade(labels, labels)
     cascade.note("all", np.arange(10), 1 + labels[:10], RADII[0])
+    cascade.note("some", np.arange(15), 1 + labels[:15], RADII[1])
     run_cascade(attacker, cascade, [attack_spec("fab-t", steps=20)], RADII)
-    assert calls == [("fab-t", RADII[-1], 30)]
-    near = known[10:] < RADII[-1] * 255 - 0.1
-    assert np.allclose(cascade.fell[10:][near] * 255, known[10:][near], atol=0.1)
+    assert calls == [("fab-t", list(range(10, 40)), [RADII[0]] * 5 + [RADII[2]] * 25)]
+    for rest, largest in ((slice(10, 15), RADII[0]), (slice(15, 40), RADII[2])):
+        near = known[rest] < largest * 255 - 0.1
+        assert np.allclose(cascade.fell[rest][near] * 255, known[rest][near], atol=0.1)
 
 
 def test_journal_makes_an_interrupted_suite_end_as_an_unbroken_one(tmp_path) -> None:

@@ -111,6 +111,23 @@ def test_fab_finds_the_same_with_targets_in_one_batch(network, images, monkeypat
     torch.testing.assert_close(together, fab_targeted(network, x, y, steps=10))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fab_gives_up_targets_far_beyond_the_radius_only(network, images, norm):
+    x, y = images
+    rows = []
+    network.register_forward_hook(lambda _, __, logits: rows.append(len(logits)))
+    options = {"steps": 20, "norm": norm}
+    nearest = fab_targeted(network, x, y, **options) - x
+    distance = torch.linalg.vector_norm(nearest.flatten(1), ord=2 if norm == "l2" else torch.inf, dim=1)
+    whole, radius = sum(rows), distance.median().item()
+    rows.clear()
+    found = fab_targeted(network, x, y, eps=radius, stop=True, **options)
+    assert sum(rows) < 0.8 * whole
+    near = distance <= radius
+    torch.testing.assert_close((found - x)[near], nearest[near])
+    assert torch.equal(found[~near], x[~near])
+
+
 def test_of_an_image_attacked_several_times_the_smallest_radius_counts():
     cascade = Cascade(np.zeros(3, int), np.zeros(3, int))
     cascade.note("A", np.array([0, 0, 1, 1, 2]), np.array([2, 1, 0, 3, 0]), np.array([0.1, 0.2, 0.1, 0.3, 0.4]))

@@ -96,6 +96,17 @@ class Nearest:
         self.distance = torch.where(better, distance, self.distance)
         self.margin = torch.where(better, margins.to(distance), self.margin)
 
+    def only(self, keep: Tensor, norm: str) -> "Nearest":
+        """That of some samples, by a mask `(B,)`."""
+        part = Nearest(make_ball(norm, self.ball.x[keep], self.ball.eps.flatten().expand(len(keep))[keep]))
+        part.image, part.distance, part.margin = (each[keep] for each in (self.image, self.distance, self.margin))
+        return part
+
+    def put(self, part: "Nearest", index: Tensor) -> None:
+        """Take back what was found for the samples at `index`."""
+        for name in ("image", "distance", "margin"):
+            setattr(self, name, getattr(self, name).index_copy(0, index, getattr(part, name)))
+
     def within_radius(self) -> Tensor:
         """What was found where it lies within the ball, else the clean images."""
         near = self.distance <= self.ball.eps.flatten()

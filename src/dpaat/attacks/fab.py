@@ -21,6 +21,11 @@ SEARCH_BEYOND = 0.1
 """How far beyond the expected boundary the search looks, as a share of the way from there to what was found."""
 
 ROWS = 128  #: Images and their targets in one batch, about
+GIVE_UP = 0.2
+"""Share of the steps after which a target may be given up, and how much nearer than found it may still come at the end.
+
+After a share s a target is given up whose nearest image lies beyond 1 + GIVE_UP / s radii.
+"""
 
 _TINY = 1e-12
 _NEWTON_STEPS = 50
@@ -31,6 +36,7 @@ _NEWTON_STEPS = 50
     "nearest adversarial image by FAB towards each of the up to 9 likeliest wrong classes (Croce, Hein 2020)",
     cost=AttackCost(3, each="target", most=MAX_TARGETS, once=4),
     steps=100,
+    stops=True,
     minimal=True,
 )
 @checked(unbounded=True)
@@ -43,6 +49,7 @@ def fab_targeted(
     steps: int = 100,
     norm: str = "linf",
     targets: int = MAX_TARGETS,
+    stop: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Find the nearest adversarial images by FAB towards each of the likeliest wrong classes in turn.
@@ -55,7 +62,8 @@ def fab_targeted(
     forward pass.
 
     Beside the arguments of all attacks: `eps` is the largest radius of interest, `steps` are those for a target, each
-    of two forward passes and an input gradient, and `targets` the most classes to try, at least 1. Nothing is drawn.
+    of two forward passes and an input gradient, and `targets` the most classes to try, at least 1. With `stop` targets
+    are given up that lie too far beyond the radius to come within it, see `GIVE_UP`. Nothing is drawn.
 
     Returns:
         As of `ddn`.
@@ -77,7 +85,7 @@ def fab_targeted(
         for some in ranked.split(max(1, ROWS // len(standing))):  # several targets in one batch where images are few
             times, ball = len(some), nearest.ball
             each = Nearest(make_ball(norm, ball.x.repeat(times, 1, 1, 1), ball.eps.flatten().repeat(times)))
-            _approach(model, torch.cat([y] * times), some.flatten(), each, steps, norm)
+            _approach(model, torch.cat([y] * times), some.flatten(), each, steps, norm, stop=stop)
             margins = torch.where(each.distance.isinf(), -inf, each.margin)
             for image, margins_of_one in zip(each.image.chunk(times), margins.chunk(times), strict=True):
                 nearest.update(image, margins_of_one)
@@ -122,16 +130,27 @@ def way_to_plane(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Te
     return way.view(shape)
 
 
-def _approach(model: nn.Module, y: Tensor, target: Tensor, nearest: Nearest, steps: int, norm: str) -> None:
+def _approach(
+    model: nn.Module, y: Tensor, target: Tensor, nearest: Nearest, steps: int, norm: str, *, stop: bool
+) -> None:
     """Iterate towards one target per sample."""
-    x = current = nearest.ball.x
-    lead = logit_lead(target)
-    for _ in range(steps):
+    part, index, current = nearest, torch.arange(len(y), device=y.device), nearest.ball.x
+    for k in range(1, steps + 1):
+        x, lead = part.ball.x, logit_lead(target)
         gradient, logits = input_gradient(model, current, y, lead)
         moved = _step(x, current, gradient.nan_to_num_(0, 0, 0), lead(logits, y).to(x).nan_to_num_(0), norm)
         margins = margin(model(moved), y)
-        nearest.update(moved, margins)
+        part.update(moved, margins)
         current = torch.where(widen(margins > 0, x), torch.lerp(x, moved, BACKWARD), moved)
+        if stop and k >= GIVE_UP * steps:
+            keep = part.distance <= part.ball.eps.flatten() * (1 + GIVE_UP * steps / k)
+            if not bool(keep.all()):
+                nearest.put(part, index)
+                part = part.only(keep, norm)
+                index, y, target, current = (each[keep] for each in (index, y, target, current))
+                if not len(index):
+                    return
+    nearest.put(part, index)
 
 
 def _step(x: Tensor, current: Tensor, gradient: Tensor, lead: Tensor, norm: str) -> Tensor:

@@ -74,9 +74,9 @@ def run_cascade(
     """Attack the images that still withstand at some ascending radii, attack by attack; verdicts are taken further.
 
     Radii and targets of an attack share its batches, so that these are full: an image that falls leaves at once.
-    Attacks that find the nearest adversarial image run once, at the largest radius, on everything that stands at the
-    smallest. If `spare`, the others attack an image only at the largest radius at which it stands: where it falls, the
-    next smaller one follows; where it withstands all of them, it is spared them at smaller radii.
+    Attacks that find the nearest adversarial image run once, at the largest radius at which an image stands, and serve
+    the smaller ones. If `spare`, the others attack an image only at the largest radius at which it stands: where it
+    falls, the next smaller one follows; where it withstands all of them, it is spared them at smaller radii.
     """
     eps, infos = np.asarray(radii), [find_attack(spec.name) for spec in specs]
     left = np.ones((len(specs), len(cascade.labels), len(eps)), dtype=bool)
@@ -94,15 +94,19 @@ def run_cascade(
         spec, info, wanted = specs[number], infos[number], rows(number)
         if not info.mixes:
             wanted &= np.arange(len(eps)) == wanted.any(0).argmax()
-        asked = eps[-1:] if info.minimal else eps[wanted.any(0)]
+        asked = eps if info.minimal else eps[wanted.any(0)]
         costs = (rows(later).sum() * specs[later].passes(attacker.num_classes) for later in range(number, len(specs)))
         attacker.bar.expect(f"{spec.label} {', '.join(map(format_radius, asked))}", int(sum(costs)))
         column, positions = np.nonzero(wanted.T)
-        if info.mixes:
+        if info.minimal:
+            largest = eps[(cascade.fell[positions, None] > eps).sum(1) - 1]
+            outputs = attacker.mixed(spec, positions, largest, None)
+            cascade.note(spec.label, positions, outputs.predicted, outputs.distance)
+        elif info.mixes:
             _mix(attacker, cascade, spec, positions, eps[column])
         else:
             outputs = attacker.outputs(spec, float(asked[0]), positions)
-            cascade.note(spec.label, positions, outputs.predicted, outputs.distance if info.minimal else asked[0])
+            cascade.note(spec.label, positions, outputs.predicted, asked[0])
         left[number] &= ~(wanted.any(1, keepdims=True) if info.minimal else wanted)
     for spec, spared in zip(specs, (left & (cascade.fell[:, None] > eps)).sum(1), strict=True):
         found = zip(radii, spared.tolist(), strict=True)

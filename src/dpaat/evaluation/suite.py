@@ -22,7 +22,7 @@ SCORED = ("fgsm", "pgd", "apgd-ce")
 ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite on images that withstood the rest
 SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
-"""Radii of the security curve beyond the fixed ones, by PGD on images that are still correct."""
+"""Radii of the security curve beyond the fixed ones, by APGD-CE on images that are still correct."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ def run_ensemble(
     """Run attacks on all images, then an ensemble, of which verdicts are wanted only, on what they leave standing.
 
     Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius, which
-    is called `worst`; returns all verdicts, with those of PGD, one of `specs`, at radii `beyond`. For `spare` see
+    is called `worst`; returns all verdicts, with those of APGD-CE, one of `specs`, at radii `beyond`. For `spare` see
     `run_cascade`.
     """
     radii = [eps for eps in radii if eps > 0]
@@ -199,7 +199,7 @@ def run_ensemble(
     if radii or beyond:
         faster = attacker.faster()
         run_cascade(faster, cascade, ensemble, radii, spare=spare)
-        run_cascade(faster, cascade, [spec for spec in specs if spec.name == "pgd"], beyond)
+        run_cascade(faster, cascade, [spec for spec in specs if spec.name == "apgd-ce"], beyond)
     for eps in radii:
         predicted, fell_to, metrics = _verdicts(cascade, eps, classes)
         yield Result(worst or worst_of([*specs, *ensemble]), eps, predicted, metrics, fell_to=fell_to)
