@@ -26,6 +26,7 @@ GRIDS = {
     "pneumoniamnist": "version 0.1 on PneumoniaMNIST",
     "second-version-32px": "variants of `dpaat` on development images of HAM10000",
     "fast-32px": "`dpaat-half` (`dpaat` then) and `dpaat-fast`",
+    "synthetic-multi": "several labels an image (seconds are those of a busy machine and compare nothing)",
 }
 SIX = "all models"
 Document = dict[str, Any]

@@ -268,7 +268,7 @@ class Attacker:
         # The nearest image that fools in half precision often lies on the wrong side in full.
         dtype = None if info.minimal else PRECISIONS[self.precision]
         device = torch.device(self.device).type
-        with nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
+        with weighing(self._weights), nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
             return info.function(
                 self.search or self.model, x, y, eps=eps, norm=spec.norm, generator=generator, **options
             )

@@ -44,6 +44,7 @@ class TrainingModule(L.LightningModule):
     """
 
     _validation: RobustOutputs
+    _weights: Tensor | None
     _output: StepOutput
     _watch: FaultWatch
 
@@ -68,6 +69,7 @@ class TrainingModule(L.LightningModule):
         self.one_answer: str | None = None
         self.thresholds: np.ndarray | None = None  # of the answers to several labels, see `choose_thresholds`
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
+        self.register_buffer("_weights", label_weights(method.context.labels), persistent=False)
 
     @property
     def evaluated(self) -> Classifier:
@@ -107,8 +109,6 @@ class TrainingModule(L.LightningModule):
         """Take up an epoch that was begun before; Lightning calls no `on_train_epoch_start` for it."""
         limit = 1.0 if self.config.norm == "linf" else math.inf
         self._watch = FaultWatch(len(self.method.context.labels), limit, self.device)
-        weights = label_weights(self.method.context.labels)
-        self._weights = None if weights is None else weights.to(self.device)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # What follows from the epoch's number is set again; the rows stay those of the checkpoint.
             state = copy.deepcopy(self.method.state_dict())
