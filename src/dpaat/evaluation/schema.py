@@ -79,6 +79,7 @@ CURVE = record(
     area=float,
     accuracy_area=float,
     balanced_accuracy_area=float,
+    spared=maybe(dict[str, Int]),
 )
 CALIBRATED = record(ece=Score, ece_scaled=Score, temperature=float)
 CORRUPTIONS = record(
