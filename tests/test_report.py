@@ -327,9 +327,11 @@ def test_classes_have_one_order(page: Page) -> None:
 )
 def test_a_security_curve_says_why_it_does_not_end_at_0(tmp_path: Path, last: float, words: str | None) -> None:
     run = make_run(tmp_path / "run")
-    add_analyses(run, curve={"eps": [0, 4 / 255, 0.5], "balanced_accuracy": [0.6, 0.6, last]})
+    spared = {"SQUARE-500 1/255": 2, "SQUARE-500 2/255": 1}
+    add_analyses(run, curve={"eps": [0, 4 / 255, 0.5], "balanced_accuracy": [0.6, 0.6, last], "spared": spared})
     text = read_page([run], tmp_path / "report.html").text
     assert (words in text) if words else ("not at 0" not in text)
+    assert "3 attacks left out on images that had withstood all at a larger radius" in text
 
 
 def test_the_choice_of_the_epoch_is_beside_the_test_score(page: Page) -> None:

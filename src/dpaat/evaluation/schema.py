@@ -68,6 +68,7 @@ POINT = record(
 CURVE = record(
     **dict.fromkeys(("eps", "accuracy", "balanced_accuracy"), list[float]),
     **dict.fromkeys(("area", "accuracy_area", "balanced_accuracy_area"), float),
+    spared=maybe(dict[str, Int]),
 )
 CALIBRATED = record(ece=Score, ece_scaled=Score, temperature=float)
 CORRUPTIONS = record(
