@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmark_makers import CELLS, Commands, document, run, write_grid
 from dpaat.benchmark import benchmark, read_grid, runner
 from dpaat.benchmark.cells import CellRun
-from dpaat.benchmark.executors import Job, Needs
+from dpaat.benchmark.executors import Handle, Needs
 from dpaat.storage import locked
 
 TOGETHER = """
@@ -132,9 +132,9 @@ class Lossy:
         cell = arguments[arguments.index("--only") + 1]
         self.asked.append((cell, needs))
         if [each for each, _ in self.asked].count(cell) <= self.lost:
-            return Job(lambda: 1 / 0, lambda: None)
+            return Handle(lambda: 1 / 0, lambda: None)
         shutil.copytree(self.finished / "cells" / cell, self.out / "cells" / cell, dirs_exist_ok=True)
-        return Job(lambda: None, lambda: None)
+        return Handle(lambda: None, lambda: None)
 
 
 @pytest.mark.parametrize(("lost", "failed"), [(1, 0), (3, 4)])
