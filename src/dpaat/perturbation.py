@@ -118,10 +118,8 @@ class AdaptivePerturbation(SampleState):
             valid = bool(labels.min() >= 0) and bool(labels.max() < num_classes)
             _require(valid, "labels must lie in [0, num_classes)", f"{int(labels.min())} to {int(labels.max())}")
             labels = labels.to(torch.int32)
-        groups = 1 if labels is None else num_classes
-        if label_means is not None:
-            self.columns = label_means.labels.shape[1:]
-            groups = 2 * self.columns[0]
+        self.columns = () if label_means is None else label_means.labels.shape[1:]
+        groups = 2 * self.columns[0] if self.columns else 1 if labels is None else num_classes
         super().__init__(num_samples, eps_init, groups)
         self.label_means = label_means
         self.register_buffer("labels", labels)
@@ -158,9 +156,8 @@ class AdaptivePerturbation(SampleState):
         index, *columns = self._rows(index, *columns)
         adv_loss, *clean = (values[:, None].flatten(1) for values in columns)  # a column for each label
         tracked = clean[0] if clean else adv_loss
-        if self.label_means is None:
-            known = torch.ones_like(tracked, dtype=torch.bool)
-        else:
+        known = torch.ones_like(tracked, dtype=torch.bool)
+        if self.label_means is not None:
             known = self.label_means.labels[index] >= 0
             self.label_means.collect(index, tracked)
         usable = (torch.isfinite(adv_loss) & torch.isfinite(tracked)).all(1)

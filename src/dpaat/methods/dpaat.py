@@ -135,8 +135,7 @@ class DPAAT(Method):
         weight = context.clean_weight
         losses = weight * context.learn_loss(clean, y)
         losses = losses.index_add(0, rows, (1 - weight) / self._share * on_adversarial)
-        clean = clean.detach()
-        return losses.mean(), clean.index_copy(0, rows, adversarial.detach()), clean
+        return losses.mean(), clean.detach().index_copy(0, rows, adversarial.detach()), clean.detach()
 
     def is_adversarial(self, index: Tensor) -> Tensor:
         """Whether this epoch attacks the samples `(B,)`, bool `(B,)`: each in the same share of the epochs."""
@@ -204,10 +203,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "default of version 0.1: sizes in fixed increments; attacks from mid-training on, mostly clean images",
         {"eps": 4 / 255, "clean_weight": 0.85, "adv_start": 0.5, "options": TURNS | {"eps_init": 0.25, "min_steps": 5}},
     ),
-    "dpaat-half": (
-        "sizes in fixed increments; a clean and an adversarial view",
-        {"clean_weight": 0.5, "options": STEPPED},
-    ),
+    "dpaat-half": ("sizes in fixed increments; both views of an image", {"clean_weight": 0.5, "options": STEPPED}),
     "dpaat-fast": (
         "dpaat-half with one view of an image a visit, and attack steps in proportion to its size",
         {"clean_weight": 0.5, "options": TURNS | {"min_steps": 1, "steps_scale": 0.5}},
