@@ -15,6 +15,7 @@ from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.folding import search_copy
 from dpaat.evaluation.results import read_evaluation
 from dpaat.evaluation.specs import attack_spec
+from dpaat.evaluation.suite import ENSEMBLE, SCORED, SUITE_ATTACKS, run_attacks, run_standard
 from dpaat.models import build_model
 
 RADII = [0.02, 0.05, 0.1]
@@ -190,6 +191,27 @@ def test_only_what_withstands_all_attacks_at_a_radius_is_spared_them_at_smaller_
     run_cascade(attacker, everything := Cascade(labels, labels), specs, RADII)
     assert everything.fell.tolist() == cascade.fell.tolist()
     assert not everything.spared
+
+
+def test_attacks_of_the_suite_search_on_the_copy_and_stop_where_verdicts_only_are_wanted(monkeypatch):
+    seen, genuine = set(), Attacker.attack
+
+    def attack(self, spec, *arguments, **options):
+        seen.add((spec.name, self.search is not None, self.stop))
+        return genuine(self, spec, *arguments, **options)
+
+    monkeypatch.setattr(Attacker, "attack", attack)
+    x, labels = np.full((4, 1, 4, 4), 0.6, np.float32), np.ones(4, int)
+    attacker = Attacker(Levels(), x, labels, num_classes=2, progress=False)
+    steps = dict.fromkeys(SUITE_ATTACKS, 2)
+    list(run_standard(attacker, [0.05], ["a", "b"], steps=steps))
+    assert seen - {("clean", True, False)} == {
+        *((name, True, False) for name in SCORED),
+        *((name, True, True) for name in (*ENSEMBLE, "apgd-ce")),  # APGD-CE again for the curve
+    }
+    seen.clear()
+    list(run_attacks(attacker, [attack_spec("apgd-ce", steps=2)], [0.05], ["a", "b"]))
+    assert seen == {("clean", False, False), ("apgd-ce", False, False)}
 
 
 def test_the_quick_suite_has_a_name_of_its_own_and_says_what_it_leaves_out(tiny_run, tmp_path, capfd):

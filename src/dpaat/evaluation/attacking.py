@@ -117,6 +117,7 @@ class Attacker:
         self.source = None if self.source is None else self.source.to(self.device)
         self.bar = PassBar(show=progress)
         self.search: nn.Module | None = None  # see `faster`
+        self.stop = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -158,9 +159,10 @@ class Attacker:
         other.images, other.journal = images, self.journal.within(name)
         return other
 
-    def faster(self) -> Self:
-        """The same with attacks that look for verdicts only, on a `search_copy` of the model; the model judges."""
+    def faster(self, *, stop: bool = True) -> Self:
+        """The same with attacks on a `search_copy` of the model, which `stop` at a verdict; the model judges."""
         other = copy(self)
+        other.stop = stop
         with full_precision():
             other.search = search_copy(self.model, self.load(np.arange(min(len(self), 8)))[0])
         return other
@@ -178,7 +180,8 @@ class Attacker:
             x, y = self.load(batch)
             return self._judge(spec, eps, x, self.attack(spec, eps, x, y, key=int(batch[0])))
 
-        key = (spec, round(eps, 9)) if self.search is None else (spec, round(eps, 9), "verdicts")
+        kind = () if self.search is None else ("verdicts" if self.stop else "copy",)
+        key = (spec, round(eps, 9), *kind)
         return self._outputs(self.batches(key, positions, work, passes=spec.passes(self.num_classes)))
 
     def mixed(self, spec: AttackSpec, positions: np.ndarray, eps: np.ndarray, rank: np.ndarray | None) -> Outputs:
@@ -263,7 +266,7 @@ class Attacker:
         options = {name: value for name, value in options.items() if value is not None}
         if info.needs_source:
             options["source"] = self.source
-        if self.search is not None and info.stops:
+        if self.stop and info.stops:
             options["stop"] = True
         # The nearest image that fools in half precision often lies on the wrong side in full.
         dtype = None if info.minimal else PRECISIONS[self.precision]

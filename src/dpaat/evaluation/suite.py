@@ -184,11 +184,11 @@ def run_ensemble(
     """Run attacks on all images, then an ensemble, of which verdicts are wanted only, on what they leave standing.
 
     Yields a result per attack of `specs` and radius, clean first, then the worst case over both at every radius, which
-    is called `worst`; returns all verdicts, with those of APGD-CE, one of `specs`, at radii `beyond`. For `spare` see
-    `run_cascade`.
+    is called `worst`; returns all verdicts, with those of APGD-CE, one of `specs`, at radii `beyond`. If `spare`, all
+    search on a copy of the model, and the ensemble spares images as in `run_cascade`.
     """
     radii = [eps for eps in radii if eps > 0]
-    results = run_attacks(attacker, specs, radii, classes)
+    results = run_attacks(attacker.faster(stop=False) if spare else attacker, specs, radii, classes)
     yield (clean := next(results))
     cascade = Cascade(attacker.labels, clean.predicted)
     for result in results:
