@@ -19,7 +19,7 @@ from torch import Tensor
 from dpaat.attacks import fab
 from dpaat.attacks.ddn import Nearest
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.elsewhere import subject_of_folder
+from dpaat.evaluation.elsewhere import target_of_folder
 from dpaat.evaluation.folding import search_copy
 from dpaat.evaluation.images import stratified_draw
 from dpaat.provenance import provenance
@@ -71,13 +71,13 @@ def main() -> None:
     content = {**provenance("cpu"), "steps": STEPS, "models": {}}
     for run in arguments.runs:
         name, _, folder = run.partition("=")
-        subject = subject_of_folder(Path(folder), data=None, device="cpu", progress=False)
-        rows = subject.rows("test")
-        rows = rows[stratified_draw(subject.view(subject.data, rows)[1], arguments.images, seed=1)]
-        images, labels = subject.view(subject.data, rows)
-        attacker = Attacker(subject.model.eval(), images, labels, num_classes=len(subject.classes), progress=False)
+        target = target_of_folder(Path(folder), data=None, device="cpu", progress=False)
+        rows = target.rows("test")
+        rows = rows[stratified_draw(target.view(target.data, rows)[1], arguments.images, seed=1)]
+        images, labels = target.view(target.data, rows)
+        attacker = Attacker(target.model.eval(), images, labels, num_classes=len(target.classes), progress=False)
         x, y = attacker.load(np.arange(len(attacker)))
-        model = search_copy(subject.model, x)
+        model = search_copy(target.model, x)
         with torch.no_grad():
             right = model(x).argmax(1) == y
         content["models"][name] = {norm: measure(model, x[right], y[right], norm) for norm in RADII}

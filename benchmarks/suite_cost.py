@@ -27,7 +27,7 @@ import torchmetrics  # noqa: F401 - so that no side is timed while it is importe
 from torch import nn
 
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.elsewhere import subject_of_folder
+from dpaat.evaluation.elsewhere import target_of_folder
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.suite import Result, run_standard
@@ -132,15 +132,15 @@ def main() -> None:
     content = {**provenance("cpu"), "setting": setting, "models": content.get("models", {})}
     for run in arguments.runs:
         name, _, folder = run.partition("=")
-        subject = subject_of_folder(Path(folder), data=None, device="cpu", progress=False)
-        rows = subject.rows("test")
-        rows = rows[stratified_draw(subject.view(subject.data, rows)[1], arguments.images, seed=arguments.seed)]
-        images, labels = subject.view(subject.data, rows)
+        target = target_of_folder(Path(folder), data=None, device="cpu", progress=False)
+        rows = target.rows("test")
+        rows = rows[stratified_draw(target.view(target.data, rows)[1], arguments.images, seed=arguments.seed)]
+        images, labels = target.view(target.data, rows)
         model = content["models"].setdefault(name, {"pairs": []})
-        passes = count_passes(subject.model)
+        passes = count_passes(target.model)
         for number in range(arguments.pairs):
-            options: dict[str, Any] = {"num_classes": len(subject.classes), "progress": False}
-            attacker = Attacker(subject.model.eval(), images, labels, seed=arguments.seed + number, **options)
+            options: dict[str, Any] = {"num_classes": len(target.classes), "progress": False}
+            attacker = Attacker(target.model.eval(), images, labels, seed=arguments.seed + number, **options)
             if number == len(model["pairs"]):
                 model["pairs"].append({})
             pair = model["pairs"][number]

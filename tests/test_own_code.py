@@ -17,7 +17,7 @@ from dpaat.cli import main
 from dpaat.data import load_table, prepare
 from dpaat.data.check import check
 from dpaat.errors import UserError
-from dpaat.evaluation.subject import LATER
+from dpaat.evaluation.target import LATER
 from dpaat.models import build_model
 from dpaat.own_code import named_in
 from training_makers import TINY, assert_equal, checkpoint

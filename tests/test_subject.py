@@ -9,7 +9,7 @@ from torch import nn
 
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
-from dpaat.evaluation.subject import _recipe
+from dpaat.evaluation.target import _recipe
 from dpaat.models import build_model
 
 MODEL = "test_resnet"

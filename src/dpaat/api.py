@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from dpaat.attacks import find_attack
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
-from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
+from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.predict import Predictor
 from dpaat.evaluation.predict import load as load_predictor
 from dpaat.evaluation.run import evaluate as measure
 from dpaat.evaluation.run import resolve_device, source_of
-from dpaat.evaluation.subject import Subject
+from dpaat.evaluation.target import EvalTarget
 from dpaat.measurement import FLAGS, EvaluateConfig, ExplainConfig, Foreign, Inputs
 from dpaat.own_code import FIELDS, require_trust, trusting
 from dpaat.runs import INFO, SUBJECT, open_run, read_config
@@ -122,9 +122,9 @@ def evaluate(
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
     plan, device = EvaluateConfig(**options), resolve_device(device)
     with trusting(everything=trust):
-        subject = _subject(model, data, out, classes, window, device, progress, how, seed=plan.seed)
-        other = None if source is None else source_of(subject, Path(source), device)
-        return measure(subject, plan, source=other, device=device, progress=progress)
+        target = _target(model, data, out, classes, window, device, progress, how, seed=plan.seed)
+        other = None if source is None else source_of(target, Path(source), device)
+        return measure(target, plan, source=other, device=device, progress=progress)
 
 
 def explain(
@@ -149,11 +149,11 @@ def explain(
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
     plan, device = ExplainConfig(**options), resolve_device(device)
     with trusting(everything=trust):
-        subject = _subject(model, data, out, classes, window, device, progress, how, seed=plan.seed)
+        target = _target(model, data, out, classes, window, device, progress, how, seed=plan.seed)
         if plan.norm is None:
-            run = subject.folder / INFO
-            plan = dataclasses.replace(plan, norm=open_run(subject.folder).config.norm if run.is_file() else "linf")
-        return measure_maps(subject, plan, device, progress=progress)
+            run = target.folder / INFO
+            plan = dataclasses.replace(plan, norm=open_run(target.folder).config.norm if run.is_file() else "linf")
+        return measure_maps(target, plan, device, progress=progress)
 
 
 def attack(
@@ -203,7 +203,7 @@ def attack(
 FOREIGN = {field.name for field in dataclasses.fields(Foreign)} - {"model", "out", "classes"}
 
 
-def _subject(
+def _target(
     model: Model,
     data: Any,
     out: str | Path | None,
@@ -214,7 +214,7 @@ def _subject(
     how: Mapping[str, Any],
     *,
     seed: int,
-) -> Subject:
+) -> EvalTarget:
     """Evaluation target: a folder, or a model from elsewhere with a folder for its results."""
     if isinstance(model, Predictor):
         model = model.path
@@ -225,7 +225,7 @@ def _subject(
     if path is not None and known and (out is None or Path(out).resolve() == path.resolve()):
         if how or classes:
             raise UserError(f"{next(iter(how), 'classes')}: belongs to models from elsewhere; a run needs none")
-        return subject_of_folder(path, data=data, device=device, progress=progress, window=window)
+        return target_of_folder(path, data=data, device=device, progress=progress, window=window)
     if out is None:
         raise UserError("out: name a folder for the results of this model")
     if data is None and path is not None and (path / INFO).is_file():
@@ -244,7 +244,7 @@ def _subject(
         raise UserError(f"model: there is no run or file {name!r}; if it is a network's name, give its weights=FILE")
     given = Foreign(**how, model=name, out=str(out))
     spec = data if isinstance(data, str) else None
-    return subject_from_elsewhere(
+    return target_from_elsewhere(
         given,
         Inputs(data=spec, window=window, device=device),
         seed=seed,

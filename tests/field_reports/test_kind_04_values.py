@@ -282,7 +282,7 @@ def test_a_window_at_its_default_leaves_digests_of_recipes_as_they_were(tiny_run
     import dataclasses
     import hashlib
 
-    from dpaat.evaluation.subject import LATER, _recipe
+    from dpaat.evaluation.target import LATER, _recipe
 
     run = open_run(tiny_run)
     own = {"data", "seed", "fold", "splits", "accelerator", "devices", "num_nodes", "strategy", "workers", "logger"}

@@ -12,7 +12,7 @@ from dpaat.data import load_table, prepare
 from dpaat.data.frames import class_order, is_missing
 from dpaat.data.table import in_order
 from dpaat.errors import UserError
-from dpaat.evaluation.subject import subject_of_run
+from dpaat.evaluation.target import target_of_run
 from dpaat.runs import open_run
 from dpaat.storage import read_json, write_json
 from dpaat.training import train
@@ -158,7 +158,7 @@ def test_an_old_run_keeps_its_class_order(tmp_path):
     data = open_run(run).prepare(progress=False)
     assert data.classes == tuple(sorted(names))
     for given in (None, spec):
-        subject = subject_of_run(run, data=given, device="cpu", progress=False)
-        _, known = subject.view(subject.data, np.arange(len(subject.data.labels)))
-        assert [subject.classes[label] for label in known] == [name.split("/")[0] for name in subject.data.ids]
-        assert (subject.data.split == data.split).all()
+        target = target_of_run(run, data=given, device="cpu", progress=False)
+        _, known = target.view(target.data, np.arange(len(target.data.labels)))
+        assert [target.classes[label] for label in known] == [name.split("/")[0] for name in target.data.ids]
+        assert (target.data.split == data.split).all()

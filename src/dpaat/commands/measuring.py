@@ -34,7 +34,7 @@ def evaluate(
     """  # noqa: E501 - an example is one line
     from dpaat.evaluation import analyses_summary, evaluation_table
     from dpaat.evaluation import evaluate as measure
-    from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
+    from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
     from dpaat.evaluation.run import resolve_device, source_of
     from dpaat.models import describe_weights
     from dpaat.precision import emulation
@@ -45,21 +45,21 @@ def evaluate(
             raise UserError(
                 f"evaluate: --{idle[0].replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
             )
-        subject = subject_of_folder(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
+        target = target_of_folder(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
     else:
         for name in ("model", "weights", "data", "out"):
             if name == "weights" and is_own(foreign.model):
                 continue
             if {**vars(foreign), "data": inputs.data}[name] is None:
                 raise UserError(f"evaluate: name a run folder, or weights from elsewhere with --{name}")
-        subject = subject_from_elsewhere(foreign, inputs, seed=config.seed, progress=True)
-        say(describe_weights(subject.head["network"]) or "")
-    other = None if source is None else source_of(subject, source, inputs.device)
+        target = target_from_elsewhere(foreign, inputs, seed=config.seed, progress=True)
+        say(describe_weights(target.head["network"]) or "")
+    other = None if source is None else source_of(target, source, inputs.device)
     slow = emulation(config.precision, inputs.device)
-    warn([*subject.warnings, *([slow] if slow else [])])
-    document = measure(subject, config, source=other, device=inputs.device)
+    warn([*target.warnings, *([slow] if slow else [])])
+    document = measure(target, config, source=other, device=inputs.device)
     console().print(evaluation_table(document), analyses_summary(document))
-    say(f"written to {subject.folder / 'evaluation.json'}")
+    say(f"written to {target.folder / 'evaluation.json'}")
     return document
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from dpaat.consistency import file_digest
 from dpaat.data import label_sets
 from dpaat.errors import UserError, at, first_line
-from dpaat.evaluation.foreign import subject_of_weights
-from dpaat.evaluation.subject import Subject, subject_of_run
+from dpaat.evaluation.foreign import target_of_weights
+from dpaat.evaluation.target import EvalTarget, target_of_run
 from dpaat.measurement import Foreign, Inputs
 from dpaat.own_code import PREFIX, marks, require_trust
 from dpaat.runs import ELSEWHERE, INFO, SCHEMA_VERSION, SUBJECT, read_info
@@ -22,23 +22,23 @@ MODULE = "model.pt"
 ABOUT = record(given=dict[str, Any], data=str | None, window=str | None, seed=Int, checkpoint=str)
 
 
-def subject_from_elsewhere(given: Foreign, inputs: Inputs, **options: Any) -> Subject:
-    """Take a model as `subject_of_weights` does, whose `options` these are, and note in its folder what it is.
+def target_from_elsewhere(given: Foreign, inputs: Inputs, **options: Any) -> EvalTarget:
+    """Take a model as `target_of_weights` does, whose `options` these are, and note in its folder what it is.
 
     By that, `report`, `explain` and a further `evaluate` know it again.
     """
-    subject = subject_of_weights(given, inputs, **options)
-    _note(subject, given, inputs, options["seed"], options.get("module"), options.get("data") is not None)
-    return subject
+    target = target_of_weights(given, inputs, **options)
+    _note(target, given, inputs, options["seed"], options.get("module"), options.get("data") is not None)
+    return target
 
 
-def subject_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> Subject:
-    """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `subject_of_run`.
+def target_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> EvalTarget:
+    """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `target_of_run`.
 
     Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
     """
     if (path / INFO).is_file() or not (path / SUBJECT).is_file():
-        return subject_of_run(path, data=data, device=device, progress=progress, window=window)
+        return target_of_run(path, data=data, device=device, progress=progress, window=window)
     info = read_info(path / SUBJECT)
     with at(str(path / SUBJECT)):
         about = info.get("subject") or {}
@@ -54,21 +54,21 @@ def subject_of_folder(path: Path, *, data: Any, device: str, progress: bool, win
     spec, given_data = (data, None) if isinstance(data, str) else (None, data)
     inputs = Inputs(data=spec or about["data"], window=about["window"] if data is None else window, device=device)
     other: dict[str, Any] = {"module": module, "classes": info["classes"], "data": given_data}
-    subject = subject_of_weights(given, inputs, seed=about["seed"], progress=progress, **other)
-    if subject.head["checkpoint"] != about["checkpoint"]:
+    target = target_of_weights(given, inputs, seed=about["seed"], progress=progress, **other)
+    if target.head["checkpoint"] != about["checkpoint"]:
         raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
-    return subject
+    return target
 
 
-def _note(subject: Subject, given: Foreign, inputs: Inputs, seed: int, module: nn.Module | None, live: bool) -> None:
+def _note(target: EvalTarget, given: Foreign, inputs: Inputs, seed: int, module: nn.Module | None, live: bool) -> None:
     """Write what the model is into its folder, so that others find it there as they find a run."""
-    prepared, out = subject.data, subject.folder
+    prepared, out = target.data, target.folder
     spec = None if live else inputs.data
     counts = {
-        split: label_sets.count(subject.view(prepared, prepared.rows(split))[1], subject.classes)
+        split: label_sets.count(target.view(prepared, prepared.rows(split))[1], target.classes)
         for split in ("train", "val", "test")
     }
-    config = {"data": prepared.table.spec, "model": subject.head["model"], "method": ELSEWHERE, "fit": prepared.fit}
+    config = {"data": prepared.table.spec, "model": target.head["model"], "method": ELSEWHERE, "fit": prepared.fit}
     about = {name: value for name, value in vars(given).items() if name != "out"}
     signed = marks([given.model, spec])
     if module is not None:
@@ -79,12 +79,12 @@ def _note(subject: Subject, given: Foreign, inputs: Inputs, seed: int, module: n
     write_json(
         out / SUBJECT,
         {
-            **subject.head,
+            **target.head,
             "schema_version": SCHEMA_VERSION,
             "status": "evaluated",
             "data": prepared.table.name,
             "fingerprint": prepared.fingerprint,
-            "channels": subject.channels,
+            "channels": target.channels,
             "pixels": list(prepared.kinds),
             "notes": list(prepared.table.notes),
             "licence": prepared.table.licence,
@@ -97,7 +97,7 @@ def _note(subject: Subject, given: Foreign, inputs: Inputs, seed: int, module: n
                 "data": spec,
                 "window": inputs.window,
                 "seed": seed,
-                "checkpoint": subject.head["checkpoint"],
+                "checkpoint": target.head["checkpoint"],
             },
             **({"code": signed} if signed else {}),
         },

@@ -15,7 +15,7 @@ from dpaat.data import PreparedData, label_sets, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import LeftOut
 from dpaat.errors import UserError, first_line
-from dpaat.evaluation.subject import Subject, check_fit, head_of, unseen, usual_labels
+from dpaat.evaluation.target import EvalTarget, check_fit, head_of, unseen, usual_labels
 from dpaat.fitting import channels_of
 from dpaat.measurement import Foreign, Inputs
 from dpaat.models import Classifier, build_model
@@ -26,7 +26,7 @@ from dpaat.storage import writing
 from dpaat.weights import WeightsFile, open_weights
 
 
-def subject_of_weights(
+def target_of_weights(
     given: Foreign,
     inputs: Inputs,
     *,
@@ -35,7 +35,7 @@ def subject_of_weights(
     module: nn.Module | None = None,
     data: Any = None,
     classes: Sequence[str] | None = None,
-) -> Subject:
+) -> EvalTarget:
     """Take a model that was trained elsewhere: weights, a network of the user's own, or an object.
 
     What a state dict does not hold is taken from what is stated; else from the record that checkpoints and exports of
@@ -81,7 +81,7 @@ def subject_of_weights(
         identity = json.dumps([source.digest, given.model, read | {"key": model.facts["weights"]["key"]}, outputs])
     else:
         identity = json.dumps([_digest(model), name, read, outputs])
-    return Subject(
+    return EvalTarget(
         folder=out,
         model=model.eval().to(torch.device(inputs.device)).to(memory_format=torch.channels_last),
         classes=outputs,

@@ -18,7 +18,7 @@ from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.certified import ALPHA, run_certified
 from dpaat.evaluation.clinical import clinical_analyses
 from dpaat.evaluation.corruptions import run_corruptions
-from dpaat.evaluation.elsewhere import subject_from_elsewhere, subject_of_folder
+from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import Document
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.labels import strata
@@ -27,8 +27,8 @@ from dpaat.evaluation.masking_verdicts import summary
 from dpaat.evaluation.results import EVALUATION_FILE, UNWRITTEN, read_evaluation, require_present
 from dpaat.evaluation.schema import ANALYSES
 from dpaat.evaluation.specs import CLEAN, AttackSpec
-from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
+from dpaat.evaluation.target import EvalTarget
 from dpaat.evaluation.writer import Writer
 from dpaat.measurement import EvaluateConfig, Foreign, Inputs
 from dpaat.precision import bfloat16_pays
@@ -63,27 +63,32 @@ def evaluate_run(
     """
     plan = EvaluateConfig(**options)
     device = resolve_device(device)
-    subject = subject_of_folder(run, data=data, device=device, progress=progress, window=window)
-    other = None if source is None else source_of(subject, source, device)
-    return evaluate(subject, plan, source=other, device=device, progress=progress)
+    target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
+    other = None if source is None else source_of(target, source, device)
+    return evaluate(target, plan, source=other, device=device, progress=progress)
 
 
-def source_of(subject: Subject, run: Path, device: str) -> Subject:
+def source_of(target: EvalTarget, run: Path, device: str) -> EvalTarget:
     """The run on which transfer attacks make the images for a model.
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
-    source = subject_of_folder(run, data=subject.data, device=device, progress=False)
-    if (source.classes, source.channels) != (subject.classes, subject.channels):
+    source = target_of_folder(run, data=target.data, device=device, progress=False)
+    if (source.classes, source.channels) != (target.classes, target.channels):
         raise UserError(
             f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
-            f"{', '.join(subject.classes)} of {subject.channels}; take a run of the same classes in the same order"
+            f"{', '.join(target.classes)} of {target.channels}; take a run of the same classes in the same order"
         )
     return source
 
 
 def evaluate(
-    subject: Subject, plan: EvaluateConfig, *, source: Subject | None = None, device: str = "cpu", progress: bool = True
+    target: EvalTarget,
+    plan: EvaluateConfig,
+    *,
+    source: EvalTarget | None = None,
+    device: str = "cpu",
+    progress: bool = True,
 ) -> Document:
     """Measure a model by a plan, and keep the results in its folder; returns and errors as of `evaluate_run`.
 
@@ -91,7 +96,7 @@ def evaluate(
     is finished. Finished batches are kept aside, so that the same call after an interruption goes on where it
     stopped and ends with the same results. Other results of the same checkpoint are kept.
     """
-    return _written(subject, plan, source=source, device=device, progress=progress).document
+    return _written(target, plan, source=source, device=device, progress=progress).document
 
 
 def evaluate_arrays(
@@ -121,7 +126,7 @@ def evaluate_arrays(
         options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else norm}
         options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
     plan, device = EvaluateConfig(**options), resolve_device(device)
-    subject = subject_from_elsewhere(
+    target = target_from_elsewhere(
         Foreign(out=str(out), image_size=int(images.shape[-1])),
         Inputs(device=device),
         seed=plan.seed,
@@ -130,34 +135,36 @@ def evaluate_arrays(
         data=[(image, classes[label]) for image, label in zip(images, labels, strict=True)],
         classes=classes,
     )
-    return _written(subject, plan, source=None, device=device, progress=progress).saved
+    return _written(target, plan, source=None, device=device, progress=progress).saved
 
 
-def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, device: str, progress: bool) -> Writer:
+def _written(
+    target: EvalTarget, plan: EvaluateConfig, *, source: EvalTarget | None, device: str, progress: bool
+) -> Writer:
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
-    subject.check_radii(plan.radii, plan.norm)
-    check_writable(subject.folder)
-    require_present(subject.folder, subject.head)
-    if where := misfit((read_evaluation(subject.folder) or {}).get("analyses") or {}, ANALYSES):
-        place = f"{subject.folder / EVALUATION_FILE}: damaged at {f'analyses.{where}'!r}"
+    target.check_radii(plan.radii, plan.norm)
+    check_writable(target.folder)
+    require_present(target.folder, target.head)
+    if where := misfit((read_evaluation(target.folder) or {}).get("analyses") or {}, ANALYSES):
+        place = f"{target.folder / EVALUATION_FILE}: damaged at {f'analyses.{where}'!r}"
         raise UserError(f"{place}; move it away and evaluate again")
-    rows = subject.rows(plan.split)
+    rows = target.rows(plan.split)
     if plan.max_samples is not None:
-        rows = rows[stratified_draw(strata(subject.view(subject.data, rows)[1]), plan.max_samples, seed=plan.seed)]
+        rows = rows[stratified_draw(strata(target.view(target.data, rows)[1]), plan.max_samples, seed=plan.seed)]
     if plan.precision == "auto":
-        images, labels = subject.view(subject.data, rows[: plan.batch_size])
-        with Attacker(subject.model, images, labels, num_classes=len(subject.classes), device=device) as attacker:
-            half, line = bfloat16_pays(subject.model.eval(), *attacker.load(np.arange(len(labels))))
+        images, labels = target.view(target.data, rows[: plan.batch_size])
+        with Attacker(target.model, images, labels, num_classes=len(target.classes), device=device) as attacker:
+            half, line = bfloat16_pays(target.model.eval(), *attacker.load(np.arange(len(labels))))
         print(line, file=sys.stderr)
         plan = dataclasses.replace(plan, precision="bf16" if half else "32")
-    writer = Writer(subject, plan, rows, source)
+    writer = Writer(target, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
         if not plan.suites:
             single = (
-                run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, subject.classes)
+                run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, target.classes)
                 if plan.ensemble_specs
-                else run_attacks(attacker, plan.specs, plan.radii, subject.classes)
+                else run_attacks(attacker, plan.specs, plan.radii, target.classes)
             )
             for result in single:
                 writer.save(result)
@@ -165,10 +172,10 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
             _standard(writer, attacker)
         if "quick" in plan.suites:
             options: dict[str, Any] = {"norm": plan.norm, "steps": plan.steps, "quick": True}
-            for part in run_standard(attacker, plan.radii, subject.classes, **options):
+            for part in run_standard(attacker, plan.radii, target.classes, **options):
                 writer.save_analyses({"quick": vars(part)}) if isinstance(part, Curve) else writer.save(part)
         if "certified" in plan.suites:
-            writer.save(next(run_attacks(attacker, [], [], subject.classes)))
+            writer.save(next(run_attacks(attacker, [], [], target.classes)))
             about = {"eps": plan.radii, "draws": plan.draws, "alpha": ALPHA}
             noise = run_certified(attacker, plan.radii, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
             writer.save_analyses({"certified": {**about, "ids": writer.ids.tolist(), "noise": noise}})
@@ -179,14 +186,14 @@ def _written(subject: Subject, plan: EvaluateConfig, *, source: Subject | None, 
             entry = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
             writer.save_analyses({"masking": entry})
         if "corruptions" in plan.suites:
-            writer.save_analyses({"corruptions": run_corruptions(attacker, writer.ids, subject.classes)})
+            writer.save_analyses({"corruptions": run_corruptions(attacker, writer.ids, target.classes)})
     return writer
 
 
 def _standard(writer: Writer, attacker: Attacker) -> None:
-    subject, plan, table = writer.subject, writer.plan, writer.subject.data.table
+    target, plan, table = writer.target, writer.plan, writer.target.data.table
     results = []
-    for found in run_standard(attacker, plan.radii, subject.classes, norm=plan.norm, steps=plan.steps):
+    for found in run_standard(attacker, plan.radii, target.classes, norm=plan.norm, steps=plan.steps):
         if isinstance(found, Curve):
             writer.save_analyses({"curve": vars(found)})
         else:
@@ -194,26 +201,26 @@ def _standard(writer: Writer, attacker: Attacker) -> None:
             results.append(found)
     analyses = clinical_analyses(
         results,
-        validation=_validation(subject, plan, attacker.device),
+        validation=_validation(target, plan, attacker.device),
         labels=writer.labels,
         groups=writer.groups,
         frame=table.frame.iloc[writer.rows],
         tasks=tasks_of(table),
-        classes=subject.classes,
+        classes=target.classes,
     )
     writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
 
 
 def _validation(
-    subject: Subject, plan: EvaluateConfig, device: str | torch.device
+    target: EvalTarget, plan: EvaluateConfig, device: str | torch.device
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
-    own = subject.own_data
-    if own is None or (own is subject.data and plan.split in ("val", "all")) or not len(own.rows("val")):
+    own = target.own_data
+    if own is None or (own is target.data and plan.split in ("val", "all")) or not len(own.rows("val")):
         return None
-    images, labels = subject.view(own, own.rows("val"))
+    images, labels = target.view(own, own.rows("val"))
     options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "progress": False}
-    attacker = Attacker(subject.model, images, labels, num_classes=len(subject.classes), **options)
+    attacker = Attacker(target.model, images, labels, num_classes=len(target.classes), **options)
     return attacker.outputs(CLEAN).logits.numpy(), labels
 
 

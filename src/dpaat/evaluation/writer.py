@@ -20,8 +20,8 @@ from dpaat.evaluation.metrics import constant_predictor, one_answer
 from dpaat.evaluation.results import prediction_rows, save_result
 from dpaat.evaluation.specs import CLEAN
 from dpaat.evaluation.statistics import intervals
-from dpaat.evaluation.subject import Subject
 from dpaat.evaluation.suite import Result
+from dpaat.evaluation.target import EvalTarget
 from dpaat.journal import Journal
 from dpaat.measurement import EvaluateConfig
 from dpaat.storage import RESULTS, locked
@@ -32,38 +32,38 @@ PARTIAL = "evaluation.partial"
 class Writer:
     """Writes results of one evaluation as they come."""
 
-    def __init__(self, subject: Subject, plan: EvaluateConfig, rows: np.ndarray, source: Subject | None) -> None:
-        self.subject, self.plan, self.rows = subject, plan, rows
-        self.images, self.labels = subject.view(subject.data, rows)
-        self.ids = subject.data.ids[rows]
-        self.groups = subject.data.table.frame["group"].to_numpy(dtype=str)[rows]
-        self.population = Population(subject.data.table.name, subject.data.fingerprint, plan.split, len(rows))
+    def __init__(self, target: EvalTarget, plan: EvaluateConfig, rows: np.ndarray, source: EvalTarget | None) -> None:
+        self.target, self.plan, self.rows = target, plan, rows
+        self.images, self.labels = target.view(target.data, rows)
+        self.ids = target.data.ids[rows]
+        self.groups = target.data.table.frame["group"].to_numpy(dtype=str)[rows]
+        self.population = Population(target.data.table.name, target.data.fingerprint, plan.split, len(rows))
         self.settings = {
-            "checkpoint": subject.head["checkpoint"],
+            "checkpoint": target.head["checkpoint"],
             "seed": plan.seed,
-            "device": subject.head["device"],
+            "device": target.head["device"],
             "batch_size": plan.batch_size,
             "precision": plan.precision,
             "source": None if source is None else source.head["checkpoint"],
         }
-        if subject.left_out is not None:
-            self.settings["left_out"] = vars(subject.left_out)
+        if target.left_out is not None:
+            self.settings["left_out"] = vars(target.left_out)
         if self.labels.ndim == 2:
-            metrics = constant_labels(self.labels, subject.classes, subject.majority)
+            metrics = constant_labels(self.labels, target.classes, target.majority)
         else:
-            metrics = constant_predictor(torch.from_numpy(self.labels), subject.classes, subject.majority)
-        self.constant = constant_entry(metrics, self.population, subject.majority)
+            metrics = constant_predictor(torch.from_numpy(self.labels), target.classes, target.majority)
+        self.constant = constant_entry(metrics, self.population, target.majority)
         self.document: Document = {}
         self.saved: list[Result] = []
 
     @contextmanager
-    def attacker(self, device: str, source: Subject | None, progress: bool) -> Iterator[Attacker]:
+    def attacker(self, device: str, source: EvalTarget | None, progress: bool) -> Iterator[Attacker]:
         """Make the attacker; batches that it finishes are kept in a place of this plan until all is done.
 
         A second evaluation by the same plan waits for the first; another one has a place of its own. What evaluations
         of models that are gone have left is removed, unless one is still at work.
         """
-        plan, subject, folder, checkpoint = self.plan, self.subject, self.subject.folder, self.settings["checkpoint"]
+        plan, target, folder, checkpoint = self.plan, self.target, self.target.folder, self.settings["checkpoint"]
         attacks = [list(names) for names in (plan.suites, plan.attacks, plan.ensemble)]
         depends = {**self.settings, **vars(self.population), "version": dpaat.__version__, "ids": self.ids.tolist()}
         depends |= {"attacks": attacks, "steps": dict(plan.steps), "eps": plan.radii, "norm": plan.norm}
@@ -75,12 +75,12 @@ class Writer:
         name = f"{checkpoint}-{digest}"
         journal = Journal(folder / PARTIAL / name)
         options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "precision": plan.precision}
-        options |= {"num_classes": len(subject.classes), "source": None if source is None else source.model}
-        options |= {"device": device, "progress": progress, "journal": journal, "thresholds": subject.thresholds}
+        options |= {"num_classes": len(target.classes), "source": None if source is None else source.model}
+        options |= {"device": device, "progress": progress, "journal": journal, "thresholds": target.thresholds}
         with _claimed(folder, name):
             with locked(folder / RESULTS):  # where another removes the folder around it
                 (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)
-            with Attacker(subject.model, self.images, self.labels, **options) as attacker:
+            with Attacker(target.model, self.images, self.labels, **options) as attacker:
                 yield attacker
             with locked(folder / RESULTS):
                 journal.clear()
@@ -88,15 +88,15 @@ class Writer:
     def save(self, result: Result) -> None:
         """Write one result with its intervals and predictions."""
         self.saved.append(result)
-        subject = self.subject
+        target = self.target
         probabilities = None if result.probabilities is None else result.probabilities.numpy()
-        found = intervals(result.predicted, probabilities, self.labels, self.groups, subject.classes)
-        spec = subject.data.table.spec
+        found = intervals(result.predicted, probabilities, self.labels, self.groups, target.classes)
+        spec = target.data.table.spec
         entry = result_entry(result, self.population, dict(found), data_spec=spec, **self.settings)
-        answers = (named(each, subject.classes) for each in (result.predicted, self.labels))
+        answers = (named(each, target.classes) for each in (result.predicted, self.labels))
         if result.spec == CLEAN and (answer := one_answer(*answers)):
             entry["one_answer"] = answer
-        names: dict[str, Any] = {"ids": self.ids.tolist(), "groups": self.groups.tolist(), "classes": subject.classes}
+        names: dict[str, Any] = {"ids": self.ids.tolist(), "groups": self.groups.tolist(), "classes": target.classes}
         rows = prediction_rows(result, self.population, labels=self.labels, **names)
         self._merge(result=entry, predictions=rows)
 
@@ -106,8 +106,8 @@ class Writer:
         self._merge(analyses={name: {**common, **values} for name, values in analyses.items()})
 
     def _merge(self, **new: Any) -> None:
-        head = {**self.subject.head, **self.settings}
-        self.document = save_result(self.subject.folder, head, constant=self.constant, **new)
+        head = {**self.target.head, **self.settings}
+        self.document = save_result(self.target.folder, head, constant=self.constant, **new)
 
 
 @contextmanager

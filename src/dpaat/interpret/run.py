@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.elsewhere import subject_of_folder
+from dpaat.evaluation.elsewhere import target_of_folder
 from dpaat.evaluation.entries import Document, Population
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.labels import strata
 from dpaat.evaluation.results import require_present
 from dpaat.evaluation.run import check_writable, resolve_device
-from dpaat.evaluation.subject import Subject
+from dpaat.evaluation.target import EvalTarget
 from dpaat.interpret.document import read_interpretability, save_explanation
 from dpaat.interpret.layers import find_layer
 from dpaat.interpret.measure import measure
@@ -49,48 +49,48 @@ def explain_run(
     if plan.norm is None:
         plan = dataclasses.replace(plan, norm="linf" if (run / SUBJECT).is_file() else open_run(run).config.norm)
     device = resolve_device(device)
-    subject = subject_of_folder(run, data=data, device=device, progress=progress, window=window)
-    return explain(subject, plan, device, progress=progress)
+    target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
+    return explain(target, plan, device, progress=progress)
 
 
-def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
+def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
     """Explain a model by a plan; else as `explain_run`."""
     assert plan.norm
-    subject.check_radii(plan.radii, plan.norm)
-    check_writable(subject.folder)
-    require_present(subject.folder, subject.head, "explain")
-    read_interpretability(subject.folder)
-    all_rows = subject.rows(plan.split)
-    all_labels = strata(subject.view(subject.data, all_rows)[1])
-    several = subject.data.table.multilabel
+    target.check_radii(plan.radii, plan.norm)
+    check_writable(target.folder)
+    require_present(target.folder, target.head, "explain")
+    read_interpretability(target.folder)
+    all_rows = target.rows(plan.split)
+    all_labels = strata(target.view(target.data, all_rows)[1])
+    several = target.data.table.multilabel
     if several:  # an image without any label has none to explain
-        all_rows, all_labels = (each[all_labels < len(subject.classes)] for each in (all_rows, all_labels))
+        all_rows, all_labels = (each[all_labels < len(target.classes)] for each in (all_rows, all_labels))
         if not len(all_rows):
-            raise UserError(f"{subject.data.table.spec}: no image of split {plan.split!r} has a label to explain")
-    shares = np.bincount(all_labels, minlength=len(subject.classes))
+            raise UserError(f"{target.data.table.spec}: no image of split {plan.split!r} has a label to explain")
+    shares = np.bincount(all_labels, minlength=len(target.classes))
     drawn = _draw(all_labels, plan.max_samples, seed=plan.seed)
     rows, labels = all_rows[drawn], all_labels[drawn]
-    images, answers = subject.view(subject.data, rows)
+    images, answers = target.view(target.data, rows)
     keep = _draw(labels, KEPT, seed=plan.seed)
-    masks = subject.data.masks(rows)
+    masks = target.data.masks(rows)
     masks = None if masks is None or not masks.any() else masks
     layer = None
     if plan.needs_layer:
         x = torch.from_numpy(images[np.array([0])]).to(device).float() / 255
-        layer = find_layer(subject.model, x, plan.layer)
+        layer = find_layer(target.model, x, plan.layer)
     options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "seed": plan.seed, "progress": progress}
-    with Attacker(subject.model, images, answers, num_classes=len(subject.classes), **options) as attacker:
+    with Attacker(target.model, images, answers, num_classes=len(target.classes), **options) as attacker:
         found = measure(attacker, labels, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
-    table, names, conditions = subject.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
+    table, names, conditions = target.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
     groups = table.frame["group"].to_numpy(dtype=str)[rows]
     scores = image_scores(found, None if masks is None else torch.from_numpy(masks))
     # Maps of 0 everywhere, which score chance on the lesion.
     empty = {key: int((~maps.flatten(1).any(dim=1)).sum()) for key, maps in found.maps.items()}
     entry = {
-        **vars(Population(table.name, subject.data.fingerprint, plan.split, len(rows))),
+        **vars(Population(table.name, target.data.fingerprint, plan.split, len(rows))),
         "data_spec": table.spec,
-        "checkpoint": subject.head["checkpoint"],
-        **({} if subject.left_out is None else {"left_out": vars(subject.left_out)}),
+        "checkpoint": target.head["checkpoint"],
+        **({} if target.left_out is None else {"left_out": vars(target.left_out)}),
         "attack": {**vars(plan.spec), "label": plan.spec.label, "start": plan.spec.start},
         "eps": plan.radii,
         "maps": {kind.name: kind.description for kind in plan.kinds},
@@ -98,21 +98,21 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
         "explains": f"logit of the {'rarest label that an image has' if several else 'true class'}",
         "score_titles": {name: {"title": info.title, "chance": info.chance} for name, info in SCORES.items()},
         "seed": plan.seed,
-        "device": subject.head["device"],
+        "device": target.head["device"],
         "batch_size": plan.batch_size,
-        "support": dict(zip(subject.classes, shares.tolist(), strict=True)),
+        "support": dict(zip(target.classes, shares.tolist(), strict=True)),
         "with_mask": 0 if masks is None else int(masks.any(axis=(1, 2)).sum()),
         "empty": [
             {"map": name, "eps": eps, "eps_text": format_radius(eps), "n": empty[name, eps]}
             for name in names
             for eps in conditions
         ],
-        "scores": summarize(scores, labels, groups, subject.classes, shares),
+        "scores": summarize(scores, labels, groups, target.classes, shares),
         "randomization": [
             {"map": name, **vars(judge(found.maps[name, 0.0], found.randomized[name]))} for name in names
         ],
     }
-    about = pd.DataFrame({"id": table.ids[rows], "group": groups, "label": np.array(subject.classes)[labels]})
+    about = pd.DataFrame({"id": table.ids[rows], "group": groups, "label": np.array(target.classes)[labels]})
     named = about.iloc[scores["position"]].reset_index(drop=True).join(scores.drop(columns="position"))
     # Maps and all that is shown with them, see `docs/interpretability.md`.
     arrays = {
@@ -127,7 +127,7 @@ def explain(subject: Subject, plan: ExplainConfig, device: str = "cpu", *, progr
         "perturbation_scale": np.stack([found.perturbation[eps][1] for eps in plan.radii]),
         **({} if masks is None else {"masks": masks[keep]}),
     }
-    return save_explanation(subject.folder, subject.head, entry, scores=named, maps=arrays)
+    return save_explanation(target.folder, target.head, entry, scores=named, maps=arrays)
 
 
 def _draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:

@@ -46,7 +46,7 @@ LATER = {
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvalTarget:
     """A model, the data it is tried on, and where its results go."""
 
     folder: Path  # where results go: the run folder, or one that was named
@@ -97,9 +97,9 @@ class Subject:
             check_radius(radius, norm, pixels=self.channels * math.prod(self.data.images.shape[2:]))
 
 
-def subject_of_run(
+def target_of_run(
     path: Path, *, data: str | PreparedData | None, device: str, progress: bool, window: str | None = None
-) -> Subject:
+) -> EvalTarget:
     """Take the model of a run folder, with its own data or another dataset.
 
     `data` is another dataset, or where the run's own is now; its classes must be among the run's, by name. None is the
@@ -126,7 +126,7 @@ def subject_of_run(
         )
     counts: dict[str, int] = info["train_counts"]
     warnings: list[str] = list(info.get("data_warnings") or [])
-    return Subject(
+    return EvalTarget(
         folder=run.path,
         model=run.load_model(device=device).to(memory_format=torch.channels_last),  # up to 1.6 x faster
         classes=classes,
