@@ -18,9 +18,9 @@ from sklearn.metrics import average_precision_score
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
 from dpaat.benchmark import read_grid, runner
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, step_passes
 from dpaat.benchmark.datasets import data_name, public_spec
+from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.plans import digest
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
@@ -323,7 +323,7 @@ def test_an_interruption_ends_the_cells_and_blames_none(number, program, finishe
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "id").read_text()), 0)
     grid = read_grid(finished_grid / "grid.yaml")
-    states = [CellRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
+    states = [JobRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
     assert states == ["waiting"] * 4
 
 

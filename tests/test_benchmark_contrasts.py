@@ -6,8 +6,8 @@ import pytest
 from benchmark_makers import write_grid
 from dpaat.benchmark.contrasts import Point, combine, front_contrast
 from dpaat.benchmark.document import ALL, summarize
-from dpaat.benchmark.grid import Cell, Grid, read_grid
-from dpaat.benchmark.outcomes import CellOutcome, Outcome, conditions
+from dpaat.benchmark.grid import Grid, Job, read_grid
+from dpaat.benchmark.outcomes import JobOutcome, Outcome, conditions
 from dpaat.benchmark.tables import _evidence
 from dpaat.evaluation.fronts import pareto_front, upper_hull
 from dpaat.evaluation.metrics import area_weights, curve_area
@@ -231,13 +231,13 @@ def test_the_interval_of_a_front_agrees_with_resampled_lesions():
     assert half == pytest.approx(1.96 * np.std(draws), rel=0.25)
 
 
-def outcome_of(cell: Cell, grid: Grid, number: int) -> CellOutcome:
+def outcome_of(cell: Job, grid: Grid, number: int) -> JobOutcome:
     clean, *attacked = (
         find_fold(predictions((0.9, rate, rate + 0.1 * (cell.model == "small")), 7 * number, fold=int(cell.fold[0])))
         for rate in (0.8 if cell.recipe == "standard" else 0.6, 0.4, 0.2)
     )
     at = dict(zip(grid.plans.main.radii, attacked, strict=True))
-    return CellOutcome({"seconds_per_epoch": 1.0, "masking": []}, Outcome(clean, at, at), None)
+    return JobOutcome({"seconds_per_epoch": 1.0, "masking": []}, Outcome(clean, at, at), None)
 
 
 def test_an_unfinished_member_does_not_confine_a_front(tmp_path):
@@ -298,5 +298,5 @@ def test_one_model_has_no_table_over_all(tmp_path):
     cell = grid.cells[0]
     clean = find_fold(predictions((0.9, 0.8, 0.7), 1))
     at = dict.fromkeys(grid.plans.main.radii, clean)
-    outcome = CellOutcome({"seconds_per_epoch": None, "masking": []}, Outcome(clean, at, at), None)
+    outcome = JobOutcome({"seconds_per_epoch": None, "masking": []}, Outcome(clean, at, at), None)
     assert [table["model"] for table in summarize(grid, [(cell, outcome)])] == [cell.model]

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from benchmark_makers import CELLS, Commands, document, run, write_grid
 from dpaat.benchmark import benchmark, read_grid, runner
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.executors import Handle, Needs
+from dpaat.benchmark.jobs import JobRun
 from dpaat.storage import locked
 
 TOGETHER = """
@@ -101,7 +101,7 @@ def test_what_another_process_failed_at_is_not_tried_again(finished_grid, tiny_i
     monkeypatch.setattr(runner, "run_command", commands)
     monkeypatch.setattr(runner, "PAUSE", 0.1)
     grid = read_grid(finished_grid / "grid.yaml", data=[f"folder:{tiny_images}"])
-    other = CellRun(grid.cells[1], tmp_path)
+    other = JobRun(grid.cells[1], tmp_path)
     other.folder.mkdir(parents=True)
 
     def fail() -> None:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.grid import BenchmarkGrid
+from dpaat.benchmark.jobs import JobRun
 from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
@@ -75,7 +75,7 @@ def test_the_help_of_all_commands_does_not_wait_for_the_models():
 
 
 def test_documents_name_the_damaged_place(tmp_path):
-    cell = CellRun.__new__(CellRun)
+    cell = JobRun.__new__(JobRun)
     cell.folder = tmp_path
     (tmp_path / "cell.json").write_text(json.dumps({"seconds": {"train": "long"}}))
     with pytest.raises(UserError, match=r"cell\.json: damaged at 'seconds\.train'"):

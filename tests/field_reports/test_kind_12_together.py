@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from dpaat.benchmark import read_grid, runner
-from dpaat.benchmark.cells import CellRun
+from dpaat.benchmark.jobs import JobRun
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, results
@@ -263,7 +263,7 @@ def test_readers_take_no_lock(run, tmp_path, monkeypatch):
 
 def test_a_cell_waits_for_a_training_that_outlived_its_benchmark(finished_grid, tmp_path, monkeypatch):
     grid = read_grid(finished_grid / "grid.yaml")
-    cell = CellRun(grid.cells[0], tmp_path)
+    cell = JobRun(grid.cells[0], tmp_path)
     cell.folder.mkdir(parents=True)
     order = []
     monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: order.append(arguments[0]) or "no")

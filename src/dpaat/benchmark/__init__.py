@@ -9,15 +9,15 @@ import yaml
 from rich.console import Console
 
 from dpaat.benchmark.archive import FOLDER, check_data, read_outcomes, write_outcome
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.cost import Size, cell_passes, seconds_per_pass
 from dpaat.benchmark.datasets import public_spec
 from dpaat.benchmark.document import make_document
 from dpaat.benchmark.executors import Kind, Needs, make_executor
 from dpaat.benchmark.figures import write_forest, write_pareto
 from dpaat.benchmark.grid import Grid, read_grid
+from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.leaderboard import write_leaderboard
-from dpaat.benchmark.outcomes import CellOutcome, read_outcome
+from dpaat.benchmark.outcomes import JobOutcome, read_outcome
 from dpaat.benchmark.runner import Runner, count_cores
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
 from dpaat.data import load_table, prepare
@@ -135,10 +135,10 @@ def list_cells(
 
 def _cells(
     grid: Grid, out: Path | None, only: str, known: Path | None
-) -> tuple[Path, list[CellRun], dict[str, CellOutcome], list[CellRun]]:
+) -> tuple[Path, list[JobRun], dict[str, JobOutcome], list[JobRun]]:
     """The benchmark's folder, all cells, outcomes from elsewhere of those not finished here, and the cells chosen."""
     out = out or Path("runs") / grid.name
-    runs = [CellRun(cell, out) for cell in grid.cells]
+    runs = [JobRun(cell, out) for cell in grid.cells]
     found = {} if known is None else read_outcomes(known, runs, grid.plans)
     if known is not None and not found:
         raise UserError(f"{known}: holds the outcome of no cell of this grid, such as {runs[0].cell.name}.npz")
@@ -151,7 +151,7 @@ def _cells(
 
 
 def _pace(
-    grid: Grid, costs: Mapping[CellRun, float], elsewhere: Mapping[str, CellOutcome]
+    grid: Grid, costs: Mapping[JobRun, float], elsewhere: Mapping[str, JobOutcome]
 ) -> dict[tuple[str, str], float]:
     """Seconds per forward pass that finished cells have taken, by data and model."""
     pace = {}
@@ -164,8 +164,8 @@ def _pace(
 
 def _expected(
     grid: Grid,
-    runs: Sequence[CellRun],
-    left: Sequence[CellRun],
+    runs: Sequence[JobRun],
+    left: Sequence[JobRun],
     sizes: Mapping[str, Size],
     passes: Sequence[float],
     *,
@@ -204,8 +204,8 @@ def _write_grid(grid: Grid, out: Path) -> Path:
 
 def _sum_up(
     grid: Grid,
-    runs: Sequence[CellRun],
-    elsewhere: dict[str, CellOutcome],
+    runs: Sequence[JobRun],
+    elsewhere: dict[str, JobOutcome],
     out: Path,
     console: Console,
     *,
@@ -232,7 +232,7 @@ def _sum_up(
             raise UserError(f"--summary-only: no cell is finished in {out}, and none is known")
 
 
-def _sizes(grid: Grid, runs: Sequence[CellRun]) -> dict[str, Size]:
+def _sizes(grid: Grid, runs: Sequence[JobRun]) -> dict[str, Size]:
     """Sizes of the datasets; looking into them also tells early whether they are there and whole."""
     sizes: dict[str, Size] = {}
     for spec in dict.fromkeys(run.cell.config.data for run in runs):
@@ -245,7 +245,7 @@ def _sizes(grid: Grid, runs: Sequence[CellRun]) -> dict[str, Size]:
     return sizes
 
 
-def _shared_splits(runs: Sequence[CellRun], out: Path) -> dict[str, Path]:
+def _shared_splits(runs: Sequence[JobRun], out: Path) -> dict[str, Path]:
     """Write the splits of cells whose own seed would make others; returns name of the cell to file."""
     found = {}
     for cell in (run.cell for run in runs if run.cell.seed != SPLIT_SEED):

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dpaat.benchmark.cells import CellRun, comparable
-from dpaat.benchmark.grid import Cell
-from dpaat.benchmark.outcomes import CellOutcome, Outcome
+from dpaat.benchmark.grid import Job
+from dpaat.benchmark.jobs import JobRun, comparable
+from dpaat.benchmark.outcomes import JobOutcome, Outcome
 from dpaat.benchmark.plans import Plans, values_of
 from dpaat.errors import UserError
 from dpaat.evaluation.replicates import Fold, Predictions, of_labels
@@ -26,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 _UNZIPPING = (zipfile.BadZipFile, zlib.error)
 
 
-def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) -> None:
+def write_outcome(folder: Path, cell: Job, plans: Plans, outcome: JobOutcome) -> None:
     """Write `NAME.npz`: configuration, plans and facts as JSON, and for main plan and draw what every image came to.
 
     Kept of each set of N images with K classes: `ids`, `labels`, `groups`; `correct`, one bit for each on clean
@@ -44,7 +44,7 @@ def write_outcome(folder: Path, cell: Cell, plans: Plans, outcome: CellOutcome) 
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[str, CellOutcome]:
+def read_outcomes(folder: Path, runs: Sequence[JobRun], plans: Plans) -> dict[str, JobOutcome]:
     """Read those of some cells that a folder of `write_outcome` has, by name; files of others are left alone.
 
     Raises UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
@@ -55,7 +55,7 @@ def read_outcomes(folder: Path, runs: Sequence[CellRun], plans: Plans) -> dict[s
     return {cell.name: _read(path, cell, plans) for cell, path in places if path.is_file()}
 
 
-def check_data(outcomes: Mapping[str, CellOutcome], runs: Sequence[CellRun]) -> None:
+def check_data(outcomes: Mapping[str, JobOutcome], runs: Sequence[JobRun]) -> None:
     """Refuse cells that are called by the same data but were computed on others; the UserError names two of them."""
     first: dict[str, tuple[str, str]] = {}
     for run in runs:
@@ -69,19 +69,19 @@ def check_data(outcomes: Mapping[str, CellOutcome], runs: Sequence[CellRun]) -> 
                 )
 
 
-def _read(path: Path, cell: Cell, plans: Plans) -> CellOutcome:
+def _read(path: Path, cell: Job, plans: Plans) -> JobOutcome:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             head = json.loads(str(arrays[HEAD]))
             _check(path, head["content"], _content(cell, plans))
             main = _unpack("main", arrays, head["classes"], plans.main.radii)
             draw = None if plans.draw is None else _unpack("draw", arrays, head["classes"], plans.draw.radii)
-            return CellOutcome(head["facts"], main, draw)
+            return JobOutcome(head["facts"], main, draw)
     except (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, *_UNZIPPING) as error:
         raise UserError(f"{path}: not the outcome of a cell, or damaged ({error}); delete it") from None
 
 
-def _content(cell: Cell, plans: Plans) -> dict[str, dict[str, Any]]:
+def _content(cell: Job, plans: Plans) -> dict[str, dict[str, Any]]:
     """Everything that the outcome of a cell depends on besides code and data."""
     found = {"train": comparable(vars(cell.config))}
     for name, plan in (("evaluate", plans.main), ("subset", plans.draw), ("masking", plans.masking)):

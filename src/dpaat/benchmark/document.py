@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.contrasts import Point, front_contrast
-from dpaat.benchmark.grid import Cell, Grid, Recipe
-from dpaat.benchmark.outcomes import AREA, CellOutcome, Condition, Outcome, conditions
+from dpaat.benchmark.grid import Grid, Job, Recipe
+from dpaat.benchmark.jobs import JobRun
+from dpaat.benchmark.outcomes import AREA, Condition, JobOutcome, Outcome, conditions
 from dpaat.benchmark.plans import ranked_attack, words
 from dpaat.evaluation.statistics import adjust, contrast, fold_scores
 from dpaat.measurement import EvaluateConfig
@@ -19,13 +19,13 @@ SCHEMA_VERSION = 1
 Document = dict[str, Any]
 ALL = "all models"
 """What takes a model's place in the table over all of them."""
-Finished = tuple[Cell, CellOutcome]
+Finished = tuple[Job, JobOutcome]
 Replicate = tuple[str, str, int]
 """Model, fold and seed."""
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:;,()'\"]+/)+")
 
 
-def make_document(grid: Grid, runs: Sequence[CellRun], outcomes: Mapping[str, CellOutcome]) -> Document:
+def make_document(grid: Grid, runs: Sequence[JobRun], outcomes: Mapping[str, JobOutcome]) -> Document:
     """Document of a grid: its cells and what is finished of them, without paths of this machine."""
     finished = [(run.cell, outcomes[run.cell.name]) for run in runs if run.cell.name in outcomes]
     return {
@@ -59,7 +59,7 @@ def _plan(plan: EvaluateConfig) -> Document:
     return {**same, "attacks": words(plan), "ranked": ranked_attack(plan).label, "eps": plan.radii}
 
 
-def _cell(run: CellRun, outcome: CellOutcome | None, grid: Grid) -> Document:
+def _cell(run: JobRun, outcome: JobOutcome | None, grid: Grid) -> Document:
     cell = run.cell
     found: Document = {name: getattr(cell, name) for name in ("name", "recipe", "model", "data", "fold", "seed")}
     if outcome is not None:
@@ -188,7 +188,7 @@ def _balance(rows: Mapping[str, dict[Replicate, Finished]]) -> dict[str, dict[Re
     return balanced
 
 
-def _replicate(cell: Cell) -> Replicate:
+def _replicate(cell: Job) -> Replicate:
     return cell.model, cell.fold or "", cell.seed
 
 

@@ -85,7 +85,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Job:
     """One training with its evaluations."""
 
     recipe: str
@@ -112,7 +112,7 @@ class Grid:
     file: dict[str, Any]  # what to write to do all of this again on this machine
     recipes: tuple[Recipe, ...]
     reference: str
-    cells: tuple[Cell, ...]  # recipes x models x datasets x folds x seeds, recipes varying fastest
+    cells: tuple[Job, ...]  # recipes x models x datasets x folds x seeds, recipes varying fastest
     plans: Plans  # the evaluations of every cell
     workers: int
     threads: int | None
@@ -242,7 +242,7 @@ def _chosen(names: Sequence[str], models: tuple[str, ...]) -> tuple[str, ...]:
 
 def _cells(
     recipes: Sequence[Recipe], models: Mapping[str, Any], specs: Sequence[str], folds: Sequence[str | None]
-) -> Iterator[Cell]:
+) -> Iterator[Job]:
     configs = {}
     for (name, model), recipe in product(models.items(), recipes):
         if name not in recipe.models:
@@ -258,4 +258,4 @@ def _cells(
     for spec, name, seed, fold, recipe in product(specs, models, seeds, folds, recipes):
         if seed in recipe.seeds and name in recipe.models:
             config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
-            yield Cell(recipe.name, name, data_name(spec), fold, seed, config)
+            yield Job(recipe.name, name, data_name(spec), fold, seed, config)

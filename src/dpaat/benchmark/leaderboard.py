@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dpaat
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.document import Document, table_title
+from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.outcomes import AREA
 from dpaat.benchmark.tables import ADJUSTED, COMPARED, FOOTNOTE, contrast_cell, cost_cells, doubts
 from dpaat.errors import UserError
@@ -44,7 +44,7 @@ for (const table of document.querySelectorAll("table")) {
 """Makes every head of a table a button that sorts by its column: largest first, then smallest first."""
 
 
-def write_leaderboard(document: Document, runs: Sequence[CellRun], name: str, out: Path) -> list[str]:
+def write_leaderboard(document: Document, runs: Sequence[JobRun], name: str, out: Path) -> list[str]:
     """Write the page, and the report of every run that is finished here and has none since its last evaluation.
 
     Reports of runs are `cells/NAME/report.html`, without images of the data; the page links them. Returns which reports
@@ -75,7 +75,7 @@ def write_leaderboard(document: Document, runs: Sequence[CellRun], name: str, ou
     return problems
 
 
-def _report(run: CellRun, out: Path, problems: list[str]) -> str | None:
+def _report(run: JobRun, out: Path, problems: list[str]) -> str | None:
     """Address of a run's own page, which is written where it is missing or older than the evaluation."""
     evaluation, page = run.folder / EVALUATION_FILE, run.folder / PAGE
     if not evaluation.is_file():

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.contrasts import combine
+from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
 from dpaat.errors import UserError
 from dpaat.evaluation.cascade import Cascade
@@ -38,7 +38,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class CellOutcome:
+class JobOutcome:
     """A finished cell: on the images of the main plan, and on the smaller draw, attacked by both plans.
 
     `facts` is ready for JSON: `seconds` spent, `seconds_per_epoch`, `digest` of the recipe, `checkpoint`, `device`,
@@ -51,7 +51,7 @@ class CellOutcome:
     draw: Outcome | None
 
 
-def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
+def read_outcome(cell: JobRun, plans: Plans) -> JobOutcome:
     """Read the predictions of a finished cell; raises UserError where a result is missing or cannot be read."""
     document = read_evaluation(cell.folder)
     if document is None:
@@ -77,11 +77,11 @@ def read_outcome(cell: CellRun, plans: Plans) -> CellOutcome:
         facts["one_answer"] = answer
     if found := document.get("data_warnings"):
         facts["data_warnings"] = found
-    return CellOutcome(facts, main, draw)
+    return JobOutcome(facts, main, draw)
 
 
 class _Reader:
-    def __init__(self, cell: CellRun, document: Document) -> None:
+    def __init__(self, cell: JobRun, document: Document) -> None:
         self.folder, self.document = cell.folder, document
         counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
         counts |= cell.info.get("split_sizes") or {}

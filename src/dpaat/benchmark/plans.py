@@ -36,7 +36,7 @@ class Plans:
 
 
 @dataclass(config=STRICT)
-class CellEvaluation(EvaluateConfig):
+class JobEvaluation(EvaluateConfig):
     """The field `evaluate` of a grid."""
 
     subset: dict[str, Any] | None = option(None, "costlier attacks on a draw, by fields of its own")
@@ -45,7 +45,7 @@ class CellEvaluation(EvaluateConfig):
 
 def read_plans(values: dict[str, Any]) -> Plans:
     """Read the field `evaluate` of a grid; the draw takes the radii and more from what is on all images."""
-    found = CellEvaluation(**values)
+    found = JobEvaluation(**values)
     main = _tabled(**{name: value for name, value in vars(found).items() if name in fields_of(EvaluateConfig)})
     draw = masking = None
     if found.subset is not None:

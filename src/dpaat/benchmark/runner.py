@@ -15,8 +15,8 @@ from types import FrameType
 
 from tqdm.auto import tqdm
 
-from dpaat.benchmark.cells import CellRun
 from dpaat.benchmark.executors import JOBS, Executor, Handle, Needs
+from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.plans import Plans, arguments_of, digest
 from dpaat.errors import Interrupted, listed
 from dpaat.runs import LAST
@@ -63,10 +63,10 @@ class Runner:
         self.environment = os.environ | {"OMP_NUM_THREADS": str(per_cell), "TQDM_MININTERVAL": "60"}
         self._live: set[subprocess.Popen[bytes]] = set()
         self._jobs: set[Handle] = set()
-        self._failures: dict[CellRun, int] = {}
+        self._failures: dict[JobRun, int] = {}
         self._stopping = False
 
-    def run(self, cells: Sequence[CellRun], passes: Sequence[float], *, progress: bool = True) -> None:
+    def run(self, cells: Sequence[JobRun], passes: Sequence[float], *, progress: bool = True) -> None:
         """Run cells that are not finished, in their order as far as several at a time have one.
 
         `passes` is the cost that each is expected to have, for the time left. Cells done, failures and the time left
@@ -78,7 +78,7 @@ class Runner:
         work = self._cell if self.executor is None else self._job
         waiting = dict(zip(cells, passes, strict=True))
         with bar, _told_to_end(), ThreadPoolExecutor(self.workers) as pool:
-            left: dict[Future[bool], CellRun] = {}
+            left: dict[Future[bool], JobRun] = {}
             failed, again, told = 0, 0.0, False
             try:
                 while waiting:
@@ -106,7 +106,7 @@ class Runner:
                 self._stop(left)
                 raise
 
-    def _job(self, cell: CellRun) -> bool:
+    def _job(self, cell: JobRun) -> bool:
         """Have the executor do what is left of a cell, again if the job gets lost; False if it failed."""
         assert self.executor is not None
         folder, error = cell.folder.parents[1].resolve() / JOBS / cell.cell.name, None
@@ -124,11 +124,11 @@ class Runner:
         cell.failed(f"{ATTEMPTS} jobs ended without a result, the last one by: {error}; see {folder}")
         return False
 
-    def _has_failed(self, cell: CellRun) -> bool:
+    def _has_failed(self, cell: JobRun) -> bool:
         """Whether it has failed since this runner began, here or in another process."""
         return cell.record.get("failures", 0) > self._failures.get(cell, 0)
 
-    def _cell(self, cell: CellRun) -> bool:
+    def _cell(self, cell: JobRun) -> bool:
         """Do what is left of a cell; False if it failed. Raises `BusyError` where another process works on it."""
         lock = cell.folder.parent / f".{cell.cell.name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ class Runner:
                 cell.failed(error)
             return error is None
 
-    def _train(self, cell: CellRun) -> str | None:
+    def _train(self, cell: JobRun) -> str | None:
         cell.note(evaluated=[])
         arguments = ["train", "--resume", "--out", str(cell.folder)]
         error = self._step(cell, "train", arguments)
@@ -164,7 +164,7 @@ class Runner:
             error = self._step(cell, "train", arguments)
         return error
 
-    def _step(self, cell: CellRun, kind: str, arguments: Sequence[str]) -> str | None:
+    def _step(self, cell: JobRun, kind: str, arguments: Sequence[str]) -> str | None:
         """Run one command of a cell and count its time; returns what it died of."""
         if self._stopping:
             return "interrupted"

@@ -12,7 +12,7 @@ import yaml
 from typing_extensions import TypedDict
 
 from dpaat.benchmark.datasets import data_name
-from dpaat.benchmark.grid import Cell
+from dpaat.benchmark.grid import Job
 from dpaat.benchmark.plans import Plans, digest
 from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.errors import UserError
@@ -27,7 +27,7 @@ from dpaat.validation import load_yaml, misfit
 RECORD = "cell.json"
 
 
-class CellRecord(TypedDict):
+class JobRecord(TypedDict):
     """`cell.json`."""
 
     status: NotRequired[Literal["begun", "failed", "finished"]]
@@ -37,21 +37,21 @@ class CellRecord(TypedDict):
     evaluated: NotRequired[list[str]]  # digests of the plans that were carried out
 
 
-class CellRun:
+class JobRun:
     """A cell and its run folder within the folder of the benchmark."""
 
-    def __init__(self, cell: Cell, out: Path) -> None:
+    def __init__(self, cell: Job, out: Path) -> None:
         self.cell = cell
         self.folder = out / "cells" / cell.name
 
     @property
-    def record(self) -> CellRecord:
+    def record(self) -> JobRecord:
         """What `cell.json` says; empty before the first attempt."""
         path = self.folder / RECORD
         if not path.is_file():
             return {}
         found = read_json(path)
-        if where := misfit(found, CellRecord):
+        if where := misfit(found, JobRecord):
             raise UserError(f"{path}: damaged at {where!r}; delete it")
         return found  # type: ignore[return-value]
 
