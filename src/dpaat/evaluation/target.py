@@ -1,4 +1,4 @@
-"""Evaluation subjects: the model of a run folder, or weights from elsewhere, with its images."""
+"""Evaluation target: the model of a run folder, or weights from elsewhere, with its images."""
 
 import dataclasses
 import hashlib
