@@ -246,6 +246,8 @@ def development() -> str:
         "e": "85 % clean, teacher at 0.7",
         "mean": "the same, one radius for all: the mean",
         "clean-50": "50 % clean, teacher at 0.7: `dpaat-balanced`",
+        "kl-100-clean-0-eps-4": "no clean images, teacher's answers only, `eps` 4/255",
+        "pgd-teacher-2": "PGD at 2/255 with the same teacher",
     }
     shared = {}
     for cell in document["cells"]:

@@ -76,4 +76,5 @@ def test_scores():
     assert score_cell(-0.021, (-0.05, 0.01), sign=True, more=" p 0.2") == Cell("-2.1", "[-5.0, 1.0] p 0.2")
     assert score_cell(0.0, (0.0, 0.0), sign=True, more=" p 1") == Cell("+0.0", "none differs p 1")
     assert score_cell(0.0, (0.0, 0.0)) == Cell("0.0", "[0.0, 0.0]")
+    assert score_cell(-0.02, (-9e12, 9e12), sign=True) == Cell("-2.0", "[-100.0, 100.0]")
     assert score_cell(None, (0.1, 0.2)) == Cell("-")

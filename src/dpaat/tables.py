@@ -167,7 +167,9 @@ def score_cell(
     """
     if value is None:
         return Cell("-", kind=kind)
-    around = "" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
+    # Against a steep line an interval can be endless, but no score differs by more than 100 points.
+    ends = [percent(min(max(end, -1.0), 1.0)) for end in interval or ()]
+    around = f"[{', '.join(ends)}]" if ends else ""
     if sign and interval and interval[0] == interval[1]:  # no spread in the images at hand says nothing of others
         around = "none differs"
     return Cell(f"{100 * value:+.1f}" if sign else percent(value), f"{around}{more}", kind)

@@ -146,7 +146,7 @@ def _title(table: Document) -> str:
 
 def contrast_cell(contrast: Mapping[str, Any], shown: Sequence[str] = ("p",)) -> Cell:
     """A difference with its interval, its one-sided bound ("bound") and its p-value ("p")."""
-    texts = {"bound": f" bound {100 * contrast['bound']:+.1f}", "p": f" p {contrast['p_adjusted']:.2g}"}
+    texts = {"bound": f" bound {100 * max(contrast['bound'], -1.0):+.1f}", "p": f" p {contrast['p_adjusted']:.2g}"}
     more = "".join(texts[name] for name in shown)
     return score_cell(contrast["difference"], contrast["interval"], sign=True, more=more)
 
