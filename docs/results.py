@@ -15,6 +15,7 @@ from typing import Any
 
 from dpaat.benchmark.tables import benchmark_markdown
 from dpaat.evaluation.statistics import SIGNIFICANT
+from dpaat.tables import percent, score_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/method.md", "docs/statistics.md")
@@ -51,22 +52,17 @@ def row(document: Document, recipe: str, model: str = SIX) -> Document:
     return dict(found)
 
 
-def percent(value: float) -> str:
-    """A share in percent."""
-    return f"{100 * value:.1f}"
-
-
 def score(found: Document, name: str, interval: bool = False) -> str:
     """A score in percent."""
     entry = found["scores"][name]
-    low, high = entry["interval"] or (None, None)
-    return percent(entry["value"]) + (f" [{percent(low)}, {percent(high)}]" if interval and low is not None else "")
+    cell = score_cell(entry["value"], entry["interval"] if interval else None)
+    return f"{cell.text} {cell.small}".strip()
 
 
 def change(entry: Document, interval: bool = True) -> str:
     """A difference in points."""
-    low, high = entry["interval"]
-    return f"{100 * entry['difference']:+.1f}" + (f" [{percent(low)}, {percent(high)}]" if interval else "")
+    cell = score_cell(entry["difference"], entry["interval"] if interval else None, sign=True)
+    return f"{cell.text} {cell.small}".strip()
 
 
 def probability(p: float) -> str:
@@ -192,7 +188,8 @@ def teacher_or_sizes(document: Document) -> tuple[str, str]:
     shared = set.intersection(*(set(found) for found in runs.values()))
     means = {recipe: [fmean(found[run][name] for run in shared) for name in names] for recipe, found in runs.items()}
     parts = [f"{labels[recipe]} {' / '.join(map(percent, values))}" for recipe, values in means.items()]
-    found = "Mostly the teacher, so far" if means["pgd-teacher-2"] > means["dpaat"] else "Not decided"
+    ahead = all(theirs > ours for theirs, ours in zip(means["pgd-teacher-2"], means["dpaat"], strict=True))
+    found = "Mostly the teacher, so far" if ahead else "Not decided"
     text = f"{found}: with it, clean accuracy / mAP / accuracy at 4/255 are {listed(parts)}."
     return text, f"{len(shared)} runs that all have, one seed: a lead, not a result"
 

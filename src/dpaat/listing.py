@@ -89,5 +89,11 @@ def _table(corner: str, headings: list[str], rows: list[Row], *notes: str) -> Li
     return Table(corner, [Column(text, left=True) for text in headings], rows), *notes
 
 
-MAKERS = (_methods, _models, _attacks, _datasets, _maps, _grids)
-LISTS: dict[str, Callable[[str], Listing]] = {maker.__name__[1:]: maker for maker in MAKERS}
+LISTS: dict[str, Callable[[str], Listing]] = {
+    "methods": _methods,
+    "models": _models,
+    "attacks": _attacks,
+    "datasets": _datasets,
+    "maps": _maps,
+    "grids": _grids,
+}

@@ -212,14 +212,14 @@ def _curve(found: Mapping[str, Entry]) -> Table:
     rows = [Row(format_radius(eps), [percent(accuracy), percent(balanced)]) for eps, accuracy, balanced in points]
     areas = [percent(entry[name]) for name in ("accuracy_area", "balanced_accuracy_area")]
     rows.append(Row(f"area to {format_radius(entry['area'])}", areas))
-    title = f"worst case over growing radii, {_about(entry)} (percent){spared(entry)}"
+    title = "; ".join(filter(None, (f"worst case over growing radii, {_about(entry)} (percent)", spared(entry))))
     return Table("radius", ["accuracy", "balanced"], rows, title=title)
 
 
 def spared(curve: Entry) -> str:
     """What the attacks of a curve left out; "" for nothing."""
     count = sum(curve.get("spared", {}).values())
-    return f"; {count:,} attacks left out on images that had withstood all at a larger radius" if count else ""
+    return f"{count:,} attacks left out on images that had withstood all at a larger radius" if count else ""
 
 
 def _certified(found: Mapping[str, Entry]) -> Table:

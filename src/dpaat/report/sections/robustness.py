@@ -107,7 +107,7 @@ def _security_curve(comparison: Comparison) -> list[Plot]:
     caption = "Security curve: balanced accuracy in the worst case over radii that double."
     for name, entry in curves.items():
         if left_out := spared(entry):
-            caption += f" {name}: {left_out.removeprefix('; ')}."
+            caption += f" {name}: {left_out}."
         if entry[BALANCED][-1] > 0:
             caption += f" {name} ends at {_not_zero(entry, sum(n > 0 for n in comparison.support.values()))}"
     return [line_plot(lines, x_label="radius", y_label=CURVES[BALANCED], caption=caption, radii=True, even=True)]
