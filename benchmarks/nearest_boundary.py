@@ -1,10 +1,12 @@
 """Whether the sizes of `dpaat` are distances to the decision boundary: they against FAB-T's nearest adversarial image.
 
-    python benchmarks/nearest_boundary.py RUN ... [--images 400] [--steps 30] [--out FILE.json]
+    python benchmarks/nearest_boundary.py RUN ... [--images 400] [--seed 0] [--steps 30] [--out FILE.json]
 
 Training images of every finished run are drawn by chance, and FAB-T looks for the nearest adversarial image of each,
-without any limit, with the weights of the last epoch, which the sizes are of. Where the network is wrong on the clean
-image, that distance is 0. Then Spearman's correlation with it, over all of them and over those classified correctly, of
+without any limit, with the weights of the last epoch, which the sizes are of. On a run of label_noise.py, `--seed` is
+to be another than its seed: the same one draws the images whose labels it changed. Where the network is wrong on the
+clean image, that distance is 0. Then Spearman's correlation with it, over all of them and over those classified
+correctly, of
 
 - `eps` and `distance`, the last epoch of perturbation.parquet, `distance` the estimate that the state keeps;
 - `visits`, the mean of what the visits of an image solved for, each by itself; `last`, the last of them, undamped;
@@ -78,13 +80,13 @@ def correlation(estimate: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     return {"spearman": round(float(spearman(estimate, truth)), 3), "interval": interval.round(3).tolist()}
 
 
-def measure(run: Run, count: int, steps: int) -> dict[str, Any]:
+def measure(run: Run, count: int, steps: int, seed: int) -> dict[str, Any]:
     """What the script says of one run."""
     data = run.prepare(progress=False)
     last, solved = solved_at_visits(run)
     place = {name: row for row, name in enumerate(data.ids.tolist())}
     rows = np.array([place[name] for name in last.index])
-    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:count])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
     truth = boundary(run, rows[chosen], data.images, data.labels, steps)
     right, known = truth > 0, last["distance"].notna().to_numpy()
     visits = np.isfinite(solved).sum(0)
@@ -104,6 +106,7 @@ def measure(run: Run, count: int, steps: int) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "train_images": len(rows),
         "images": len(chosen),
+        "draw_seed": seed,
         "fab_t_steps": steps,
         "correct": int(right.sum()),
         "mean_distance": {
@@ -143,13 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--steps", type=int, default=30, help="of FAB-T, for each target")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     given = parser.parse_args(arguments)
     found = read_json(given.out)["runs"] if given.out and given.out.exists() else {}
     for path in given.runs:
         run = open_run(path)
-        row = measure(LastEpoch(run.path, run.config, run.info), given.images, given.steps)
+        row = measure(LastEpoch(run.path, run.config, run.info), given.images, given.steps, given.seed)
         found["/".join(path.resolve().parts[-2:])] = row
         shares = (f"{name} {share:.1%}" for name, share in row["of_correct"].items())
         print(f"{path.name}: {row['correct']} of {row['images']} correct; of those {', '.join(shares)}")
