@@ -95,8 +95,9 @@ def extent(document: Document, recipe: str) -> str:
     """How much of a recipe has been run."""
     cells = [cell for cell in document["cells"] if cell["recipe"] == recipe]
     done = [cell for cell in cells if cell["status"] == "finished"]
-    seeds = {cell["seed"] for cell in done}
-    lead = "; one seed: a lead, not a result" if len(seeds) == 1 and len(done) < len(cells) else ""
+    first = sum(cell["seed"] == min(each["seed"] for each in done) for cell in done)
+    seeds = "one seed" if first == len(done) else f"{len(done) - first} of them with a second seed"
+    lead = f"; {seeds}: a lead, not a result" if len(done) < len(cells) else ""
     return f"{len(done)} of {len(cells)} runs{lead}"
 
 
