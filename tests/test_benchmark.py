@@ -323,7 +323,7 @@ def test_an_interruption_ends_the_cells_and_blames_none(number, program, finishe
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "id").read_text()), 0)
     grid = read_grid(finished_grid / "grid.yaml")
-    states = [JobRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
+    states = [JobRun(cell, folder / "out").state for cell in grid.cells]
     assert states == ["waiting"] * 4
 
 
