@@ -3,17 +3,14 @@
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
@@ -21,17 +18,16 @@ from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.consistency import check_end, check_start
 from dpaat.data import PreparedData
 from dpaat.data.splits import read_splits
-from dpaat.data.values import FULL
 from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
 from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
-from dpaat.own_code import FIELDS, marks, require_trust
+from dpaat.own_code import FIELDS, require_trust
 from dpaat.precision import bfloat16_pays, emulation
-from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config, write_config
-from dpaat.storage import read_json, write_json, writing
-from dpaat.training import folder
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config
+from dpaat.storage import read_json, writing
 from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
 from dpaat.training.faults import TrainingError
+from dpaat.training.folder import RunFolder, headline, stopped, too_little_memory, went_wrong
 from dpaat.training.loggers import make_loggers, started
 from dpaat.training.module import TrainingModule
 from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
@@ -73,161 +69,140 @@ def train(
             went wrong.
         Interrupted: a signal came, and the run is saved.
     """
-    out = Path(out)
-    # Further processes of a distributed run find the folder that the first one has made.
-    first_process = getattr(rank_zero_only, "rank", 0) == 0 and LightningEnvironment().node_rank() == 0
-    console = console if first_process else None
-    say = partial(folder.say, console)
+    folder = RunFolder(Path(out), console)
+    out, say = folder.path, folder.say
     with ExitStack() as held:
         resuming = resume and any((out / name).is_file() for name in (LAST, PREVIOUS, BEST))
         begun = resuming or (resume and (out / CONFIG).is_file())
-        info = read_json(out / INFO) if resuming else {}
-        if info.get("status") == "finished":
+        folder.info = read_json(out / INFO) if resuming else {}
+        if folder.info.get("status") == "finished":
             say(f"{out}: already finished, nothing to resume")
             return out
-        if first_process and begun:
-            held.enter_context(folder.alone(out))
-            info = read_json(out / INFO) if resuming else {}
-        elif first_process:
-            folder.require_empty(out)
+        if folder.first and begun:
+            held.enter_context(folder.alone())
+            folder.info = read_json(out / INFO) if resuming else {}
+        elif folder.first:
+            folder.require_empty()
         if begun:
-            before = read_config(out / CONFIG)
-            named = [value for name in FIELDS if (value := getattr(before, name)) and (name != "data" or data is None)]
-            require_trust(named, info.get("code"), out / CONFIG)
-            check_start(out, before, info)
-            check_end(out, info)
-            config = dataclasses.replace(before, **{name: getattr(config, name) for name in PLACE})
-            config = config if data is None else dataclasses.replace(config, data=data)
-        config = complete(config)
+            config = _begun(folder, config, data)
+        config, run = complete(config), Run(out, config, folder.info)
         check_options(config.trainer)
-        check_name(Run(out, config, info).network)
+        check_name(run.network)
         if stop_after is not None and stop_after < 1:
             raise UserError(f"stop_after: {stop_after} must be at least 1 epoch")
 
-        own_splits = out / SPLITS if resume and (out / SPLITS).is_file() else None
         with moved(out) if resuming and data is None else nullcontext():
-            prepared = prepare_data(
-                config,
-                own_splits=own_splits,
-                own_window=(info.get("window") or FULL) if resuming else None,
-                classes=info.get("classes"),
-                cache_dir=cache_dir,
-                progress=console is not None,
-            )
+            shown = folder.console is not None
+            prepared = prepare_data(config, run=run if resume else None, cache_dir=cache_dir, progress=shown)
         check_splits(config, prepared)
         if resuming:
-            _check_same_data(config, prepared, out, info, own_splits)
+            _check_same_data(run, prepared)
         if config.precision == "auto":
-            config = _measured(config, prepared, first_process, say)
-        ids, lost = info.get("loggers") or {}, list[str]()
-
-        def lose(line: str) -> None:
-            lost.append(line)
-            say(f"warning: {line}")
-
-        loggers = make_loggers(config, out, ids, lose)
+            config = _measured(config, prepared, folder)
+        ids = folder.info.get("loggers") or {}
+        loggers = make_loggers(config, out, ids, folder.lose)
         trainer = make_trainer(
-            config, out, prepared, stop_after=stop_after, console=console, loggers=loggers, further=callbacks
+            config, out, prepared, stop_after=stop_after, console=folder.console, loggers=loggers, further=callbacks
         )
-        module = build(config, prepared, begun=Run(out, config, info) if resuming else None)
-        checkpoint = newest_whole(out, module, info, lambda line: say(f"warning: {line}")) if resuming else None
-        if first_process and not begun:
+        module = build(config, prepared, begun=run if resuming else None)
+        damaged = partial(say, kind="warning")
+        checkpoint = newest_whole(out, module, folder.info, damaged) if resuming else None
+        if folder.first and not begun:
             with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(folder.alone(out))
-            folder.require_empty(out)
+            held.enter_context(folder.alone())
+            folder.require_empty()
         if checkpoint is None:
-            info = folder.describe(config, prepared, command) | (
-                {"network": facts} if (facts := module.model.facts) else {}
-            )
-            if first_process:
-                info = folder.begin(out, config, info, prepared)
-        elif first_process:
-            if data is not None and (signed := marks([data])):
-                info["code"] = (info.get("code") or {}) | signed
-            write_json(out / INFO, info | {"status": "running"})
-            if data is not None:
-                write_config(out / CONFIG, config)
-        module.record = Run(out, config, info).record
-        say(folder.headline(config, prepared, module))
-        for kind, lines in (("note", prepared.table.notes), ("warning", info.get("data_warnings", []))):
+            folder.begin(config, prepared, module.model.facts, command)
+        elif folder.first:
+            folder.go_on(config, data)
+        module.record = Run(out, config, folder.info).record
+        say(headline(config, prepared, module))
+        for kind, lines in (("note", prepared.table.notes), ("warning", folder.info.get("data_warnings", []))):
             for line in lines:
-                say(f"{kind}: {line}")
+                say(line, kind)
         if not resuming and (weights := describe_weights(module.model.facts)):
             say(f"{weights}; {describe_tuning(config)}")
         if slow := emulation(config.precision, trainer.strategy.root_device):
-            say(f"warning: {slow}")
+            say(slow, "warning")
         line, too_seldom = adaptation(config, find_method(config.method)) or ("", False)
         if line:
-            say(f"warning: {line}" if too_seldom else line)
+            (folder.lose if too_seldom else say)(line)
 
-        if first_process and loggers:
+        if folder.first and loggers:
             try:
-                info["loggers"] = ids | held.enter_context(started(loggers, config, ids))
+                found = held.enter_context(started(loggers, config, ids))
             except UserError as error:
-                folder.pause(out, info, status="failed", error=str(error))
+                folder.pause(status="failed", error=str(error))
                 raise
-            write_json(out / INFO, info | {"status": "running"})
+            folder.note(loggers=ids | found, status="running")
         seconds = time.perf_counter()
-        _fit(trainer, module, prepared, checkpoint, out, info)
+        _fit(trainer, module, prepared, checkpoint, folder)
         if trainer.is_global_zero:
-            info = folder.finish(trainer, module, out, info, [line] * too_seldom + lost)
-            if answer := info["one_answer"]:
-                say(f"warning: on validation, the kept model {answer}")
-            say(folder.closing(out, config, info, time.perf_counter() - seconds))
+            folder.finish(trainer, module)
+            if answer := folder.info["one_answer"]:
+                say(f"on validation, the kept model {answer}", "warning")
+            say(folder.closing(config, time.perf_counter() - seconds))
     return out
 
 
-def _measured(config: TrainConfig, data: PreparedData, first_process: bool, say: Callable[[str], None]) -> TrainConfig:
+def _begun(folder: RunFolder, config: TrainConfig, data: str | None) -> TrainConfig:
+    """The configuration that a run was begun with, at the place of another one; its data may have been moved."""
+    path = folder.path / CONFIG
+    before = read_config(path)
+    named = [value for name in FIELDS if (value := getattr(before, name)) and (name != "data" or data is None)]
+    require_trust(named, folder.info.get("code"), path)
+    check_start(folder.path, before, folder.info)
+    check_end(folder.path, folder.info)
+    place = {name: getattr(config, name) for name in PLACE}
+    return dataclasses.replace(before, **place, data=before.data if data is None else data)
+
+
+def _measured(config: TrainConfig, data: PreparedData, folder: RunFolder) -> TrainConfig:
     """The configuration with the faster precision in place of "auto"."""
-    if not first_process or config.num_nodes > 1 or str(config.devices) not in ("auto", "1"):
+    if not folder.first or config.num_nodes > 1 or str(config.devices) not in ("auto", "1"):
         raise UserError("precision: auto measures in one process; with several give 32-true or bf16-mixed")
     cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
     rows = data.rows("train")[: config.batch_size]
     module = build(dataclasses.replace(config, compile=False), data).to("cpu" if cpu else "cuda")
     x = torch.from_numpy(np.array(data.images[rows])).to(module.device).float() / 255
     half, line = bfloat16_pays(module.model.train(), x, torch.from_numpy(data.labels[rows]).to(module.device))
-    say(line)
+    folder.say(line)
     return dataclasses.replace(config, precision="bf16-mixed" if half else "32-true")
 
 
-def _check_same_data(
-    config: TrainConfig, data: PreparedData, out: Path, info: dict[str, Any], own_splits: Path | None
-) -> None:
-    if data.fingerprint != info.get("fingerprint"):
+def _check_same_data(run: Run, data: PreparedData) -> None:
+    spec, own_splits = run.config.data, run.path / SPLITS
+    if data.fingerprint != run.info.get("fingerprint"):
         raise UserError(
-            f"{config.data}: not the images that {out} was begun with, in the same classes and groups, or the "
-            "data have changed since; train anew into another --out"
+            f"{spec}: not the images that {run.path} was begun with, in the same classes and groups, or the data have "
+            "changed since; train anew into another --out"
         )
-    if own_splits is not None and read_splits(own_splits)["id"].tolist() != data.ids.tolist():
+    if own_splits.is_file() and read_splits(own_splits)["id"].tolist() != data.ids.tolist():
         raise UserError(
-            f"{config.data}: its images come in another order than {out} was begun with, which {SPLITS} holds; put "
-            "them back into that order"
+            f"{spec}: its images come in another order than {run.path} was begun with, which {SPLITS} holds; put them "
+            "back into that order"
         )
 
 
 def _fit(
-    trainer: L.Trainer,
-    module: TrainingModule,
-    data: PreparedData,
-    checkpoint: Path | None,
-    out: Path,
-    info: dict[str, Any],
+    trainer: L.Trainer, module: TrainingModule, data: PreparedData, checkpoint: Path | None, folder: RunFolder
 ) -> None:
     """Run the loop; whatever ends it early is noted in the run folder and told in one line."""
-    datamodule, go_on = make_datamodule(module.config, data), f"dpaat train --out {shlex.quote(str(out))} --resume"
+    datamodule, out = make_datamodule(module.config, data), folder.path
+    go_on = f"dpaat train --out {shlex.quote(str(out))} --resume"
     exhausted = worker_lost = False
     try:
         with quiet(), own_signals():
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
         if trainer.is_global_zero:
-            folder.pause(out, info, status="stopped")
-        raise Interrupted(folder.stopped(stop, out), 128 + stop.signum) from None
+            folder.pause(status="stopped")
+        raise Interrupted(stopped(stop, out), 128 + stop.signum) from None
     except TrainingError as fault:
-        text = folder.went_wrong(fault, out, module.config, data)
+        text = went_wrong(fault, out, module.config, data)
         if trainer.is_global_zero:
-            folder.pause(out, info, status="failed", error=text)
+            folder.pause(status="failed", error=text)
         raise UserError(text) from None
     except SystemExit:  # Lightning's answer to an interruption
         if trainer.interrupted:
@@ -252,4 +227,4 @@ def _fit(
             f"without them: {go_on} --workers 0"
         )
     if exhausted:
-        raise UserError(folder.too_little_memory(module, datamodule, trainer))
+        raise UserError(too_little_memory(module, datamodule, trainer))

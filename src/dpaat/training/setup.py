@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.seen import recognized, split_before
 from dpaat.data.splits import read_splits, refusals
+from dpaat.data.values import FULL
 from dpaat.errors import UserError
 from dpaat.methods import METHODS, MethodContext, base, build_method, find_method
 from dpaat.methods.dpaat import MIN_RAMP
@@ -29,27 +29,22 @@ from dpaat.weights import open_weights
 
 
 def prepare_data(
-    config: TrainConfig,
-    *,
-    own_splits: Path | None = None,
-    own_window: str | None = None,
-    classes: Sequence[str] | None = None,
-    cache_dir: Path | None = None,
-    progress: bool = True,
+    config: TrainConfig, *, run: Run | None = None, cache_dir: Path | None = None, progress: bool = True
 ) -> PreparedData:
-    """Load the data of a run by its configuration, or as splits, window and classes say of one begun before."""
+    """Load the data of a training by its configuration, and as the folder of a `run` says that goes on."""
+    info = {} if run is None else run.info
     load = partial(
         prepare,
         config.data,
         image_size=config.image_size,
         fit=config.fit,
         seed=config.seed,
-        classes=classes,
-        window=own_window or config.window,
+        classes=info.get("classes"),
+        window=(info.get("window") or FULL) if info else config.window,
         cache_dir=cache_dir,
         progress=progress,
     )
-    if own_splits is None:
+    if run is None or not (own_splits := run.path / SPLITS).is_file():
         return load(splits=Path(config.splits) if config.splits else None, fold=config.fold)
     try:
         return load(splits=own_splits, fold=None)
