@@ -19,18 +19,17 @@ from dpaat.consistency import check_end, check_start
 from dpaat.data import PreparedData
 from dpaat.data.splits import read_splits
 from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
-from dpaat.methods import find_method
 from dpaat.models import check_name, describe_weights
 from dpaat.own_code import FIELDS, require_trust
 from dpaat.precision import bfloat16_pays, emulation
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, Run, moved, read_config
 from dpaat.storage import read_json, writing
 from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
-from dpaat.training.faults import TrainingError
+from dpaat.training.faults import TrainingError, adaptation
 from dpaat.training.folder import RunFolder, headline, stopped, too_little_memory, went_wrong
 from dpaat.training.loggers import make_loggers, started
 from dpaat.training.module import TrainingModule
-from dpaat.training.setup import adaptation, build, check_splits, make_datamodule, prepare_data
+from dpaat.training.setup import build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import check_options, make_trainer, quiet
 from dpaat.training.tuning import describe_tuning
 
@@ -125,7 +124,7 @@ def train(
             say(f"{weights}; {describe_tuning(config)}")
         if slow := emulation(config.precision, trainer.strategy.root_device):
             say(slow, "warning")
-        line, too_seldom = adaptation(config, find_method(config.method)) or ("", False)
+        line, too_seldom = adaptation(config) or ("", False)
         if line:
             (folder.lose if too_seldom else say)(line)
 

@@ -28,13 +28,10 @@ from dpaat.own_code import FIELDS, marks
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
 from dpaat.storage import TRAINING, locked, write_json, writing
-from dpaat.training.callbacks import overfitted
 from dpaat.training.checkpointing import HANGUP, Stopped
-from dpaat.training.datamodule import DataModule
-from dpaat.training.faults import ADVICE, TrainingError, largest_batch
+from dpaat.training.faults import ADVICE, TrainingError, largest_batch, overfitted
 from dpaat.training.module import TrainingModule
-from dpaat.training.setup import learned_before
-from dpaat.training.trainer import attacked_radius
+from dpaat.training.setup import DataModule, learned_before
 
 
 class RunFolder:
@@ -143,7 +140,7 @@ class RunFolder:
             torch.load(out / BEST, map_location="cpu", weights_only=True, mmap=True) if (out / BEST).is_file() else {}
         )
         score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
-        found = overfitted(out, attacked_radius(config), config, 2 if info.get("multilabel") else len(info["classes"]))
+        found = overfitted(out, config, 2 if info.get("multilabel") else len(info["classes"]))
         self.note(
             status="finished" if trainer.current_epoch >= config.epochs else "stopped",
             epochs_done=trainer.current_epoch,
