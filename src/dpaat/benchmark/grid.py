@@ -26,8 +26,6 @@ QUICK = Path("quick")
 """The grid whose evaluation a made one takes."""
 METHODS_TRIED = ("standard", "pgd", "trades", "dpaat")
 """Methods of a made grid that names none."""
-
-
 Listed = (
     BeforeValidator(lambda value: value if value is None or isinstance(value, list) else [value]),
     AfterValidator(lambda values, info: unique(info.field_name, values)),
@@ -160,8 +158,7 @@ def read_grid(
             raise UserError("data: the grid names no dataset; give one with --data")
         specs = [*data] if grid.data is None else replace_data(grid.data, data)
         unique("data", [data_name(spec) for spec in specs])
-        names = [recipe.name for recipe in recipes]
-        unique("recipes", names)
+        names = unique("recipes", [recipe.name for recipe in recipes])
         named = grid.reference or names[0]
         compared = next((recipe.name for recipe in recipes if named in (recipe.name, recipe.family)), None)
         if compared is None:
