@@ -1,7 +1,7 @@
 """Outcomes of a cell, image by image, read from its predictions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ class _Reader:
         ranked = ranked_attack(images)
         return Outcome(
             find_fold(clean),
-            {eps: find_fold(_verdicts(clean, cascade.at(eps)[0])) for eps in images.radii},
+            {eps: find_fold(replace(clean, predicted=cascade.at(eps)[0], probabilities=None)) for eps in images.radii},
             {eps: find_fold(self.predictions(images, ranked, eps)) for eps in images.radii},
         )
 
@@ -167,10 +167,6 @@ def scores_of(outcome: Outcome, radii: Sequence[float]) -> dict[str, float]:
         for condition in conditions([outcome], radii)
         for metric, name in condition.names.items()
     }
-
-
-def _verdicts(clean: Predictions, predicted: np.ndarray) -> Predictions:
-    return Predictions(clean.ids, clean.labels, clean.groups, predicted, None, clean.classes)
 
 
 def _masking(document: Document) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.consistency import check_end, check_start
-from dpaat.data import PreparedData
 from dpaat.data.splits import read_splits
 from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
 from dpaat.models import check_name, describe_weights
@@ -29,7 +28,6 @@ from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
 from dpaat.training.faults import TrainingError, adaptation
 from dpaat.training.folder import RunFolder, headline, stopped, too_little_memory, went_wrong
 from dpaat.training.loggers import make_loggers, started
-from dpaat.training.module import TrainingModule
 from dpaat.training.setup import build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import check_options, make_trainer, quiet
 from dpaat.training.tuning import describe_tuning
@@ -84,10 +82,6 @@ def train(
 class _Training:
     """A training on its way: its configuration, its run folder, and where its data are now if they were moved."""
 
-    data: PreparedData
-    trainer: L.Trainer
-    module: TrainingModule
-
     def __init__(self, config: TrainConfig, folder: RunFolder, *, resume: bool, data: str | None) -> None:
         self.config, self.folder, self.out, self.moved_to = config, folder, folder.path, data
         self.resuming = resume and any((self.out / name).is_file() for name in (LAST, PREVIOUS, BEST))
@@ -124,7 +118,7 @@ class _Training:
         return Run(self.out, self.config, self.folder.info)
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """Load the data, and measure which precision is faster where that is to be found out."""
+        """Load the data, those of the run that goes on."""
         config, shown = self.config, self.folder.console is not None
         with moved(self.out) if self.resuming and self.moved_to is None else nullcontext():
             run = self.as_run if self.begun else None
@@ -141,8 +135,10 @@ class _Training:
                 f"{config.data}: its images come in another order than {self.out} was begun with, which {SPLITS} "
                 "holds; put them back into that order"
             )
-        if config.precision != "auto":
-            return
+
+    def faster_precision(self) -> str:
+        """That of the two in which a batch takes less time."""
+        config, data = self.config, self.data
         if not self.folder.first or config.num_nodes > 1 or str(config.devices) not in ("auto", "1"):
             raise UserError("precision: auto measures in one process; with several give 32-true or bf16-mixed")
         cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
@@ -151,10 +147,12 @@ class _Training:
         x = torch.from_numpy(np.array(data.images[rows])).to(module.device).float() / 255
         half, line = bfloat16_pays(module.model.train(), x, torch.from_numpy(data.labels[rows]).to(module.device))
         self.folder.say(line)
-        self.config = dataclasses.replace(config, precision="bf16-mixed" if half else "32-true")
+        return "bf16-mixed" if half else "32-true"
 
     def make(self, stop_after: int | None, callbacks: Sequence[L.Callback]) -> None:
         """Make trackers, trainer and network, and find the checkpoint to go on from."""
+        if self.config.precision == "auto":
+            self.config = dataclasses.replace(self.config, precision=self.faster_precision())
         config, folder = self.config, self.folder
         self.loggers = make_loggers(config, self.out, folder.info.get("loggers") or {}, folder.lose)
         options: dict[str, Any] = {"stop_after": stop_after, "loggers": self.loggers, "further": callbacks}
