@@ -30,7 +30,7 @@ from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.target import EvalTarget
 from dpaat.evaluation.writer import Analyses, Writer
-from dpaat.measurement import EvaluateConfig, Foreign, Inputs
+from dpaat.measurement import EvaluateConfig, Foreign
 from dpaat.precision import bfloat16_pays
 from dpaat.storage import writing
 from dpaat.validation import misfit
@@ -62,18 +62,18 @@ def evaluate_run(
     written.
     """
     plan = EvaluateConfig(**options)
-    device = resolve_device(device)
     target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
-    other = None if source is None else source_of(target, source, device)
-    return evaluate(target, plan, source=other, device=device, progress=progress)
+    return evaluate(target, plan, source=source_of(target, source), device=target.device, progress=progress)
 
 
-def source_of(target: EvalTarget, run: Path, device: str) -> EvalTarget:
-    """The run on which transfer attacks make the images for a model.
+def source_of(target: EvalTarget, run: Path | None) -> EvalTarget | None:
+    """The run on which transfer attacks make the images for a model, if there is to be one.
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
-    source = target_of_folder(run, data=target.data, device=device, progress=False)
+    if run is None:
+        return None
+    source = target_of_folder(run, data=target.data, device=target.device, progress=False)
     if (source.classes, source.channels) != (target.classes, target.channels):
         raise UserError(
             f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
@@ -122,17 +122,11 @@ def evaluate_arrays(
     else:
         options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else options["norm"]}
         options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
-    plan, device = EvaluateConfig(split="all", **options), resolve_device(device)
-    target = target_from_elsewhere(
-        Foreign(out=str(out), image_size=int(images.shape[-1])),
-        Inputs(device=device),
-        seed=plan.seed,
-        progress=progress,
-        module=model,
-        data=[(image, classes[label]) for image, label in zip(images, labels, strict=True)],
-        classes=classes,
-    )
-    return _written(target, plan, source=None, device=device, progress=progress).saved
+    plan, given = EvaluateConfig(split="all", **options), Foreign(out=str(out), image_size=int(images.shape[-1]))
+    data = [(image, classes[label]) for image, label in zip(images, labels, strict=True)]
+    about: dict[str, Any] = {"module": model, "classes": classes, "seed": plan.seed}
+    target = target_from_elsewhere(given, data, device=device, progress=progress, **about)
+    return _written(target, plan, source=None, device=target.device, progress=progress).saved
 
 
 def _written(
@@ -212,17 +206,6 @@ def _clinical(writer: Writer, results: Sequence[Result], device: str | torch.dev
         classes=target.classes,
     )
     return {name: {"conditions": values} for name, values in found.items()}
-
-
-def resolve_device(device: str) -> str:
-    """The best device there is for "auto"; UserError for no device, or one that this machine does not have."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError):
-        raise UserError(f"device {device!r} is not available here; use auto or cpu") from None
-    return device
 
 
 def check_writable(folder: Path) -> None:
