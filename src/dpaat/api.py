@@ -122,9 +122,7 @@ def evaluate(
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
     plan = EvaluateConfig(**options)
     with trusting(everything=trust):
-        target = _target(
-            model, data, out, classes, how, window=window, device=device, progress=progress, seed=plan.seed
-        )
+        target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         other = source_of(target, None if source is None else Path(source))
         return measure(target, plan, source=other, device=target.device, progress=progress)
 
@@ -151,9 +149,7 @@ def explain(
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
     plan = ExplainConfig(**options)
     with trusting(everything=trust):
-        target = _target(
-            model, data, out, classes, how, window=window, device=device, progress=progress, seed=plan.seed
-        )
+        target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         if plan.norm is None:
             run = target.folder / INFO
             plan = dataclasses.replace(plan, norm=open_run(target.folder).config.norm if run.is_file() else "linf")
@@ -213,7 +209,6 @@ def _target(
     out: str | Path | None,
     classes: Sequence[str] | None,
     how: Mapping[str, Any],
-    *,
     seed: int,
     **options: Any,
 ) -> EvalTarget:
