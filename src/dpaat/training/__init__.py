@@ -28,9 +28,9 @@ from dpaat.training.checkpointing import Stopped, newest_whole, own_signals
 from dpaat.training.faults import TrainingError, adaptation
 from dpaat.training.folder import RunFolder, headline, stopped, too_little_memory, went_wrong
 from dpaat.training.loggers import make_loggers, started
+from dpaat.training.optimizer import describe_tuning
 from dpaat.training.setup import build, check_splits, make_datamodule, prepare_data
 from dpaat.training.trainer import check_options, make_trainer, quiet
-from dpaat.training.tuning import describe_tuning
 
 
 def train(
@@ -118,7 +118,7 @@ class _Training:
         return Run(self.out, self.config, self.folder.info)
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """Load the data, those of the run that goes on."""
+        """Load the data; UserError where they are not those of the run that goes on."""
         config, shown = self.config, self.folder.console is not None
         with moved(self.out) if self.resuming and self.moved_to is None else nullcontext():
             run = self.as_run if self.begun else None

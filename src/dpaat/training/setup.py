@@ -21,7 +21,7 @@ from dpaat.models import build_model
 from dpaat.radii import check_radius
 from dpaat.runs import SPLITS, Run
 from dpaat.training.module import TrainingModule
-from dpaat.training.tuning import check_head
+from dpaat.training.optimizer import check_head
 from dpaat.weights import open_weights
 
 
