@@ -162,6 +162,15 @@ def test_a_failure_stops_nothing_and_is_tried_again(finished_grid, tiny_images, 
     )
 
 
+def test_json_holds_no_tables_of_an_earlier_call(finished_grid, tiny_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "run_command", Commands(finished_grid / "out", fails=lambda *_: True))
+    shutil.copy(finished_grid / "out" / "benchmark.json", tmp_path)
+    grid = [str(finished_grid / "grid.yaml"), f"--data=folder:{tiny_images}"]
+    assert main(["benchmark", *grid, f"--out={tmp_path}", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"folder": str(tmp_path), "problems": 4}
+
+
 def test_what_was_interrupted_goes_on_where_it_stood(finished_grid, tiny_images, tmp_path, monkeypatch):
     broken = Commands(finished_grid / "out", fails=lambda kind, cell: kind == "evaluate" and cell == CELLS[1])
     monkeypatch.setattr(runner, "run_command", broken)
@@ -323,7 +332,7 @@ def test_an_interruption_ends_the_cells_and_blames_none(number, program, finishe
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "id").read_text()), 0)
     grid = read_grid(finished_grid / "grid.yaml")
-    states = [JobRun(cell, folder / "out").state(grid.plans) for cell in grid.cells]
+    states = [JobRun(cell, folder / "out").state for cell in grid.cells]
     assert states == ["waiting"] * 4
 
 

@@ -10,8 +10,8 @@ import pytest
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
 from dpaat.benchmark import read_grid, runner
 from dpaat.benchmark.archive import read_outcomes
-from dpaat.benchmark.datasets import GRIDS as PACKAGED
 from dpaat.benchmark.jobs import JobRun, comparable
+from dpaat.benchmark.overrides import GRIDS as PACKAGED
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.methods import complete_options, find_method
@@ -202,7 +202,7 @@ def test_every_grid_of_the_repository_is_right(path):
 def test_published_outcomes_are_those_of_their_grids(name, tmp_path):
     """They were computed by version 0.1, under its names of methods and options."""
     grid = read_grid(GRIDS / f"{name}.yaml")
-    outcomes = read_outcomes(PUBLISHED / name, [JobRun(cell, tmp_path) for cell in grid.cells], grid.plans)
+    outcomes = read_outcomes(PUBLISHED / name, [JobRun(cell, tmp_path) for cell in grid.cells])
     document = json.loads((PUBLISHED / f"{name}.json").read_text())
     assert set(outcomes) == {path.stem for path in (PUBLISHED / name).glob("*.npz")}
     assert set(outcomes) == {cell["name"] for cell in document["cells"] if cell["status"] == "finished"}

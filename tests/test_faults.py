@@ -18,11 +18,11 @@ from dpaat.training.faults import (
     LOSS,
     FaultWatch,
     TrainingError,
+    attacked_radius,
     catastrophic_overfitting,
     largest_batch,
 )
 from dpaat.training.module import TrainingModule
-from dpaat.training.trainer import attacked_radius
 from training_makers import checkpoint, tiny_config
 
 

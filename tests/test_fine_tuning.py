@@ -25,7 +25,7 @@ from dpaat.models import Classifier, build_model
 from dpaat.networks import head_layers, make_network
 from dpaat.runs import BEST, LAST, open_run
 from dpaat.training import train
-from dpaat.training.tuning import check_head
+from dpaat.training.optimizer import check_head
 from dpaat.weights import read_weights
 from training_makers import make_images, tiny_arguments, tiny_config
 

@@ -7,7 +7,7 @@ import torch
 from data_makers import array_table
 from dpaat.data import PreparedData
 from dpaat.data.loading import KeyedBatchSampler, SplitDataset, key
-from dpaat.training.datamodule import DataModule
+from dpaat.training.setup import DataModule
 
 LABELS = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
 

@@ -10,10 +10,9 @@ from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
 from dpaat.errors import UserError
 from dpaat.methods import MethodContext, build_method, find_method
-from dpaat.training.datamodule import DataModule
 from dpaat.training.module import TrainingModule
 from dpaat.training.profile import profile, spread_sizes
-from dpaat.training.setup import build
+from dpaat.training.setup import DataModule, build
 from dpaat.training.stopwatch import PHASES, measure_memory
 from fast_agreement import share_moved_alike
 from profile_accuracy import standing_share

@@ -17,9 +17,9 @@ from dpaat.evaluation.entries import Document
 from dpaat.evaluation.predict import Predictor
 from dpaat.evaluation.predict import load as load_predictor
 from dpaat.evaluation.run import evaluate as measure
-from dpaat.evaluation.run import resolve_device, source_of
+from dpaat.evaluation.run import source_of
 from dpaat.evaluation.target import EvalTarget
-from dpaat.measurement import FLAGS, EvaluateConfig, ExplainConfig, Foreign, Inputs
+from dpaat.measurement import FLAGS, EvaluateConfig, ExplainConfig, Foreign
 from dpaat.own_code import FIELDS, require_trust, trusting
 from dpaat.runs import INFO, SUBJECT, open_run, read_config
 from dpaat.weights import open_weights
@@ -120,11 +120,11 @@ def evaluate(
     """
     options = {{flag: name for name, flag in FLAGS.items()}.get(name, name): value for name, value in options.items()}
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan, device = EvaluateConfig(**options), resolve_device(device)
+    plan = EvaluateConfig(**options)
     with trusting(everything=trust):
-        target = _target(model, data, out, classes, window, device, progress, how, seed=plan.seed)
-        other = None if source is None else source_of(target, Path(source), device)
-        return measure(target, plan, source=other, device=device, progress=progress)
+        target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
+        other = source_of(target, None if source is None else Path(source))
+        return measure(target, plan, source=other, device=target.device, progress=progress)
 
 
 def explain(
@@ -147,13 +147,13 @@ def explain(
     from dpaat.interpret.run import explain as measure_maps
 
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan, device = ExplainConfig(**options), resolve_device(device)
+    plan = ExplainConfig(**options)
     with trusting(everything=trust):
-        target = _target(model, data, out, classes, window, device, progress, how, seed=plan.seed)
+        target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         if plan.norm is None:
             run = target.folder / INFO
             plan = dataclasses.replace(plan, norm=open_run(target.folder).config.norm if run.is_file() else "linf")
-        return measure_maps(target, plan, device, progress=progress)
+        return measure_maps(target, plan, target.device, progress=progress)
 
 
 def attack(
@@ -208,12 +208,9 @@ def _target(
     data: Any,
     out: str | Path | None,
     classes: Sequence[str] | None,
-    window: str | None,
-    device: str,
-    progress: bool,
     how: Mapping[str, Any],
-    *,
     seed: int,
+    **options: Any,
 ) -> EvalTarget:
     """Evaluation target: a folder, or a model from elsewhere with a folder for its results."""
     if isinstance(model, Predictor):
@@ -225,7 +222,7 @@ def _target(
     if path is not None and known and (out is None or Path(out).resolve() == path.resolve()):
         if how or classes:
             raise UserError(f"{next(iter(how), 'classes')}: belongs to models from elsewhere; a run needs none")
-        return target_of_folder(path, data=data, device=device, progress=progress, window=window)
+        return target_of_folder(path, data=data, **options)
     if out is None:
         raise UserError("out: name a folder for the results of this model")
     if data is None and path is not None and (path / INFO).is_file():
@@ -242,14 +239,5 @@ def _target(
         how = {**how, "weights": str(path)}
     elif name is not None and not how.get("weights") and not name.startswith("py:"):
         raise UserError(f"model: there is no run or file {name!r}; if it is a network's name, give its weights=FILE")
-    given = Foreign(**how, model=name, out=str(out))
-    spec = data if isinstance(data, str) else None
-    return target_from_elsewhere(
-        given,
-        Inputs(data=spec, window=window, device=device),
-        seed=seed,
-        progress=progress,
-        module=model if isinstance(model, nn.Module) else None,
-        data=None if spec else data,
-        classes=classes,
-    )
+    given, module = Foreign(**how, model=name, out=str(out)), model if isinstance(model, nn.Module) else None
+    return target_from_elsewhere(given, data, seed=seed, module=module, classes=classes, **options)

@@ -77,7 +77,7 @@ def _maps(containing: str) -> Listing:
 
 
 def _grids(containing: str) -> Listing:
-    from dpaat.benchmark.datasets import GRIDS
+    from dpaat.benchmark.overrides import GRIDS
 
     paths = sorted(path for path in GRIDS.glob("*.yaml") if containing in path.stem)
     rows = [Row(path.stem, [path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")]) for path in paths]

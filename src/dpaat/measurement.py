@@ -157,20 +157,17 @@ class EvaluateConfig(Measurement, Attacks):
     @property
     def specs(self) -> "list[AttackSpec]":
         """The single attacks with their budgets."""
-        return self._specs(self.attacks)
+        return [self.spec(name) for name in dict.fromkeys(self.attacks)]
 
     @property
     def ensemble_specs(self) -> "list[AttackSpec]":
         """Those of the ensemble that are not among the single attacks."""
-        return self._specs(name for name in self.ensemble if name not in self.attacks)
+        return [self.spec(name) for name in dict.fromkeys(self.ensemble) if name not in self.attacks]
 
     @property
     def all_specs(self) -> "list[AttackSpec]":
         """The single attacks, then those of the ensemble."""
         return self.specs + self.ensemble_specs
-
-    def _specs(self, names: Iterable[str]) -> "list[AttackSpec]":
-        return [self.spec(name) for name in dict.fromkeys(names)]
 
     def spec(self, name: str) -> "AttackSpec":
         """One attack with its budget."""

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -127,133 +128,131 @@ def tune(
     for each in ranges:  # what does not fit is found before anything is trained
         for value in each.choices or (each.low, each.high):
             with at(f"search {each.field}"):
-                complete(_with(config, {each.field: int(value) if each.whole else value}))
-    (out / "trials").mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / STUDY)))
-    pruner = optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner()
-    how: dict[str, Any] = {"study_name": "dpaat", "direction": "maximize", "load_if_exists": True}
-    study = optuna.create_study(storage=storage, pruner=pruner, **how)
-    _check_same(study, config, searches, out)
-    while (trial := _next(optuna, study, trials, out)) is not None:
-        # By its number, so that a study that goes on proposes what it would have proposed.
-        study.sampler = optuna.samplers.TPESampler(seed=config.seed + trial.number)
+                _changed(config, {each.field: int(value) if each.whole else value})
+    study = _Study(optuna, config, out, ranges, prune, cache_dir)
+    study.require_same(searches)
+    while (trial := study.next(trials)) is not None:
         folder = out / "trials" / f"{trial.number:04d}"
+        # Between its choice and here another process may have taken it.
+        with suppress(BusyError), locked(folder.with_suffix(".lock"), busy=f"{folder}: another process works on it"):
+            if study.trials[trial.number].state.name == "RUNNING":
+                said = study.attempt(trial, folder)
+                console.print(f"trial {trial.number}: {said}", markup=False, highlight=False, soft_wrap=True)
+    return study.finish(console)
+
+
+@dataclasses.dataclass
+class _Study:
+    """A search as of `tune`, and Optuna's study of it in a folder."""
+
+    optuna: Any
+    config: TrainConfig
+    out: Path
+    ranges: Sequence[Range]
+    prune: bool
+    cache_dir: Path | None
+
+    def __post_init__(self) -> None:
+        (self.out / "trials").mkdir(parents=True, exist_ok=True)
+        self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
+        journal = self.optuna.storages.journal.JournalFileBackend(str(self.out / STUDY))
+        self.study = self.optuna.create_study(
+            storage=self.optuna.storages.JournalStorage(journal),
+            pruner=self.optuna.pruners.MedianPruner() if self.prune else self.optuna.pruners.NopPruner(),
+            study_name="dpaat",
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    @property
+    def trials(self) -> list[Any]:
+        """Those so far, of all processes."""
+        return list(self.study.get_trials(deepcopy=False))
+
+    def require_same(self, searches: Sequence[str]) -> None:
+        """Refuse to go on with a study of something else."""
+        asked = {name: value for name, value in vars(self.config).items() if name not in PLACE}
+        now = {"config": yaml.safe_dump(asked), "search": sorted(searches)}
+        before, said = self.study.user_attrs or now, "choose another --out, or give the same again"
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise UserError(f"{self.out}: holds a study of another {name}; {said}")
+            self.study.set_user_attr(name, value)
+
+    def next(self, most: int) -> Any:
+        """An interrupted trial of which no process is alive, else a new one if there are fewer than `most`, or None."""
+        known, found = self.trials, None
+        for number in [each.number for each in known if each.state.name == "RUNNING"]:
+            with suppress(BusyError), locked(self.out / "trials" / f"{number:04d}.lock", busy="held"):
+                found = self.optuna.trial.Trial(self.study, known[number]._trial_id)
+                break
+        if found is None and len(known) < most:
+            found = self.study.ask()
+        if found is not None:  # by its number, so that a study that goes on proposes what it would have proposed
+            self.study.sampler = self.optuna.samplers.TPESampler(seed=self.config.seed + found.number)
+        return found
+
+    def attempt(self, trial: Any, folder: Path) -> str:
+        """Train a trial and tell the study how it ended; returns the same in words."""
+        values = {each.field: each.suggest(trial) for each in self.ranges}
+        shown = ", ".join(f"{name} {_show(value)}" for name, value in values.items())
         try:
-            with locked(folder.with_suffix(".lock"), busy=f"{folder}: another process works on it"):
-                if study.get_trials(deepcopy=False)[trial.number].state == optuna.trial.TrialState.RUNNING:
-                    said = _try(optuna, study, trial, config, ranges, folder, prune, cache_dir)
-                    console.print(f"trial {trial.number}: {said}", markup=False, highlight=False, soft_wrap=True)
-        except BusyError:  # between its choice and here another process has taken it
-            continue
-    return _finish(optuna, study, config, out, console)
+            score = self.train(trial, _changed(self.config, values), folder)
+        except UserError as error:  # a loss that is not finite, or settings that do not go together
+            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+            return f"{shown}: failed: {error}"
+        except self.optuna.TrialPruned:
+            self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+            return f"{shown}: given up"
+        self.study.tell(trial, score)
+        return f"{shown}: {score:.1%}"
+
+    def train(self, trial: Any, config: TrainConfig, folder: Path) -> float:
+        """Train one trial, from where it ended; returns its best validation score. Raises `TrialPruned`."""
+        from dpaat.training import train
+
+        rung, log = -(-config.epochs // RUNGS) if self.prune else config.epochs, folder / "metrics.csv"
+        while True:
+            done = len(pd.read_csv(log)) if log.is_file() else 0
+            if done < config.epochs:
+                left = rung - done % rung
+                train(config, folder, resume=folder.is_dir(), stop_after=left, cache_dir=self.cache_dir)
+            scores = pd.read_csv(log)["val/score"]
+            if len(scores) >= config.epochs:
+                return float(scores.max())
+            trial.report(float(scores.max()), len(scores))
+            if trial.should_prune():
+                raise self.optuna.TrialPruned
+
+    def finish(self, console: Console) -> Path:
+        """Write all trials and the best configuration, whose file is returned, and show the best ones."""
+        every, out = self.trials, self.out
+        done = sorted((t for t in every if t.state.name == "COMPLETE"), key=lambda trial: -trial.value)
+        rows = [{"trial": t.number, "state": t.state.name.lower(), "score": t.value, **t.params} for t in every]
+        write_text(out / TRIALS, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        if not done:
+            raise UserError(f"{out}: none of {len(every)} trials ended well; see {out / TRIALS}")
+        write_config(out / BEST, _changed(self.config, done[0].params))
+        names, others = list(done[0].params), len(every) - len(done)
+        shown = [Row(str(t.number), [percent(t.value), *(_show(t.params[name]) for name in names)]) for t in done[:10]]
+        title = f"best of {len(done)} trials by the validation score ({others} others given up or failed)"
+        console.print(Table("trial", ["score", *map(Column, names)], shown, title=title).to_rich())
+        said = f"written to {out / BEST}, {out / TRIALS}; the test split was not looked at"
+        console.print(said, highlight=False, soft_wrap=True)
+        return out / BEST
 
 
-def _next(optuna: Any, study: Any, trials: int, out: Path) -> Any:
-    """An interrupted trial of which no process is alive, else a new one, else None."""
-    known = study.get_trials(deepcopy=False)
-    for frozen in known:
-        if frozen.state == optuna.trial.TrialState.RUNNING and _free(out / "trials" / f"{frozen.number:04d}.lock"):
-            return optuna.trial.Trial(study, frozen._trial_id)
-    return study.ask() if len(known) < trials else None
-
-
-def _try(
-    optuna: Any,
-    study: Any,
-    trial: Any,
-    config: TrainConfig,
-    ranges: Sequence[Range],
-    folder: Path,
-    prune: bool,
-    cache_dir: Path | None,
-) -> str:
-    """Train a trial and tell the study how it ended; returns the same in words."""
-    states = optuna.trial.TrialState
-    values = {each.field: each.suggest(trial) for each in ranges}
-    shown = ", ".join(f"{name} {_show(value)}" for name, value in values.items())
-    try:
-        score = _train(trial, _with(config, values), folder, prune, cache_dir)
-    except UserError as error:  # a loss that is not finite, or settings that do not go together
-        study.tell(trial, state=states.FAIL)
-        return f"{shown}: failed: {error}"
-    except optuna.TrialPruned:
-        study.tell(trial, state=states.PRUNED)
-        return f"{shown}: given up"
-    study.tell(trial, score)
-    return f"{shown}: {score:.1%}"
-
-
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _free(lock: Path) -> bool:
-    try:
-        with locked(lock, busy="held"):
-            return True
-    except BusyError:
-        return False
-
-
-def _train(trial: Any, config: TrainConfig, folder: Path, prune: bool, cache_dir: Path | None) -> float:
-    """Train one trial, from where it ended; returns its best validation score. Raises `TrialPruned`."""
-    from optuna import TrialPruned
-
-    from dpaat.training import train
-
-    config = complete(config)
-    rung = -(-config.epochs // RUNGS) if prune else config.epochs
-    log = folder / "metrics.csv"
-    while True:
-        done = len(pd.read_csv(log)) if log.is_file() else 0
-        if done < config.epochs:
-            train(config, folder, resume=folder.is_dir(), stop_after=rung - done % rung, cache_dir=cache_dir)
-        scores = pd.read_csv(log)["val/score"]
-        if len(scores) >= config.epochs:
-            return float(scores.max())
-        trial.report(float(scores.max()), len(scores))
-        if trial.should_prune():
-            raise TrialPruned
-
-
-def _with(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+def _changed(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """A configuration with other values of fields, such as "lr" or "options.damping", completed."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
         top, dot, rest = name.partition(".")
         changes[top] = {**changes.get(top, getattr(config, top)), rest: value} if dot else value
-    return dataclasses.replace(config, **changes)
+    return complete(dataclasses.replace(config, **changes))
 
 
-def _check_same(study: Any, config: TrainConfig, searches: Sequence[str], out: Path) -> None:
-    """Refuse to go on with a study of something else."""
-    asked = {name: value for name, value in vars(config).items() if name not in PLACE}
-    now = {"config": yaml.safe_dump(asked), "search": sorted(searches)}
-    before = study.user_attrs or now
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise UserError(f"{out}: holds a study of another {name}; choose another --out, or give the same again")
-        study.set_user_attr(name, value)
-
-
-def _finish(optuna: Any, study: Any, config: TrainConfig, out: Path, console: Console) -> Path:
-    every = study.get_trials(deepcopy=False)
-    done = [trial for trial in every if trial.state == optuna.trial.TrialState.COMPLETE]
-    rows = [{"trial": t.number, "state": t.state.name.lower(), "score": t.value, **t.params} for t in every]
-    write_text(out / TRIALS, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
-    if not done:
-        raise UserError(f"{out}: none of {len(every)} trials ended well; see {out / TRIALS}")
-    best = max(done, key=lambda trial: trial.value)
-    write_config(out / BEST, complete(_with(config, best.params)))
-    names = list(best.params)
-    first = sorted(done, key=lambda trial: -trial.value)[:10]
-    shown = [Row(str(t.number), [percent(t.value), *(_show(t.params[name]) for name in names)]) for t in first]
-    title = f"best of {len(done)} trials by the validation score ({len(every) - len(done)} others given up or failed)"
-    console.print(Table("trial", ["score", *(Column(name) for name in names)], shown, title=title).to_rich())
-    console.print(
-        f"written to {out / BEST}, {out / TRIALS}; the test split was not looked at", highlight=False, soft_wrap=True
-    )
-    return out / BEST
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _value(text: str) -> Any:

@@ -18,12 +18,10 @@ from dpaat.benchmark.tables import benchmark_markdown
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.evaluation.metrics import one_answer
-from dpaat.methods import find_method
 from dpaat.models import Classifier
 from dpaat.report import write_report
 from dpaat.training import train
-from dpaat.training.callbacks import overfitted
-from dpaat.training.setup import adaptation, attacked_visits, first_attack
+from dpaat.training.faults import adaptation, attacked_visits, first_attack, overfitted
 from training_makers import tiny_arguments, tiny_config
 
 ATTACKED = "val/robust_balanced_accuracy@2/255"
@@ -39,7 +37,7 @@ def overfitting(folder: Path, config: TrainConfig, robust: list[float], **column
     values = {"epoch": epochs, "train/accuracy": [0.5 + 0.01 * epoch for epoch in epochs], ATTACKED: robust}
     values |= {"val/balanced_accuracy": [0.8] * len(robust)} | columns
     pd.DataFrame(values).to_csv(folder / "metrics.csv", index=False)
-    return overfitted(folder, ATTACKED, config, 3)
+    return overfitted(folder, config, 3)
 
 
 # --- catastrophic overfitting
@@ -48,7 +46,7 @@ def overfitting(folder: Path, config: TrainConfig, robust: list[float], **column
 @pytest.mark.parametrize("method", ["dpaat", "taet", "amat"])  # found in our audit
 def test_not_before_the_first_attack(tmp_path: Path, method: str) -> None:
     config = config_of(method)
-    first = first_attack(config, find_method(method))
+    first = first_attack(config)
     assert first >= 2
     # Clean training gives up by itself what little robustness chance had given it.
     assert overfitting(tmp_path, config, [0.6] + [0.1] * (first - 1)) is None
@@ -91,7 +89,7 @@ def test_not_where_the_method_shrinks_the_radii(tmp_path: Path) -> None:  # foun
     [("dpaat", 30, 15 * 0.1), ("dpaat-fast", 30, 15), ("dpaat-half", 30, 30), ("amat", 10, 7), ("iaat", 5, 5)],
 )
 def test_visits_that_attack(method: str, epochs: int, visits: float) -> None:
-    assert attacked_visits(config_of(method, epochs), find_method(method)) == pytest.approx(visits)
+    assert attacked_visits(config_of(method, epochs)) == pytest.approx(visits)
 
 
 @pytest.mark.parametrize(("method", "start", "weight"), [("dpaat", 0.5, 0.9), ("dpaat-fast", 0.0, 0.5)])
@@ -107,30 +105,28 @@ def test_visits_are_those_of_the_method_itself(method: str, start: float, weight
         objective.begin_epoch(epoch)
         if epoch >= objective.context.first_attack:
             count += objective.is_adversarial(index)  # type: ignore[operator]
-    assert float(count.mean()) == pytest.approx(attacked_visits(config, find_method(method)), abs=0.1)
+    assert float(count.mean()) == pytest.approx(attacked_visits(config), abs=0.1)
 
 
 def test_too_seldom_to_move_a_size() -> None:
-    solved = find_method("dpaat")
-    assert adaptation(config_of("dpaat", 10), solved) == (
+    assert adaptation(config_of("dpaat", 10)) == (
         "each training image will be attacked about 0.5 times in 10 epochs: too seldom to move a size, 21 epochs would "
         "do",
         True,
     )
-    assert adaptation(config_of("dpaat", 21), solved) == (
+    assert adaptation(config_of("dpaat", 21)) == (
         "each training image will be attacked about 1.1 times in 21 epochs",
         False,
     )
-    stepped = find_method("dpaat-v1")
-    assert adaptation(config_of("dpaat-v1", 27), stepped)[1]  # type: ignore[index]
-    assert adaptation(config_of("dpaat-v1", 28), stepped) == (
+    assert adaptation(config_of("dpaat-v1", 27))[1]  # type: ignore[index]
+    assert adaptation(config_of("dpaat-v1", 28)) == (
         "each training image will be attacked about 2.1 times in 28 epochs, which can move its size by 28% of eps",
         False,
     )
-    never = adaptation(config_of("dpaat-fast", clean_weight=1.0), find_method("dpaat-fast"))
+    never = adaptation(config_of("dpaat-fast", clean_weight=1.0))
     assert never is not None
     assert never[0].endswith("too seldom to move a size; give a smaller --clean-weight")
-    assert adaptation(config_of("pgd"), find_method("pgd")) is None
+    assert adaptation(config_of("pgd")) is None
 
 
 def test_a_run_says_how_often_it_attacks(tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -268,7 +268,7 @@ def test_a_cell_waits_for_a_training_that_outlived_its_benchmark(finished_grid, 
     order = []
     monkeypatch.setattr(runner, "run_command", lambda arguments, *_, **__: order.append(arguments[0]) or "no")
     monkeypatch.setattr(runner, "PAUSE", 0.1)
-    work = threading.Thread(target=runner.Runner(grid.plans, workers=1, threads=1).run, args=([cell], [1.0]))
+    work = threading.Thread(target=runner.Runner(workers=1, threads=1).run, args=([cell], [1.0]))
     with locked(cell.folder / TRAINING):
         work.start()
         time.sleep(0.5)

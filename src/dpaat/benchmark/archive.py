@@ -13,7 +13,7 @@ import numpy as np
 from dpaat.benchmark.grid import Job
 from dpaat.benchmark.jobs import JobRun, comparable
 from dpaat.benchmark.outcomes import JobOutcome, Outcome
-from dpaat.benchmark.plans import Plans, values_of
+from dpaat.benchmark.plans import values_of
 from dpaat.errors import UserError
 from dpaat.evaluation.replicates import Fold, Predictions, of_labels
 from dpaat.evaluation.resampling import find_clusters, merge_clusters
@@ -26,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 _UNZIPPING = (zipfile.BadZipFile, zlib.error)
 
 
-def write_outcome(folder: Path, cell: Job, plans: Plans, outcome: JobOutcome) -> None:
+def write_outcome(folder: Path, cell: Job, outcome: JobOutcome) -> None:
     """Write `NAME.npz`: configuration, plans and facts as JSON, and for main plan and draw what every image came to.
 
     Kept of each set of N images with K classes: `ids`, `labels`, `groups`; `correct`, one bit for each on clean
@@ -35,7 +35,7 @@ def write_outcome(folder: Path, cell: Job, plans: Plans, outcome: JobOutcome) ->
     `resampled`, the `Fold.resampled` of all these, takes the place of both. The folder is made if need be.
     """
     classes = list(outcome.main.clean.images.classes)
-    head = {"content": _content(cell, plans), "facts": outcome.facts, "classes": classes}
+    head = {"content": _content(cell), "facts": outcome.facts, "classes": classes}
     arrays = {HEAD: np.array(json.dumps(head)), **_pack("main", outcome.main)}
     if outcome.draw is not None:
         arrays |= _pack("draw", outcome.draw)
@@ -44,7 +44,7 @@ def write_outcome(folder: Path, cell: Job, plans: Plans, outcome: JobOutcome) ->
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def read_outcomes(folder: Path, runs: Sequence[JobRun], plans: Plans) -> dict[str, JobOutcome]:
+def read_outcomes(folder: Path, runs: Sequence[JobRun]) -> dict[str, JobOutcome]:
     """Read those of some cells that a folder of `write_outcome` has, by name; files of others are left alone.
 
     Raises UserError: no such folder, a file that cannot be read, or one that was computed otherwise than by the plans.
@@ -52,7 +52,7 @@ def read_outcomes(folder: Path, runs: Sequence[JobRun], plans: Plans) -> dict[st
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     places = [(run.cell, folder / f"{run.cell.name}.npz") for run in runs]
-    return {cell.name: _read(path, cell, plans) for cell, path in places if path.is_file()}
+    return {cell.name: _read(path, cell) for cell, path in places if path.is_file()}
 
 
 def check_data(outcomes: Mapping[str, JobOutcome], runs: Sequence[JobRun]) -> None:
@@ -69,21 +69,21 @@ def check_data(outcomes: Mapping[str, JobOutcome], runs: Sequence[JobRun]) -> No
                 )
 
 
-def _read(path: Path, cell: Job, plans: Plans) -> JobOutcome:
+def _read(path: Path, cell: Job) -> JobOutcome:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             head = json.loads(str(arrays[HEAD]))
-            _check(path, head["content"], _content(cell, plans))
-            main = _unpack("main", arrays, head["classes"], plans.main.radii)
-            draw = None if plans.draw is None else _unpack("draw", arrays, head["classes"], plans.draw.radii)
+            _check(path, head["content"], _content(cell))
+            main = _unpack("main", arrays, head["classes"], cell.plans.main.radii)
+            draw = None if cell.plans.draw is None else _unpack("draw", arrays, head["classes"], cell.plans.draw.radii)
             return JobOutcome(head["facts"], main, draw)
     except (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, *_UNZIPPING) as error:
         raise UserError(f"{path}: not the outcome of a cell, or damaged ({error}); delete it") from None
 
 
-def _content(cell: Job, plans: Plans) -> dict[str, dict[str, Any]]:
+def _content(cell: Job) -> dict[str, dict[str, Any]]:
     """Everything that the outcome of a cell depends on besides code and data."""
-    found = {"train": comparable(vars(cell.config))}
+    found, plans = {"train": comparable(vars(cell.config))}, cell.plans
     for name, plan in (("evaluate", plans.main), ("subset", plans.draw), ("masking", plans.masking)):
         # All attacks on all images: where they succeed does not depend on which were left out.
         every = plan and dataclasses.replace(plan, attacks=[*plan.attacks, *plan.ensemble], ensemble=[])

@@ -1,21 +1,9 @@
-"""Grid files and what the command line changes in them, and datasets by the names that they have on every machine."""
+"""Datasets by the names that they have on every machine."""
 
-import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import yaml
+from dpaat.errors import UserError
 
-from dpaat.config import TrainConfig
-from dpaat.errors import UserError, at, unknown
-from dpaat.methods import METHODS, find_method
-from dpaat.validation import fields_of, load_yaml
-
-GRIDS = Path(__file__).parent / "grids"
-"""Grids that come with the package."""
-AXES = {"model": "models", "data": "data", "fold": "folds", "seed": "seeds", "splits": "folds"}
-"""Fields of a training run that are axes of the grid, and the axis that sets them."""
 PLACES = {"ham10000": "DIR", "folder": "DIR", "csv": "FILE.csv", "hf": "NAME_OR_DIR", "py": "PKG.MODULE:NAME"}
 """Kinds of datasets that are found by a path, and its placeholder."""
 
@@ -50,108 +38,3 @@ def replace_data(specs: Sequence[str], given: Sequence[str]) -> list[str]:
             raise UserError(f"--data {spec}: replaces none of the grid's datasets, which are {', '.join(names)}")
         found[names.index(data_name(spec))] = spec
     return found
-
-
-def find_grid(path: Path) -> Path:
-    """Path of a grid that is named by its file, or by its name if it comes with the package; UserError for no grid."""
-    if path.is_file() or path.suffix or len(path.parts) > 1:
-        return path
-    known = [file.stem for file in GRIDS.glob("*.yaml")]
-    if str(path) not in known:
-        raise unknown("grid", str(path), known)
-    return GRIDS / f"{path}.yaml"
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that maps names to values; raises UserError where it is not readable as such."""
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"{path}: not a grid; it needs the fields recipes, models and data")
-    return content
-
-
-def unique(values: list[Any]) -> list[Any]:
-    """The values as they are; ValueError for one that is given twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{value} is given twice")
-    return values
-
-
-def check_unique(kind: str, names: Sequence[object]) -> None:
-    """The same for names of a kind, with a UserError."""
-    with at(kind):
-        try:
-            unique(list(names))
-        except ValueError as error:
-            raise UserError(str(error)) from None
-
-
-def train_fields(fields: dict[str, Any], place: str) -> dict[str, Any]:
-    """Fields of a training that a grid may set, as they are; UserError for others."""
-    known = [name for name in fields_of(TrainConfig) if name not in AXES]
-    for name in fields:
-        if name in AXES:
-            raise UserError(f"{place}.{name}: is set by the grid's own {AXES[name]}")
-        if name not in known:
-            raise unknown(f"field of {place}", str(name), known)
-    return fields
-
-
-def override(
-    content: dict[str, Any],
-    *,
-    methods: Sequence[str],
-    folds: str | None,
-    seeds: Sequence[int],
-    masking: int | None,
-    train: Mapping[str, Any],
-) -> None:
-    """Put what the command line says in the place of what a grid file says; what is wrong in there is found later."""
-    if methods:
-        names = [*METHODS] if "all" in methods else [find_method(name).name for name in methods]
-        check_unique("methods", names)
-        content["recipes"] = {name: {"method": name} for name in names}
-        if content.get("reference") not in names:
-            content["reference"] = "standard" if "standard" in names else names[0]
-    if folds:
-        many = int(folds) if folds.strip().isdigit() else 0
-        content["folds"] = [f"{k}/{many}" for k in range(1, many + 1)] or [part.strip() for part in folds.split(",")]
-    if seeds:
-        content["seeds"] = [*seeds]
-    if masking:
-        content["evaluate"] = {**(content.get("evaluate") or {}), "masking": masking}
-    fields = train_fields(dict(train), "train")
-    if not fields:
-        return
-    common = {**(content.get("train") or {}), **fields}
-    eps = common.pop("eps", None) if "eps" in fields else None
-    content["train"] = common
-    places = [each for each in (*content["recipes"].values(), *content["models"]) if isinstance(each, dict)]
-    for own in places:
-        for name in fields:
-            own.pop(name, None)
-    radii = [part.strip() for part in str(eps).split(",")]
-    for recipe in content["recipes"].values() if eps is not None else ():
-        if find_method(recipe.get("method", common.get("method", TrainConfig.method))).adversarial:
-            recipe["eps"] = radii if len(radii) > 1 else eps
-
-
-def command_line(path: Path | None, data: Sequence[str], given: Mapping[str, Any]) -> str:
-    """The command line, without paths of this machine."""
-    words = ["dpaat", "benchmark"]
-    if path is not None:
-        whole = path.is_absolute() or ".." in path.parts
-        words.append(path.stem if path.parent == GRIDS else path.name if whole else path.as_posix())
-    words += [f"--data {public_spec(spec)}" for spec in data]
-    for name, value in given.items():
-        parts = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-        for key, each in parts.items():
-            if each not in (None, (), []):
-                text = ",".join(map(str, each)) if isinstance(each, list | tuple) else str(each)
-                text = Path(text).name if name == "weights" else text
-                words.append(f"--{key.replace('_', '-')} {shlex.quote(text)}")
-    return " ".join(words)

@@ -39,7 +39,7 @@ def make_document(grid: Grid, runs: Sequence[JobRun], outcomes: Mapping[str, Job
         "draw": None if grid.plans.draw is None else _plan(grid.plans.draw),
         "masking": None if grid.plans.masking is None else grid.plans.masking.max_samples,
         "fingerprints": {cell.data: outcome.facts["fingerprint"] for cell, outcome in finished},
-        "cells": [_cell(run, outcomes.get(run.cell.name), grid) for run in runs],
+        "cells": [_cell(run, outcomes.get(run.cell.name)) for run in runs],
         "tables": summarize(grid, finished),
     }
 
@@ -59,7 +59,7 @@ def _plan(plan: EvaluateConfig) -> Document:
     return {**same, "attacks": words(plan), "ranked": ranked_attack(plan).label, "eps": plan.radii}
 
 
-def _cell(run: JobRun, outcome: JobOutcome | None, grid: Grid) -> Document:
+def _cell(run: JobRun, outcome: JobOutcome | None) -> Document:
     cell = run.cell
     found: Document = {name: getattr(cell, name) for name in ("name", "recipe", "model", "data", "fold", "seed")}
     if outcome is not None:
@@ -67,7 +67,7 @@ def _cell(run: JobRun, outcome: JobOutcome | None, grid: Grid) -> Document:
         return found | {"status": "finished", "error": None, **facts}
     record = run.record
     return found | {
-        "status": run.state(grid.plans),
+        "status": run.state,
         "error": _FOLDERS.sub("", record.get("error") or "") or None,  # paths reduced to their last part
         "seconds": record.get("seconds", {}),
         "seconds_per_epoch": run.seconds_per_epoch(),

@@ -10,18 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from dpaat.benchmark.datasets import (
-    check_unique,
-    command_line,
-    data_name,
-    find_grid,
-    override,
-    public_spec,
-    read_yaml,
-    replace_data,
-    train_fields,
-    unique,
-)
+from dpaat.benchmark.datasets import data_name, public_spec, replace_data
+from dpaat.benchmark.overrides import command_line, find_grid, override, read_yaml, train_fields, unique
 from dpaat.benchmark.plans import Plans, read_plans
 from dpaat.config import SEED, TrainConfig, complete
 from dpaat.data.splits import parse_fold
@@ -36,11 +26,9 @@ QUICK = Path("quick")
 """The grid whose evaluation a made one takes."""
 METHODS_TRIED = ("standard", "pgd", "trades", "dpaat")
 """Methods of a made grid that names none."""
-
-
 Listed = (
     BeforeValidator(lambda value: value if value is None or isinstance(value, list) else [value]),
-    AfterValidator(unique),
+    AfterValidator(lambda values, info: unique(info.field_name, values)),
     Field(min_length=1),
 )
 Texts = Annotated[list[str], *Listed]
@@ -94,6 +82,7 @@ class Job:
     fold: str | None  # "k/K", or None
     seed: int
     config: TrainConfig  # completed
+    plans: Plans  # the evaluations
 
     @property
     def name(self) -> str:
@@ -168,9 +157,8 @@ def read_grid(
         if grid.data is None and not data:
             raise UserError("data: the grid names no dataset; give one with --data")
         specs = [*data] if grid.data is None else replace_data(grid.data, data)
-        check_unique("data", [data_name(spec) for spec in specs])
-        names = [recipe.name for recipe in recipes]
-        check_unique("recipes", names)
+        unique("data", [data_name(spec) for spec in specs])
+        names = unique("recipes", [recipe.name for recipe in recipes])
         named = grid.reference or names[0]
         compared = next((recipe.name for recipe in recipes if named in (recipe.name, recipe.family)), None)
         if compared is None:
@@ -183,8 +171,8 @@ def read_grid(
         if len(divided) > 1 and plans.main.split != "test":
             raise UserError(f"evaluate.split: {plans.main.split!r} of several folds share images; give one fold")
         kept = {name: every[name] for name in _chosen(() if path is None else models, tuple(every))}
-        cells = tuple(_cells(recipes, kept, specs, divided or [None]))
-        check_unique("cells", [cell.name for cell in cells])
+        cells = tuple(_cells(grid, recipes, kept, specs, plans))
+        unique("cells", [cell.name for cell in cells])
         public = content | {"data": [public_spec(spec) for spec in specs]}
         entries = zip(every, grid.models, strict=True)
         file = content | {"data": specs, "models": [entry for name, entry in entries if name in kept]}
@@ -236,12 +224,12 @@ def _chosen(names: Sequence[str], models: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in models:
             raise unknown("model of the grid", name, models)
-    check_unique("models", names)
+    unique("models", [*names])
     return tuple(names) or models
 
 
 def _cells(
-    recipes: Sequence[Recipe], models: Mapping[str, Any], specs: Sequence[str], folds: Sequence[str | None]
+    grid: BenchmarkGrid, recipes: Sequence[Recipe], models: Mapping[str, Any], specs: Sequence[str], plans: Plans
 ) -> Iterator[Job]:
     configs = {}
     for (name, model), recipe in product(models.items(), recipes):
@@ -255,7 +243,7 @@ def _cells(
         configs[name, recipe.name] = config
     seeds = dict.fromkeys(seed for recipe in recipes for seed in recipe.seeds)
     require_trust(specs, None, "the grid")
-    for spec, name, seed, fold, recipe in product(specs, models, seeds, folds, recipes):
+    for spec, name, seed, fold, recipe in product(specs, models, seeds, grid.folds or (None,), recipes):
         if seed in recipe.seeds and name in recipe.models:
             config = dataclasses.replace(configs[name, recipe.name], data=spec, fold=fold, seed=seed)
-            yield Job(recipe.name, name, data_name(spec), fold, seed, config)
+            yield Job(recipe.name, name, data_name(spec), fold, seed, config, plans)

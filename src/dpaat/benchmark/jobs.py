@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from dpaat.benchmark.datasets import data_name
 from dpaat.benchmark.grid import Job
-from dpaat.benchmark.plans import Plans, digest
+from dpaat.benchmark.plans import digest
 from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.results import EVALUATION_FILE
@@ -90,13 +90,15 @@ class JobRun:
         known = (self.folder / EVALUATION_FILE).is_file() and digest(plan) in self.record.get("evaluated", [])
         return known and self.trained
 
-    def finished(self, plans: Plans) -> bool:
+    @property
+    def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return all(self.evaluated(plan) for plan in plans.all)
+        return all(self.evaluated(plan) for plan in self.cell.plans.all)
 
-    def state(self, plans: Plans) -> str:
+    @property
+    def state(self) -> str:
         """Status: "finished", "failed", "begun" or "waiting"."""
-        if self.finished(plans):
+        if self.finished:
             return "finished"
         return "failed" if self.record.get("status") == "failed" else "begun" if self.begun else "waiting"
 

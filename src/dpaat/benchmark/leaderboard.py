@@ -58,18 +58,21 @@ def write_leaderboard(document: Document, runs: Sequence[JobRun], name: str, out
         for table in document["tables"]
     ]
     cells = document["cells"]
-    page = templates().get_template("leaderboard.html.j2")
-    text = page.render(
-        name=name,
-        document=document,
-        done=sum(cell["status"] == "finished" for cell in cells),
-        parts=parts,
-        doubts=doubts(document),
-        unchecked=document["masking"] is None and not document["evaluation"]["suites"],
-        notes=[FOOTNOTE, ADJUSTED],
-        script=SORTING,
-        seal=seal,
-        version=dpaat.__version__,
+    text = (
+        templates()
+        .get_template("leaderboard.html.j2")
+        .render(
+            name=name,
+            document=document,
+            done=sum(cell["status"] == "finished" for cell in cells),
+            parts=parts,
+            doubts=doubts(document),
+            unchecked=document["masking"] is None and not document["evaluation"]["suites"],
+            notes=[FOOTNOTE, ADJUSTED],
+            script=SORTING,
+            seal=seal,
+            version=dpaat.__version__,
+        )
     )
     write_text(out / PAGE, text)
     return problems

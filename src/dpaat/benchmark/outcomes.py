@@ -1,7 +1,7 @@
 """Outcomes of a cell, image by image, read from its predictions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpaat.benchmark.contrasts import combine
 from dpaat.benchmark.jobs import JobRun
-from dpaat.benchmark.plans import Plans, attacks_of, ranked_attack
+from dpaat.benchmark.plans import attacks_of, ranked_attack
 from dpaat.errors import UserError
 from dpaat.evaluation.cascade import Cascade
 from dpaat.evaluation.entries import Document, Entry
@@ -51,19 +51,19 @@ class JobOutcome:
     draw: Outcome | None
 
 
-def read_outcome(cell: JobRun, plans: Plans) -> JobOutcome:
+def read_outcome(run: JobRun) -> JobOutcome:
     """Read the predictions of a finished cell; raises UserError where a result is missing or cannot be read."""
-    document = read_evaluation(cell.folder)
+    document, plans = read_evaluation(run.folder), run.cell.plans
     if document is None:
-        raise UserError(f"{cell.folder}: has no evaluation")
-    require_present(cell.folder, document)
-    check_results(cell.folder)
-    reader = _Reader(cell, document)
+        raise UserError(f"{run.folder}: has no evaluation")
+    require_present(run.folder, document)
+    check_results(run.folder)
+    reader = _Reader(run, document)
     main = reader.outcome(plans.main, plans.main)
     draw = None if plans.draw is None else reader.outcome(plans.draw, plans.main, plans.draw)
     facts = {
-        "seconds": cell.record.get("seconds", {}),
-        "seconds_per_epoch": cell.seconds_per_epoch(),
+        "seconds": run.record.get("seconds", {}),
+        "seconds_per_epoch": run.seconds_per_epoch(),
         "digest": document["recipe"],
         "checkpoint": document["checkpoint"],
         "device": document["device"],
@@ -81,10 +81,10 @@ def read_outcome(cell: JobRun, plans: Plans) -> JobOutcome:
 
 
 class _Reader:
-    def __init__(self, cell: JobRun, document: Document) -> None:
-        self.folder, self.document = cell.folder, document
-        counts = {split: sum(classes.values()) for split, classes in cell.info["split_counts"].items()}
-        counts |= cell.info.get("split_sizes") or {}
+    def __init__(self, run: JobRun, document: Document) -> None:
+        self.folder, self.document = run.folder, document
+        counts = {split: sum(classes.values()) for split, classes in run.info["split_counts"].items()}
+        counts |= run.info.get("split_sizes") or {}
         self.sizes = counts | {"all": sum(counts.values())}
 
     def outcome(self, images: EvaluateConfig, *attackers: EvaluateConfig) -> Outcome:
@@ -103,7 +103,7 @@ class _Reader:
         ranked = ranked_attack(images)
         return Outcome(
             find_fold(clean),
-            {eps: find_fold(_verdicts(clean, cascade.at(eps)[0])) for eps in images.radii},
+            {eps: find_fold(replace(clean, predicted=cascade.at(eps)[0], probabilities=None)) for eps in images.radii},
             {eps: find_fold(self.predictions(images, ranked, eps)) for eps in images.radii},
         )
 
@@ -167,10 +167,6 @@ def scores_of(outcome: Outcome, radii: Sequence[float]) -> dict[str, float]:
         for condition in conditions([outcome], radii)
         for metric, name in condition.names.items()
     }
-
-
-def _verdicts(clean: Predictions, predicted: np.ndarray) -> Predictions:
-    return Predictions(clean.ids, clean.labels, clean.groups, predicted, None, clean.classes)
 
 
 def _masking(document: Document) -> list[dict[str, Any]]:

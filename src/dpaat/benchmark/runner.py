@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dpaat.benchmark.executors import JOBS, Executor, Handle, Needs
 from dpaat.benchmark.jobs import JobRun
-from dpaat.benchmark.plans import Plans, arguments_of, digest
+from dpaat.benchmark.plans import arguments_of, digest
 from dpaat.errors import Interrupted, listed
 from dpaat.runs import LAST
 from dpaat.storage import TRAINING, BusyError, locked
@@ -47,7 +47,6 @@ class Runner:
 
     def __init__(
         self,
-        plans: Plans,
         *,
         workers: int,
         threads: int | None,
@@ -56,7 +55,7 @@ class Runner:
         command: Sequence[str] = (),
         needs: Needs | None = None,
     ) -> None:
-        self.plans, self.workers, self.splits = plans, workers, splits or {}
+        self.workers, self.splits = workers, splits or {}
         self.executor, self.command, self.needs = executor, command, needs or Needs()
         per_cell = threads or max(1, count_cores() // workers)
         # Progress bars that nobody sees would fill the logs.
@@ -116,7 +115,7 @@ class Runner:
                 self._jobs.add(handle)
                 error = handle.wait()
                 self._jobs.discard(handle)
-            if self._stopping or cell.finished(self.plans):
+            if self._stopping or cell.finished:
                 return True
             if self._has_failed(cell):
                 return False
@@ -136,14 +135,14 @@ class Runner:
             if cell.folder.is_dir():  # a training may have outlived its benchmark
                 with locked(cell.folder / TRAINING, busy=f"{cell.folder}: a training works in it"):
                     pass
-            if self._stopping or cell.finished(self.plans):
+            if self._stopping or cell.finished:
                 return True
             if self._has_failed(cell):
                 return False
             cell.begin(self.splits.get(cell.cell.name))
             error = None if cell.trained else self._train(cell)
             device = EVALUATION_DEVICES.get(cell.cell.config.accelerator, "auto")
-            for plan in self.plans.all:
+            for plan in cell.cell.plans.all:
                 if error is None and not cell.evaluated(plan):
                     error = self._step(cell, "evaluate", arguments_of(plan, cell.folder, device))
                     if error is None:

@@ -79,7 +79,6 @@ def benchmark(
     """
     from dpaat import benchmark as module
     from dpaat.benchmark.executors import Needs
-    from dpaat.storage import read_json
 
     try:
         numbers = [int(each) for each in _parts(seeds)]
@@ -98,22 +97,18 @@ def benchmark(
         masking=masking,
         train=fields,
     )
+    needs = Needs(cores, gpus, memory)
     if executor == "local" and (idle := [n for n, v in {"gpus": gpus, "memory": memory}.items() if v]):
         raise UserError(f"{idle[0]}: is asked for with --executor submitit or ray only")
-    engine: dict[str, Any] = {
-        "executor": executor,
-        "needs": Needs(cores, gpus, memory),
-        "executor_options": executor_options,
-    }
     if executor == "local" and executor_options:
         raise UserError("executor_options: belong to --executor submitit or ray")
-    out = out or Path("runs") / found.name
+    out, summary = out or Path("runs") / found.name, dict[str, Any]()
     options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": console()}
     if dry_run:
         return {"cells": module.list_cells(found, **options)}
-    failed = module.benchmark(found, summary_only=summary_only, no_summary=no_summary, **engine, **options)
-    document = out / "benchmark.json"
-    summary = read_json(document) if document.is_file() and not no_summary else {}
+    options |= {"summary_only": summary_only, "no_summary": no_summary, "summary": summary}
+    options |= {"executor": executor, "needs": needs, "executor_options": executor_options}
+    failed = module.benchmark(found, **options)
     return {"folder": str(out.resolve()), "problems": failed} | summary
 
 

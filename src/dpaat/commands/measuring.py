@@ -1,6 +1,5 @@
 """Commands that measure: evaluate, explain, compare, predict."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +34,28 @@ def evaluate(
     from dpaat.evaluation import analyses_summary, evaluation_table
     from dpaat.evaluation import evaluate as measure
     from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
-    from dpaat.evaluation.run import resolve_device, source_of
+    from dpaat.evaluation.run import source_of
     from dpaat.models import describe_weights
     from dpaat.precision import emulation
 
-    inputs = dataclasses.replace(inputs, device=resolve_device(inputs.device))
+    reading: dict[str, Any] = {"window": inputs.window, "device": inputs.device, "progress": True}
     if run is not None:
         if idle := [name for name, value in vars(foreign).items() if value != getattr(Foreign, name)]:
             raise UserError(
                 f"evaluate: --{idle[0].replace('_', '-')} belongs to weights from elsewhere; a run folder needs none"
             )
-        target = target_of_folder(run, data=inputs.data, window=inputs.window, device=inputs.device, progress=True)
+        target = target_of_folder(run, data=inputs.data, **reading)
     else:
         for name in ("model", "weights", "data", "out"):
             if name == "weights" and is_own(foreign.model):
                 continue
             if {**vars(foreign), "data": inputs.data}[name] is None:
                 raise UserError(f"evaluate: name a run folder, or weights from elsewhere with --{name}")
-        target = target_from_elsewhere(foreign, inputs, seed=config.seed, progress=True)
+        target = target_from_elsewhere(foreign, inputs.data, seed=config.seed, **reading)
         say(describe_weights(target.head["network"]) or "")
-    other = None if source is None else source_of(target, source, inputs.device)
-    slow = emulation(config.precision, inputs.device)
+    other, slow = source_of(target, source), emulation(config.precision, target.device)
     warn([*target.warnings, *([slow] if slow else [])])
-    document = measure(target, config, source=other, device=inputs.device)
+    document = measure(target, config, source=other, device=target.device)
     console().print(evaluation_table(document), analyses_summary(document))
     say(f"written to {target.folder / 'evaluation.json'}")
     return document

@@ -79,24 +79,26 @@ def run_cascade(
     falls, the next smaller one follows; where it withstands all of them, it is spared them at smaller radii.
     """
     eps, infos = np.asarray(radii), [find_attack(spec.name) for spec in specs]
+    nearest = np.array([info.minimal for info in infos], dtype=bool)
+    costs = [spec.passes(attacker.num_classes) for spec in specs]
     left = np.ones((len(specs), len(cascade.labels), len(eps)), dtype=bool)
 
-    def rows(number: int) -> np.ndarray:
-        """Images and radii `(N, R)` that an attack is to be made on now."""
-        stands = cascade.fell[:, None] > eps
-        if infos[number].minimal:
-            stands[:, 1:] = False
-        elif spare:
-            stands[:, :-1] &= ~stands[:, 1:]
-        return np.asarray(left[number] & stands)
+    def due() -> np.ndarray:
+        """Images and radii `(N, R)` that each attack is to be made on now."""
+        stands = np.broadcast_to(cascade.fell[:, None] > eps, left.shape).copy()
+        stands[nearest, :, 1:] = False
+        if spare:
+            stands[~nearest, :, :-1] &= ~stands[~nearest, :, 1:]
+        return np.asarray(left & stands)
 
-    while (number := next((number for number in range(len(specs)) if rows(number).any()), None)) is not None:
-        spec, info, wanted = specs[number], infos[number], rows(number)
+    while (rows := due()).any():
+        number = int(rows.any(axis=(1, 2)).argmax())
+        spec, info, wanted = specs[number], infos[number], rows[number].copy()
         if not info.mixes:
             wanted &= np.arange(len(eps)) == wanted.any(0).argmax()
         asked = eps if info.minimal else eps[wanted.any(0)]
-        costs = (rows(later).sum() * specs[later].passes(attacker.num_classes) for later in range(number, len(specs)))
-        attacker.bar.expect(f"{spec.label} {', '.join(map(format_radius, asked))}", int(sum(costs)))
+        passes = int(rows.sum(axis=(1, 2)) @ costs)
+        attacker.bar.expect(f"{spec.label} {', '.join(map(format_radius, asked))}", passes)
         column, positions = np.nonzero(wanted.T)
         if info.minimal:
             largest = eps[(cascade.fell[positions, None] > eps).sum(1) - 1]

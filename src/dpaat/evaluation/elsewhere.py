@@ -11,7 +11,7 @@ from dpaat.data import label_sets
 from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.foreign import target_of_weights
 from dpaat.evaluation.target import EvalTarget, target_of_run
-from dpaat.measurement import Foreign, Inputs
+from dpaat.measurement import Foreign
 from dpaat.own_code import PREFIX, marks, require_trust
 from dpaat.runs import ELSEWHERE, INFO, SCHEMA_VERSION, SUBJECT, read_info
 from dpaat.storage import replacing, write_json
@@ -22,13 +22,15 @@ MODULE = "model.pt"
 ABOUT = record(given=dict[str, Any], data=str | None, window=str | None, seed=Int, checkpoint=str)
 
 
-def target_from_elsewhere(given: Foreign, inputs: Inputs, **options: Any) -> EvalTarget:
-    """Take a model as `target_of_weights` does, whose `options` these are, and note in its folder what it is.
+def target_from_elsewhere(
+    given: Foreign, data: Any, *, window: str | None = None, seed: int, module: nn.Module | None = None, **options: Any
+) -> EvalTarget:
+    """Take a model as `target_of_weights` does, and note in its folder what it is.
 
     By that, `report`, `explain` and a further `evaluate` know it again.
     """
-    target = target_of_weights(given, inputs, **options)
-    _note(target, given, inputs, options["seed"], options.get("module"), options.get("data") is not None)
+    target = target_of_weights(given, data, window=window, seed=seed, module=module, **options)
+    _note(target, given, data if isinstance(data, str) else None, window, seed, module)
     return target
 
 
@@ -51,19 +53,20 @@ def target_of_folder(path: Path, *, data: Any, device: str, progress: bool, wind
         require_trust(named, info.get("code"), "a network of your own")
         if data is None and about["data"] is None:
             raise UserError("its images were given as an object of Python; name them with --data")
-    spec, given_data = (data, None) if isinstance(data, str) else (None, data)
-    inputs = Inputs(data=spec or about["data"], window=about["window"] if data is None else window, device=device)
-    other: dict[str, Any] = {"module": module, "classes": info["classes"], "data": given_data}
-    target = target_of_weights(given, inputs, seed=about["seed"], progress=progress, **other)
+    if data is None:
+        data, window = about["data"], about["window"]
+    options: dict[str, Any] = {"seed": about["seed"], "module": module, "classes": info["classes"]}
+    target = target_of_weights(given, data, window=window, device=device, progress=progress, **options)
     if target.head["checkpoint"] != about["checkpoint"]:
         raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
     return target
 
 
-def _note(target: EvalTarget, given: Foreign, inputs: Inputs, seed: int, module: nn.Module | None, live: bool) -> None:
+def _note(
+    target: EvalTarget, given: Foreign, spec: str | None, window: str | None, seed: int, module: nn.Module | None
+) -> None:
     """Write what the model is into its folder, so that others find it there as they find a run."""
     prepared, out = target.data, target.folder
-    spec = None if live else inputs.data
     counts = {
         split: label_sets.count(target.view(prepared, prepared.rows(split))[1], target.classes)
         for split in ("train", "val", "test")
@@ -93,10 +96,7 @@ def _note(target: EvalTarget, given: Foreign, inputs: Inputs, seed: int, module:
             "split_counts": counts,
             "config": config | {"image_size": int(prepared.images.shape[2]), "seed": seed, "window": prepared.window},
             "subject": {
-                "given": about,
-                "data": spec,
-                "window": inputs.window,
-                "seed": seed,
+                **{"given": about, "data": spec, "window": window, "seed": seed},
                 "checkpoint": target.head["checkpoint"],
             },
             **({"code": signed} if signed else {}),

@@ -15,9 +15,9 @@ from dpaat.data import PreparedData, label_sets, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import LeftOut
 from dpaat.errors import UserError, first_line
-from dpaat.evaluation.target import EvalTarget, check_fit, head_of, unseen, usual_labels
+from dpaat.evaluation.target import EvalTarget, check_fit, head_of, resolve_device, unseen, usual_labels
 from dpaat.fitting import channels_of
-from dpaat.measurement import Foreign, Inputs
+from dpaat.measurement import Foreign
 from dpaat.models import Classifier, build_model
 from dpaat.normalization import normalization, parse_normalization
 from dpaat.own_code import is_own
@@ -28,12 +28,13 @@ from dpaat.weights import WeightsFile, open_weights
 
 def target_of_weights(
     given: Foreign,
-    inputs: Inputs,
+    data: Any,
     *,
+    window: str | None,
+    device: str,
     seed: int,
     progress: bool,
     module: nn.Module | None = None,
-    data: Any = None,
     classes: Sequence[str] | None = None,
 ) -> EvalTarget:
     """Take a model that was trained elsewhere: weights, a network of the user's own, or an object.
@@ -41,16 +42,15 @@ def target_of_weights(
     What a state dict does not hold is taken from what is stated; else from the record that checkpoints and exports of
     this package carry; else by the rules of `Foreign`. All of it is in the head of the results, as `network`.
 
-    `inputs` name the dataset, whose classes are matched with the model's by name, and a device of this machine; `data`
-    is a dataset in its place, as `dpaat.data.load_table` takes it or prepared. `seed` is of the split, where the data
-    have none; `module` the model itself, which takes images in [0, 1] unless a normalization is stated, and is copied;
-    `classes` names its outputs in their order. Raises UserError for weights that do not fit the model and the classes,
-    or data that cannot be read.
+    `data` is a dataset as `dpaat.data.load_table` takes it or prepared, whose classes are matched with the model's by
+    name; `window` says how its values are read, `seed` is of the split, where it has none; `module` is the model
+    itself, which takes images in [0, 1] unless a normalization is stated, and is copied; `classes` names its outputs
+    in their order. Raises UserError for weights that do not fit the model and the classes, or data that cannot be read.
     """
     assert given.out
+    device = resolve_device(device)
     out, source = Path(given.out), open_weights(Path(given.weights)) if given.weights else None
-    where = inputs.data if data is None else data
-    prepared, left_out = _prepare_for(source, given, where, inputs.window, seed=seed, progress=progress)
+    prepared, left_out = _prepare_for(source, given, data, window, seed=seed, progress=progress)
     outputs, said = _outputs(source, classes or given.classes, prepared)
     size = int(prepared.images.shape[2])
     name = given.model or type(module).__name__
@@ -83,7 +83,8 @@ def target_of_weights(
         identity = json.dumps([_digest(model), name, read, outputs])
     return EvalTarget(
         folder=out,
-        model=model.eval().to(torch.device(inputs.device)).to(memory_format=torch.channels_last),
+        model=model.eval().to(torch.device(device)).to(memory_format=torch.channels_last),
+        device=device,
         classes=outputs,
         channels=channels,
         data=prepared,
@@ -94,7 +95,7 @@ def target_of_weights(
         head=head_of(
             prepared,
             outputs,
-            inputs.device,
+            device,
             checkpoint=hashlib.sha256(identity.encode()).hexdigest()[:16],
             run=out.resolve().name,
             model=name,

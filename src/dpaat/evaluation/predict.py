@@ -25,7 +25,7 @@ from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.labels import named
 from dpaat.evaluation.metrics import require_finite
-from dpaat.evaluation.run import resolve_device
+from dpaat.evaluation.target import resolve_device
 from dpaat.models import build_model
 from dpaat.own_code import require_trust
 from dpaat.runs import INFO, open_run

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from dpaat.evaluation.schema import ANALYSES
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Curve, Result, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.target import EvalTarget
-from dpaat.evaluation.writer import Writer
-from dpaat.measurement import EvaluateConfig, Foreign, Inputs
+from dpaat.evaluation.writer import Analyses, Writer
+from dpaat.measurement import EvaluateConfig, Foreign
 from dpaat.precision import bfloat16_pays
 from dpaat.storage import writing
 from dpaat.validation import misfit
@@ -62,18 +62,18 @@ def evaluate_run(
     written.
     """
     plan = EvaluateConfig(**options)
-    device = resolve_device(device)
     target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
-    other = None if source is None else source_of(target, source, device)
-    return evaluate(target, plan, source=other, device=device, progress=progress)
+    return evaluate(target, plan, source=source_of(target, source), device=target.device, progress=progress)
 
 
-def source_of(target: EvalTarget, run: Path, device: str) -> EvalTarget:
-    """The run on which transfer attacks make the images for a model.
+def source_of(target: EvalTarget, run: Path | None) -> EvalTarget | None:
+    """The run on which transfer attacks make the images for a model, if there is to be one.
 
     Raises UserError for no run folder, or a model that answers other classes or takes other images.
     """
-    source = target_of_folder(run, data=target.data, device=device, progress=False)
+    if run is None:
+        return None
+    source = target_of_folder(run, data=target.data, device=target.device, progress=False)
     if (source.classes, source.channels) != (target.classes, target.channels):
         raise UserError(
             f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
@@ -105,37 +105,28 @@ def evaluate_arrays(
     labels: np.ndarray,
     *,
     classes: Sequence[str],
-    radii: Sequence[float],
     specs: Sequence[AttackSpec] | None,
-    norm: str,
-    steps: Mapping[str, int] | None,
     out: Path,
     device: str = "cpu",
     progress: bool = True,
+    source: nn.Module | None = None,
     **options: Any,
 ) -> list[Result]:
     """Do what `dpaat.evaluation.evaluate_model` does, with the results kept in a folder; images are taken as 8-bit."""
     if labels.ndim == 2:
         raise UserError("out: results of several labels an image are kept of run folders only; leave it out")
-    if options.pop("source", None) is not None:
+    if source is not None:
         raise UserError("out: attacks with a source are kept by dpaat.evaluate only, which takes a run folder for it")
-    options |= {"eps": tuple(radii), "split": "all"}
     if specs is None:
-        options |= {"suites": ["standard"], "norm": norm, "steps": dict(steps or {})}
+        options["suites"] = ["standard"]
     else:
-        options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else norm}
+        options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else options["norm"]}
         options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
-    plan, device = EvaluateConfig(**options), resolve_device(device)
-    target = target_from_elsewhere(
-        Foreign(out=str(out), image_size=int(images.shape[-1])),
-        Inputs(device=device),
-        seed=plan.seed,
-        progress=progress,
-        module=model,
-        data=[(image, classes[label]) for image, label in zip(images, labels, strict=True)],
-        classes=classes,
-    )
-    return _written(target, plan, source=None, device=device, progress=progress).saved
+    plan, given = EvaluateConfig(split="all", **options), Foreign(out=str(out), image_size=int(images.shape[-1]))
+    data = [(image, classes[label]) for image, label in zip(images, labels, strict=True)]
+    about: dict[str, Any] = {"module": model, "classes": classes, "seed": plan.seed}
+    target = target_from_elsewhere(given, data, device=device, progress=progress, **about)
+    return _written(target, plan, source=None, device=target.device, progress=progress).saved
 
 
 def _written(
@@ -160,79 +151,61 @@ def _written(
         plan = dataclasses.replace(plan, precision="bf16" if half else "32")
     writer = Writer(target, plan, rows, source)
     with writer.attacker(device, source, progress) as attacker:
-        if not plan.suites:
-            single = (
-                run_ensemble(attacker, plan.specs, plan.ensemble_specs, plan.radii, target.classes)
-                if plan.ensemble_specs
-                else run_attacks(attacker, plan.specs, plan.radii, target.classes)
-            )
-            for result in single:
-                writer.save(result)
-        if "standard" in plan.suites:
-            _standard(writer, attacker)
-        if "quick" in plan.suites:
-            options: dict[str, Any] = {"norm": plan.norm, "steps": plan.steps, "quick": True}
-            for part in run_standard(attacker, plan.radii, target.classes, **options):
-                writer.save_analyses({"quick": vars(part)}) if isinstance(part, Curve) else writer.save(part)
-        if "certified" in plan.suites:
-            writer.save(next(run_attacks(attacker, [], [], target.classes)))
-            about = {"eps": plan.radii, "draws": plan.draws, "alpha": ALPHA}
-            noise = run_certified(attacker, plan.radii, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
-            writer.save_analyses({"certified": {**about, "ids": writer.ids.tolist(), "noise": noise}})
-        if "masking" in plan.suites:
-            eps = max(plan.radii)
-            checks = run_masking(attacker, eps=eps, norm=plan.norm)
-            verdict, line = summary(checks)
-            entry = {"eps": eps, "verdict": verdict, "summary": line, "checks": [vars(check) for check in checks]}
-            writer.save_analyses({"masking": entry})
-        if "corruptions" in plan.suites:
-            writer.save_analyses({"corruptions": run_corruptions(attacker, writer.ids, target.classes)})
+        for found in _measured(writer, attacker):
+            writer.save(found)
     return writer
 
 
-def _standard(writer: Writer, attacker: Attacker) -> None:
-    target, plan, table = writer.target, writer.plan, writer.target.data.table
-    results = []
-    for found in run_standard(attacker, plan.radii, target.classes, norm=plan.norm, steps=plan.steps):
-        if isinstance(found, Curve):
-            writer.save_analyses({"curve": vars(found)})
-        else:
-            writer.save(found)
-            results.append(found)
-    analyses = clinical_analyses(
+def _measured(writer: Writer, attacker: Attacker) -> Iterator[Result | Analyses]:
+    """What a plan asks for, as it comes: results, and what is concluded from several, by name."""
+    plan, classes, eps = writer.plan, writer.target.classes, writer.plan.radii
+    if plan.ensemble_specs:
+        yield from run_ensemble(attacker, plan.specs, plan.ensemble_specs, eps, classes)
+    elif not plan.suites:
+        yield from run_attacks(attacker, plan.specs, eps, classes)
+    if "quick" in plan.suites or "standard" in plan.suites:
+        quick, parts = "quick" in plan.suites, list[Result]()
+        for part in run_standard(attacker, eps, classes, norm=plan.norm, steps=plan.steps, quick=quick):
+            if isinstance(part, Curve):
+                yield {"quick" if quick else "curve": vars(part)}
+            else:
+                yield part
+                parts.append(part)
+        if not quick:
+            yield _clinical(writer, parts, attacker.device)
+    if "certified" in plan.suites:
+        yield next(run_attacks(attacker, [], [], classes))
+        noise = run_certified(attacker, eps, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
+        about = {"eps": eps, "draws": plan.draws, "alpha": ALPHA, "ids": writer.ids.tolist()}
+        yield {"certified": {**about, "noise": noise}}
+    if "masking" in plan.suites:
+        checks = run_masking(attacker, eps=max(eps), norm=plan.norm)
+        verdict, line = summary(checks)
+        said = {"eps": max(eps), "verdict": verdict, "summary": line}
+        yield {"masking": {**said, "checks": [vars(check) for check in checks]}}
+    if "corruptions" in plan.suites:
+        yield {"corruptions": run_corruptions(attacker, writer.ids, classes)}
+
+
+def _clinical(writer: Writer, results: Sequence[Result], device: str | torch.device) -> Analyses:
+    """Clinical analyses; thresholds are chosen on the model's own validation images, unless they are evaluated here."""
+    target, plan, table, validation = writer.target, writer.plan, writer.target.data.table, None
+    own, evaluated = target.own_data, plan.split in ("val", "all")
+    if own is not None and not (own is target.data and evaluated) and len(rows := own.rows("val")):
+        images, answers = target.view(own, rows)
+        options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "progress": False}
+        other = Attacker(target.model, images, answers, num_classes=len(target.classes), **options)
+        validation = other.outputs(CLEAN).logits.numpy(), answers
+    found = clinical_analyses(
         results,
-        validation=_validation(target, plan, attacker.device),
+        validation=validation,
         labels=writer.labels,
         groups=writer.groups,
         frame=table.frame.iloc[writer.rows],
         tasks=tasks_of(table),
         classes=target.classes,
     )
-    writer.save_analyses({name: {"conditions": values} for name, values in analyses.items()})
-
-
-def _validation(
-    target: EvalTarget, plan: EvaluateConfig, device: str | torch.device
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Clean logits and labels of the model's own validation images, unless they are being evaluated themselves."""
-    own = target.own_data
-    if own is None or (own is target.data and plan.split in ("val", "all")) or not len(own.rows("val")):
-        return None
-    images, labels = target.view(own, own.rows("val"))
-    options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "progress": False}
-    attacker = Attacker(target.model, images, labels, num_classes=len(target.classes), **options)
-    return attacker.outputs(CLEAN).logits.numpy(), labels
-
-
-def resolve_device(device: str) -> str:
-    """The best device there is for "auto"; UserError for no device, or one that this machine does not have."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError):
-        raise UserError(f"device {device!r} is not available here; use auto or cpu") from None
-    return device
+    return {name: {"conditions": values} for name, values in found.items()}
 
 
 def check_writable(folder: Path) -> None:

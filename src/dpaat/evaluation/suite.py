@@ -87,8 +87,8 @@ def evaluate_model(
     if out is not None:
         from dpaat.evaluation.run import evaluate_arrays
 
-        about: dict[str, Any] = {"classes": classes, "radii": radii, "specs": specs, "norm": norm, "steps": steps}
-        return evaluate_arrays(model, images, labels, out=Path(out), **about, **options)
+        options |= {"eps": tuple(radii), "norm": norm, "steps": dict(steps or {})}
+        return evaluate_arrays(model, images, labels, classes=classes, specs=specs, out=Path(out), **options)
     with Attacker(model, images, labels, num_classes=len(classes), **options) as attacker:
         if specs is not None:
             return list(run_attacks(attacker, specs, radii, classes))

@@ -51,6 +51,7 @@ class EvalTarget:
 
     folder: Path  # where results go: the run folder, or one that was named
     model: nn.Module  # maps images in [0, 1] to logits (B, K)
+    device: str  # that it is computed on
     classes: tuple[str, ...]  # K names
     channels: int  # of the images that the model takes
     data: PreparedData  # split
@@ -97,6 +98,17 @@ class EvalTarget:
             check_radius(radius, norm, pixels=self.channels * math.prod(self.data.images.shape[2:]))
 
 
+def resolve_device(device: str) -> str:
+    """The best device there is for "auto"; UserError for no device, or one that this machine does not have."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError):
+        raise UserError(f"device {device!r} is not available here; use auto or cpu") from None
+    return device
+
+
 def target_of_run(
     path: Path, *, data: str | PreparedData | None, device: str, progress: bool, window: str | None = None
 ) -> EvalTarget:
@@ -106,7 +118,7 @@ def target_of_run(
     run's own, as it was split; images that are ready are taken as they are. `window` says how the values of `data` are
     read, see `dpaat.data.prepare`; None for the run's own. Raises UserError for no run folder, or data that do not fit.
     """
-    run = open_run(path)
+    device, run = resolve_device(device), open_run(path)
     info, config = run.info, run.config
     if window is not None and data is None:
         raise UserError("window: the run's own data are read as in training; it goes with --data")
@@ -129,6 +141,7 @@ def target_of_run(
     return EvalTarget(
         folder=run.path,
         model=run.load_model(device=device).to(memory_format=torch.channels_last),  # up to 1.6 x faster
+        device=device,
         classes=classes,
         channels=channels,
         data=prepared,

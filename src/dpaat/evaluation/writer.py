@@ -27,6 +27,8 @@ from dpaat.measurement import EvaluateConfig
 from dpaat.storage import RESULTS, locked
 
 PARTIAL = "evaluation.partial"
+Analyses = dict[str, dict[str, Any]]
+"""What is concluded from several results, by name."""
 
 
 class Writer:
@@ -85,8 +87,11 @@ class Writer:
             with locked(folder / RESULTS):
                 journal.clear()
 
-    def save(self, result: Result) -> None:
-        """Write one result with its intervals and predictions."""
+    def save(self, result: Result | Analyses) -> None:
+        """Write one result with its intervals and predictions, or what was concluded from several."""
+        if not isinstance(result, Result):
+            common = {**vars(self.population), **self.settings, "norm": self.plan.norm}
+            return self._merge(analyses={name: {**common, **values} for name, values in result.items()})
         self.saved.append(result)
         target = self.target
         probabilities = None if result.probabilities is None else result.probabilities.numpy()
@@ -98,12 +103,7 @@ class Writer:
             entry["one_answer"] = answer
         names: dict[str, Any] = {"ids": self.ids.tolist(), "groups": self.groups.tolist(), "classes": target.classes}
         rows = prediction_rows(result, self.population, labels=self.labels, **names)
-        self._merge(result=entry, predictions=rows)
-
-    def save_analyses(self, analyses: dict[str, dict[str, Any]]) -> None:
-        """Write what was concluded from several results."""
-        common = {**vars(self.population), **self.settings, "norm": self.plan.norm}
-        self._merge(analyses={name: {**common, **values} for name, values in analyses.items()})
+        return self._merge(result=entry, predictions=rows)
 
     def _merge(self, **new: Any) -> None:
         head = {**self.target.head, **self.settings}

@@ -16,7 +16,7 @@ from dpaat.evaluation.entries import Document, Population
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.labels import strata
 from dpaat.evaluation.results import require_present
-from dpaat.evaluation.run import check_writable, resolve_device
+from dpaat.evaluation.run import check_writable
 from dpaat.evaluation.target import EvalTarget
 from dpaat.interpret.document import read_interpretability, save_explanation
 from dpaat.interpret.layers import find_layer
@@ -48,9 +48,8 @@ def explain_run(
     plan = ExplainConfig(**options)
     if plan.norm is None:
         plan = dataclasses.replace(plan, norm="linf" if (run / SUBJECT).is_file() else open_run(run).config.norm)
-    device = resolve_device(device)
     target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
-    return explain(target, plan, device, progress=progress)
+    return explain(target, plan, target.device, progress=progress)
 
 
 def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:

@@ -15,15 +15,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 from typing_extensions import override
 
-from dpaat.config import TrainConfig
 from dpaat.consistency import require_epochs
-from dpaat.methods import find_method
 from dpaat.perturbation import AdaptivePerturbation
 from dpaat.storage import RESULTS, locked, remove_leftovers, replacing, write_text, writing
-from dpaat.training.faults import catastrophic_overfitting
 from dpaat.training.loggers import tracked_name
 from dpaat.training.module import TrainingModule
-from dpaat.training.setup import first_attack
 
 
 class EpochLog(L.Callback):
@@ -109,33 +105,6 @@ class EpochLog(L.Callback):
             if warning and warning not in self._warned:
                 self._warned.add(warning)
                 self.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-
-
-def overfitted(folder: Path, attacked: str | None, config: TrainConfig, num_classes: int) -> str | None:
-    """What there is to warn of after the epochs in a run folder's `metrics.csv`: catastrophic overfitting, or None.
-
-    Epochs before the first attack say nothing about it. `attacked` names the robust balanced accuracy on validation to
-    watch; None where there is none.
-    """
-    method = find_method(config.method)
-    if attacked is None or not (folder / "metrics.csv").exists():
-        return None
-    table = pd.read_csv(folder / "metrics.csv")
-    table = table[table["epoch"] >= first_attack(config, method)].reset_index(drop=True)
-    row = catastrophic_overfitting(
-        table["train/accuracy"].tolist(),
-        table[attacked].tolist(),
-        num_classes=num_classes,
-        causes=[table[name].tolist() for name in ("val/balanced_accuracy", "eps/mean") if name in table],
-    )
-    if row is None:
-        return None
-    views = "" if method.attacked(config.clean_weight or 0.0, config.options) < 1 else " under attack"
-    return (
-        f"catastrophic overfitting in epoch {table['epoch'][row] + 1}: {attacked} fell from "
-        f"{table[attacked][:row].max():.1%} to {table[attacked][row]:.1%} while training accuracy{views} did not; "
-        "try more --steps or a smaller --eps"
-    )
 
 
 class EpochBar(TQDMProgressBar):

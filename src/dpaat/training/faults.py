@@ -1,12 +1,19 @@
 """Training that goes wrong: what to look for, and what to say about it."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dpaat.config import TrainConfig
 from dpaat.errors import out_of_memory
-from dpaat.methods import StepOutput
+from dpaat.methods import StepOutput, base, find_method
+from dpaat.methods.dpaat import MIN_RAMP
+from dpaat.radii import format_radius
 
 LOSS, EPS, WEIGHTS = "the loss is not finite", "a perturbation size has exploded", "the weights are not finite"
 ADVICE = {LOSS: "try a smaller --lr", EPS: "try a smaller --eps", WEIGHTS: "try a smaller --lr"}
@@ -90,6 +97,91 @@ def catastrophic_overfitting(
         if score > robust[best]:
             best = epoch
     return None
+
+
+def attacked_radius(config: TrainConfig) -> str | None:
+    """Name the validation score that watches over the training attack: the largest radius not beyond its own.
+
+    Where a method moves the radii, most samples are attacked at far smaller ones than `eps`: then the smallest.
+    """
+    radii = [radius for radius in config.val_radii if radius <= config.radius * (1 + 1e-6)]
+    if not radii:
+        return None
+    radius = min(radii) if find_method(config.method).moves_radius else max(radii)
+    return f"val/robust_balanced_accuracy@{format_radius(radius)}"
+
+
+def overfitted(folder: Path, config: TrainConfig, num_classes: int) -> str | None:
+    """What there is to warn of after the epochs in a run folder's `metrics.csv`: catastrophic overfitting, or None.
+
+    Epochs before the first attack say nothing about it.
+    """
+    method, attacked = find_method(config.method), attacked_radius(config)
+    if attacked is None or not (folder / "metrics.csv").exists():
+        return None
+    table = pd.read_csv(folder / "metrics.csv")
+    table = table[table["epoch"] >= first_attack(config)].reset_index(drop=True)
+    row = catastrophic_overfitting(
+        table["train/accuracy"].tolist(),
+        table[attacked].tolist(),
+        num_classes=num_classes,
+        causes=[table[name].tolist() for name in ("val/balanced_accuracy", "eps/mean") if name in table],
+    )
+    if row is None:
+        return None
+    views = "" if method.attacked(config.clean_weight or 0.0, config.options) < 1 else " under attack"
+    return (
+        f"catastrophic overfitting in epoch {table['epoch'][row] + 1}: {attacked} fell from "
+        f"{table[attacked][:row].max():.1%} to {table[attacked][row]:.1%} while training accuracy{views} did not; "
+        "try more --steps or a smaller --eps"
+    )
+
+
+def first_attack(config: TrainConfig) -> int:
+    """The first epoch, from 0, in which training images are attacked, by a completed configuration."""
+    method = find_method(config.method)
+    first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
+    if method.build.clean_first:
+        option, least = method.build.clean_first
+        first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
+    return first
+
+
+def attacked_visits(config: TrainConfig) -> float:
+    """How often a run attacks a training image, in the mean."""
+    epochs = max(0, config.epochs - first_attack(config))
+    return epochs * find_method(config.method).attacked(config.clean_weight or 0.0, config.options)
+
+
+def adaptation(config: TrainConfig) -> tuple[str, bool] | None:
+    """How often a method that moves radii attacks an image in this run, and whether that is too seldom to move a size.
+
+    None for other methods. With the rule "step" a size moves by one increment at an attack, after the first one.
+    """
+    method = find_method(config.method)
+    if not method.moves_radius:
+        return None
+    visits, needed = attacked_visits(config), 1.0
+    often = f"{_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
+    line = f"each training image will be attacked about {often}"
+    if config.options.get("rule") == "step":
+        increments = max(0.0, visits - 1)  # the first one is tracked only
+        needed += 1
+        share = min(1.0, increments / max(MIN_RAMP, config.options["ramp"] * visits))
+        line += f", which can move its size by {share:.0%} of eps"
+    if visits >= needed:
+        return line, False
+    if not method.attacked(config.clean_weight or 0.0, config.options):
+        return f"{line}: too seldom to move a size; give a smaller --clean-weight", True
+    enough = config
+    while attacked_visits(enough) < needed:
+        enough = dataclasses.replace(enough, epochs=enough.epochs + 1)
+    return f"{line}: too seldom to move a size, {enough.epochs} epochs would do", True
+
+
+def _counted(number: float, noun: str) -> str:
+    text = f"{number:.0f}" if number >= 10 else f"{number:.1f}".removesuffix(".0")
+    return f"{text} {noun}" + ("" if text == "1" else "s")
 
 
 def largest_batch(attempt: Callable[[int], object], batch_size: int) -> int | None:

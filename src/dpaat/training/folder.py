@@ -1,15 +1,18 @@
-"""The run folder of a training, how it is begun, left and finished; and what a training says."""
+"""The run folder of a training, and what a training says."""
 
 import gc
 import math
 import shlex
 import signal
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 
@@ -25,103 +28,137 @@ from dpaat.own_code import FIELDS, marks
 from dpaat.provenance import provenance
 from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
 from dpaat.storage import TRAINING, locked, write_json, writing
-from dpaat.training.callbacks import overfitted
 from dpaat.training.checkpointing import HANGUP, Stopped
-from dpaat.training.datamodule import DataModule
-from dpaat.training.faults import ADVICE, TrainingError, largest_batch
+from dpaat.training.faults import ADVICE, TrainingError, largest_batch, overfitted
 from dpaat.training.module import TrainingModule
-from dpaat.training.setup import learned_before
-from dpaat.training.trainer import attacked_radius
+from dpaat.training.setup import DataModule, learned_before
 
 
-def alone(out: Path) -> AbstractContextManager[None]:
-    """Keep other trainings out of a run folder, for as long as this one lasts."""
-    return locked(out / TRAINING, busy=f"{out}: another training is at work in this folder; wait for it, or end it")
+class RunFolder:
+    """The run folder of a training: how it is begun, left and finished, and what the training says meanwhile.
 
+    Further processes of a distributed run find the folder that the `first` one has made. `info` is what `run.json` is
+    to hold; `console` None is silence.
+    """
 
-def require_empty(out: Path) -> None:
-    """Raise UserError for a folder that holds anything but its lock."""
-    if out.exists() and (not out.is_dir() or any(path.name != TRAINING for path in out.iterdir())):
-        raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
+    def __init__(self, path: Path, console: Console | None) -> None:
+        self.first = getattr(rank_zero_only, "rank", 0) == 0 and LightningEnvironment().node_rank() == 0
+        self.path, self.console = path, console if self.first else None
+        self.info: dict[str, Any] = {}
+        self.lost: list[str] = []  # what the run is to be remembered for
 
+    def say(self, text: str, kind: str = "") -> None:
+        """Print a line, perhaps as a "note" or a "warning"."""
+        if self.console is not None:
+            self.console.print(f"{kind}: {text}" if kind else text, highlight=False, soft_wrap=True)
 
-def finish(
-    trainer: L.Trainer, module: TrainingModule, out: Path, info: dict[str, Any], warned: list[str]
-) -> dict[str, Any]:
-    """Note in the run folder how far the run has come, with which score, and what to be wary of."""
-    config = module.config
-    best = trainer.checkpoint_callbacks[0]
-    assert isinstance(best, ModelCheckpoint)
-    kept = torch.load(out / BEST, map_location="cpu", weights_only=True, mmap=True) if (out / BEST).is_file() else {}
-    score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
-    found = overfitted(out, attacked_radius(config), config, 2 if info.get("multilabel") else len(info["classes"]))
-    info = info | {
-        "status": "finished" if trainer.current_epoch >= config.epochs else "stopped",
-        "epochs_done": trainer.current_epoch,
-        "kept_score": float(score) if score is not None and math.isfinite(score) else None,
-        "device": provenance(str(trainer.strategy.root_device))["device"],
-        "warnings": [*warned, *([found] if found else [])],
-        "one_answer": kept.get("one_answer"),
-        **({"thresholds": kept["thresholds"]} if "thresholds" in kept else {}),
-        **seal_end(out),
-    }
-    write_json(out / INFO, info)
-    return info
+    def lose(self, line: str) -> None:
+        """Warn of what is lost, now and in `run.json`."""
+        self.lost.append(line)
+        self.say(line, "warning")
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other trainings out, for as long as this one lasts."""
+        busy = f"{self.path}: another training is at work in this folder; wait for it, or end it"
+        return locked(self.path / TRAINING, busy=busy)
 
-def pause(out: Path, info: dict[str, Any], **why: str) -> None:
-    """Note why a run has ended early, and how far it has come."""
-    path = out / "metrics.csv"
-    done = len(path.read_text(encoding="utf-8").splitlines()) - 1 if path.exists() else 0
-    write_json(out / INFO, info | why | {"epochs_done": done, **seal_end(out)})
+    def require_empty(self) -> None:
+        """Raise UserError for a folder that holds anything but its lock."""
+        out = self.path
+        if out.exists() and (not out.is_dir() or any(path.name != TRAINING for path in out.iterdir())):
+            raise UserError(f"{out}: already holds something; choose another --out, or continue that run with --resume")
 
+    def note(self, **fields: Any) -> None:
+        """Change fields of `run.json`."""
+        self.info |= fields
+        write_json(self.path / INFO, self.info)
 
-def describe(config: TrainConfig, data: PreparedData, command: str) -> dict[str, Any]:
-    """What `run.json` says of a run that begins."""
-    table = data.table
-    rows = {split: data.rows(split) for split in ("train", "val", "test")}
-    counts = {split: label_sets.count(data.labels[found], data.classes) for split, found in rows.items()}
-    sizes = {split: len(found) for split, found in rows.items()}
-    return {
-        **provenance("cpu"),
-        "status": "running",
-        "command": command,
-        "data": table.name,
-        "fingerprint": data.fingerprint,
-        "window": data.window,
-        "pixels": list(data.kinds),
-        "notes": list(table.notes),
-        "data_warnings": [*warnings_of(data), *learned_before(config, data)],
-        "synthetic": table.synthetic,
-        "licence": table.licence,
-        "citation": table.citation,
-        "classes": list(data.classes),
-        "channels": table.channels,
-        "train_counts": counts["train"],
-        "split_counts": counts,
-        **({"multilabel": True, "split_sizes": sizes} if table.multilabel else {}),
-        "method": config.method,
-        "model": config.model,
-        "seed": config.seed,
-        **({"code": signed} if (signed := marks(getattr(config, name) for name in FIELDS)) else {}),
-    }
+    def begin(self, config: TrainConfig, data: PreparedData, network: Mapping[str, Any], command: str) -> None:
+        """Write what a run is begun with; further processes only know it."""
+        out, table = self.path, data.table
+        rows = {split: data.rows(split) for split in ("train", "val", "test")}
+        counts = {split: label_sets.count(data.labels[found], data.classes) for split, found in rows.items()}
+        sizes = {split: len(found) for split, found in rows.items()}
+        self.info = {
+            **provenance("cpu"),
+            "status": "running",
+            "command": command,
+            "data": table.name,
+            "fingerprint": data.fingerprint,
+            "window": data.window,
+            "pixels": list(data.kinds),
+            "notes": list(table.notes),
+            "data_warnings": [*warnings_of(data), *learned_before(config, data)],
+            "synthetic": table.synthetic,
+            "licence": table.licence,
+            "citation": table.citation,
+            "classes": list(data.classes),
+            "channels": table.channels,
+            "train_counts": counts["train"],
+            "split_counts": counts,
+            **({"multilabel": True, "split_sizes": sizes} if table.multilabel else {}),
+            "method": config.method,
+            "model": config.model,
+            "seed": config.seed,
+            **({"code": signed} if (signed := marks(getattr(config, name) for name in FIELDS)) else {}),
+            **({"network": network} if network else {}),
+        }
+        if not self.first:
+            return
+        fresh = not (out / CONFIG).exists()
+        with writing(out):
+            try:
+                export_splits(out / SPLITS, data.ids, data.split, **known_images(data))
+                self.note(**seal(config, out / SPLITS))
+                write_config(out / CONFIG, config)
+            except OSError:
+                for name in (SPLITS, INFO, CONFIG) if fresh else ():
+                    with suppress(OSError):  # what is half made could neither be resumed nor made again
+                        (out / name).unlink()
+                raise
 
+    def go_on(self, config: TrainConfig, data: str | None) -> None:
+        """Note that the run goes on, and where its `data` are now, if they were moved."""
+        if data is not None:
+            if signed := marks([data]):
+                self.info["code"] = (self.info.get("code") or {}) | signed
+            write_config(self.path / CONFIG, config)
+        self.note(status="running")
 
-def begin(out: Path, config: TrainConfig, info: dict[str, Any], data: PreparedData) -> dict[str, Any]:
-    """Write what a run is begun with; returns all that `run.json` says."""
-    fresh = not (out / CONFIG).exists()
-    with writing(out):
-        try:
-            export_splits(out / SPLITS, data.ids, data.split, **known_images(data))
-            info = info | seal(config, out / SPLITS)
-            write_json(out / INFO, info)
-            write_config(out / CONFIG, config)
-        except OSError:
-            for name in (SPLITS, INFO, CONFIG) if fresh else ():
-                with suppress(OSError):  # what is half made could neither be resumed nor made again
-                    (out / name).unlink()
-            raise
-    return info
+    def pause(self, **why: str) -> None:
+        """Note why a run has ended early, and how far it has come."""
+        log = self.path / "metrics.csv"
+        done = len(log.read_text(encoding="utf-8").splitlines()) - 1 if log.exists() else 0
+        self.note(**why, epochs_done=done, **seal_end(self.path))
+
+    def finish(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        """Note how far the run has come, with which score, and what to be wary of."""
+        config, out, info = module.config, self.path, self.info
+        best = trainer.checkpoint_callbacks[0]
+        assert isinstance(best, ModelCheckpoint)
+        kept = (
+            torch.load(out / BEST, map_location="cpu", weights_only=True, mmap=True) if (out / BEST).is_file() else {}
+        )
+        score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
+        found = overfitted(out, config, 2 if info.get("multilabel") else len(info["classes"]))
+        self.note(
+            status="finished" if trainer.current_epoch >= config.epochs else "stopped",
+            epochs_done=trainer.current_epoch,
+            kept_score=float(score) if score is not None and math.isfinite(score) else None,
+            device=provenance(str(trainer.strategy.root_device))["device"],
+            warnings=[*self.lost, *([found] if found else [])],
+            one_answer=kept.get("one_answer"),
+            **({"thresholds": kept["thresholds"]} if "thresholds" in kept else {}),
+            **seal_end(out),
+        )
+
+    def closing(self, config: TrainConfig, seconds: float) -> str:
+        """The line after the last epoch."""
+        info, name = self.info, "last" if config.select == "last" else "best"
+        kept = "" if info["kept_score"] is None else f", {name} validation score {info['kept_score']:.1%}"
+        done = info["status"] == "finished"
+        state = "finished" if done else f"stopped after epoch {info['epochs_done']}/{config.epochs}"
+        return f"{state} in {seconds:.0f} s{kept}; run folder: {self.path}"
 
 
 def headline(config: TrainConfig, data: PreparedData, module: TrainingModule) -> str:
@@ -136,20 +173,6 @@ def headline(config: TrainConfig, data: PreparedData, module: TrainingModule) ->
         f"{len(data.classes)} {kind}, {sizes} images for training / validation / test, "
         f"{config.image_size} px{attack}, seed {config.seed}"
     )
-
-
-def closing(out: Path, config: TrainConfig, info: dict[str, Any], seconds: float) -> str:
-    """The line after the last epoch."""
-    score, name = info["kept_score"], "last" if config.select == "last" else "best"
-    kept = "" if score is None else f", {name} validation score {score:.1%}"
-    state = "finished" if info["status"] == "finished" else f"stopped after epoch {info['epochs_done']}/{config.epochs}"
-    return f"{state} in {seconds:.0f} s{kept}; run folder: {out}"
-
-
-def say(console: Console | None, text: str) -> None:
-    """Print a line; None is silence."""
-    if console is not None:
-        console.print(text, highlight=False, soft_wrap=True)
 
 
 def stopped(stop: Stopped, out: Path) -> str:

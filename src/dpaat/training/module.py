@@ -30,7 +30,7 @@ from dpaat.sample_state import SampleState
 from dpaat.training.awp import perturbed_step
 from dpaat.training.checkpointing import Keeper
 from dpaat.training.faults import WEIGHTS, FaultWatch, TrainingError, finite
-from dpaat.training.tuning import freeze_body, make_optimizer
+from dpaat.training.optimizer import freeze_body, make_optimizer
 from dpaat.training.validation import RobustOutputs, validation_scores
 from dpaat.weights import RECORD
 

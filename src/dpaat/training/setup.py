@@ -1,55 +1,96 @@
 """Setup of a training: data, batches, network and method from the configuration."""
 
-import dataclasses
-import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader, Sampler
 
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
+from dpaat.data.loading import Batch, KeyedBatchSampler, SplitDataset
 from dpaat.data.seen import recognized, split_before
 from dpaat.data.splits import read_splits, refusals
+from dpaat.data.values import FULL
 from dpaat.errors import UserError
-from dpaat.methods import METHODS, MethodContext, base, build_method, find_method
-from dpaat.methods.dpaat import MIN_RAMP
+from dpaat.methods import METHODS, MethodContext, build_method, find_method
 from dpaat.methods.imbalance import learning_loss
-from dpaat.methods.registry import MethodInfo
 from dpaat.methods.teacher import SelfTeacher
 from dpaat.models import build_model
 from dpaat.radii import check_radius
 from dpaat.runs import SPLITS, Run
-from dpaat.training.datamodule import DataModule
 from dpaat.training.module import TrainingModule
-from dpaat.training.tuning import check_head
+from dpaat.training.optimizer import check_head
 from dpaat.weights import open_weights
 
 
+class DataModule(L.LightningDataModule):
+    """The splits of a dataset for Lightning's Trainer, which must reload the training loader at every epoch.
+
+    Its part of a checkpoint is the position in the epoch: a run that is resumed in the middle goes on with the
+    next batch. Arguments are as for `KeyedBatchSampler`; `workers` are loading processes.
+    """
+
+    def __init__(self, data: PreparedData, *, batch_size: int, seed: int, balanced: bool, workers: int) -> None:
+        super().__init__()
+        self.train, self.val = SplitDataset(data, "train"), SplitDataset(data, "val")
+        self.batch_size, self.seed, self.balanced, self.workers = batch_size, seed, balanced, workers
+        self._position = {"epoch": 0, "batches": 0}
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches are finished."""
+        assert self.trainer is not None
+        return {"epoch": self.trainer.current_epoch, "batches": self.trainer.fit_loop.batch_idx + 1}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take back what `state_dict` gave."""
+        self._position = dict(state_dict)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Make the loader of the current epoch."""
+        trainer = self.trainer
+        assert trainer is not None
+        resumed = self._position["epoch"] == trainer.current_epoch
+        sampler = KeyedBatchSampler(
+            self.train.labels,
+            self.batch_size,
+            seed=self.seed,
+            epoch=trainer.current_epoch,
+            balanced=self.balanced,
+            start=self._position["batches"] if resumed else 0,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return self._loader(self.train, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Make the loader of the validation split, in its own order."""
+        sampler = torch.utils.data.BatchSampler(range(len(self.val)), 2 * self.batch_size, drop_last=False)
+        return self._loader(self.val, sampler)
+
+    def _loader(self, dataset: SplitDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+        pin = torch.cuda.is_available()
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=tuple, num_workers=self.workers, pin_memory=pin)
+
+
 def prepare_data(
-    config: TrainConfig,
-    *,
-    own_splits: Path | None = None,
-    own_window: str | None = None,
-    classes: Sequence[str] | None = None,
-    cache_dir: Path | None = None,
-    progress: bool = True,
+    config: TrainConfig, *, run: Run | None = None, cache_dir: Path | None = None, progress: bool = True
 ) -> PreparedData:
-    """Load the data of a run by its configuration, or as splits, window and classes say of one begun before."""
+    """Load the data of a training by its configuration, and as the folder of a `run` says that goes on."""
+    info = {} if run is None else run.info
     load = partial(
         prepare,
         config.data,
         image_size=config.image_size,
         fit=config.fit,
         seed=config.seed,
-        classes=classes,
-        window=own_window or config.window,
+        classes=info.get("classes"),
+        window=(info.get("window") or FULL) if info else config.window,
         cache_dir=cache_dir,
         progress=progress,
     )
-    if own_splits is None:
+    if run is None or not (own_splits := run.path / SPLITS).is_file():
         return load(splits=Path(config.splits) if config.splits else None, fold=config.fold)
     try:
         return load(splits=own_splits, fold=None)
@@ -61,7 +102,11 @@ def prepare_data(
 
 def check_splits(config: TrainConfig, data: PreparedData) -> None:
     """Raise UserError for an empty split, a class without an image to learn from, or a method that is not for these."""
-    check_labels(config.method, several=data.table.multilabel)
+    fits = [name for name in METHODS if vars(find_method(name).build).get("multilabel")]
+    if data.table.multilabel and find_method(config.method).name not in fits:
+        raise UserError(
+            f"method {config.method!r} is for one class per image; of several labels learn {', '.join(fits)}"
+        )
     if found := refusals(data.table, data.split):
         raise UserError(f"{config.data}: {found[0]}")
 
@@ -133,55 +178,3 @@ def build(config: TrainConfig, data: PreparedData, *, begun: Run | None = None) 
     )
     objective = build_method(method, context, config.options)
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
-
-
-def check_labels(name: str, *, several: bool) -> None:
-    """Raise UserError for several labels an image and a method that knows classes only."""
-    fits = [each for each in METHODS if vars(find_method(each).build).get("multilabel")]
-    if several and find_method(name).name not in fits:
-        raise UserError(f"method {name!r} is for one class per image; of several labels learn {', '.join(fits)}")
-
-
-def first_attack(config: TrainConfig, method: MethodInfo) -> int:
-    """The first epoch, from 0, in which training images are attacked, by a completed configuration and its method."""
-    first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
-    if method.build.clean_first:
-        option, least = method.build.clean_first
-        first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
-    return first
-
-
-def attacked_visits(config: TrainConfig, method: MethodInfo) -> float:
-    """How often a run attacks a training image, in the mean."""
-    epochs = max(0, config.epochs - first_attack(config, method))
-    return epochs * method.attacked(config.clean_weight or 0.0, config.options)
-
-
-def adaptation(config: TrainConfig, method: MethodInfo) -> tuple[str, bool] | None:
-    """How often a method that moves radii attacks an image in this run, and whether that is too seldom to move a size.
-
-    None for other methods. With the rule "step" a size moves by one increment at an attack, after the first one.
-    """
-    if not method.moves_radius:
-        return None
-    visits, needed = attacked_visits(config, method), 1.0
-    often = f"{_counted(visits, 'time')} in {_counted(config.epochs, 'epoch')}"
-    line = f"each training image will be attacked about {often}"
-    if config.options.get("rule") == "step":
-        increments = max(0.0, visits - 1)  # the first one is tracked only
-        needed += 1
-        share = min(1.0, increments / max(MIN_RAMP, config.options["ramp"] * visits))
-        line += f", which can move its size by {share:.0%} of eps"
-    if visits >= needed:
-        return line, False
-    if not method.attacked(config.clean_weight or 0.0, config.options):
-        return f"{line}: too seldom to move a size; give a smaller --clean-weight", True
-    enough = config
-    while attacked_visits(enough, method) < needed:
-        enough = dataclasses.replace(enough, epochs=enough.epochs + 1)
-    return f"{line}: too seldom to move a size, {enough.epochs} epochs would do", True
-
-
-def _counted(number: float, noun: str) -> str:
-    text = f"{number:.0f}" if number >= 10 else f"{number:.1f}".removesuffix(".0")
-    return f"{text} {noun}" + ("" if text == "1" else "s")

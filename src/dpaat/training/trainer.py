@@ -22,11 +22,10 @@ from dpaat.config import TrainConfig
 from dpaat.data import PreparedData
 from dpaat.data.loading import batch_sizes
 from dpaat.errors import UserError, unknown
-from dpaat.methods import find_method
-from dpaat.radii import format_radius
 from dpaat.runs import BEST, LAST
-from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter, overfitted
+from dpaat.training.callbacks import EpochBar, EpochLog, StopAfter
 from dpaat.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, Keeper
+from dpaat.training.faults import overfitted
 
 _NAMES = """
 barebones callbacks check_val_every_n_epoch enable_checkpointing fast_dev_run inference_mode limit_val_batches logger
@@ -54,7 +53,7 @@ def make_trainer(
     train_rows = data.rows("train")
     class_names = np.array(data.table.label_names)[train_rows]
     chances = 2 if data.table.multilabel else len(data.classes)
-    watch = partial(overfitted, out, attacked_radius(config), config, chances)
+    watch = partial(overfitted, out, config, chances)
     callbacks: list[L.Callback] = [
         EpochLog(out, data.ids[train_rows], class_names, console, watch),
         BestCheckpoint(
@@ -113,18 +112,6 @@ def make_trainer(
             "take a larger --batch-size or fewer processes"
         )
     return trainer
-
-
-def attacked_radius(config: TrainConfig) -> str | None:
-    """Name the validation score that watches over the training attack: the largest radius not beyond its own.
-
-    Where a method moves the radii, most samples are attacked at far smaller ones than `eps`: then the smallest.
-    """
-    radii = [radius for radius in config.val_radii if radius <= config.radius * (1 + 1e-6)]
-    if not radii:
-        return None
-    radius = min(radii) if find_method(config.method).moves_radius else max(radii)
-    return f"val/robust_balanced_accuracy@{format_radius(radius)}"
 
 
 def check_options(options: dict[str, Any]) -> None:
