@@ -159,7 +159,7 @@ class Reading(TorchFunctionMode):
 
 @contextmanager
 def counted_waits(device: torch.device) -> Iterator[list[str]]:
-    """What made the host wait for the device; on a CPU, what would have, but for checks that are made there only."""
+    """What made the host wait for the device; on a CPU, what would, and checks that are made there only."""
     waits: list[str] = []
     if device.type != "cuda":
         with Reading(waits):
