@@ -1,4 +1,4 @@
-"""What a second training on the same cores costs the first, with threads that wait by spinning, sleeping, or both in turn.
+"""What a second training on the same cores costs the first, while waiting threads spin, sleep, or do both in turn.
 
     python benchmarks/side_by_side.py [--pairs 7] [--threads 2] --out FILE.json
 
