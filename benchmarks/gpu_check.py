@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,11 @@ def counted_waits(device: torch.device) -> Iterator[list[str]]:
 def methods(setting: Setting) -> dict[str, Any]:
     """Time of a step over that of its floor, and how often it waits for the device."""
     found: dict[str, Any] = {}
-    for name, static in (("standard", 0), ("pgd", 0), ("dpaat", 0), ("dpaat", 1), ("dpaat-fast", 0), ("dpaat-fast", 1)):
+    kinds = [("standard", False), ("pgd", False), *product(("dpaat", "dpaat-fast"), (False, True))]
+    for name, static in kinds:
         model = network(setting.models[0], setting).to(setting.device).to(memory_format=torch.channels_last)
         x, y = (part.to(setting.device) for part in batch(setting, setting.batch))
-        step = learner(model, name, setting, static=bool(static))
+        step = learner(model, name, setting, static=static)
 
         floor = partial(floor_step, model, x, y, setting.steps)
         times = interleaved(setting.pairs, setting.device, partial(step, x, y), floor)

@@ -296,7 +296,8 @@ def test_tar_shards_of_a_webdataset(hugging_face, tmp_path):
     assert found.table.frame["label"].tolist() == [number % 2 for number in range(9)]
     assert [len(found.digests), len(found.rows("test"))] == [9, 3]
     for pattern, count in (("train-00000.tar", 3), ("train-*.tar", 6)):  # one shard, or several, without splits
-        assert len(load_table(f"hf:{root / pattern}").frame) == count
+        table = load_table(f"hf:{root / pattern}")
+        assert (len(table.frame), table.name) == (count, "cls")
 
 
 def test_tar_shards_with_json(hugging_face, tmp_path):

@@ -36,13 +36,16 @@ def load(argument: str, spec: str) -> ImageTable:
     if not argument:
         raise UserError(f"{spec!r} names no dataset; write hf:NAME_OR_DIR")
     folder = Path(argument).expanduser()
+    shards = None if folder.is_dir() else SHARDS.get(folder.suffix)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             found: Any = datasets.load_from_disk(str(folder))
-        elif kind := SHARDS.get(folder.suffix):
-            found = datasets.load_dataset(kind, data_files=str(folder))
+        elif folder.is_dir():
+            found = datasets.load_dataset(str(folder.resolve()))
+        elif shards:
+            found = datasets.load_dataset(shards, data_files=str(folder))
         else:
-            found = datasets.load_dataset(str(folder.resolve()) if folder.is_dir() else argument)
+            found = datasets.load_dataset(argument)
     except Exception as error:  # networks, disks and builders fail in many ways
         raise UserError(f"{spec}: cannot be loaded ({first_line(error)})") from None
     parts = found if isinstance(found, Mapping) else {"train": found}
@@ -51,7 +54,8 @@ def load(argument: str, spec: str) -> ImageTable:
         raise UserError(f"{spec}: its splits {listed(parts)} are not called train, validation and test")
     rows = {name: _Rows(part, spec, datasets) for name, part in known.items()}
     made: Any = next(iter(rows.values())) if [*map(split_name, rows)] == ["train"] else rows
-    table = table_of(made, name=Path(argument).name, spec=spec)
+    name = folder.resolve().parent.name if shards else folder.name  # of a pattern, none that a file could have
+    table = table_of(made, name=name, spec=spec)
     said = (f"left out: splits {listed(set(parts) - set(known))}",) if len(parts) > len(known) else ()
     unused = sorted({name for part in rows.values() for name in part.unused})
     notes = (f"columns that are not used: {listed(unused, 12)}",) if unused else ()
