@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dpaat.attacks import unchecked
 from dpaat.config import TrainConfig
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.specs import attack_spec
@@ -111,21 +114,24 @@ def resume(setting: Setting) -> dict[str, Any]:
     return {"tensors": len(one), "differ": differ, "ok": bool(one) and not differ}
 
 
-def learner(model: nn.Module, method: str, setting: Setting) -> Callable[[Tensor, Tensor], None]:
+def learner(
+    model: nn.Module, method: str, setting: Setting, *, static: bool = False
+) -> Callable[[Tensor, Tensor], None]:
     """One training step of a method."""
     labels = torch.zeros(setting.batch, dtype=torch.int64)
 
     def learn_loss(logits: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(logits, y, reduction="none")
 
-    context = MethodContext(labels, CLASSES, 30, learn_loss, EPS, setting.steps, "linf", 0.0)
+    context = MethodContext(labels, CLASSES, 30, learn_loss, EPS, setting.steps, "linf", 0.0, static_shapes=static)
     objective = build_method(find_method(method), context, {}).to(setting.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     index = torch.arange(setting.batch, device=setting.device)
 
     def step(x: Tensor, y: Tensor) -> None:
         model.train()
-        output = objective(model, index, x, y)
+        with unchecked():
+            output = objective(model, index, x, y)
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -134,12 +140,31 @@ def learner(model: nn.Module, method: str, setting: Setting) -> Callable[[Tensor
     return step
 
 
+class Reading(TorchFunctionMode):
+    """Lists where values are read from tensors, for which a host would wait."""
+
+    NAMES = frozenset({"item", "tolist", "nonzero", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"})
+
+    def __init__(self, waits: list[str]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__name__", "") in self.NAMES:
+            caller = sys._getframe(1)
+            self.waits.append(f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}")
+        return function(*args, **kwargs or {})
+
+
 @contextmanager
 def counted_waits(device: torch.device) -> Iterator[list[str]]:
-    """What made the host wait for the device; nothing can be counted on a CPU."""
+    """What made the host wait for the device; on a CPU, what would, and checks that are made there only."""
     waits: list[str] = []
     if device.type != "cuda":
-        yield waits
+        with Reading(waits):
+            yield waits
         return
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("warn")
@@ -155,16 +180,18 @@ def counted_waits(device: torch.device) -> Iterator[list[str]]:
 def methods(setting: Setting) -> dict[str, Any]:
     """Time of a step over that of its floor, and how often it waits for the device."""
     found: dict[str, Any] = {}
-    for name in ("standard", "pgd", "dpaat", "dpaat-fast"):
+    kinds = [("standard", False), ("pgd", False), *product(("dpaat", "dpaat-fast"), (False, True))]
+    for name, static in kinds:
         model = network(setting.models[0], setting).to(setting.device).to(memory_format=torch.channels_last)
         x, y = (part.to(setting.device) for part in batch(setting, setting.batch))
-        step = learner(model, name, setting)
+        step = learner(model, name, setting, static=static)
 
         floor = partial(floor_step, model, x, y, setting.steps)
         times = interleaved(setting.pairs, setting.device, partial(step, x, y), floor)
         with counted_waits(setting.device) as waits:
             step(x, y)
-        found[name] = {"over_floor": ratio(*times), "waits": sorted(set(waits)), "waits_per_step": len(waits)}
+        key = f"{name}, static shapes" if static else name
+        found[key] = {"over_floor": ratio(*times), "waits": sorted(set(waits)), "waits_per_step": len(waits)}
     return found
 
 

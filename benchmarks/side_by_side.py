@@ -1,4 +1,4 @@
-"""What a second training on the same cores costs the first, with threads that spin while they wait and that sleep.
+"""What a second training on the same cores costs the first, while waiting threads spin, sleep, or do both in turn.
 
     python benchmarks/side_by_side.py [--pairs 7] [--threads 2] --out FILE.json
 
@@ -35,14 +35,14 @@ for _ in range(int(sys.argv[1])):
     step()
 print(time.perf_counter() - start)
 """
-POLICIES = ("unset", "PASSIVE")
+POLICIES = {"unset": {}, "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"}, "short spin": {"GOMP_SPINCOUNT": "10000"}}
 
 
 def seconds(count: int, policy: str, threads: int, steps: int) -> float:
     """The longest of so many runs that begin together."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
-    if policy == "unset":
-        del environment["OMP_WAIT_POLICY"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment.pop("OMP_WAIT_POLICY", None)
+    environment |= POLICIES[policy]
     command = [sys.executable, "-c", LOOP, str(steps)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     runs = [subprocess.Popen(command, **pipes) for _ in range(count)]

@@ -5,8 +5,9 @@
 Needs `pip install pyautoattack==0.2.0`, the authors' own code, in an environment of its own. It asks for nine targets
 and so fails below ten classes; here it gets K - 1. It is called once for each radius, with the same budgets, images and
 batches. In every pair all sides run in turn, in an order that changes from pair to pair. Times are seconds of the
-processor on one thread; passes are images through the network forward, one more where their gradient is taken. What
-FILE holds is not measured again, so that the same command goes on where it stopped.
+processor on one thread; passes are images through the network forward, one more where their gradient is taken. Pair 1
+of all models comes before pair 2 of any. What FILE holds is not measured again, so that the same command goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import nn
 
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.elsewhere import target_of_folder
-from dpaat.evaluation.images import stratified_draw
+from dpaat.evaluation.images import RowView, stratified_draw
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.evaluation.suite import Result, run_standard
 from dpaat.provenance import provenance
@@ -41,6 +42,8 @@ STEPS = {"apgd-ce": 50, "apgd-t": 50, "fab-t": 50, "square": 500}
 
 Standing = dict[str, list[int]]
 """Positions of the images that stand, by radius."""
+Pair = dict[str, dict[str, Any]]
+"""What each side took and found, on one model."""
 
 
 def reference(attacker: Attacker, eps: float) -> Standing:
@@ -93,19 +96,26 @@ def sides(attacker: Attacker) -> dict[str, Callable[[], Standing]]:
     return theirs | ours
 
 
-def summarize(pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ratios of times pair by pair, and images that the reference breaks in its own pair and a suite does not."""
-    found: dict[str, Any] = {"pairs": len(pairs)}
+def ratios(pairs: list[list[Pair]]) -> dict[str, Any]:
+    """Time and passes of each suite as a share of the reference's, for each pair in the sum over its models."""
     one = format_radius(ONE)
+    found: dict[str, Any] = {"pairs": len(pairs)}
     for name in ("standard", "quick"):
         for key, side, parts in (
             ("all radii", name, [f"reference {format_radius(eps)}" for eps in RADII]),
             ("one radius", f"{name} {one}", [f"reference {one}"]),
         ):
             for unit in ("seconds", "passes"):
-                ratios = [p[side][unit] / sum(p[part][unit] for part in parts) for p in pairs]
-                about = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+                of = [sum(m[side][unit] for m in pair) / sum(m[p][unit] for m in pair for p in parts) for pair in pairs]
+                about = {"median": statistics.median(of), "range": [min(of), max(of)]} if of else None
                 found[f"{name}, {key}, {unit}"] = about
+    return found
+
+
+def differences(pairs: list[Pair]) -> dict[str, Any]:
+    """Numbers of images that the reference breaks in its own pair and a suite does not, and the other way round."""
+    found: dict[str, Any] = {}
+    for name in ("standard", "quick"):
         missing, gained = {}, {}
         for radius in map(format_radius, RADII):
             both = [[set(p[side]["standing"][radius]) for side in (name, f"reference {radius}")] for p in pairs]
@@ -114,6 +124,14 @@ def summarize(pairs: list[dict[str, Any]]) -> dict[str, Any]:
         found[f"{name}, broken by the reference only"] = missing
         found[f"{name}, broken by it only"] = gained
     return found
+
+
+def summarize(content: dict[str, Any], whole: int) -> None:
+    """Write the summaries of the first `whole` pairs, of each model and of all together, into the document."""
+    pairs = [model["pairs"][:whole] for model in content["models"].values()]
+    for model, own in zip(content["models"].values(), pairs, strict=True):
+        model["summary"] = ratios([[pair] for pair in own]) | differences(own)
+    content["summary"] = ratios([list(pair) for pair in zip(*pairs, strict=False)])
 
 
 def main() -> None:
@@ -130,35 +148,40 @@ def main() -> None:
     if content and content["setting"] != json.loads(json.dumps(setting)):
         sys.exit(f"{arguments.out}: measured otherwise; name another file")
     content = {**provenance("cpu"), "setting": setting, "models": content.get("models", {})}
-    for run in arguments.runs:
-        name, _, folder = run.partition("=")
-        target = target_of_folder(Path(folder), data=None, device="cpu", progress=False)
-        rows = target.rows("test")
-        rows = rows[stratified_draw(target.view(target.data, rows)[1], arguments.images, seed=arguments.seed)]
-        images, labels = target.view(target.data, rows)
-        model = content["models"].setdefault(name, {"pairs": []})
-        passes = count_passes(target.model)
-        for number in range(arguments.pairs):
-            options: dict[str, Any] = {"num_classes": len(target.classes), "progress": False}
-            attacker = Attacker(target.model.eval(), images, labels, seed=arguments.seed + number, **options)
-            if number == len(model["pairs"]):
-                model["pairs"].append({})
-            pair = model["pairs"][number]
-            order = list(sides(attacker).items())
-            for side, work in order[number % len(order) :] + order[: number % len(order)]:
-                if side not in pair:
-                    start, before = time.process_time(), passes[0]
-                    standing = work()
-                    seconds, used = time.process_time() - start, passes[0] - before
-                    pair[side] = {"seconds": seconds, "passes": used, "standing": standing}
-                    write_json(arguments.out, content)
-                    print(
-                        f"{name} {number} {side}: {pair[side]['seconds']:.1f} s, {pair[side]['passes']:,} passes",
-                        flush=True,
-                    )
-        model["summary"] = summarize(model["pairs"])
+    subjects = {name: subject(Path(run), arguments) for name, _, run in (run.partition("=") for run in arguments.runs)}
+    passes = {name: count_passes(model) for name, (model, *_) in subjects.items()}
+    for number in range(arguments.pairs):
+        for name, (network, images, labels, options) in subjects.items():
+            attacker = Attacker(network, images, labels, seed=arguments.seed + number, **options)
+            pairs = content["models"].setdefault(name, {"pairs": []})["pairs"]
+            pairs += [{}] * (number == len(pairs))
+            measure(attacker, pairs[number], passes[name], number, partial(write_json, arguments.out, content), name)
+        summarize(content, number + 1)
         write_json(arguments.out, content)
-        print(json.dumps(model["summary"], indent=1), flush=True)
+        print(json.dumps(content["summary"], indent=1), flush=True)
+
+
+def subject(run: Path, arguments: argparse.Namespace) -> tuple[nn.Module, RowView, np.ndarray, dict[str, Any]]:
+    """A run's network, its drawn test images and their labels, and what an `Attacker` has to know beside them."""
+    target = target_of_folder(run, data=None, device="cpu", progress=False)
+    rows = target.rows("test")
+    rows = rows[stratified_draw(target.view(target.data, rows)[1], arguments.images, seed=arguments.seed)]
+    return target.model.eval(), *target.view(target.data, rows), {"num_classes": len(target.classes), "progress": False}
+
+
+def measure(
+    attacker: Attacker, pair: Pair, passes: list[int], number: int, save: Callable[[], object], name: str
+) -> None:
+    """Run what is still missing of a pair, in the order of its number, and save after each side."""
+    order = list(sides(attacker).items())
+    for side, work in order[number % len(order) :] + order[: number % len(order)]:
+        if side not in pair:
+            start, before = time.process_time(), passes[0]
+            standing = work()
+            seconds, used = time.process_time() - start, passes[0] - before
+            pair[side] = {"seconds": seconds, "passes": used, "standing": standing}
+            save()
+            print(f"{name} {number} {side}: {seconds:.1f} s, {used:,} passes", flush=True)
 
 
 if __name__ == "__main__":

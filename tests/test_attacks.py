@@ -243,6 +243,19 @@ def test_graded_steps_are_those_of_each_sample_alone(granule, monkeypatch):
     torch.testing.assert_close(logits, clean, equal_nan=True)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_graded_steps_of_static_shapes_end_alike(norm):
+    network, (x, y) = make_network(), image_batch(4)
+    options = {"eps": torch.tensor([0.02, 0.1, 0.05, 0.1]), "steps": torch.tensor([1, 3, 0, 2]), "norm": norm}
+    sizes = []
+    network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    for found, wanted in zip(
+        pgd_graded(network, x, y, most=4, **options), pgd_graded(network, x, y, **options), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6, equal_nan=True)
+    assert sizes[:4] == [4] * 4
+
+
 def test_graded_attack_of_nobody_asks_nothing():
     x, y = image_batch(4)
     x_adv, logits = pgd_graded(nn.Identity(), x, y, eps=torch.zeros(4), steps=torch.zeros(4, dtype=torch.int32))

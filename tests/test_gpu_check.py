@@ -13,6 +13,9 @@ def test_the_script_works_before_there_is_a_gpu(tmp_path, capsys):
     assert found["verdicts"]["pgd"]["differ"] == 0
     assert found["resume"]["tensors"] > 10
     assert found["methods"]["pgd"]["over_floor"]["median"] > 0
+    waits = {name: found["methods"][name]["waits_per_step"] for name in ("dpaat", "dpaat, static shapes")}
+    assert waits["dpaat, static shapes"] < waits["dpaat"]
+    assert not any(place.startswith("pgd.py") for place in found["methods"]["dpaat, static shapes"]["waits"])
     assert all(each["images_per_second"] > 0 for name, each in found["variants"].items() if name != "seconds")
     assert "failed: none" in capsys.readouterr().out
 

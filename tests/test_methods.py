@@ -283,6 +283,25 @@ def test_fast_is_dpaat_half_where_all_are_attacked_in_the_largest_ball(clean_wei
         assert torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("views", ["alternate", "both"])
+def test_static_shapes_cost_passes_and_change_nothing_else(views, monkeypatch):
+    monkeypatch.setattr(import_module("dpaat.attacks.pgd"), "GRANULE", 1)
+    index, x, y = batch(SIZE)
+    outputs, passes = [], []
+    for static in (False, True):
+        method, model = make("dpaat", {"views": views}, clean_weight=0.5, steps=10, static_shapes=static), Network()
+        method.perturbation.eps.copy_(torch.linspace(0, 8 / 255, len(method.perturbation.eps)))
+        output = method(model, index, x, y)
+        output.loss.backward()
+        method.after_step(output)
+        passes.append(model.forwards[:-1])
+        outputs.append([output.loss, output.logits, *output.rows.values(), *method.state_dict().values()])
+    assert passes[1] == [SIZE] * 10 != passes[0]
+    for one, other in zip(*outputs, strict=True):
+        if isinstance(one, torch.Tensor):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6, equal_nan=True)
+
+
 @pytest.mark.parametrize("clean_weight", [0.0, 0.3, 0.5, 1.0])
 def test_fast_shows_the_clean_view_in_its_share_of_the_epochs(clean_weight):
     method, index, turns = make("dpaat-fast", clean_weight=clean_weight), torch.arange(1000), []

@@ -1,8 +1,10 @@
 """The user's own networks, datasets and transforms, named by `py:` and `hf:` on the command line."""
 
+import io
 import json
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -261,16 +263,89 @@ def imagefolder(tmp_path_factory) -> Path:
     return root
 
 
-def test_hugging_face_imagefolder(imagefolder, tmp_path, monkeypatch, capsys):
+def png(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file := io.BytesIO(), "png")
+    return file.getvalue()
+
+
+def tar_shards(root: Path, suffix: str, label, per_image: int = 1) -> Path:
+    """Two shards for training and one for testing, of three images each; `label` makes the second file of each."""
+    root.mkdir()
+    for number, split in enumerate(("train", "train", "test")):
+        with tarfile.open(root / f"{split}-{number:05d}.tar", "w") as shard:
+            for image in range(3 * number, 3 * number + 3):
+                for end, content in (("png", png(image)), (suffix, label(image).encode()))[: 1 + per_image]:
+                    entry = tarfile.TarInfo(f"{image % 3}.{end}")
+                    entry.size = len(content)
+                    shard.addfile(entry, io.BytesIO(content))
+    return root
+
+
+@pytest.fixture
+def hugging_face(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    return datasets
+
+
+def test_tar_shards_of_a_webdataset(hugging_face, tmp_path):
+    root = tar_shards(tmp_path / "cls", "cls", lambda image: str(image % 2))
+    found = prepared(f"hf:{root}", tmp_path)
+    assert found.classes == ("0", "1")
+    assert found.table.frame["label"].tolist() == [number % 2 for number in range(9)]
+    assert [len(found.digests), len(found.rows("test"))] == [9, 3]
+    for pattern, count in (("train-00000.tar", 3), ("train-*.tar", 6)):  # one shard, or several, without splits
+        table = load_table(f"hf:{root / pattern}")
+        assert (len(table.frame), table.name) == (count, "cls")
+
+
+def test_tar_shards_with_json(hugging_face, tmp_path):
+    def described(image: int) -> str:
+        return json.dumps({"label": ["mel", "nv"][image % 2], "group": f"p{image // 2}", "camera": 1})
+
+    table = load_table(f"hf:{tar_shards(tmp_path / 'json', 'json', described)}")
+    assert table.classes == ("mel", "nv")
+    assert table.frame["group"].tolist() == [f"p{number // 2}" for number in range(9)]
+    assert "columns that are not used: camera" in table.notes
+
+
+def test_parquet_shards(hugging_face, tmp_path):
+    kinds = {"image": hugging_face.Image(), "label": hugging_face.ClassLabel(names=["nv", "mel"])}
+    for number, split in enumerate(("train", "train", "test")):
+        images = range(3 * number, 3 * number + 3)
+        rows = {"image": [{"bytes": png(k), "path": None} for k in images], "label": [k % 2 for k in images]}
+        shard = hugging_face.Dataset.from_dict(rows, features=hugging_face.Features(kinds))
+        shard.to_parquet(str(tmp_path / f"{split}-{number:05d}-of-00003.parquet"))
+    found = prepared(f"hf:{tmp_path}", tmp_path / "work")
+    assert found.classes == ("nv", "mel")
+    assert [len(found.digests), len(found.rows("test"))] == [9, 3]
+    assert len(load_table(f"hf:{tmp_path / 'train-00001-of-00003.parquet'}").frame) == 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "label", "files", "said"),
+    [
+        ("cls", str, 0, "1 hold images and 0 labels"),
+        ("json", lambda _: "{}", 1, "0 labels"),
+        ("json", lambda k: json.dumps({"label": "nv"} if k < 8 else {"site": "arm"}), 1, "has the label None"),
+        ("cls", lambda _: "melanoma", 1, "cannot be loaded"),
+    ],
+)
+def test_tar_shards_without_labels_are_refused(hugging_face, tmp_path, suffix, label, files, said):
+    with pytest.raises(UserError, match=said) as caught:
+        load_table(f"hf:{tar_shards(tmp_path / 'shards', suffix, label, files)}")
+    assert "\n" not in str(caught.value)
+
+
+def test_hugging_face_imagefolder(imagefolder, hugging_face, tmp_path, capsys):
     found, same = prepared(f"hf:{imagefolder}", tmp_path), prepared(f"folder:{imagefolder}", tmp_path)
     assert found.classes == same.classes
     assert sorted(found.digests) == sorted(same.digests)
     assert [len(found.rows(split)) for split in ("train", "val", "test")] == [24, 12, 12]
     assert train(tmp_path / "run", data=f"hf:{imagefolder}") == 0
     assert main(["evaluate", str(tmp_path / "run"), "--eps=2/255", "--steps=1", "--device=cpu"]) == 0
-    made = datasets.load_dataset("imagefolder", data_dir=str(imagefolder), split="train")
+    made = hugging_face.load_dataset("imagefolder", data_dir=str(imagefolder), split="train")
     made = made.add_column("group", [f"p{number // 2}" for number in range(len(made))]).add_column("x", [1] * len(made))
     made.save_to_disk(str(tmp_path / "disk"))
     table = load_table(f"hf:{tmp_path / 'disk'}")
@@ -278,5 +353,5 @@ def test_hugging_face_imagefolder(imagefolder, tmp_path, monkeypatch, capsys):
     assert "columns that are not used: x" in table.notes
     assert load_table(made).classes == table.classes  # a dataset of `datasets` is map-style, too
     capsys.readouterr()
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="0 hold images"):
         load_table(f"hf:{tmp_path / 'run'}")

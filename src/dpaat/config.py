@@ -169,6 +169,11 @@ class Place(Checked):
 
     precision: str = option("32-true", "Lightning's name, such as 32-true, bf16-mixed; auto takes the faster one")
     compile: bool = option(False, "compile the network by torch.compile")
+    static_shapes: bool = option(
+        False,
+        "take all images through all steps of an attack whose steps differ by image: more passes, but a GPU's host "
+        "does not wait to learn who is still attacked",
+    )
     accelerator: str = option("auto", "cpu, gpu, auto")
     devices: str | int = option("auto", "number of devices, or auto")
     num_nodes: int = option(1, "number of machines", ge=1)

@@ -88,32 +88,44 @@ def fgsm(
 
 @checked()
 def pgd_graded(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, steps: Tensor, norm: str = "linf"
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: Tensor,
+    norm: str = "linf",
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`pgd_with_clean_logits` with a number of steps per sample `(B,)`, 0 or more: a small ball needs few.
 
     Samples that have had their steps leave the batch, which shrinks from step to step, by `GRANULE` samples at a time.
+    For that the host waits until the device knows their numbers. With `most`, no less than any number of steps, all
+    samples pass through all steps, and stay where theirs are over: more passes, no wait, and all shapes alike.
 
     Returns:
         Adversarial images `(B, C, H, W)`, and the clean logits `(B, K)` of those that take a step, NaN for the others;
-        None if there are none.
+        None if there are none, unless `most` is given.
     """
     if not isinstance(steps, Tensor) or steps.shape != x.shape[:1]:
         raise BadValueError(f"steps must be a tensor of one per image ({len(x)},), not {steps!r}")
     order = steps.argsort(descending=True, stable=True)
     eps = per_sample(eps, x).flatten().expand(len(x))
     x, y, eps, steps = x.detach()[order], y[order], eps[order], steps[order]
-    moving = (steps > torch.arange(int(steps[0]), device=steps.device)[:, None]).sum(1).tolist()
+    if most is None:
+        moving = (steps > torch.arange(int(steps[0]), device=steps.device)[:, None]).sum(1).tolist()
+    else:
+        moving = [len(x)] * most
     x_adv, clean = x.clone(), None
     with evaluation_mode(model):
-        for count in moving:
+        for step, count in enumerate(moving):
             asked = min(-(-count // GRANULE) * GRANULE, len(x))
             gradient, logits = input_gradient(model, x_adv[:asked], y[:asked], cross_entropy)
             if clean is None:
                 clean = logits.new_full((len(x), logits.shape[1]), torch.nan)
-                clean[:count] = logits[:count]
+                clean[:asked] = torch.where(steps[:asked, None] > 0, logits, torch.nan)
             ball = make_ball(norm, x[:count], eps[:count])
-            alpha = ball.eps * per_sample(2.5 / steps[:count], ball.x)
+            alpha = ball.eps * per_sample(2.5 / steps[:count].clamp(min=1) * (steps[:count] > step), ball.x)
             x_adv[:count] = ball.project_(x_adv[:count] + alpha * ball.direction(gradient[:count]))
     back = order.argsort()
     return x_adv[back], None if clean is None else clean[back]

@@ -37,6 +37,7 @@ LATER = {
     "lr_head",
     "mean",
     "self_teacher",
+    "static_shapes",
     "std",
     "transform",
     "weights_key",

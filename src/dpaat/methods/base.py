@@ -34,6 +34,7 @@ class MethodContext:
     clean_weight: float  #: Share of the clean loss in the objective, in [0, 1]
     adv_start: float = 0.0  #: Share of the epochs, in [0, 1), that learn from clean images only
     teacher: SelfTeacher | None = None
+    static_shapes: bool = False  #: Whether all samples take part in all steps of an attack, see `pgd_graded`
 
     @property
     def several(self) -> bool:

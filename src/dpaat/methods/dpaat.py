@@ -117,8 +117,10 @@ class DPAAT(Method):
         steps = torch.full_like(eps, context.steps)
         if self.min_steps:
             least = min(self.min_steps, context.steps)
-            steps = (self.steps_scale * context.steps * eps / context.eps).ceil().clamp(min=least)
-        return pgd_graded(model, x, y, eps=eps, steps=(steps * ((eps > 0) & turn)).int(), norm=context.norm)
+            steps = (self.steps_scale * context.steps * eps / context.eps).ceil().clamp(least, context.steps)
+        steps = (steps * ((eps > 0) & turn)).int()
+        most = context.steps if context.static_shapes else None
+        return pgd_graded(model, x, y, eps=eps, steps=steps, norm=context.norm, most=most)
 
     def _learn(
         self, model: nn.Module, x: Tensor, view: Tensor, y: Tensor, rows: Tensor

@@ -175,6 +175,7 @@ def build(config: TrainConfig, data: PreparedData, *, begun: Run | None = None) 
         clean_weight=float(config.clean_weight or 0.0),
         adv_start=float(config.adv_start or 0.0),
         teacher=SelfTeacher(model, config.self_teacher, several=data.table.multilabel) if config.self_teacher else None,
+        static_shapes=config.static_shapes,
     )
     objective = build_method(method, context, config.options)
     return TrainingModule(config, model, objective, data.classes, method.adversarial)
