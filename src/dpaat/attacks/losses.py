@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from dpaat.attacks.norms import TINY
 
-_TINY = 1e-12
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 _weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
 
@@ -136,11 +136,11 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     attacks", ICML 2020, arXiv 2003.01690, eq. 6.
     """
     if y.ndim == 2:
-        return margin(logits, y) / (logits.float().abs().mean(1) + _TINY)
+        return margin(logits, y) / (logits.float().abs().mean(1) + TINY)
     if logits.shape[1] <= 3:
         return margin(logits, y)
     ordered = logits.float().sort(dim=1, descending=True).values
-    return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+    return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + TINY)
 
 
 def logit_lead(target: Tensor) -> LossFunction:
@@ -164,10 +164,10 @@ def targeted_dlr(target: Tensor) -> LossFunction:
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         if y.ndim == 2:
-            return lead(logits, y) / (logits.float().abs().mean(1) + _TINY)
+            return lead(logits, y) / (logits.float().abs().mean(1) + TINY)
         if logits.shape[1] <= 3:
             return lead(logits, y)
         ordered = logits.float().sort(dim=1, descending=True).values
-        return lead(logits, y) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + _TINY)
+        return lead(logits, y) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + TINY)
 
     return loss

@@ -4,7 +4,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -220,7 +220,9 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - likewise
 
 
-def take_frame(argument: str) -> tuple[str, str]:
-    """Take `,frame=...` out of what follows the colon of a spec; "" where it is not there."""
-    match = re.fullmatch(r"(.*),frame=([^,]*)(,(?:group|labels|uncertain)=.*)?", argument)
-    return (match[1] + (match[3] or ""), parse_frame(match[2])) if match else (argument, "")
+def cut_options(argument: str, usual: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Take `,NAME=VALUE` off the end of a spec, of the names in `usual`, which has what else they are."""
+    found = dict(usual)
+    while match := re.fullmatch(f"(.*),({'|'.join(found)})=([^,]*)", argument, re.DOTALL):
+        argument, found[match[2]] = match[1], parse_frame(match[3]) if match[2] == "frame" else match[3]
+    return argument, found

@@ -213,8 +213,9 @@ def _repair(split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np
     The first split comes first, and takes the only group there is.
     """
     sizes = np.bincount(groups)
-    for chosen in label_sets.members(labels):
-        for name in names:
+    for k in range(int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]):
+        chosen = label_sets.members(labels, k)
+        for name in names if chosen.any() else ():
             rows = order[chosen[order]]
             holders = {other: np.unique(groups[rows[split[rows] == other]]) for other in names}
             donor = max(names, key=lambda other: (len(holders[other]), names.index(other)))

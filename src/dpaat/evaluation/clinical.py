@@ -12,7 +12,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logit, logsumexp
 
-from dpaat.evaluation.labels import label_points
 from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.metrics import calibration_error
 from dpaat.evaluation.specs import WORST_CASE
@@ -21,6 +20,7 @@ from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
 
 SPECIFICITIES = (0.80, 0.90, 0.95)
+LABEL_SPECIFICITY = 0.90
 TEMPERATURES = (0.05, 20.0)
 SCORED_BY = "apgd-ce"  # the attack whose outputs on all images are ranked: outputs of several attacks cannot be
 
@@ -57,17 +57,18 @@ def clinical_analyses(
     }
     if validation is None:
         return found
-    logits, answers = validation
     ranked = {n: each.probabilities.numpy() for n, each in among(SCORED_BY).items() if each.probabilities is not None}
-    if labels.ndim == 2:  # calibration is of the one class that is predicted
-        scores = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
-        return found | {"operating_points": label_points(validation, scores, labels, groups, classes)}
-    temperature = fit_temperature(logits, answers)
-    known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}
-    thresholds = choose_thresholds(logits, answers, tasks=known, classes=classes, temperature=temperature)
-    scored = {name: log_probabilities(each) for name, each in ranked.items()}
-    found["calibration"] = {name: calibration(each, labels, temperature) for name, each in scored.items()}
-    if thresholds:
+    if several := labels.ndim == 2:  # calibration is of the one class that is predicted
+        scored = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
+        asked: dict[str, Any] = {"tasks": {name: (name,) for name in classes}, "specificities": (LABEL_SPECIFICITY,)}
+    else:
+        scored = {name: log_probabilities(each) for name, each in ranked.items()}
+        temperature = fit_temperature(*validation)
+        known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}
+        asked = {"tasks": known, "temperature": temperature}
+        found["calibration"] = {name: calibration(each, labels, temperature) for name, each in scored.items()}
+    thresholds = choose_thresholds(*validation, classes=classes, **asked)
+    if thresholds or several:
         points = partial(operating_points, thresholds, labels=labels, classes=classes, groups=groups)
         found["operating_points"] = {name: points(each) for name, each in scored.items()}
     return found
@@ -183,12 +184,12 @@ def choose_thresholds(
 ) -> list[Threshold]:
     """Choose thresholds on clean validation images for tasks, name to positive classes; a task needs negatives.
 
-    `logits` are as for `task_scores`, `labels` `(N,)`, int64; for `temperature` see `fit_temperature`.
+    `logits` are as for `task_scores`, `labels` `(N,)`, int64; for `temperature` see `fit_temperature`. Several labels
+    an image are `(N, K)`; a task is then one label, with its logit as the score.
     """
     thresholds = []
     for task, positives in tasks.items():
-        positive = _members(positives, classes)[labels]
-        scores = task_scores(logits, positives, classes, temperature=temperature)
+        scores, positive, _ = _asked(logits, labels, positives, classes, temperature)
         thresholds += [
             Threshold(task, tuple(positives), wanted, temperature, threshold_at(scores, positive, wanted))
             for wanted in (specificities if not positive.all() else ())
@@ -203,43 +204,50 @@ def operating_points(
     *,
     classes: Sequence[str],
     groups: np.ndarray | None = None,
-    level: float = 0.95,
 ) -> list[dict[str, Any]]:
     """Operating points: thresholds applied to images other than those they were chosen on, clean or attacked.
 
     An attack that aims at the wrong class, whichever, may turn one positive class into another and leave the question
     answered: under attack these numbers are at least as high as an attack on the question itself would leave them.
 
-    Takes logits as `task_scores` does, labels `(N,)`, and with `groups`, lesion or patient of each image `(N,)`, finds
-    intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the share
-    of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
+    Takes logits and labels as `choose_thresholds` does, and with `groups`, lesion or patient of each image `(N,)`,
+    finds intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the
+    share of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
     """
     points = []
     for threshold in thresholds:
-        positive = _members(threshold.positives, classes)[labels]
-        scores = task_scores(logits, threshold.positives, classes, temperature=threshold.temperature)
+        scores, positive, known = _asked(logits, labels, threshold.positives, classes, threshold.temperature)
         about: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
         about |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
-        points.append(about | point_at(scores, positive, threshold.value, groups, level))
+        points.append(about | _point_at(scores, positive, threshold.value, None if groups is None else groups[known]))
     return points
 
 
-def point_at(
-    scores: np.ndarray, positive: np.ndarray, value: float, groups: np.ndarray | None, level: float
-) -> dict[str, Any]:
-    """The numbers of an operating point: scores and positives `(N,)` at a threshold."""
+def _point_at(scores: np.ndarray, positive: np.ndarray, value: float, groups: np.ndarray | None) -> dict[str, Any]:
     above, point = scores > value, dict[str, Any]()
     for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
         point |= {name: None, f"{name}_interval": None}
         if among.any():
             point[name] = float(correct[among].mean())
             if groups is not None:
-                point[f"{name}_interval"] = recall_interval(correct[among], groups[among], level)
+                point[f"{name}_interval"] = recall_interval(correct[among], groups[among])
     from sklearn.metrics import roc_auc_score
 
     mixed = positive.any() and not positive.all()
     point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
     return point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())}
+
+
+def _asked(
+    logits: np.ndarray, labels: np.ndarray, positives: Sequence[str], classes: Sequence[str], temperature: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and answers of the images whose answer is known, each `(n,)`, and which they are `(N,)`."""
+    if labels.ndim == 1:
+        scores = task_scores(logits, positives, classes, temperature=temperature)
+        return scores, _members(positives, classes)[labels], np.ones(len(labels), dtype=bool)
+    k = list(classes).index(positives[0])
+    known = labels[:, k] >= 0
+    return logits[known, k], labels[known, k] == 1, known
 
 
 def _members(positives: Sequence[str], classes: Sequence[str]) -> np.ndarray:

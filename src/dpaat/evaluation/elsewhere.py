@@ -28,42 +28,8 @@ def target_from_elsewhere(given: Foreign, inputs: Inputs, **options: Any) -> Eva
     By that, `report`, `explain` and a further `evaluate` know it again.
     """
     target = target_of_weights(given, inputs, **options)
-    _note(target, given, inputs, options["seed"], options.get("module"), options.get("data") is not None)
-    return target
-
-
-def target_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> EvalTarget:
-    """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `target_of_run`.
-
-    Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
-    """
-    if (path / INFO).is_file() or not (path / SUBJECT).is_file():
-        return target_of_run(path, data=data, device=device, progress=progress, window=window)
-    info = read_info(path / SUBJECT)
-    with at(str(path / SUBJECT)):
-        about = info.get("subject") or {}
-        if misfit(about, ABOUT):
-            raise UserError("damaged; evaluate the model again")
-        given, module = Foreign(**about["given"], out=str(path)), None
-        if given.model is None:
-            module = _unpickle(path, info.get("code"))
-        named = [given.model, about["data"] if data is None else None]
-        require_trust(named, info.get("code"), "a network of your own")
-        if data is None and about["data"] is None:
-            raise UserError("its images were given as an object of Python; name them with --data")
-    spec, given_data = (data, None) if isinstance(data, str) else (None, data)
-    inputs = Inputs(data=spec or about["data"], window=about["window"] if data is None else window, device=device)
-    other: dict[str, Any] = {"module": module, "classes": info["classes"], "data": given_data}
-    target = target_of_weights(given, inputs, seed=about["seed"], progress=progress, **other)
-    if target.head["checkpoint"] != about["checkpoint"]:
-        raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
-    return target
-
-
-def _note(target: EvalTarget, given: Foreign, inputs: Inputs, seed: int, module: nn.Module | None, live: bool) -> None:
-    """Write what the model is into its folder, so that others find it there as they find a run."""
-    prepared, out = target.data, target.folder
-    spec = None if live else inputs.data
+    prepared, out, seed, module = target.data, target.folder, options["seed"], options.get("module")
+    spec = inputs.data if options.get("data") is None else None
     counts = {
         split: label_sets.count(target.view(prepared, prepared.rows(split))[1], target.classes)
         for split in ("train", "val", "test")
@@ -102,6 +68,35 @@ def _note(target: EvalTarget, given: Foreign, inputs: Inputs, seed: int, module:
             **({"code": signed} if signed else {}),
         },
     )
+    return target
+
+
+def target_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> EvalTarget:
+    """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `target_of_run`.
+
+    Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
+    """
+    if (path / INFO).is_file() or not (path / SUBJECT).is_file():
+        return target_of_run(path, data=data, device=device, progress=progress, window=window)
+    info = read_info(path / SUBJECT)
+    with at(str(path / SUBJECT)):
+        about = info.get("subject") or {}
+        if misfit(about, ABOUT):
+            raise UserError("damaged; evaluate the model again")
+        given, module = Foreign(**about["given"], out=str(path)), None
+        if given.model is None:
+            module = _unpickle(path, info.get("code"))
+        named = [given.model, about["data"] if data is None else None]
+        require_trust(named, info.get("code"), "a network of your own")
+        if data is None and about["data"] is None:
+            raise UserError("its images were given as an object of Python; name them with --data")
+    spec, given_data = (data, None) if isinstance(data, str) else (None, data)
+    inputs = Inputs(data=spec or about["data"], window=about["window"] if data is None else window, device=device)
+    other: dict[str, Any] = {"module": module, "classes": info["classes"], "data": given_data}
+    target = target_of_weights(given, inputs, seed=about["seed"], progress=progress, **other)
+    if target.head["checkpoint"] != about["checkpoint"]:
+        raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
+    return target
 
 
 def _pickle(module: nn.Module, path: Path) -> dict[str, str]:

@@ -11,6 +11,8 @@ from scipy.special import expit, logit
 from dpaat.evaluation.replicates import SMOOTHING
 from dpaat.evaluation.resampling import Moments, find_clusters, recall_moments
 
+TAILS = ((1 - 0.95) / 2, 1 - (1 - 0.95) / 2)
+
 
 class Score(TypedDict):
     """A metric of one recipe, pooled over its runs, with its interval."""
@@ -33,11 +35,11 @@ class Means(TypedDict):
     per_class: dict[str, ClassMean]
 
 
-def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95) -> list[float]:
-    """Jeffreys interval [lower, upper] of a proportion of clustered images, which count as n / `design_effect`.
+def recall_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
+    """Jeffreys interval [lower, upper] at 95 % of a proportion of clustered images, which count as n / `design_effect`.
 
-    `correct` says which images are right, `groups` the lesion of each, `(n,)`; `level` is the share of the intervals
-    that should cover. Raises ValueError for no images, or shapes that do not fit.
+    `correct` says which images are right, `groups` the lesion of each, `(n,)`. Raises ValueError for no images, or
+    shapes that do not fit.
 
     Source: L. D. Brown, T. T. Cai, A. DasGupta, Statistical Science 16 (2001), section 3; L. Kish, "Survey Sampling"
     (1965), section 5.4.
@@ -45,8 +47,7 @@ def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95
     if correct.ndim != 1 or correct.shape != groups.shape or not len(correct):
         raise ValueError(f"correct {correct.shape} and groups {groups.shape} must be of one length, at least 1")
     rate, effective = float(np.mean(correct)), len(correct) / design_effect(correct, groups)
-    tail = (1 - level) / 2
-    return holding(rate, stats.beta.ppf([tail, 1 - tail], rate * effective + 0.5, (1 - rate) * effective + 0.5))
+    return holding(rate, stats.beta.ppf(TAILS, rate * effective + 0.5, (1 - rate) * effective + 0.5))
 
 
 def design_effect(values: np.ndarray, groups: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from dpaat.attacks import pgd
 from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.options import Option
 from dpaat.methods.teacher import SelfTeacher
+from dpaat.radii import check_radius
 from dpaat.sample_state import SampleRadii, SampleState
 
 LearnLoss = Callable[[Tensor, Tensor], Tensor]
@@ -85,6 +86,8 @@ class Method(nn.Module, ABC):
             raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
         for name, value in self.checked(options).items():
             setattr(self, name, value)
+            if self.declared()[name].radius:
+                check_radius(value, context.norm, name=name)
         self.setup()
         self.begin_epoch(context.first_attack)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dpaat.registry import Registry
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.tables import Table
@@ -92,31 +93,20 @@ class Download:
 
 
 Block = Heading | Text | Table | Figures | Facts | Listing | Fold | Gallery | Download
-Maker = Callable[[Report], Sequence[Block]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report; `anchor` is its id on the page."""
+    """A section of the report; `anchor` is its id on the page, sections are sorted by `order`."""
 
     anchor: str
+    make: Callable[[Report], Sequence[Block]]
     title: str
     order: float
-    make: Maker
 
 
-SECTIONS: dict[str, Section] = {}
-
-
-def register_section(anchor: str, title: str, *, order: float) -> Callable[[Maker], Maker]:
-    """Make a section known: a decorator of the function that makes its blocks; sections are sorted by `order`."""
-
-    def register(make: Maker) -> Maker:
-        if SECTIONS.setdefault(anchor, Section(anchor, title, order, make)).make is not make:
-            raise ValueError(f"a section called {anchor!r} is registered already")
-        return make
-
-    return register
+SECTIONS = Registry("section", Section)
+register_section = SECTIONS.register
 
 
 def first_open(number: int, title: str, blocks: Sequence[Block]) -> list[Block]:

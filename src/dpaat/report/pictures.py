@@ -13,7 +13,7 @@ MAX_SIDE = 96
 
 def image_uri(image: np.ndarray) -> str:
     """Write an image `(C, H, W)`, uint8, of one channel or three as PNG."""
-    return _uri(_picture(image))
+    return _png(_picture(image))
 
 
 def perturbation_uri(delta: np.ndarray) -> tuple[str, float]:
@@ -25,7 +25,7 @@ def perturbation_uri(delta: np.ndarray) -> tuple[str, float]:
     factor = 0.5 / largest if largest > 1e-6 else 1.0
     levels = np.clip(127.5 + 255 * factor * delta, 0, 255).round().astype(np.uint8)
     # Few levels are left after that many steps along signs; a palette takes a third of the bytes.
-    return _uri(_picture(levels).quantize(32, dither=Image.Dither.NONE)), factor
+    return _png(_picture(levels).quantize(32, dither=Image.Dither.NONE)), factor
 
 
 def map_uri(values: np.ndarray, image: np.ndarray) -> str:
@@ -35,7 +35,7 @@ def map_uri(values: np.ndarray, image: np.ndarray) -> str:
     colour = colormaps["inferno"](share)[..., :3]
     grey = image.astype(float).mean(axis=0)[..., None] / 255
     mixed = (255 * (0.35 * grey + 0.65 * colour)).round().astype(np.uint8)
-    return _uri(_picture(mixed.transpose(2, 0, 1)).quantize(64, dither=Image.Dither.NONE))
+    return _png(_picture(mixed.transpose(2, 0, 1)).quantize(64, dither=Image.Dither.NONE))
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -54,7 +54,13 @@ def _picture(image: np.ndarray) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _uri(picture: Image.Image) -> str:
+def data_uri(kind: str, content: bytes | str) -> str:
+    """A file, of a kind such as "text/csv", within a page."""
+    encoded = content.encode() if isinstance(content, str) else content
+    return f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
+
+
+def _png(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri("image/png", buffer.getvalue())

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.evaluation.tables import MASKING
-from dpaat.report.figures import Estimate
+from dpaat.report.figures import Estimate, around
 
 CLEAN = "clean"
 FEW = 200
@@ -89,7 +89,7 @@ def at(condition: str) -> str:
 
 def written(score: Estimate) -> str:
     """Such as "70.6 % [65.2, 75.1]"."""
-    return f"{100 * score.value:.1f} %{_ends(score.interval)}"
+    return f"{100 * score.value:.1f} %{around(score.interval)}"
 
 
 def difference(name: str, found: Mapping[str, Any], images: int) -> str:
@@ -97,7 +97,7 @@ def difference(name: str, found: Mapping[str, Any], images: int) -> str:
     low, high = found["interval"]
     if low == high:
         return f"no image differs among {images:,}"
-    points = f"{100 * found['difference']:+.1f} points{_ends((low, high))}"
+    points = f"{100 * found['difference']:+.1f} points{around((low, high))}"
     if low * high > 0:
         if found["p_adjusted"] < SIGNIFICANT:
             return f"{name} {points}"
@@ -158,7 +158,3 @@ def _images(support: Mapping[str, int], split: str) -> list[Line]:
     parts = [f"{n:,} {split} images" + (": too few for subgroups" if n < FEW else "")]
     parts += [f"fewer than {RARE} of {', '.join(rare)}: too few for their recall"] if rare else []
     return [Line("images", "; ".join(parts), n < FEW or bool(rare))]
-
-
-def _ends(interval: Sequence[float] | None) -> str:
-    return f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""

@@ -75,7 +75,13 @@ class RunView:
 
 def read_run(path: Path, name: str) -> RunView:
     """Read a run folder, which need not have a checkpoint; raises UserError for what is unreadable or does not fit."""
-    run = _read_elsewhere(path) if not (path / INFO).is_file() and (path / SUBJECT).is_file() else read_folder(path)
+    if not (path / INFO).is_file() and (path / SUBJECT).is_file():
+        info = read_info(path / SUBJECT)
+        with at(str(path / SUBJECT)):
+            run = Run(path, TrainConfig(**info.get("config") or {}), info)
+        check_results(path)
+    else:
+        run = read_folder(path)
     explanations = read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None
     found = {"evaluate": read_evaluation(path), "explain": explanations}
     old = {remedy: text for remedy, each in found.items() if each and (text := outdated(path, each, remedy))}
@@ -91,14 +97,6 @@ def read_run(path: Path, name: str) -> RunView:
         explanations=None if "explain" in old else explanations,
         outdated=list(old.values()),
     )
-
-
-def _read_elsewhere(path: Path) -> Run:
-    info = read_info(path / SUBJECT)
-    with at(str(path / SUBJECT)):
-        config = TrainConfig(**info.get("config") or {})
-    check_results(path)
-    return Run(path, config, info)
 
 
 def _read_epochs(path: Path) -> pd.DataFrame | None:

@@ -8,7 +8,6 @@ from dpaat.methods.base import RadiiMethod, StepOutput
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
 from dpaat.methods.searching import bisect, margin_loss, score
-from dpaat.radii import check_radius
 
 
 @register_method(
@@ -32,13 +31,8 @@ class MMA(RadiiMethod):
 
     beta: float = option(2 / 3, "[0, 1]")  #: weight of the margin term against the clean loss
     #: smallest radius of the attack that gives the direction, in pixel units; at most eps counts
-    least: float = option(0.005, "(0, inf)")
+    least: float = option(0.005, "(0, inf)", radius=True)
     takes_clean_weight = False
-
-    @override
-    def setup(self) -> None:
-        super().setup()
-        check_radius(self.least, self.context.norm, name="least")
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:

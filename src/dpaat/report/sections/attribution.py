@@ -90,11 +90,8 @@ def _excess(entries: Entries, score: str, title: str) -> Plot | None:
     for run, entry in entries:
         for each in entry["scores"]:
             if each["score"] == score and (interval := each["balanced"].get("excess_interval")):
-                row = (
-                    each["map"]
-                    if each["map"] in REFERENCES or not each["eps"]
-                    else f"{each['map']}, {each['eps_text']}"
-                )
+                quiet = each["map"] in REFERENCES or not each["eps"]
+                row = each["map"] if quiet else f"{each['map']}, {each['eps_text']}"
                 groups.setdefault(run.name, {})[row] = Estimate(each["balanced"]["excess"], interval)
     caption = f"{title} above its chance level."
     return whisker_plot(groups, x_label="above chance, percentage points", caption=caption) if groups else None
