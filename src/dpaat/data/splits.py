@@ -144,21 +144,16 @@ def refusals(table: ImageTable, split: np.ndarray) -> list[str]:
         if not (split == part).any()
     ]
     labels = table.labels[split == "train"]
+    learned = [label_sets.members(labels, k).any() for k in range(len(table.classes))]
+    kind, which = "class", "of class"
     if table.multilabel:
-        mixed = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-        one_sided = [name for name, both in zip(table.classes, mixed, strict=True) if not both]
-        if one_sided and len(labels):
-            found.append(
-                f"no image with, or none without {listed(one_sided)} in the training split, so it cannot be learned; "
-                "give more images, another --splits, or leave the label out"
-            )
-        return found
-    learned = set(labels.tolist())
-    absent = [name for label, name in enumerate(table.classes) if label not in learned]
-    if absent and learned:
+        learned = [yes and no for yes, no in zip(learned, (labels == 0).any(axis=0), strict=True)]
+        kind, which = "label", "with, or none without"
+    lacking = [name for name, known in zip(table.classes, learned, strict=True) if not known]
+    if lacking and len(labels):
         found.append(
-            f"no image of class {listed(absent)} in the training split, so it cannot be learned; give more images, "
-            "another --splits, or leave the class out"
+            f"no image {which} {listed(lacking)} in the training split, so it cannot be learned; give more images, "
+            f"another --splits, or leave the {kind} out"
         )
     return found
 

@@ -1,6 +1,6 @@
 """The most and the least robust training images of each class, as the method saw them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import label_weights, weighing
-from dpaat.data.label_sets import from_text
+from dpaat.data.label_sets import numbers
 from dpaat.evaluation.images import RowView
 from dpaat.evaluation.labels import named, strata
 from dpaat.report.view import RunView
@@ -53,10 +53,6 @@ def choose(radii: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _numbers(names: Iterable[str], classes: Sequence[str]) -> torch.Tensor:
-    return torch.tensor([classes.index(name) for name in names])
-
-
 def specimens(view: RunView) -> tuple[list[Specimen], int]:
     """Attack the chosen images once more, as in training, with the weights of the run's best epoch.
 
@@ -78,7 +74,7 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
     several = bool(run.info.get("multilabel"))
-    y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"].tolist(), classes)
+    y = torch.from_numpy(numbers(known["class"], classes, several=several))
     of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
     eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
     with weighing(label_weights(torch.tensor(data.labels))):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
-from dpaat.data.label_sets import BETWEEN, NOTHING, from_text
+from dpaat.data.label_sets import BETWEEN, NOTHING, numbers
 from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.results import check_results, outdated, predictions_part, read_evaluation
@@ -132,10 +132,8 @@ def _read_part(part: Path, info: Mapping[str, Any]) -> pd.DataFrame:
 
 def _are_known(names: pd.Series, info: Mapping[str, Any]) -> bool:
     """Whether these are classes of a run, or sets of its labels."""
-    if not info.get("multilabel"):
-        return set(names) <= set(info["classes"])
     try:
-        return len(from_text(names.unique(), info["classes"])) > 0
+        return len(numbers(names.unique(), info["classes"], several=bool(info.get("multilabel")))) >= 0
     except (ValueError, AttributeError):
         return False
 

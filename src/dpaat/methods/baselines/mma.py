@@ -3,6 +3,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd_with_clean_logits
+from dpaat.attacks.losses import log_odds
 from dpaat.attacks.norms import make_ball, widen
 from dpaat.methods.base import RadiiMethod, StepOutput
 from dpaat.methods.options import option
@@ -55,16 +56,9 @@ def margin_along(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, eps_
     """
 
     def crossed(eps: Tensor) -> Tensor:
-        return soft_margin(score(model, (x + widen(eps, x) * direction).clamp(0, 1)), y) > 0
+        return log_odds(score(model, (x + widen(eps, x) * direction).clamp(0, 1)), y) > 0
 
     end = x.new_full((len(x),), eps_max)
     reached = crossed(end)
     near, far = bisect(crossed, end)
     return torch.where(reached, (near + far) / 2, end)
-
-
-def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Log-sum of the other logits minus the true one, per sample `(B,)`, from logits `(B, K)`."""
-    logits = logits.float()
-    true = logits.gather(1, y[:, None])
-    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true[:, 0]
