@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -130,8 +129,7 @@ def _nll(scaled: np.ndarray, labels: np.ndarray) -> float:
     return float(-scaled[np.arange(len(labels)), labels].mean())
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     """Decision threshold of a binary question, chosen on validation images."""
 
     task: str  # such as "malignant"

@@ -1,8 +1,7 @@
 """Figures that several sections and the benchmark share: curves, intervals and Pareto fronts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +19,7 @@ Intervals = Mapping[float, Sequence[float]]
 """x to [lower, upper]."""
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A number with its interval, None where there is none."""
 
     value: float

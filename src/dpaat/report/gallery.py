@@ -1,28 +1,29 @@
 """The most and the least robust training images of each class, as the method saw them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import label_weights, weighing
+from dpaat.data import PreparedData
 from dpaat.data.label_sets import numbers
 from dpaat.evaluation.images import RowView
 from dpaat.evaluation.labels import named, strata
 from dpaat.report.view import RunView
-from dpaat.runs import open_run
+from dpaat.runs import Run, open_run
 
 MAX_CLASSES = 10
 EACH = 2
 """Images at either end of each class."""
 
 
-@dataclass(frozen=True, eq=False)
-class Specimen:
+class Specimen(NamedTuple):
     """A training image and what became of it."""
 
     id: str
@@ -62,17 +63,14 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     from dpaat.interpret.maps import input_gradient_map
 
     assert view.radii is not None
-    run = open_run(view.path)
-    model, data = run.load_model(), run.prepare(progress=False)
-    chosen = choose(view.radii)
-    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
-    known = chosen[chosen["id"].isin(row_of)].reset_index(drop=True)
+    chosen, run = choose(view.radii), open_run(view.path)
+    model, data, found = images_of(run, chosen["id"])
+    known = chosen[chosen["id"].isin([*found])].reset_index(drop=True)
     if known.empty:
         return [], len(chosen)
     config, classes = run.config, run.info["classes"]
-    rows = np.array([row_of[name] for name in known["id"]])
-    images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
-    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
+    images = np.stack([found[name] for name in known["id"]])
+    x = torch.from_numpy(images).float() / 255
     several = bool(run.info.get("multilabel"))
     y = torch.from_numpy(numbers(known["class"], classes, several=several))
     of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
@@ -85,7 +83,7 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
         answers = [named(each, classes).tolist() for each in given]
         maps = [input_gradient_map(model, each, of).numpy() for each in (x, x_adv)]
     over_epochs = view.radii_over_epochs(known["id"].tolist())
-    found = [
+    shown = [
         Specimen(
             id=str(row.id),
             label=str(row["class"]),
@@ -99,4 +97,13 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
         )
         for k, (_, row) in enumerate(known.iterrows())
     ]
-    return found, len(chosen) - len(known)
+    return shown, len(chosen) - len(known)
+
+
+def images_of(run: Run, ids: Iterable[str]) -> tuple[nn.Module, PreparedData, dict[str, np.ndarray]]:
+    """The kept network of a run, its data, and by id those of some images `(C, H, W)`, uint8, that are in the data."""
+    model, data = run.load_model(), run.prepare(progress=False)
+    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
+    rows = {name: row_of[name] for name in ids if name in row_of}
+    images = RowView(data.images, np.array([*rows.values()], dtype=np.int64), int(run.info["channels"]))
+    return model, data, dict(zip(rows, images[np.arange(len(rows))], strict=True))

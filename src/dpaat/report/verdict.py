@@ -1,6 +1,6 @@
 """Verdict box of a report: from scores with intervals to sentences, by the rules of `docs/verdict.md`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -72,7 +72,10 @@ def verdict(
     if constant is not None:
         lines += [line for run in runs if (line := _constant(run, constant))]
     if attack:
-        lines += _by_words("gradient masking", ((run.name, _masking(run)) for run in runs))
+        alike: dict[tuple[str, bool], list[str]] = {}  # runs of which the same is to be said
+        for run in runs:
+            alike.setdefault(_masking(run), []).append(run.name)
+        lines += [Line("gradient masking", f"{', '.join(names)}: {text}", bad) for (text, bad), names in alike.items()]
         if not attack.startswith("worst case"):
             lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
@@ -134,14 +137,6 @@ def _constant(run: Findings, constant: float) -> Line | None:
 def _masking(run: Findings) -> tuple[str, bool]:
     text = MASKING[run.masking][2] if run.masking in MASKING else run.masking or "not checked"
     return f"{text} in {run.checked:,} images" if run.masking == "believable" else text, run.masking != "believable"
-
-
-def _by_words(about: str, told: Iterable[tuple[str, tuple[str, bool]]]) -> list[Line]:
-    """One line for all runs of which the same is to be said."""
-    names: dict[tuple[str, bool], list[str]] = {}
-    for name, words in told:
-        names.setdefault(words, []).append(name)
-    return [Line(about, f"{', '.join(each)}: {text}", caution) for (text, caution), each in names.items()]
 
 
 def _optimism(run: Findings, split: str) -> Line | None:

@@ -133,7 +133,8 @@ def _read_part(part: Path, info: Mapping[str, Any]) -> pd.DataFrame:
 def _are_known(names: pd.Series, info: Mapping[str, Any]) -> bool:
     """Whether these are classes of a run, or sets of its labels."""
     try:
-        return len(numbers(names.unique(), info["classes"], several=bool(info.get("multilabel")))) >= 0
+        several = bool(info.get("multilabel"))
+        return len(numbers(names.unique(), info["classes"], several=several)) > 0 or not several
     except (ValueError, AttributeError):
         return False
 
