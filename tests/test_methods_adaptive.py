@@ -7,12 +7,12 @@ import torch
 
 from dpaat.attacks import pgd
 from dpaat.attacks.losses import log_odds
+from dpaat.methods.base import bisect
 from dpaat.methods.baselines.amat import AMAT
 from dpaat.methods.baselines.cat import CAT, random_labels, soft_label_excess
 from dpaat.methods.baselines.iaat import IAAT, instance_radius
 from dpaat.methods.baselines.ima import AME, IMA
 from dpaat.methods.baselines.mma import MMA, margin_along
-from dpaat.methods.searching import bisect
 from dpaat.sample_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,

@@ -4,10 +4,9 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.norms import widen
-from dpaat.methods.base import RadiiMethod, StepOutput, mixed_loss
+from dpaat.methods.base import RadiiMethod, StepOutput, mixed_loss, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.methods.searching import score
 
 
 @register_method(

@@ -5,10 +5,9 @@ from typing_extensions import override
 from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.losses import log_odds
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import RadiiMethod, StepOutput
+from dpaat.methods.base import RadiiMethod, StepOutput, bisect, margin_loss, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.methods.searching import bisect, margin_loss, score
 
 
 @register_method(

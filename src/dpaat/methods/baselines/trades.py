@@ -5,10 +5,9 @@ from typing_extensions import override
 from dpaat.attacks.losses import kl_divergence
 from dpaat.attacks.norms import make_ball
 from dpaat.attacks.pgd import pgd_trajectory
-from dpaat.methods.base import Method, StepOutput
+from dpaat.methods.base import Method, StepOutput, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import Cost, register_method
-from dpaat.methods.searching import score
 
 _START = 0.001
 """Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""

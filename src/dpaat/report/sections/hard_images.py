@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from dpaat.errors import UserError
-from dpaat.methods.searching import score
+from dpaat.methods.base import score
 from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
 from dpaat.report.comparison import Report
 from dpaat.report.gallery import images_of
