@@ -9,6 +9,7 @@ from scipy import stats
 from dpaat.data.label_sets import members
 from dpaat.evaluation.means import Score, holding, proportion_score, recall_interval
 from dpaat.evaluation.replicates import Fold, Predictions, find_folds, find_moments
+from dpaat.evaluation.resampling import LEVEL
 
 ONE_SIDED = 0.9  # the lower end of the interval of this level is the lower one-sided bound at 95 %
 SIGNIFICANT = 0.05  # a p-value below this tells a difference from 0
@@ -80,7 +81,7 @@ def intervals(
     )
 
 
-def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dict[str, Score]:
+def pooled_intervals(runs: Sequence[Predictions], *, level: float = LEVEL) -> dict[str, Score]:
     """Metrics and intervals of one recipe over its folds and seeds.
 
     Metrics of runs on the same images, seeds, are averaged. Predictions of different folds are pooled before recalls
@@ -91,13 +92,13 @@ def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dic
     return fold_scores(find_folds(runs), level)
 
 
-def fold_scores(folds: Sequence[Fold], level: float = 0.95) -> dict[str, Score]:
+def fold_scores(folds: Sequence[Fold], level: float = LEVEL) -> dict[str, Score]:
     """Metrics and intervals of runs that are sorted into folds already, see `pooled_intervals`."""
     return {name: proportion_score(moments, level) for name, moments in find_moments(folds, paired=False).items()}
 
 
 def paired_difference(
-    first: Sequence[Predictions], second: Sequence[Predictions], *, level: float = 0.95
+    first: Sequence[Predictions], second: Sequence[Predictions], *, level: float = LEVEL
 ) -> dict[str, Difference]:
     """Paired comparison of two recipes on the same images: first minus second.
 
@@ -121,7 +122,7 @@ def paired_difference(
     }
 
 
-def contrast(first: Sequence[Fold], second: Sequence[Fold], *, level: float = 0.95) -> dict[str, Contrast]:
+def contrast(first: Sequence[Fold], second: Sequence[Fold], *, level: float = LEVEL) -> dict[str, Contrast]:
     """Paired comparison of outcomes that are sorted into folds already, see `paired_difference`."""
     found = {}
     pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]

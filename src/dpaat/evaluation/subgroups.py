@@ -9,6 +9,7 @@ from scipy.stats import t
 
 from dpaat.data.label_sets import members
 from dpaat.evaluation.means import recall_interval
+from dpaat.evaluation.resampling import LEVEL
 
 ATTRIBUTES = ("age", "sex", "site", "source")
 MIN_IMAGES = 10
@@ -90,7 +91,7 @@ def excess_accuracy(
     if n_groups < 2 or squares.max() < 1e-18:
         return excess, None
     deviation = np.sqrt(n_groups / (n_groups - 1) * squares.sum()) / n
-    reach = float(t.ppf((1 + 0.95) / 2, n_groups - 1) * deviation)
+    reach = float(t.ppf((1 + LEVEL) / 2, n_groups - 1) * deviation)
     return excess, [max(excess - reach, -1.0), min(excess + reach, 1.0)]
 
 

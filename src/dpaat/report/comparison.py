@@ -99,8 +99,7 @@ class Comparison:
     def support(self) -> dict[str, int]:
         """Images per class."""
         support = next(e["metrics"]["support"] for results in self.results.values() for e in results)
-        order = next(iter(self.runs.values())).classes
-        return {name: support[name] for name in sorted(support, key=lambda n: (n not in order, (*order, n).index(n)))}
+        return {name: support[name] for name in next(iter(self.runs.values())).ordered(support)}
 
     @cached_property
     def one_answers(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a report reads: run folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,10 @@ class RunView:
         """Classes in the order of every table and figure: the most frequent of the training set first."""
         counts = self.info.get("train_counts") or {}
         return sorted(self.info["classes"], key=lambda name: -counts.get(name, 0))
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """Names in the order of the classes, others last."""
+        return sorted(names, key=lambda name: (*self.classes, name).index(name))
 
     @cached_property
     def validation(self) -> float | None:

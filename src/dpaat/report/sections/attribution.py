@@ -140,8 +140,8 @@ def _cards(arrays: Mapping[str, np.ndarray], entry: Entry, run: RunView) -> list
     labels, kinds = arrays["labels"], arrays["map_names"].tolist()[:MAX_KINDS]
     where = next((f" at {each['eps_text']}" for each in entry["scores"] if each["eps"]), "")
     cards = []
-    firsts = sorted(np.unique(labels, return_index=True)[1], key=lambda k: run.classes.index(classes[labels[k]]))
-    for k in firsts[:MAX_CARDS]:
+    first = {classes[labels[k]]: k for k in np.unique(labels, return_index=True)[1]}
+    for k in [first[name] for name in run.ordered(first)][:MAX_CARDS]:
         name, image = str(arrays["ids"][k]), arrays["images"][k]
         shown = outlined(image, arrays["masks"][k]) if "masks" in arrays else image
         pictures = [Picture(image_uri(shown), "image", f"{name}: the image")]

@@ -115,8 +115,7 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
     gone = f" {missing} images chosen are not in the data any more." if missing else ""
     licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.{gone}"
     blocks: list[Block] = [Text(about), Text(licence, "note")]
-    labels = {each.label for each in found}
-    for label in [*(name for name in run.classes if name in labels), *sorted(labels - {*run.classes})]:
+    for label in run.ordered(sorted({each.label for each in found})):
         for robust, words in ((True, "most robust"), (False, "least robust")):
             cards = [_card(run, each) for each in found if (each.label, each.robust) == (label, robust)]
             blocks += [Gallery(f"{label}, {words}", cards)] if cards else []
