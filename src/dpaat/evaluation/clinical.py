@@ -19,7 +19,6 @@ from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
 
 SPECIFICITIES = (0.80, 0.90, 0.95)
-LABEL_SPECIFICITY = 0.90
 TEMPERATURES = (0.05, 20.0)
 SCORED_BY = "apgd-ce"  # the attack whose outputs on all images are ranked: outputs of several attacks cannot be
 
@@ -59,7 +58,7 @@ def clinical_analyses(
     ranked = {n: each.probabilities.numpy() for n, each in among(SCORED_BY).items() if each.probabilities is not None}
     if several := labels.ndim == 2:  # calibration is of the one class that is predicted
         scored = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
-        asked: dict[str, Any] = {"tasks": {name: (name,) for name in classes}, "specificities": (LABEL_SPECIFICITY,)}
+        asked: dict[str, Any] = {"tasks": {name: (name,) for name in classes}, "specificities": SPECIFICITIES[1:2]}
     else:
         scored = {name: log_probabilities(each) for name, each in ranked.items()}
         temperature = fit_temperature(*validation)
@@ -212,28 +211,24 @@ def operating_points(
     finds intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the
     share of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
     """
+    from sklearn.metrics import roc_auc_score
+
     points = []
     for threshold in thresholds:
         scores, positive, known = _asked(logits, labels, threshold.positives, classes, threshold.temperature)
-        about: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
-        about |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
-        points.append(about | _point_at(scores, positive, threshold.value, None if groups is None else groups[known]))
+        point: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
+        point |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
+        above = scores > threshold.value
+        for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
+            point |= {name: None, f"{name}_interval": None}
+            if among.any():
+                point[name] = float(correct[among].mean())
+                if groups is not None:
+                    point[f"{name}_interval"] = recall_interval(correct[among], groups[known][among])
+        mixed = positive.any() and not positive.all()
+        point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
+        points.append(point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())})
     return points
-
-
-def _point_at(scores: np.ndarray, positive: np.ndarray, value: float, groups: np.ndarray | None) -> dict[str, Any]:
-    above, point = scores > value, dict[str, Any]()
-    for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
-        point |= {name: None, f"{name}_interval": None}
-        if among.any():
-            point[name] = float(correct[among].mean())
-            if groups is not None:
-                point[f"{name}_interval"] = recall_interval(correct[among], groups[among])
-    from sklearn.metrics import roc_auc_score
-
-    mixed = positive.any() and not positive.all()
-    point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
-    return point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())}
 
 
 def _asked(
