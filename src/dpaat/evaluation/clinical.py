@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,8 +66,8 @@ def clinical_analyses(
         found["calibration"] = {name: calibration(each, labels, temperature) for name, each in scored.items()}
     thresholds = choose_thresholds(*validation, classes=classes, **asked)
     if thresholds or several:
-        points = partial(operating_points, thresholds, labels=labels, classes=classes, groups=groups)
-        found["operating_points"] = {name: points(each) for name, each in scored.items()}
+        about: dict[str, Any] = {"labels": labels, "classes": classes, "groups": groups}
+        found["operating_points"] = {n: operating_points(thresholds, each, **about) for n, each in scored.items()}
     return found
 
 
