@@ -69,9 +69,12 @@ class PreparedData:
         wanted = range(len(self.table)) if rows is None else np.asarray(rows).tolist()
         side = self.images.shape[-1]
         one = partial(of_mask, self.table, partial(decode_mask, size=side, fit=self.fit))
+        masks = np.zeros((len(wanted), side, side), bool)
         found = in_threads(lambda place: one(wanted[place]), len(wanted), "decoding masks", progress=False)
-        nothing = np.zeros((side, side), bool)
-        return np.array([nothing if mask is None else mask for mask in found]).reshape(-1, side, side)
+        for position, mask in enumerate(found):
+            if mask is not None:
+                masks[position] = mask
+        return masks
 
 
 def load_table(spec: Any) -> ImageTable:

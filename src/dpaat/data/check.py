@@ -11,7 +11,7 @@ from rich.console import Console
 from dpaat.data import fingerprint, load_table
 from dpaat.data.cache import UnreadableError, decoder, in_threads, look_at, of_image, of_mask, quantiles
 from dpaat.data.csv_file import OPTIONS
-from dpaat.data.files import cut_options, exists, home_path
+from dpaat.data.files import exists, home_path, parse_spec
 from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
 from dpaat.data.images import OWN, decode_mask, is_empty_mask
 from dpaat.data.label_sets import members
@@ -138,7 +138,7 @@ def _total(console: Console, problems: list[str], total: int = 1) -> dict[str, A
 def _exists(spec: str) -> bool:
     """Whether a spec names a file or folder that is there, whatever is in it."""
     scheme, _, argument = spec.partition(":")
-    path = argument.partition(":")[2] if scheme == "medmnist" else cut_options(argument, OPTIONS)[0]
+    path = argument.partition(":")[2] if scheme == "medmnist" else parse_spec(argument, OPTIONS)[0]
     place = home_path(path)
     return scheme in DATASETS and bool(path) and exists(place) and (place.is_file() or place.is_dir())
 

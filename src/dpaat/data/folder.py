@@ -7,19 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpaat.data.files import (
-    FileReader,
-    ImageFile,
-    cut_options,
-    existing,
-    files_below,
-    is_image_file,
-    is_junk,
-    left_out,
-)
+from dpaat.data.files import FileReader, ImageFile, existing, files_below, is_image_file, is_junk, left_out, parse_spec
 from dpaat.data.frames import SPLIT_NAMES, class_order, order_notes, split_name
 from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
+from dpaat.data.scan import parse_frame
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed, require_printable
 
@@ -39,7 +31,8 @@ def load(argument: str, spec: str) -> ImageTable:
     split is called train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it. Raises UserError: no such folder,
     no class folders, one without images, or folders that could mean several things.
     """
-    argument, given = cut_options(argument, {"frame": ""})
+    argument, given = parse_spec(argument, {"frame": None})
+    frame_meant = parse_frame(given["frame"])
     root = existing(argument, spec, kind="folder", scheme="folder:DIR")
     tops = _sub_folders(root)
     splits = [top for top in tops if _is_split(top)]
@@ -62,7 +55,7 @@ def load(argument: str, spec: str) -> ImageTable:
         rows += [(file.relative_to(root).as_posix(), classes.index(place.name), split) for file in found]
     require_printable([name for name, _, _ in rows], spec)
     frame = pd.DataFrame(rows, columns=["id", "label", "split"]).astype({"label": np.int64})
-    reader = FileReader(tuple(files), given["frame"])
+    reader = FileReader(tuple(files), frame_meant)
     channels, whose = reader.peek()
     columns, notes, doubts = patient_columns(whose, frame["id"])
     frame = frame.assign(**columns)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from dpaat.data import synthetic_labels
-from dpaat.data.files import cut_options
+from dpaat.data.files import parse_spec
 from dpaat.data.registry import register_dataset
 from dpaat.data.synthetic_labels import SIZE, X, Y
 from dpaat.data.table import ImageTable
@@ -156,7 +156,7 @@ def _read(keys: Sequence[tuple[int, int, int]], features: str, part: int, row: i
 
 
 def _parse(argument: str, spec: str) -> tuple[int, str, int]:
-    number, given = cut_options(f",{argument}" if argument else "", {"features": "both", "labels": ""})
+    number, given = parse_spec(f",{argument}" if argument else "", {"features": "both", "labels": ""})
     features, known = given["features"], {"multi": 14, **{str(k): k for k in range(2, 15)}}
     if features not in FEATURES:
         raise unknown("features", features, FEATURES)

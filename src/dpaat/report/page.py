@@ -16,7 +16,7 @@ from dpaat.report.blocks import Facts, make_sections
 from dpaat.report.card import model_card
 from dpaat.report.comparison import Report, side_by_side
 from dpaat.report.drawing import Plot
-from dpaat.report.pictures import data_uri
+from dpaat.report.gallery import data_uri
 from dpaat.report.sections.masking import overview_tables
 from dpaat.report.view import read_run, window_text
 from dpaat.storage import write_text, writing

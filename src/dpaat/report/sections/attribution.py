@@ -14,7 +14,7 @@ from dpaat.report.blocks import Block, Card, Figures, Fold, Gallery, Heading, Pi
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, whisker_plot
-from dpaat.report.pictures import image_uri, map_uri, outlined
+from dpaat.report.gallery import image_uri, map_uri, outlined
 from dpaat.report.view import EXPLANATIONS, RunView
 from dpaat.tables import Cell, Row, Table, percent, score_cell
 

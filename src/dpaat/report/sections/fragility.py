@@ -11,8 +11,7 @@ from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Card, Download, Figures, Fold, Gallery, Picture, Text, register_section
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot, write_csv
-from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
-from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
+from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, image_uri, map_uri, perturbation_uri, specimens
 from dpaat.report.sections.subgroups import cut
 from dpaat.report.sections.training import over_epochs
 from dpaat.report.view import RunView, by_label

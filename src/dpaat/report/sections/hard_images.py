@@ -8,8 +8,7 @@ from dpaat.errors import UserError
 from dpaat.methods.base import score
 from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
 from dpaat.report.comparison import Report
-from dpaat.report.gallery import images_of
-from dpaat.report.pictures import image_uri
+from dpaat.report.gallery import image_uri, images_of
 from dpaat.report.view import RunView, by_label
 from dpaat.runs import open_run
 from dpaat.tables import Row, Table, percent
