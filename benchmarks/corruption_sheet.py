@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dpaat.data.synthetic import SIZE, render
+from dpaat.data.synthetic import render
+from dpaat.data.synthetic_labels import SIZE
 from dpaat.evaluation.corruption_images import CORRUPTIONS
 from dpaat.evaluation.corruptions import SEVERITIES, corrupt
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import broken_models as broken
+from dpaat.attacks.losses import log_odds
 from dpaat.errors import UserError
-from dpaat.evaluation.masking_bench import log_odds
 from dpaat.evaluation.masking_verdicts import (
     Check,
     compare,

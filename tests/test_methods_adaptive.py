@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from dpaat.attacks import pgd
+from dpaat.attacks.losses import log_odds
+from dpaat.methods.base import bisect
 from dpaat.methods.baselines.amat import AMAT
 from dpaat.methods.baselines.cat import CAT, random_labels, soft_label_excess
 from dpaat.methods.baselines.iaat import IAAT, instance_radius
 from dpaat.methods.baselines.ima import AME, IMA
-from dpaat.methods.baselines.mma import MMA, margin_along, soft_margin
-from dpaat.methods.searching import bisect
+from dpaat.methods.baselines.mma import MMA, margin_along
 from dpaat.sample_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,
@@ -318,7 +319,7 @@ def test_cat_noise_is_uniform_on_the_simplex():
 
 def test_soft_margin_by_hand():
     logits = torch.tensor([[2.0, 1.0, 5.0], [2.0, 1.0, 5.0]]).log()
-    assert close(soft_margin(logits, torch.tensor([0, 2])), [math.log(3), math.log(3 / 5)])
+    assert close(log_odds(logits, torch.tensor([0, 2])), [math.log(3), math.log(3 / 5)])
 
 
 def test_margin_along_a_direction_by_hand():

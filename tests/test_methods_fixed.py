@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dpaat.attacks import pgd
 from dpaat.attacks.norms import make_ball
 from dpaat.methods.base import MethodContext
-from dpaat.methods.baselines.dart import DART, converging_pgd, stationarity
+from dpaat.methods.baselines.dart import DART, stationarity
 from dpaat.methods.baselines.fast import FGSMRS, NFGSM
-from dpaat.methods.baselines.fat import FAT, early_stopped_pgd
-from dpaat.methods.baselines.gairat import GAIRAT, geometry_weight, pgd_with_kappa
+from dpaat.methods.baselines.fat import FAT
+from dpaat.methods.baselines.gairat import GAIRAT, geometry_weight
 from dpaat.methods.baselines.mart import MART, margin_term
 from dpaat.methods.baselines.pgd import PGDTraining
 from dpaat.methods.baselines.trades import TRADES, kl_divergence
@@ -39,6 +39,13 @@ def make(method, *, epoch: int = 0, loss=plain_loss, norm: str = "linf", clean_w
     made = method(context(learn_loss=loss, norm=norm, clean_weight=clean_weight), **options)
     made.begin_epoch(epoch)
     return made
+
+
+def far(method, model, x: Tensor, y: Tensor, *, eps: float, **state) -> Tensor:
+    """What a method's attack of ten steps makes of images in a large ball, with attributes as given."""
+    made = method(MethodContext(y, 2, 1, plain_loss, eps, 10, "linf", 0.0))
+    vars(made).update(state)
+    return made.attack(model, x, y)
 
 
 class OnePixel(nn.Module):
@@ -275,14 +282,14 @@ BEYOND = OnePixel(lambda pixel: pixel - 0.65)
 )
 def test_fat_stops_after_tau_steps_from_misclassified_iterates(tau, expected):
     _, x, y = pixels(0.0, 0.3, 0.7)
-    assert close(early_stopped_pgd(BEYOND, x, y, eps=0.5, steps=10, tau=tau), expected)
+    assert close(far(FAT, BEYOND, x, y, eps=0.5, tau=tau), expected)
 
 
 @pytest.mark.parametrize(("tau", "expected"), [(0, 0.425), (1, 0.425), (4, 0.425), (10, 0.55)])
 def test_fat_counts_misclassified_iterates_only(tau, expected):
     _, x, y = pixels(0.3)
     bump = OnePixel(lambda pixel: 0.05 - (pixel - 0.45).abs())  # to and fro: 0.425, where it is wrong, and 0.55
-    assert close(early_stopped_pgd(bump, x, y, eps=0.5, steps=10, tau=tau), [expected])
+    assert close(far(FAT, bump, x, y, eps=0.5, tau=tau), [expected])
 
 
 def test_fat_grows_more_patient():
@@ -310,9 +317,10 @@ def test_fat_learns_from_the_stopped_images():
 
 def test_kappa_counts_correct_iterates():
     _, x, y = pixels(0.0, 0.3, 0.7)
-    x_adv, kappa = pgd_with_kappa(BEYOND, x, y, eps=0.5, steps=10)
-    assert kappa.tolist() == [10, 3, 0]
-    assert close(x_adv, [0.5, 0.8, 1.0])
+    made = GAIRAT(MethodContext(y, 2, 1, plain_loss, 0.5, 10, "linf", 0.0))
+    made.weighting = True
+    assert close(made.attack(BEYOND, x, y), [0.5, 0.8, 1.0])
+    assert torch.equal(made._weight, geometry_weight(torch.tensor([10, 3, 0]), 10, -1.0))
 
 
 def test_geometry_weight_by_hand():
@@ -326,8 +334,11 @@ def test_gairat_weighs_from_half_of_the_epochs_on():
     index, x, y = batch()
     before, after = (make(GAIRAT, epoch=epoch)(Network(), index, x, y) for epoch in (4, 5))
     model = Network()
-    x_adv, kappa = pgd_with_kappa(model, x, y, eps=EPS, steps=STEPS)
-    losses = plain_loss(model(x_adv), y)
+    kappa, x_adv = torch.zeros_like(y), x
+    for steps in range(1, STEPS + 1):
+        kappa += model.eval()(x_adv).argmax(1) == y
+        x_adv = pgd(model, x, y, eps=EPS, steps=steps, step_size=2.5 * EPS / STEPS)
+    losses = plain_loss(model.train()(x_adv), y)
     assert torch.allclose(before.loss, losses.mean())
     assert torch.allclose(before.loss, PGDTraining(make(GAIRAT).context)(Network(), index, x, y).loss)
     weight = torch.tensor([(1 + math.tanh(-1 + 5 * (1 - 2 * float(k) / STEPS))) / 2 for k in kappa])
@@ -361,7 +372,7 @@ def test_dart_stops_where_stationary_enough(threshold, expected):
     # The loss is 100 + pixel below 0.5 and rises 4 times as fast above; steps of 0.1 inside a radius of 0.4.
     model = OnePixel(lambda pixel: 100 + torch.where(pixel < 0.5, pixel, 4 * pixel))
     _, x, y = pixels(0.0, 0.55, 0.25)
-    assert close(converging_pgd(model, x, y, eps=0.4, steps=10, threshold=threshold), expected)
+    assert close(far(DART, model, x, y, eps=0.4, threshold=threshold), expected)
 
 
 def test_dart_threshold_falls_to_zero():

@@ -105,10 +105,10 @@ def test_intervals_belong_to_the_images_they_are_about():
     scores, labels = np.linspace(-3, 3, 40), np.arange(40) % 4 // 2
     groups = np.array([f"lesion-{i // 2}" for i in range(40)])
     thresholds = choose_thresholds(*validation, tasks={"sick": ("sick",)}, classes=CLASSES)
-    point = operating_points(thresholds, binary(list(scores)), labels, classes=CLASSES, groups=groups, level=0.9)[0]
+    point = operating_points(thresholds, binary(list(scores)), labels, classes=CLASSES, groups=groups)[0]
     sick = labels == 1
-    assert point["sensitivity_interval"] == list(recall_interval(scores[sick] > 0, groups[sick], 0.9))
-    assert point["specificity_interval"] == list(recall_interval(scores[~sick] <= 0, groups[~sick], 0.9))
+    assert point["sensitivity_interval"] == list(recall_interval(scores[sick] > 0, groups[sick]))
+    assert point["specificity_interval"] == list(recall_interval(scores[~sick] <= 0, groups[~sick]))
     json.dumps(point, allow_nan=False)
 
 

@@ -85,7 +85,7 @@ def test_a_section_of_a_taken_address_is_one_line(tmp_path, monkeypatch, capsys)
     (tmp_path / "my_accuracy.py").write_text(code_of(OWN_SECTION).replace('"agreement"', '"accuracy"'))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["list", "methods", "--plugin=my_accuracy"]) == 2
-    assert "plugin: my_accuracy cannot be imported (a section called 'accuracy'" in capsys.readouterr().err
+    assert "plugin: my_accuracy cannot be imported (another section called 'accuracy'" in capsys.readouterr().err
 
 
 def test_one_that_is_not_there_is_one_line(capsys):

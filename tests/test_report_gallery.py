@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpaat.report.gallery import choose, specimens
-from dpaat.report.pictures import MAX_SIDE, image_uri, map_uri, outlined, perturbation_uri
+from dpaat.report.gallery import MAX_SIDE, choose, image_uri, map_uri, outlined, perturbation_uri, specimens
 from dpaat.report.view import read_run
 from dpaat.storage import read_json, write_json
 from report_makers import read_page

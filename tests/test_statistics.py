@@ -93,8 +93,8 @@ def test_variance_of_a_recall_by_hand():
 @pytest.mark.parametrize("right", [0, 3, 20])
 def test_recall_of_independent_images_has_the_jeffreys_interval(right):
     correct = np.arange(20) < right
-    low, high = recall_interval(correct, np.arange(20), 0.9)
-    expected = stats.beta.ppf([0.05, 0.95], right + 0.5, 20 - right + 0.5)
+    low, high = recall_interval(correct, np.arange(20))
+    expected = stats.beta.ppf([0.025, 0.975], right + 0.5, 20 - right + 0.5)
     assert low == pytest.approx(0.0 if right == 0 else expected[0])
     assert high == pytest.approx(1.0 if right == 20 else expected[1])
 
@@ -128,8 +128,8 @@ def test_intervals_hold_the_metrics_and_are_json():
     for name, (low, high) in found["per_class_recall"].items():
         assert low < metrics["per_class_recall"][name] < high
     assert json.loads(json.dumps(found)) == found
-    narrow = intervals(run.predicted, run.probabilities, run.labels, run.groups, CLASSES, level=0.5)
-    assert narrow["map"][0] > found["map"][0]
+    narrow = pooled_intervals([run], level=0.5)
+    assert narrow["map"]["interval"][0] > found["map"][0]
 
 
 def test_verdicts_alone_and_absent_classes():

@@ -92,13 +92,13 @@ def test_one_group_has_no_interval():
 def test_recalls_per_class_and_their_intervals():
     frame, correct, labels, _ = images([("back", 0, 6, 2), ("back", 2, 1, 3), ("foot", 1, 3, 17)])
     groups = np.arange(32) // 2
-    found = subgroups(frame, correct, labels, groups, ("a", "b", "c"), level=0.9)["site"]
+    found = subgroups(frame, correct, labels, groups, ("a", "b", "c"))["site"]
     assert found["back"]["n"] == 12
     per_class = found["back"]["per_class"]
     assert list(per_class) == ["a", "c"]
     assert (per_class["a"]["n"], per_class["a"]["recall"]) == (8, 0.75)
     assert (per_class["c"]["n"], per_class["c"]["recall"]) == (4, 0.25)
-    assert per_class["c"]["interval"] == list(recall_interval(correct[8:12], groups[8:12], 0.9))
+    assert per_class["c"]["interval"] == list(recall_interval(correct[8:12], groups[8:12]))
 
 
 def test_few_images_are_counted_only():

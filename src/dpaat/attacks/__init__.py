@@ -8,26 +8,22 @@ iterations, at least 1, and `generator` is the source of all random draws. The r
 detached, each within `eps` of its own and in [0, 1]. Arguments out of their range raise ValueError.
 """
 
-from dpaat.attacks.apgd import apgd as apgd
-from dpaat.attacks.apgd import apgd_targeted as apgd_targeted
-from dpaat.attacks.apgd import transfer as transfer
-from dpaat.attacks.checks import unchecked as unchecked
-from dpaat.attacks.ddn import ddn as ddn
-from dpaat.attacks.fab import fab_targeted as fab_targeted
-from dpaat.attacks.noise import gaussian_noise as gaussian_noise
-from dpaat.attacks.norms import NORMS as NORMS
-from dpaat.attacks.pgd import fgsm as fgsm
-from dpaat.attacks.pgd import pgd as pgd
-from dpaat.attacks.pgd import pgd_graded as pgd_graded
-from dpaat.attacks.pgd import pgd_with_clean_logits as pgd_with_clean_logits
-from dpaat.attacks.registry import ATTACKS as ATTACKS
-from dpaat.attacks.registry import AttackCost as AttackCost
-from dpaat.attacks.registry import AttackInfo as AttackInfo
-from dpaat.attacks.registry import find_attack as find_attack
-from dpaat.attacks.registry import register_attack as register_attack
-from dpaat.attacks.restarts import on_standing as on_standing
-from dpaat.attacks.restarts import pgd_restarts as pgd_restarts
-from dpaat.attacks.square import square as square
+from dpaat.attacks.apgd import apgd, apgd_targeted, transfer
+from dpaat.attacks.checks import unchecked
+from dpaat.attacks.ddn import ddn
+from dpaat.attacks.fab import fab_targeted
+from dpaat.attacks.noise import gaussian_noise
+from dpaat.attacks.norms import NORMS
+from dpaat.attacks.pgd import fgsm, pgd, pgd_graded, pgd_with_clean_logits
+from dpaat.attacks.registry import ATTACKS, AttackCost, AttackInfo, find_attack, register_attack
+from dpaat.attacks.restarts import on_standing, pgd_restarts
+from dpaat.attacks.square import square
 from dpaat.registry import load_entry_points
+
+__all__ = [
+    "ATTACKS", "NORMS", "AttackCost", "AttackInfo", "apgd", "apgd_targeted", "ddn", "fab_targeted", "fgsm",
+    "find_attack", "gaussian_noise", "on_standing", "pgd", "pgd_graded", "pgd_restarts", "pgd_with_clean_logits",
+    "register_attack", "square", "transfer", "unchecked",
+]  # fmt: skip
 
 load_entry_points("dpaat.attacks")

@@ -12,23 +12,16 @@ from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import LossFunction, cross_entropy, dlr, fooled, nearest_targets, targeted_dlr
 from dpaat.attacks.norms import Start, make_ball, widen
 from dpaat.attacks.registry import AttackCost, register_attack
-from dpaat.attacks.restarts import PartialAttack, on_standing
+from dpaat.attacks.restarts import on_standing
 from dpaat.errors import BadValueError
 
 MOMENTUM = 0.75
 PROGRESS = 0.75  #: A step size is kept if at least this share of the steps since the last checkpoint raised the loss
 MAX_TARGETS = 9
+USUAL: dict[str, Any] = {"steps": 100, "starts": True, "stops": True, "mixes": True}
 
 
-@register_attack(
-    "apgd-ce",
-    "Auto-PGD on the cross-entropy (Croce, Hein 2020)",
-    cost=AttackCost(2, 2),
-    steps=100,
-    starts=True,
-    stops=True,
-    mixes=True,
-)
+@register_attack("apgd-ce", "Auto-PGD on the cross-entropy (Croce, Hein 2020)", cost=AttackCost(2, 2), **USUAL)
 @checked()
 def apgd(
     model: nn.Module,
@@ -126,10 +119,7 @@ def apgd(
     "apgd-t",
     "Auto-PGD towards each of the up to 9 likeliest wrong classes, for any number of classes",
     cost=AttackCost(2, 3, each="target", most=MAX_TARGETS, once=1),
-    steps=100,
-    starts=True,
-    stops=True,
-    mixes=True,
+    **USUAL,
 )
 @checked()
 def apgd_targeted(
@@ -159,24 +149,15 @@ def apgd_targeted(
     if rank is not None:
         return apgd(model, x, y, eps=eps, target=ranked.gather(1, rank[:, None])[:, 0], **options)
 
-    def towards(rank: int) -> PartialAttack:
-        def attack(x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
-            return apgd(model, x, y, eps=eps, target=ranked[index, rank], **options)
+    def towards(targets: Tensor, x: Tensor, y: Tensor, eps: Tensor, index: Tensor) -> Tensor:
+        return apgd(model, x, y, eps=eps, target=targets[index], **options)
 
-        return attack
-
-    return on_standing(model, x, y, eps=eps, attacks=map(towards, range(ranked.shape[1])), keep="first")
+    attacks = [partial(towards, targets) for targets in ranked.T]
+    return on_standing(model, x, y, eps=eps, attacks=attacks, keep="first")
 
 
-register_attack(
-    "apgd-dlr",
-    "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask",
-    cost=AttackCost(2, 2),
-    steps=100,
-    starts=True,
-    stops=True,
-    mixes=True,
-)(partial(apgd, loss="dlr"))
+DLR = "Auto-PGD on the difference of logits ratio, which scaled logits cannot mask"
+register_attack("apgd-dlr", DLR, cost=AttackCost(2, 2), **USUAL)(partial(apgd, loss="dlr"))
 
 
 @register_attack(

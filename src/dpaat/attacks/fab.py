@@ -10,7 +10,7 @@ from dpaat.attacks.checks import checked
 from dpaat.attacks.ddn import Nearest
 from dpaat.attacks.gradient import evaluation_mode, input_gradient
 from dpaat.attacks.losses import fooled, logit_lead, margin, nearest_targets
-from dpaat.attacks.norms import make_ball, per_sample, widen
+from dpaat.attacks.norms import TINY, length, make_ball, per_sample, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 
 OVERSHOOT = 1.05  #: How far to go towards the linearized boundary, as a multiple of the way there: a little beyond it
@@ -27,7 +27,6 @@ GIVE_UP = 0.2
 After a share s a target is given up whose nearest image lies beyond 1 + GIVE_UP / s radii.
 """
 
-_TINY = 1e-12
 _NEWTON_STEPS = 50
 
 
@@ -158,8 +157,8 @@ def _step(x: Tensor, current: Tensor, gradient: Tensor, lead: Tensor, norm: str)
     from_current = way_to_plane(current, gradient, lead, norm)
     lead_at_x = lead + _dot(gradient.flatten(1), (x - current).flatten(1))
     from_x = way_to_plane(x, gradient, lead_at_x, norm)
-    near, far = _length(from_current, norm), _length(from_x, norm)
-    bias = (near / (near + far).clamp(min=_TINY)).clamp(max=MAX_BIAS)
+    near, far = length(from_current, norm), length(from_x, norm)
+    bias = (near / (near + far).clamp(min=TINY)).clamp(max=MAX_BIAS)
     moved = torch.add(current, from_current, alpha=OVERSHOOT)
     return moved.lerp_(torch.add(x, from_x, alpha=OVERSHOOT), bias).clamp_(0, 1)
 
@@ -181,7 +180,3 @@ def _search(model: nn.Module, y: Tensor, nearest: Nearest, clean: Tensor) -> Non
 def _dot(first: Tensor, second: Tensor) -> Tensor:
     """Products of the rows of two matrices, `(B,)`."""
     return torch.bmm(first[:, None], second[:, :, None])[:, 0, 0]
-
-
-def _length(batch: Tensor, norm: str) -> Tensor:
-    return widen(torch.linalg.vector_norm(batch.flatten(1), ord=2 if norm == "l2" else inf, dim=1), batch)

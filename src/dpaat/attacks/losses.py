@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from dpaat.attacks.norms import TINY
 
-_TINY = 1e-12
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 _weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
 
@@ -118,11 +118,20 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017, arXiv 1608.04644, f6.
     """
-    logits = logits.float()
-    if y.ndim == 2:
-        return against(logits, y).amax(1)
-    true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
+    return against(logits.float(), y).amax(1) - _true(logits, y)
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Log-odds of all other classes together against the true one, `(B,)`; of labels, of any wrong one about so.
+
+    The cross-entropy is `log(1 + exp(log_odds))`: both rise together, but this one does not saturate.
+    """
+    return against(logits.float(), y).logsumexp(1) - _true(logits, y)
+
+
+def _true(logits: Tensor, y: Tensor) -> Tensor:
+    """The logit of the true class `(B,)`; 0 of labels, whose logits are turned against the truth already."""
+    return logits.float().gather(1, y[:, None])[:, 0] if y.ndim == 1 else logits.new_zeros(len(y))
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -135,12 +144,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020, arXiv 2003.01690, eq. 6.
     """
-    if y.ndim == 2:
-        return margin(logits, y) / (logits.float().abs().mean(1) + _TINY)
-    if logits.shape[1] <= 3:
-        return margin(logits, y)
-    ordered = logits.float().sort(dim=1, descending=True).values
-    return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+    return _unscaled(margin(logits, y), logits, y, third=lambda ordered: ordered[:, 2])
 
 
 def logit_lead(target: Tensor) -> LossFunction:
@@ -161,13 +165,15 @@ def targeted_dlr(target: Tensor) -> LossFunction:
     Source: Croce and Hein 2020, eq. 7; with three classes or fewer the plain difference of the two logits.
     """
     lead = logit_lead(target)
+    third = lambda ordered: (ordered[:, 2] + ordered[:, 3]) / 2  # noqa: E731
+    return lambda logits, y: _unscaled(lead(logits, y), logits, y, third=third)
 
-    def loss(logits: Tensor, y: Tensor) -> Tensor:
-        if y.ndim == 2:
-            return lead(logits, y) / (logits.float().abs().mean(1) + _TINY)
-        if logits.shape[1] <= 3:
-            return lead(logits, y)
-        ordered = logits.float().sort(dim=1, descending=True).values
-        return lead(logits, y) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + _TINY)
 
-    return loss
+def _unscaled(value: Tensor, logits: Tensor, y: Tensor, third: Callable[[Tensor], Tensor]) -> Tensor:
+    """A difference of logits `(B,)` that scaling the logits does not change, where there are more than three."""
+    if y.ndim == 2:
+        return value / (logits.float().abs().mean(1) + TINY)
+    if logits.shape[1] <= 3:
+        return value
+    ordered = logits.float().sort(dim=1, descending=True).values
+    return value / (ordered[:, 0] - third(ordered) + TINY)

@@ -13,8 +13,7 @@ from typing_extensions import override
 from dpaat.errors import BadValueError
 
 Start = Literal["zero", "random"]
-
-_TINY = 1e-12
+TINY = 1e-12
 
 
 def widen(values: Tensor, like: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ class L2Ball(Ball):
 
     @override
     def direction(self, gradient: Tensor) -> Tensor:
-        return gradient / _length(gradient).clamp_(min=_TINY)
+        return gradient / length(gradient).clamp_(min=TINY)
 
     @override
     def random_start(self, generator: torch.Generator | None) -> Tensor:
@@ -110,17 +109,19 @@ class L2Ball(Ball):
 
     @override
     def distance(self, x_adv: Tensor) -> Tensor:
-        return _length(x_adv - self.x).flatten()
+        return length(x_adv - self.x).flatten()
 
     @override
     def project_(self, x_adv: Tensor) -> Tensor:
         delta = x_adv.clamp_(0, 1).sub_(self.x)
-        delta.mul_((self.eps / _length(delta).clamp_(min=_TINY)).clamp_(max=1))
+        delta.mul_((self.eps / length(delta).clamp_(min=TINY)).clamp_(max=1))
         return delta.add_(self.x).clamp_(0, 1)  # once more, for rounding
 
 
-def _length(batch: Tensor) -> Tensor:
-    return widen(torch.linalg.vector_norm(batch.flatten(1), dim=1), batch)
+def length(batch: Tensor, norm: str = "l2") -> Tensor:
+    """Length of each sample of a batch in a norm, `(B, 1, ..., 1)`."""
+    order = 2 if norm == "l2" else torch.inf
+    return widen(torch.linalg.vector_norm(batch.flatten(1), ord=order, dim=1), batch)
 
 
 NORMS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}

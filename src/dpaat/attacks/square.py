@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import LossFunction, fooled, margin
-from dpaat.attacks.norms import Ball, make_ball, widen
+from dpaat.attacks.norms import TINY, Ball, make_ball, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries out of 10,000 after which the share of pixels in a window halves."""
 TILES = 5  #: Tiles along the shorter side of the first L2 perturbation
-
-_TINY = 1e-12
 
 
 @register_attack(
@@ -146,7 +144,7 @@ def _shift_mass(ball: Ball, current: Tensor, side: int, generator: torch.Generat
     bump = _signs(current, (batch, channels, 1, 1), generator) * placed[:, None] * here
     shape = bump + _unit(delta * here)
     # In a window of one pixel the two may cancel out.
-    shape = torch.where(_energy(shape) > _TINY, _unit(shape), bump)
+    shape = torch.where(_energy(shape) > TINY, _unit(shape), bump)
 
     unused = (ball.eps.square() - _energy(delta).sum(1, keepdim=True)).clamp_(min=0)
     available = (_energy(delta * (here | there)) + unused / channels).sqrt()
@@ -190,4 +188,4 @@ def _energy(delta: Tensor) -> Tensor:
 
 def _unit(delta: Tensor) -> Tensor:
     """Each plane scaled to unit length; planes of zeros stay."""
-    return delta / _energy(delta).sqrt().clamp_(min=_TINY)
+    return delta / _energy(delta).sqrt().clamp_(min=TINY)

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device, each image by draws of its own."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ CROP_SHARE = 8  # a crop shifts the image by up to a CROP_SHARE-th of its side
 JITTER = 0.2  # brightness, contrast and saturation change by up to this share
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """The part of a batch of `total` images that one of several processes holds, which take turns at them.
 
     Draws are made for the whole batch, so that an image meets the same augmentation however many processes there are.

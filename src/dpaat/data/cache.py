@@ -7,10 +7,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -67,8 +66,7 @@ def of_mask(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T 
         raise UnreadableError(table, row, error, "mask of ") from None
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What is known of a dataset's images before they are decoded."""
 
     digests: Sequence[str]  # of the content of each, hexadecimal

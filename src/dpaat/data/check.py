@@ -1,6 +1,5 @@
 """`dpaat data check`: what a dataset contains and what is wrong with it."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,11 @@ from rich.console import Console
 
 from dpaat.data import fingerprint, load_table
 from dpaat.data.cache import UnreadableError, decoder, in_threads, look_at, of_image, of_mask, quantiles
-from dpaat.data.files import exists, home_path
+from dpaat.data.csv_file import OPTIONS
+from dpaat.data.files import exists, home_path, parse_spec
 from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
 from dpaat.data.images import OWN, decode_mask, is_empty_mask
+from dpaat.data.label_sets import members
 from dpaat.data.registry import DATASETS
 from dpaat.data.scan import EIGHT
 from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks, parse_fold, refusals, split_notes
@@ -137,11 +138,7 @@ def _total(console: Console, problems: list[str], total: int = 1) -> dict[str, A
 def _exists(spec: str) -> bool:
     """Whether a spec names a file or folder that is there, whatever is in it."""
     scheme, _, argument = spec.partition(":")
-    path = (
-        argument.partition(":")[2]
-        if scheme == "medmnist"
-        else re.split(",(?:group|frame|labels|uncertain)=", argument)[0]
-    )
+    path = argument.partition(":")[2] if scheme == "medmnist" else parse_spec(argument, OPTIONS)[0]
     place = home_path(path)
     return scheme in DATASETS and bool(path) and exists(place) and (place.is_file() or place.is_dir())
 
@@ -183,9 +180,7 @@ def _masks(table: ImageTable, rows: list[int], image_size: int) -> list[str]:
 
 def _counts(table: ImageTable, split: np.ndarray) -> Table:
     groups, rows = table.frame["group"].to_numpy(), []
-    labels = table.labels
-    answers = [labels[:, k] == 1 if table.multilabel else labels == k for k in range(len(table.classes))]
-    classes = [*zip(table.classes, answers, strict=True)]
+    classes = [(name, members(table.labels, k)) for k, name in enumerate(table.classes)]
     for name, mine in [*classes, ("all", np.ones(len(table), dtype=bool))]:
         counts = [int((mine & (split == part)).sum()) for part in SPLITS]
         shares = [f"{count} ({count / max(1, mine.sum()):.0%})" for count in counts]

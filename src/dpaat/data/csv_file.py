@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data import frames, label_sets
-from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, take_frame
+from dpaat.data.files import FileReader, ImageFile, existing, is_file, located, parse_spec
 from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
+from dpaat.data.scan import parse_frame
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, listed
 
+OPTIONS = {"group": "group", "labels": "", "uncertain": "ignore", "frame": None}
 METADATA = ("age", "sex", "site", "source")
 COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
 # Columns that someone who splits by hand has, and that mean nothing here.
@@ -38,10 +40,8 @@ def load(argument: str, spec: str) -> ImageTable:
     `dpaat.data.label_sets.UNCERTAIN`) for each; `,labels=COLUMN` one column of names with | or ; between them. Raises
     UserError for anything missing or wrong in the file, or an absent image.
     """
-    argument, frame_meant = take_frame(argument)
-    given = {"group": "group", "labels": "", "uncertain": "ignore"}
-    while match := re.fullmatch(f"(.*),({'|'.join(given)})=([^,]*)", argument, re.DOTALL):  # options end a spec
-        argument, given[match[2]] = match[1], match[3]
+    argument, given = parse_spec(argument, OPTIONS)
+    frame_meant = parse_frame(given["frame"])
     group, several = given["group"], [name.strip() for name in given["labels"].split("+") if name.strip()]
     path = existing(argument, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = _named(frames.read_text_table(path))

@@ -4,16 +4,17 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dpaat.data.frames import is_windows_path
 from dpaat.data.images import SUFFIXES, peek
 from dpaat.data.patients import Patient
-from dpaat.data.scan import file_format, framed, parse_frame
+from dpaat.data.scan import file_format, framed
 from dpaat.errors import UserError, listed
 
 # What operating systems and their programs put beside a user's files.
@@ -220,7 +221,9 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - likewise
 
 
-def take_frame(argument: str) -> tuple[str, str]:
-    """Take `,frame=...` out of what follows the colon of a spec; "" where it is not there."""
-    match = re.fullmatch(r"(.*),frame=([^,]*)(,(?:group|labels|uncertain)=.*)?", argument)
-    return (match[1] + (match[3] or ""), parse_frame(match[2])) if match else (argument, "")
+def parse_spec(argument: str, usual: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Take `,NAME=VALUE` off the end of a spec, of the names in `usual`, which has what else they are."""
+    found = dict(usual)
+    while match := re.fullmatch(f"(.*),({'|'.join(found)})=([^,]*)", argument, re.DOTALL):
+        argument, found[match[2]] = match[1], match[3]
+    return argument, found

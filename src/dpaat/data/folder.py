@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpaat.data.files import FileReader, ImageFile, existing, files_below, is_image_file, is_junk, left_out, take_frame
+from dpaat.data.files import FileReader, ImageFile, existing, files_below, is_image_file, is_junk, left_out, parse_spec
 from dpaat.data.frames import SPLIT_NAMES, class_order, order_notes, split_name
 from dpaat.data.patients import patient_columns
 from dpaat.data.registry import register_dataset
+from dpaat.data.scan import parse_frame
 from dpaat.data.table import SPLITS, ImageTable
 from dpaat.errors import UserError, listed, require_printable
 
@@ -30,7 +31,8 @@ def load(argument: str, spec: str) -> ImageTable:
     split is called train, val or test, or as `dpaat.data.frames.SPLIT_NAMES` has it. Raises UserError: no such folder,
     no class folders, one without images, or folders that could mean several things.
     """
-    argument, frame_meant = take_frame(argument)
+    argument, given = parse_spec(argument, {"frame": None})
+    frame_meant = parse_frame(given["frame"])
     root = existing(argument, spec, kind="folder", scheme="folder:DIR")
     tops = _sub_folders(root)
     splits = [top for top in tops if _is_split(top)]
@@ -110,7 +112,8 @@ def _faults_of_classes(root: Path, tops: Sequence[Path]) -> Iterator[str]:
     if not tops:
         yield f"{root} has no sub-folders; put the images of each class into a folder of its name"
         return
-    words = [_split_like(top.name) for top in tops]
+    names = (re.sub(r"(?<=[a-z])(?=[A-Z])", " ", top.name).lower() for top in tops)
+    words = [match and (split_name(match[1]) or match[1]) for match in map(SPLIT_LIKE.fullmatch, names)]
     if len({*words} - {None}) > 1 or "train" in words or words.count("fold") > 1:
         like = listed(top.name for top, word in zip(tops, words, strict=True) if word)
         table = "a table with a column 'split' (csv:FILE.csv)"
@@ -125,9 +128,8 @@ def _faults_of_classes(root: Path, tops: Sequence[Path]) -> Iterator[str]:
         what = "splits" if any(map(_is_split, deeper)) else "the classes"
         yield f"only one folder, {tops[0].name}, and its folders look like {what}; give folder:{inner}"
     yield from _splits_in(tops)
-    names = {top.name for top in tops}
     for top in tops:
-        if len(again := names & {sub.name for sub in _sub_folders(top)}) > 1:
+        if len(again := {each.name for each in tops} & {sub.name for sub in _sub_folders(top)}) > 1:
             same = f"folders called as the classes beside it ({listed(sorted(again))})"
             yield f"{top.name} holds {same}; move one of the two copies away"
 
@@ -136,11 +138,6 @@ def _splits_in(classes: Sequence[Path]) -> Iterator[str]:
     for found in (sub for place in classes for sub in _sub_folders(place) if _is_split(sub)):
         name = found.parent.name
         yield f"{name}/{found.name} looks like a split below a class; put the splits at the top ({found.name}/{name})"
-
-
-def _split_like(name: str) -> str | None:
-    match = SPLIT_LIKE.fullmatch(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    return (split_name(match[1]) or match[1]) if match else None
 
 
 def _is_split(folder: Path) -> bool:

@@ -106,7 +106,7 @@ def peek(path: Path) -> tuple[int, Patient | None]:
             extra("nibabel")
             return 1, None
         with Image.open(path, formats=FORMATS) as image:
-            return _channels(image), None
+            return channels_of(image), None
     except UserError:
         raise
     except Exception:  # whatever Pillow raises: the decoder reports the file by name later
@@ -117,12 +117,13 @@ def header_channels(content: bytes) -> int:
     """Tell grey (1) from colour (3) by the header of an image file's content; 1 for what is no image."""
     try:
         with _header(content) as image:
-            return _channels(image)
+            return channels_of(image)
     except Exception:  # as above
         return 1
 
 
-def _channels(image: Image.Image) -> int:
+def channels_of(image: Image.Image) -> int:
+    """1 for a grey image, 3 for one in colour."""
     return 1 if image.mode in ("1", "L", "LA") or _is_wide(image) else 3
 
 

@@ -68,11 +68,14 @@ def from_text(texts: Iterable[str], classes: Sequence[str]) -> np.ndarray:
     return labels
 
 
-def members(labels: np.ndarray) -> list[np.ndarray]:
-    """The images of each class or label that has any, each `(N,)` bool; `labels` are `(N,)` or `(N, K)`."""
-    if labels.ndim == 1:
-        return [labels == k for k in np.unique(labels)]
-    return [labels[:, k] == 1 for k in range(labels.shape[1]) if (labels[:, k] == 1).any()]
+def numbers(names: Iterable[str], classes: Sequence[str], *, several: bool) -> np.ndarray:
+    """Classes `(N,)`, or of `several` labels an image `(N, K)`, by name; ValueError for one that is unknown."""
+    return from_text(names, classes) if several else np.array([*map(list(classes).index, names)], dtype=np.int64)
+
+
+def members(labels: np.ndarray, k: int) -> np.ndarray:
+    """The images of a class or label, `(N,)` bool; `labels` are `(N,)` or `(N, K)`."""
+    return np.asarray(labels == k if labels.ndim == 1 else labels[:, k] == 1)
 
 
 def count(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:

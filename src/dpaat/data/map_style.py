@@ -18,7 +18,7 @@ from dpaat.data.cache import look_at
 from dpaat.data.csv_file import METADATA
 from dpaat.data.files import ImageFile
 from dpaat.data.frames import class_order, metadata, order_notes, split_name
-from dpaat.data.images import header_channels
+from dpaat.data.images import channels_of, header_channels
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, Encoded, ImageTable
 from dpaat.errors import UserError, first_line
@@ -205,7 +205,7 @@ def _is_dataset(made: Any) -> bool:
 def _channels(image: Any) -> int:
     """Of an image as it is given: 1 if it is grey, else 3."""
     if isinstance(image, Image.Image):
-        return 1 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16") else 3
+        return channels_of(image)
     with suppress(ValueError, OSError):
         found = encoded(image)
         return header_channels(found) if isinstance(found, bytes) else found.ndim if found.ndim == 3 else 1

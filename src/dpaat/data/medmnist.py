@@ -3,7 +3,7 @@
 import importlib
 import math
 import zipfile
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,6 @@ def load(argument: str, spec: str) -> ImageTable:
         raise UserError(f"{path}: label {largest} in a dataset of {len(classes)} classes; is the name {flag!r} right?")
     ids = [f"{split}-{number:06d}" for split in SPLITS for number in range(len(labels[split]))]
     side = np.repeat(SPLITS, [len(labels[split]) for split in SPLITS])
-    reader = _Pixels(path, ids, images)
     return ImageTable(
         name=flag,
         spec=spec,
@@ -105,8 +104,8 @@ def load(argument: str, spec: str) -> ImageTable:
         ),
         classes=classes,
         channels=3 if images["train"].ndim == 4 else 1,
-        read=reader,
-        describe=reader.describe,
+        read=partial(_read, ids, images),
+        describe=partial(_describe, path, ids),
         licence={"dermamnist": "CC BY-NC 4.0"}.get(flag, "CC BY 4.0" if flag in CLASSES else ""),
         citation=CITATION if flag in CLASSES else "",
         tasks=TASKS.get(flag, {}),
@@ -115,20 +114,14 @@ def load(argument: str, spec: str) -> ImageTable:
     )
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    """Reads images by what their ids say: split and number in it."""
+def _read(ids: list[str], images: dict[str, np.ndarray], row: int) -> np.ndarray:
+    """An image by what its id says: split and number in it."""
+    split, number = ids[row].split("-")
+    return np.asarray(images[split][int(number)])
 
-    path: Path
-    ids: list[str]
-    images: dict[str, np.ndarray]
 
-    def __call__(self, row: int) -> np.ndarray:
-        split, number = self.ids[row].split("-")
-        return np.asarray(self.images[split][int(number)])
-
-    def describe(self, row: int) -> str:
-        return f"{self.path}:{self.ids[row]}"
+def _describe(path: Path, ids: list[str], row: int) -> str:
+    return f"{path}:{ids[row]}"
 
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

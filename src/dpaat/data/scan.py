@@ -36,8 +36,10 @@ def framed(content: bytes, frame: str) -> bytes:
     return marked
 
 
-def parse_frame(text: str) -> str:
-    """Return a valid choice of frame; UserError for another."""
+def parse_frame(text: str | None) -> str:
+    """Return a valid choice of frame, "" for None; UserError for another."""
+    if text is None:
+        return ""
     if text in ("first", "middle") or (text.isdecimal() and 0 < int(text) < 10**6):
         return text
     raise UserError(f"frame={text}: write frame=first, frame=middle, or the number of a frame or slice from 1 on")

@@ -37,15 +37,12 @@ class LeftOut:
     @property
     def note(self) -> str:
         """One line; empty where there is nothing to say."""
-        counts = {
-            "that the model was trained or validated on": self.learned,
-            "in groups of those that it was trained or validated on": self.related,
-        }
-        parts = [f"{count:,} images {what}" for what, count in counts.items() if count]
-        said = f"{' and '.join(parts)} are left out" if parts else ""
         if self.by == "nothing":
             return UNNAMED
-        return "; ".join(filter(None, (UNCHECKED if self.by == "id" else "", said)))
+        counts = {"that the model was": self.learned, "in groups of those that it was": self.related}
+        parts = [f"{count:,} images {what} trained or validated on" for what, count in counts.items() if count]
+        said = [UNCHECKED] * (self.by == "id") + [f"{' and '.join(parts)} are left out"] * bool(parts)
+        return "; ".join(said)
 
 
 def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, LeftOut]:

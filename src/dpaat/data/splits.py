@@ -144,21 +144,16 @@ def refusals(table: ImageTable, split: np.ndarray) -> list[str]:
         if not (split == part).any()
     ]
     labels = table.labels[split == "train"]
+    learned = [label_sets.members(labels, k).any() for k in range(len(table.classes))]
+    kind, which = "class", "of class"
     if table.multilabel:
-        mixed = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-        one_sided = [name for name, both in zip(table.classes, mixed, strict=True) if not both]
-        if one_sided and len(labels):
-            found.append(
-                f"no image with, or none without {listed(one_sided)} in the training split, so it cannot be learned; "
-                "give more images, another --splits, or leave the label out"
-            )
-        return found
-    learned = set(labels.tolist())
-    absent = [name for label, name in enumerate(table.classes) if label not in learned]
-    if absent and learned:
+        learned = [yes and no for yes, no in zip(learned, (labels == 0).any(axis=0), strict=True)]
+        kind, which = "label", "with, or none without"
+    lacking = [name for name, known in zip(table.classes, learned, strict=True) if not known]
+    if lacking and len(labels):
         found.append(
-            f"no image of class {listed(absent)} in the training split, so it cannot be learned; give more images, "
-            "another --splits, or leave the class out"
+            f"no image {which} {listed(lacking)} in the training split, so it cannot be learned; give more images, "
+            f"another --splits, or leave the {kind} out"
         )
     return found
 
@@ -213,8 +208,9 @@ def _repair(split: np.ndarray, labels: np.ndarray, groups: np.ndarray, order: np
     The first split comes first, and takes the only group there is.
     """
     sizes = np.bincount(groups)
-    for chosen in label_sets.members(labels):
-        for name in names:
+    for k in range(int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]):
+        chosen = label_sets.members(labels, k)
+        for name in names if chosen.any() else ():
             rows = order[chosen[order]]
             holders = {other: np.unique(groups[rows[split[rows] == other]]) for other in names}
             donor = max(names, key=lambda other: (len(holders[other]), names.index(other)))

@@ -10,7 +10,7 @@ Nothing here is a real lesion, and no class is a disease. The images are frozen,
 on them: whoever changes one pixel gives the result a new `VERSION`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -19,12 +19,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from dpaat.data import synthetic_labels
+from dpaat.data.files import parse_spec
 from dpaat.data.registry import register_dataset
+from dpaat.data.synthetic_labels import SIZE, X, Y
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, unknown
 
 VERSION: Final = "v1"
-SIZE: Final = 64  # pixels a side; the ordinary cache resizes
 DEFAULT_IMAGES: Final = 1500
 FEATURES: Final = ("both", "robust", "fragile")
 
@@ -66,7 +67,6 @@ _LOOKS: Final = (
     _Look("syn-grey", 0.020, 1.0, 9.0, 0.09, (0.56, 0.54, 0.58), 2.2, 0.1, 18.0, False, _BLUE_YELLOW),
 )
 CLASSES: Final = tuple(look.name for look in _LOOKS)
-_Y, _X = (axis - (SIZE - 1) / 2 for axis in np.mgrid[0:SIZE, 0:SIZE].astype(np.float64))
 
 
 def class_counts(images: int) -> list[int]:
@@ -75,22 +75,20 @@ def class_counts(images: int) -> list[int]:
     return [images - sum(counts), *counts]
 
 
-def _stream(*key: int) -> np.random.RandomState:
-    # numpy has promised that RandomState's numbers never change; a Generator's may.
-    return np.random.RandomState([_SEED, *key])
+_stream = partial(synthetic_labels.stream, _SEED)
 
 
 def _waves(random: np.random.RandomState, shortest: float, longest: float, count: int = 4) -> Array:
     """Smooth mottling of unit variance, shape (SIZE, SIZE), from plane waves of any direction and phase."""
     angle, phase, pitch = random.random_sample((3, count, 1, 1))
     k = 2 * np.pi / (shortest + (longest - shortest) * pitch)
-    waves = np.cos(k * (np.cos(2 * np.pi * angle) * _X + np.sin(2 * np.pi * angle) * _Y) + 2 * np.pi * phase)
+    waves = np.cos(k * (np.cos(2 * np.pi * angle) * X + np.sin(2 * np.pi * angle) * Y) + 2 * np.pi * phase)
     return np.asarray(waves.sum(0) * (2 / count) ** 0.5)
 
 
 def _plaid(random: np.random.RandomState, look: _Look) -> Array:
     """The class's texture, shape (SIZE, SIZE, 3); flips, quarter turns and shifts leave its kind as it is."""
-    u, v = ((_X + _Y) * 0.5**0.5, (_X - _Y) * 0.5**0.5) if look.diagonal else (_X, _Y)
+    u, v = ((X + Y) * 0.5**0.5, (X - Y) * 0.5**0.5) if look.diagonal else (X, Y)
     k, phase = 2 * np.pi / look.wavelength, 2 * np.pi * random.random_sample(2)
     plaid = 0.5 * _TEXTURE * (np.cos(k * u + phase[0]) + np.cos(k * v + phase[1]))
     return np.asarray(plaid[..., None] * np.array(look.tint))
@@ -101,8 +99,8 @@ def _hairs(random: np.random.RandomState) -> Array:
     taken = np.zeros((SIZE, SIZE))
     for _ in range(max(0, int(random.randint(-3, 5, dtype=np.int64)))):
         angle, shift, bend, width = random.random_sample(4)
-        along = np.cos(np.pi * angle) * _X + np.sin(np.pi * angle) * _Y
-        across = np.cos(np.pi * angle) * _Y - np.sin(np.pi * angle) * _X
+        along = np.cos(np.pi * angle) * X + np.sin(np.pi * angle) * Y
+        across = np.cos(np.pi * angle) * Y - np.sin(np.pi * angle) * X
         distance = np.abs(across - 50 * (shift - 0.5) - 0.02 * (bend - 0.5) * along**2)
         taken = np.maximum(taken, 0.55 * np.clip(1.0 + 0.4 * width - distance, 0, 1))
     return taken
@@ -131,7 +129,7 @@ def render(label: int, lesion: int, view: int, features: str = "both") -> tuple[
     skin = np.array([222.0, 178.0, 156.0]) * (1 + 0.05 * z[12] + 0.03 * z[13:16])
 
     turn, place_x, place_y, light, edge, zoom = scene.random_sample(6)
-    x, y = _X - 10 * (place_x - 0.5), _Y - 10 * (place_y - 0.5)
+    x, y = X - 10 * (place_x - 0.5), Y - 10 * (place_y - 0.5)
     rho, theta = np.hypot(x, y), np.arctan2(y, x) + 2 * np.pi * turn
     outline = 1 + (heights[:, None, None] * np.cos(lobes[:, None, None] * theta + phases[:, None, None])).sum(0)
     inside = radius * (0.92 + 0.16 * zoom) * np.maximum(outline, 0.3) - rho
@@ -142,7 +140,7 @@ def render(label: int, lesion: int, view: int, features: str = "both") -> tuple[
     shade = 1 + 0.05 * _waves(scene, 12, 30) - 0.08 * network * mesh
     image = skin * (1 + 0.02 * _waves(scene, 20, 60))[..., None]
     image = image * (1 - cover[..., None] * (1 - np.clip(colour, 0.1, 1.05) * shade[..., None]))
-    image *= (0.94 + 0.12 * light - 0.22 * edge * (_X**2 + _Y**2) / SIZE**2 * 2)[..., None]
+    image *= (0.94 + 0.12 * light - 0.22 * edge * (X**2 + Y**2) / SIZE**2 * 2)[..., None]
     image *= 1 - _hairs(scene)[..., None]
     image += 5.0 * (scene.random_sample((SIZE, SIZE, 1)) - 0.5)
     image += 3.0 * (scene.random_sample((SIZE, SIZE, 3)) - 0.5)
@@ -152,40 +150,29 @@ def render(label: int, lesion: int, view: int, features: str = "both") -> tuple[
     return pixels, np.where(inside > 0, 255, 0).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Draws image (0) or mask (1) of a row on demand; a class, so that a table can be pickled."""
-
-    keys: tuple[tuple[int, int, int], ...]  # label, lesion, view
-    features: str
-    part: int = 0
-
-    def __call__(self, row: int) -> Pixels:
-        return render(*self.keys[row], self.features)[self.part]
+def _read(keys: Sequence[tuple[int, int, int]], features: str, part: int, row: int) -> Pixels:
+    """Image (part 0) or mask (1) of a row, by its label, lesion and view."""
+    return render(*keys[row], features)[part]
 
 
 def _parse(argument: str, spec: str) -> tuple[int, str, int]:
-    images, features, several = DEFAULT_IMAGES, "both", 0
+    number, given = parse_spec(f",{argument}" if argument else "", {"features": "both", "labels": ""})
+    features, known = given["features"], {"multi": 14, **{str(k): k for k in range(2, 15)}}
+    if features not in FEATURES:
+        raise unknown("features", features, FEATURES)
+    if given["labels"] and given["labels"] not in known:
+        raise unknown("labels", given["labels"], known)
+    several = known.get(given["labels"], 0)
+    if not number:
+        return DEFAULT_IMAGES, features, several
     usage = "write synthetic[:N][,features=both|robust|fragile][,labels=multi|2|...|14], such as "
     usage += "synthetic:500,features=robust"
-    for position, part in enumerate(argument.split(",") if argument else []):
-        key, equals, value = part.partition("=")
-        if equals and key == "features":
-            if value not in FEATURES:
-                raise unknown("features", value, FEATURES)
-            features = value
-        elif equals and key == "labels":
-            known = {"multi": 14, **{str(k): k for k in range(2, 15)}}
-            if value not in known:
-                raise unknown("labels", value, known)
-            several = known[value]
-        elif position == 0 and part.isascii() and part.isdecimal():
-            # Compared as text first: Python refuses to read thousands of digits.
-            images = int(part) if len(part) < 10 else _LIMITS[1] + 1
-            if not _LIMITS[0] <= images <= _LIMITS[1]:
-                raise UserError(f"{spec}: {part[:12]} images; between {_LIMITS[0]} and {_LIMITS[1]} can be generated")
-        else:
-            raise UserError(f"{spec}: cannot read {part!r}; {usage}")
+    if not (number.isascii() and number[1:].isdecimal()):
+        raise UserError(f"{spec}: cannot read {number.rpartition(',')[2]!r}; {usage}")
+    # Compared as text first: Python refuses to read thousands of digits.
+    images = int(number[1:]) if len(number) < 10 else _LIMITS[1] + 1
+    if not _LIMITS[0] <= images <= _LIMITS[1]:
+        raise UserError(f"{spec}: {number[1:13]} images; between {_LIMITS[0]} and {_LIMITS[1]} can be generated")
     return images, features, several
 
 
@@ -211,9 +198,9 @@ def load(argument: str, spec: str) -> ImageTable:
         frame=frame.drop(columns=["lesion", "view"]),
         classes=CLASSES,
         channels=3,
-        read=_Reader(keys, features),
+        read=partial(_read, keys, features, 0),
         describe=partial(synthetic_labels.describe, tuple(frame["id"])),
-        read_mask=_Reader(keys, features, part=1),
+        read_mask=partial(_read, keys, features, 1),
         licence="none needed (generated)",
         citation=f"dpaat synthetic lesions {VERSION}: generated images, no patients",
         synthetic=True,

@@ -10,7 +10,7 @@ Nothing here is a real finding. The images are frozen, since methods are compare
 gives the result a new `VERSION`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from scipy.stats import norm
 from dpaat.data.table import ImageTable
 
 VERSION: Final = "v1"
-SIZE: Final = 64
+SIZE: Final = 64  # pixels a side; the ordinary cache resizes
 LABELS: Final = (
     "spot", "dark-spot", "ring", "dark-ring", "streak", "dark-streak", "blob",
     "dark-blob", "hoop", "dark-hoop", "band", "dark-band", "grid", "dark-grid",
@@ -34,12 +34,15 @@ _UNKNOWN: Final = 0.02
 _SHARED: Final = (0.15, 0.6)  # parts of a label's variance that all labels, and all images, of a patient share
 _CUTS: Final = norm.isf(PREVALENCE)
 _WAVES: Final = (3.0, 4.5, 6.0, 7.5, 9.0, 10.5, 12.0)  # of the plaids, across the image
-_Y, _X = (axis - (SIZE - 1) / 2 for axis in np.mgrid[0:SIZE, 0:SIZE].astype(np.float64))
+Y, X = (axis - (SIZE - 1) / 2 for axis in np.mgrid[0:SIZE, 0:SIZE].astype(np.float64))
 
 
-def _stream(*key: int) -> np.random.RandomState:
-    # numpy has promised that RandomState's numbers never change; a Generator's may.
-    return np.random.RandomState([_SEED, *key])
+def stream(*key: int) -> np.random.RandomState:
+    """A source of random numbers; numpy has promised that RandomState's never change; a Generator's may."""
+    return np.random.RandomState(key)
+
+
+_stream = partial(stream, _SEED)
 
 
 def labels_of(patient: int, view: int) -> np.ndarray:
@@ -56,7 +59,7 @@ def labels_of(patient: int, view: int) -> np.ndarray:
 def _object(kind: int, place: np.ndarray) -> np.ndarray:
     """Cover (SIZE, SIZE) in [0, 1] of one object at a place; pairs of kinds share a form."""
     x, y, turn, zoom = place
-    dx, dy, zoom = _X - 44 * (x - 0.5), _Y - 44 * (y - 0.5), 0.85 + 0.3 * zoom
+    dx, dy, zoom = X - 44 * (x - 0.5), Y - 44 * (y - 0.5), 0.85 + 0.3 * zoom
     distance, along = np.hypot(dx, dy) / zoom, np.cos(np.pi * turn) * dx + np.sin(np.pi * turn) * dy
     across = (np.cos(np.pi * turn) * dy - np.sin(np.pi * turn) * dx) / zoom
     inside = (
@@ -73,7 +76,7 @@ def _object(kind: int, place: np.ndarray) -> np.ndarray:
 
 def _plaid(kind: int, phase: np.ndarray) -> np.ndarray:
     """The label's texture, (SIZE, SIZE), of at most two grey levels; flips and quarter turns leave its kind."""
-    u, v = ((_X + _Y) * 0.5**0.5, (_X - _Y) * 0.5**0.5) if kind % 2 else (_X, _Y)
+    u, v = ((X + Y) * 0.5**0.5, (X - Y) * 0.5**0.5) if kind % 2 else (X, Y)
     k, phase = 2 * np.pi * _WAVES[kind // 2] / SIZE, 2 * np.pi * phase
     return np.asarray(np.cos(k * u + phase[0]) + np.cos(k * v + phase[1]))
 
@@ -84,7 +87,7 @@ def render(patient: int, view: int, features: str, shown: int) -> np.ndarray:
     A label that is unknown to the data is there or not all the same, by chance.
     """
     labels, scene = labels_of(patient, view), _stream(patient, view, 1)
-    wave = 2 * np.pi * (_X * scene.uniform(-1, 1) + _Y * scene.uniform(-1, 1)) / 90
+    wave = 2 * np.pi * (X * scene.uniform(-1, 1) + Y * scene.uniform(-1, 1)) / 90
     image = 110 + 10 * scene.standard_normal() + 12 * np.cos(wave + 6.3 * scene.random_sample())
     for kind in range(shown):
         own = _stream(patient, view, 2, kind)  # its own numbers: what other labels draw moves nothing
@@ -100,16 +103,8 @@ def render(patient: int, view: int, features: str, shown: int) -> np.ndarray:
     return np.asarray(np.clip(np.rint(image), 0, 255).astype(np.uint8))
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Draws the image of a row on demand; a class, so that a table can be pickled."""
-
-    keys: tuple[tuple[int, int], ...]
-    features: str
-    shown: int
-
-    def __call__(self, row: int) -> np.ndarray:
-        return render(*self.keys[row], self.features, self.shown)
+def _read(keys: Sequence[tuple[int, int]], features: str, shown: int, row: int) -> np.ndarray:
+    return render(*keys[row], features, shown)
 
 
 def describe(ids: tuple[str, ...], row: int) -> str:
@@ -137,7 +132,7 @@ def table(images: int, features: str, spec: str, shown: int = 14) -> ImageTable:
         frame=pd.DataFrame(frame),
         classes=LABELS[:shown],
         channels=1,
-        read=_Reader(tuple(keys), features, shown),
+        read=partial(_read, keys, features, shown),
         describe=partial(describe, tuple(ids)),
         licence="none needed (generated)",
         citation=f"dpaat synthetic labels {VERSION}: generated images, no patients",

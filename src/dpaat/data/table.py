@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.frames import twins
-from dpaat.data.label_sets import BETWEEN, NOTHING, as_text
+from dpaat.data.label_sets import BETWEEN, NOTHING, as_text, members
 from dpaat.errors import UserError, require_printable
 
 SPLITS = ("train", "val", "test")
@@ -101,8 +101,7 @@ def validate(table: ImageTable) -> ImageTable:
         )
     if pair := twins(table.classes):
         show = ascii if len({unicodedata.normalize("NFC", name) for name in pair}) == 1 else repr
-        wanted = [table.classes.index(name) for name in pair]
-        with_it = [table.labels[:, k] == 1 if table.multilabel else table.labels == k for k in wanted]
+        with_it = [members(table.labels, table.classes.index(name)) for name in pair]
         examples = [next(iter(table.ids[rows]), "-") for rows in with_it]
         places = [f"{show(name)} (such as {image})" for name, image in zip(pair, examples, strict=True)]
         raise UserError(f"{table.spec}: classes {' and '.join(places)} differ in spelling only; give them one name")

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +10,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logit, logsumexp
 
-from dpaat.evaluation.labels import label_points
 from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.metrics import calibration_error
 from dpaat.evaluation.specs import WORST_CASE
@@ -57,19 +54,20 @@ def clinical_analyses(
     }
     if validation is None:
         return found
-    logits, answers = validation
     ranked = {n: each.probabilities.numpy() for n, each in among(SCORED_BY).items() if each.probabilities is not None}
-    if labels.ndim == 2:  # calibration is of the one class that is predicted
-        scores = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
-        return found | {"operating_points": label_points(validation, scores, labels, groups, classes)}
-    temperature = fit_temperature(logits, answers)
-    known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}
-    thresholds = choose_thresholds(logits, answers, tasks=known, classes=classes, temperature=temperature)
-    scored = {name: log_probabilities(each) for name, each in ranked.items()}
-    found["calibration"] = {name: calibration(each, labels, temperature) for name, each in scored.items()}
-    if thresholds:
-        points = partial(operating_points, thresholds, labels=labels, classes=classes, groups=groups)
-        found["operating_points"] = {name: points(each) for name, each in scored.items()}
+    if several := labels.ndim == 2:  # calibration is of the one class that is predicted
+        scored = {name: logit(np.clip(each, 1e-300, 1 - 1e-16)) for name, each in ranked.items()}
+        asked: dict[str, Any] = {"tasks": {name: (name,) for name in classes}, "specificities": SPECIFICITIES[1:2]}
+    else:
+        scored = {name: log_probabilities(each) for name, each in ranked.items()}
+        temperature = fit_temperature(*validation)
+        known = {name: chosen for name, chosen in tasks.items() if set(chosen) < set(classes)}
+        asked = {"tasks": known, "temperature": temperature}
+        found["calibration"] = {name: calibration(each, labels, temperature) for name, each in scored.items()}
+    thresholds = choose_thresholds(*validation, classes=classes, **asked)
+    if thresholds or several:
+        about: dict[str, Any] = {"labels": labels, "classes": classes, "groups": groups}
+        found["operating_points"] = {n: operating_points(thresholds, each, **about) for n, each in scored.items()}
     return found
 
 
@@ -129,8 +127,7 @@ def _nll(scaled: np.ndarray, labels: np.ndarray) -> float:
     return float(-scaled[np.arange(len(labels)), labels].mean())
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     """Decision threshold of a binary question, chosen on validation images."""
 
     task: str  # such as "malignant"
@@ -183,12 +180,12 @@ def choose_thresholds(
 ) -> list[Threshold]:
     """Choose thresholds on clean validation images for tasks, name to positive classes; a task needs negatives.
 
-    `logits` are as for `task_scores`, `labels` `(N,)`, int64; for `temperature` see `fit_temperature`.
+    `logits` are as for `task_scores`, `labels` `(N,)`, int64; for `temperature` see `fit_temperature`. Several labels
+    an image are `(N, K)`; a task is then one label, with its logit as the score.
     """
     thresholds = []
     for task, positives in tasks.items():
-        positive = _members(positives, classes)[labels]
-        scores = task_scores(logits, positives, classes, temperature=temperature)
+        scores, positive, _ = _asked(logits, labels, positives, classes, temperature)
         thresholds += [
             Threshold(task, tuple(positives), wanted, temperature, threshold_at(scores, positive, wanted))
             for wanted in (specificities if not positive.all() else ())
@@ -203,43 +200,46 @@ def operating_points(
     *,
     classes: Sequence[str],
     groups: np.ndarray | None = None,
-    level: float = 0.95,
 ) -> list[dict[str, Any]]:
     """Operating points: thresholds applied to images other than those they were chosen on, clean or attacked.
 
     An attack that aims at the wrong class, whichever, may turn one positive class into another and leave the question
     answered: under attack these numbers are at least as high as an attack on the question itself would leave them.
 
-    Takes logits as `task_scores` does, labels `(N,)`, and with `groups`, lesion or patient of each image `(N,)`, finds
-    intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the share
-    of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
+    Takes logits and labels as `choose_thresholds` does, and with `groups`, lesion or patient of each image `(N,)`,
+    finds intervals. Returns for each threshold `sensitivity`, the share of positive images above it; `specificity`, the
+    share of the others at or below it; their intervals; `auroc` of the scores. None where there are no images to count.
     """
+    from sklearn.metrics import roc_auc_score
+
     points = []
     for threshold in thresholds:
-        positive = _members(threshold.positives, classes)[labels]
-        scores = task_scores(logits, threshold.positives, classes, temperature=threshold.temperature)
-        about: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
-        about |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
-        points.append(about | point_at(scores, positive, threshold.value, groups, level))
+        scores, positive, known = _asked(logits, labels, threshold.positives, classes, threshold.temperature)
+        point: dict[str, Any] = {"task": threshold.task, "positives": list(threshold.positives)}
+        point |= {"specificity_wanted": threshold.specificity, "threshold": threshold.value}
+        above = scores > threshold.value
+        for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
+            point |= {name: None, f"{name}_interval": None}
+            if among.any():
+                point[name] = float(correct[among].mean())
+                if groups is not None:
+                    point[f"{name}_interval"] = recall_interval(correct[among], groups[known][among])
+        mixed = positive.any() and not positive.all()
+        point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
+        points.append(point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())})
     return points
 
 
-def point_at(
-    scores: np.ndarray, positive: np.ndarray, value: float, groups: np.ndarray | None, level: float
-) -> dict[str, Any]:
-    """The numbers of an operating point: scores and positives `(N,)` at a threshold."""
-    above, point = scores > value, dict[str, Any]()
-    for name, correct, among in (("sensitivity", above, positive), ("specificity", ~above, ~positive)):
-        point |= {name: None, f"{name}_interval": None}
-        if among.any():
-            point[name] = float(correct[among].mean())
-            if groups is not None:
-                point[f"{name}_interval"] = recall_interval(correct[among], groups[among], level)
-    from sklearn.metrics import roc_auc_score
-
-    mixed = positive.any() and not positive.all()
-    point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
-    return point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())}
+def _asked(
+    logits: np.ndarray, labels: np.ndarray, positives: Sequence[str], classes: Sequence[str], temperature: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and answers of the images whose answer is known, each `(n,)`, and which they are `(N,)`."""
+    if labels.ndim == 1:
+        scores = task_scores(logits, positives, classes, temperature=temperature)
+        return scores, _members(positives, classes)[labels], np.ones(len(labels), dtype=bool)
+    k = list(classes).index(positives[0])
+    known = labels[:, k] >= 0
+    return logits[known, k], labels[known, k] == 1, known
 
 
 def _members(positives: Sequence[str], classes: Sequence[str]) -> np.ndarray:

@@ -30,43 +30,7 @@ def target_from_elsewhere(
     By that, `report`, `explain` and a further `evaluate` know it again.
     """
     target = target_of_weights(given, data, window=window, seed=seed, module=module, **options)
-    _note(target, given, data if isinstance(data, str) else None, window, seed, module)
-    return target
-
-
-def target_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> EvalTarget:
-    """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `target_of_run`.
-
-    Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
-    """
-    if (path / INFO).is_file() or not (path / SUBJECT).is_file():
-        return target_of_run(path, data=data, device=device, progress=progress, window=window)
-    info = read_info(path / SUBJECT)
-    with at(str(path / SUBJECT)):
-        about = info.get("subject") or {}
-        if misfit(about, ABOUT):
-            raise UserError("damaged; evaluate the model again")
-        given, module = Foreign(**about["given"], out=str(path)), None
-        if given.model is None:
-            module = _unpickle(path, info.get("code"))
-        named = [given.model, about["data"] if data is None else None]
-        require_trust(named, info.get("code"), "a network of your own")
-        if data is None and about["data"] is None:
-            raise UserError("its images were given as an object of Python; name them with --data")
-    if data is None:
-        data, window = about["data"], about["window"]
-    options: dict[str, Any] = {"seed": about["seed"], "module": module, "classes": info["classes"]}
-    target = target_of_weights(given, data, window=window, device=device, progress=progress, **options)
-    if target.head["checkpoint"] != about["checkpoint"]:
-        raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
-    return target
-
-
-def _note(
-    target: EvalTarget, given: Foreign, spec: str | None, window: str | None, seed: int, module: nn.Module | None
-) -> None:
-    """Write what the model is into its folder, so that others find it there as they find a run."""
-    prepared, out = target.data, target.folder
+    prepared, out, spec = target.data, target.folder, data if isinstance(data, str) else None
     counts = {
         split: label_sets.count(target.view(prepared, prepared.rows(split))[1], target.classes)
         for split in ("train", "val", "test")
@@ -102,6 +66,35 @@ def _note(
             **({"code": signed} if signed else {}),
         },
     )
+    return target
+
+
+def target_of_folder(path: Path, *, data: Any, device: str, progress: bool, window: str | None = None) -> EvalTarget:
+    """Take the model of a run folder, or of a folder with results of a model from elsewhere; as `target_of_run`.
+
+    Raises UserError: neither of them, a model that is not what was evaluated there, or data that do not fit.
+    """
+    if (path / INFO).is_file() or not (path / SUBJECT).is_file():
+        return target_of_run(path, data=data, device=device, progress=progress, window=window)
+    info = read_info(path / SUBJECT)
+    with at(str(path / SUBJECT)):
+        about = info.get("subject") or {}
+        if misfit(about, ABOUT):
+            raise UserError("damaged; evaluate the model again")
+        given, module = Foreign(**about["given"], out=str(path)), None
+        if given.model is None:
+            module = _unpickle(path, info.get("code"))
+        named = [given.model, about["data"] if data is None else None]
+        require_trust(named, info.get("code"), "a network of your own")
+        if data is None and about["data"] is None:
+            raise UserError("its images were given as an object of Python; name them with --data")
+    if data is None:
+        data, window = about["data"], about["window"]
+    options: dict[str, Any] = {"seed": about["seed"], "module": module, "classes": info["classes"]}
+    target = target_of_weights(given, data, window=window, device=device, progress=progress, **options)
+    if target.head["checkpoint"] != about["checkpoint"]:
+        raise UserError(f"{path}: the model is not what was evaluated there; evaluate it anew into another folder")
+    return target
 
 
 def _pickle(module: nn.Module, path: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Multi-label evaluation: scores, thresholds, resampled scores, subgroups and operating points.
+"""Multi-label evaluation: scores and thresholds.
 
 Labels and answers are `(N, K)`, int8: 1 yes, 0 no, and -1 for a label that is unknown, which counts nowhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.data.label_sets import as_text, from_text
-from dpaat.evaluation.means import recall_interval
 from dpaat.evaluation.metrics import Metrics, one_answer, verdict_metrics
 
 
@@ -118,68 +117,3 @@ def constant_labels(labels: np.ndarray, classes: Sequence[str], answer: str) -> 
     """Metrics of one answer for all images, such as "mass|nodule": what every model must beat."""
     answers = np.repeat(from_text([answer], classes), len(labels), axis=0)
     return label_metrics(answers, labels, classes, np.zeros(labels.shape))
-
-
-def label_points(
-    validation: tuple[np.ndarray, np.ndarray],
-    scored: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    groups: np.ndarray,
-    classes: Sequence[str],
-    specificity: float = 0.9,
-) -> dict[str, list[dict[str, Any]]]:
-    """Operating points of each label: a threshold that gives a specificity on clean validation logits and labels.
-
-    `scored` maps conditions to logits `(N, K)`; a point is as of `dpaat.evaluation.clinical.operating_points`.
-    """
-    from dpaat.evaluation.clinical import point_at, threshold_at
-
-    logits, answers = validation
-    at = {
-        k: threshold_at(logits[answers[:, k] >= 0, k], answers[answers[:, k] >= 0, k] == 1, specificity)
-        for k in range(len(classes))
-        if (answers[:, k] == 0).any()
-    }
-    found: dict[str, list[dict[str, Any]]] = {}
-    for condition, z in scored.items():
-        found[condition] = []
-        for k, value in at.items():
-            known = labels[:, k] >= 0
-            about = {"task": classes[k], "positives": [classes[k]], "specificity_wanted": specificity}
-            point = point_at(z[known, k], labels[known, k] == 1, value, groups[known], 0.95)
-            found[condition].append({**about, "threshold": value, **point})
-    return found
-
-
-def label_subgroup(
-    member: np.ndarray, right: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any]:
-    """What `dpaat.evaluation.subgroups` tells of a subgroup, here of answers to labels: whether each is `right`.
-
-    The excess is as there, with positives and negatives of each label as the classes, and the mean over an image's
-    labels as its score.
-    """
-    from dpaat.evaluation.subgroups import spread
-
-    influence, residual = np.zeros(len(labels)), np.zeros(len(labels))
-    known = np.maximum((labels >= 0).sum(axis=1), 1)
-    per_class = {}
-    for k, name in enumerate(classes):
-        for value in (0, 1):
-            cell = labels[:, k] == value
-            if cell.any():
-                off = np.where(cell, right[:, k] - right[cell, k].mean(), 0.0) / known
-                influence += (member - (member & cell).sum() / cell.sum()) * off
-                residual += off
-        of_label = member & (labels[:, k] == 1)
-        if of_label.any():
-            rate = right[of_label, k]
-            ends = recall_interval(rate, groups[of_label])
-            per_class[name] = {"n": int(of_label.sum()), "recall": float(rate.mean()), "interval": ends}
-    excess = float(residual[member].mean())
-    found = {
-        "n": int(member.sum()),
-        "accuracy": float(right[member][labels[member] >= 0].mean()),
-        "per_class": per_class,
-    }
-    return found | {"excess": excess, "excess_interval": spread(excess, influence, member, groups, 0.95)}

@@ -13,7 +13,7 @@ from dpaat.attacks import apgd, apgd_targeted, fgsm, on_standing, pgd, square, t
 from dpaat.attacks.apgd import MAX_TARGETS
 from dpaat.attacks.checks import check_logits
 from dpaat.attacks.gradient import input_gradient
-from dpaat.attacks.losses import against, cross_entropy, fooled, wrong_answers
+from dpaat.attacks.losses import cross_entropy, fooled, log_odds, wrong_answers
 from dpaat.attacks.norms import make_ball
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.metrics import require_finite
@@ -147,18 +147,6 @@ class Bench:
             return {field: values.detach().cpu().numpy() for field, values in found.items()}
 
         return attacker.batches(("masking", name, *key), positions, on_batch, passes=passes)
-
-
-def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """Log-odds of all other classes together against the true one, `(B,)`; of labels, of any wrong one about so.
-
-    The cross-entropy is `log(1 + exp(log_odds))`: both rise together, but this one does not saturate.
-    """
-    if y.ndim == 2:
-        return against(logits, y).logsumexp(1)
-    logits = logits.float()
-    true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)
-    return logits.masked_fill(true, -torch.inf).logsumexp(1) - logits[true]
 
 
 class _Mean(nn.Module):

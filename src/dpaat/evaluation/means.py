@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from dpaat.evaluation.replicates import SMOOTHING
-from dpaat.evaluation.resampling import Moments, find_clusters, recall_moments
+from dpaat.evaluation.resampling import LEVEL, Moments, find_clusters, recall_moments
 
 
 class Score(TypedDict):
@@ -33,19 +33,18 @@ class Means(TypedDict):
     per_class: dict[str, ClassMean]
 
 
-def recall_interval(correct: np.ndarray, groups: np.ndarray, level: float = 0.95) -> list[float]:
-    """Jeffreys interval [lower, upper] of a proportion of clustered images, which count as n / `design_effect`.
+def recall_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
+    """Jeffreys interval [lower, upper] at 95 % of a proportion of clustered images, which count as n / `design_effect`.
 
-    `correct` says which images are right, `groups` the lesion of each, `(n,)`; `level` is the share of the intervals
-    that should cover. Raises ValueError for no images, or shapes that do not fit.
+    `correct` says which images are right, `groups` the lesion of each, `(n,)`. Raises ValueError for no images, or
+    shapes that do not fit.
 
     Source: L. D. Brown, T. T. Cai, A. DasGupta, Statistical Science 16 (2001), section 3; L. Kish, "Survey Sampling"
     (1965), section 5.4.
     """
     if correct.ndim != 1 or correct.shape != groups.shape or not len(correct):
         raise ValueError(f"correct {correct.shape} and groups {groups.shape} must be of one length, at least 1")
-    rate, effective = float(np.mean(correct)), len(correct) / design_effect(correct, groups)
-    tail = (1 - level) / 2
+    tail, rate, effective = (1 - LEVEL) / 2, float(np.mean(correct)), len(correct) / design_effect(correct, groups)
     return holding(rate, stats.beta.ppf([tail, 1 - tail], rate * effective + 0.5, (1 - rate) * effective + 0.5))
 
 
@@ -99,7 +98,7 @@ def score_means(
         # One lesion shows no spread: the class takes the largest variance that values between the bounds can have.
         largest = weights[drawn] ** 2 * ((bounds[1] - bounds[0]) / 2) ** 2
         moments = replace(moments, variances=np.where(lesions[drawn] == 1, largest, moments.variances))
-        ends = np.clip(moments.value + np.array([-1, 1]) * moments.half_width(0.95), *bounds)
+        ends = np.clip(moments.value + np.array([-1, 1]) * moments.half_width(LEVEL), *bounds)
         return Score(value=moments.value, interval=holding(moments.value, ends))
 
     per_class = {}
@@ -112,7 +111,7 @@ def score_means(
     return Means(mean=average(shares.astype(float)), balanced=average(np.ones(len(classes))), per_class=per_class)
 
 
-def proportion_score(moments: Moments, level: float = 0.95) -> Score:
+def proportion_score(moments: Moments, level: float = LEVEL) -> Score:
     """Interval of a metric on the logit scale, which keeps it within 0 and 1 and skews it as the metric is skewed."""
     center, half = moments.center, moments.half_width(level)
     ends = expit(logit(center) + np.array([-half, half]) / (center * (1 - center)))

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from dpaat.data import load_table
 from dpaat.data.cache import in_threads
-from dpaat.data.files import FileReader, ImageFile, files_below, left_out, take_frame
+from dpaat.data.csv_file import OPTIONS
+from dpaat.data.files import FileReader, ImageFile, files_below, left_out, parse_spec
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
 from dpaat.data.map_style import encoded
 from dpaat.data.registry import DATASETS, import_loaders
@@ -153,7 +154,7 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
     if not (path / CARD).is_file() or (path / INFO).is_file():
         run = open_run(path)
         model, record, reading = run.load_model(device=target), run.record, run.reading
-        frame, thresholds = take_frame(run.config.data)[1], run.info.get("thresholds") or {}
+        frame, thresholds = parse_spec(run.config.data, OPTIONS)[1]["frame"] or "", run.info.get("thresholds") or {}
     else:
         source = open_weights(path)
         record = source.record

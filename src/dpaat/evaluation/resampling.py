@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import xlogy
 
+LEVEL = 0.95  # share of the intervals that should cover, where nothing else is asked for
 MAX_BLOCKS = 50
 """A class with more lesions is cut at random into so many blocks, left out one at a time for average precision."""
 RESAMPLES = 200

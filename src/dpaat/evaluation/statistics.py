@@ -6,8 +6,10 @@ from typing import Any, TypedDict
 import numpy as np
 from scipy import stats
 
+from dpaat.data.label_sets import members
 from dpaat.evaluation.means import Score, holding, proportion_score, recall_interval
 from dpaat.evaluation.replicates import Fold, Predictions, find_folds, find_moments
+from dpaat.evaluation.resampling import LEVEL
 
 ONE_SIDED = 0.9  # the lower end of the interval of this level is the lower one-sided bound at 95 %
 SIGNIFICANT = 0.05  # a p-value below this tells a difference from 0
@@ -47,10 +49,8 @@ def intervals(
     labels: np.ndarray,
     groups: np.ndarray,
     classes: Sequence[str],
-    *,
-    level: float = 0.95,
 ) -> Intervals:
-    """Confidence intervals of the metrics of one run on one set of images, each of which holds its metric.
+    """Confidence intervals (95 %) of the metrics of one run on one set of images, each of which holds its metric.
 
     Args:
         predicted: predicted classes `(N,)`, int64.
@@ -58,42 +58,30 @@ def intervals(
         labels: true classes `(N,)`, int64, 0 to K - 1; several an image `(N, K)`, see `dpaat.evaluation.labels`.
         groups: the lesion of every image, `(N,)`.
         classes: K class names; None in `per_class_recall` for an absent one.
-        level: share of the intervals that should cover.
 
     Raises:
         ValueError: no images, or shapes and labels that do not fit.
     """
     run = Predictions(np.arange(len(labels)).astype(str), labels, groups, predicted, probabilities, classes)
-    scores = pooled_intervals([run], level=level)
-    if labels.ndim == 2:
-        yes, right = labels == 1, predicted == labels
-        return Intervals(
-            accuracy=scores["accuracy"]["interval"],
-            balanced_accuracy=scores["balanced_accuracy"]["interval"],
-            map=scores["map"]["interval"] if "map" in scores else None,
-            per_class_recall={
-                name: recall_interval(right[yes[:, k], k], groups[yes[:, k]], level) if yes[:, k].any() else None
-                for k, name in enumerate(classes)
-            },
-        )
-    of_class = [labels == k for k in range(len(classes))]
-    recalls = {
-        name: recall_interval(predicted[members] == k, groups[members], level) if members.any() else None
-        for k, (name, members) in enumerate(zip(classes, of_class, strict=True))
-    }
-    # Classes of a lesion or two leave the jackknife nearly everything; their recalls' own ends say more.
-    ends = np.array([ends for ends in recalls.values() if ends])
-    images = np.bincount(labels)
-    of_images = np.average(ends, axis=0, weights=images[images > 0])
+    found: dict[str, Any] = {name: score["interval"] for name, score in pooled_intervals([run]).items()}
+    recalls: dict[str, list[float] | None] = {}
+    for k, name in enumerate(classes):
+        mine, answered = members(labels, k), members(predicted, k)
+        recalls[name] = recall_interval(answered[mine], groups[mine]) if mine.any() else None
+    if labels.ndim == 1:
+        # Classes of a lesion or two leave the jackknife nearly everything; their recalls' own ends say more.
+        ends, images = np.array([ends for ends in recalls.values() if ends]), np.bincount(labels)
+        found["accuracy"] = _within(found["accuracy"], np.average(ends, axis=0, weights=images[images > 0]))
+        found["balanced_accuracy"] = _within(found["balanced_accuracy"], ends.mean(axis=0))
     return Intervals(
-        accuracy=_within(scores["accuracy"]["interval"], of_images),
-        balanced_accuracy=_within(scores["balanced_accuracy"]["interval"], ends.mean(axis=0)),
-        map=scores["map"]["interval"] if "map" in scores else None,
+        accuracy=found["accuracy"],
+        balanced_accuracy=found["balanced_accuracy"],
+        map=found.get("map"),
         per_class_recall=recalls,
     )
 
 
-def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dict[str, Score]:
+def pooled_intervals(runs: Sequence[Predictions], *, level: float = LEVEL) -> dict[str, Score]:
     """Metrics and intervals of one recipe over its folds and seeds.
 
     Metrics of runs on the same images, seeds, are averaged. Predictions of different folds are pooled before recalls
@@ -104,13 +92,13 @@ def pooled_intervals(runs: Sequence[Predictions], *, level: float = 0.95) -> dic
     return fold_scores(find_folds(runs), level)
 
 
-def fold_scores(folds: Sequence[Fold], level: float = 0.95) -> dict[str, Score]:
+def fold_scores(folds: Sequence[Fold], level: float = LEVEL) -> dict[str, Score]:
     """Metrics and intervals of runs that are sorted into folds already, see `pooled_intervals`."""
     return {name: proportion_score(moments, level) for name, moments in find_moments(folds, paired=False).items()}
 
 
 def paired_difference(
-    first: Sequence[Predictions], second: Sequence[Predictions], *, level: float = 0.95
+    first: Sequence[Predictions], second: Sequence[Predictions], *, level: float = LEVEL
 ) -> dict[str, Difference]:
     """Paired comparison of two recipes on the same images: first minus second.
 
@@ -134,7 +122,7 @@ def paired_difference(
     }
 
 
-def contrast(first: Sequence[Fold], second: Sequence[Fold], *, level: float = 0.95) -> dict[str, Contrast]:
+def contrast(first: Sequence[Fold], second: Sequence[Fold], *, level: float = LEVEL) -> dict[str, Contrast]:
     """Paired comparison of outcomes that are sorted into folds already, see `paired_difference`."""
     found = {}
     pairs = [a.minus(b) for a, b in zip(first, second, strict=True)]

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpaat.data.label_sets import from_text
+from dpaat.data.label_sets import numbers
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.replicates import Predictions
@@ -33,10 +33,9 @@ def read_frame(run: Path, entry: Entry, *, remedy: str = "") -> pd.DataFrame:
 
 
 def _read(names: pd.Series, classes: Sequence[str], several: bool) -> np.ndarray | None:
-    """Classes `(N,)`, or of `several` labels an image `(N, K)`, by name; None for a name that is none of them."""
-    number = {name: k for k, name in enumerate(classes)}
+    """`label_sets.numbers`; None for a name that is none of the classes."""
     try:
-        return from_text(names, classes) if several else np.array([number[name] for name in names], dtype=np.int64)
+        return numbers(names, classes, several=several)
     except (LookupError, ValueError, AttributeError, TypeError):
         return None
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from dpaat.evaluation.labels import label_subgroup
+from dpaat.data.label_sets import members
 from dpaat.evaluation.means import recall_interval
+from dpaat.evaluation.resampling import LEVEL
 
 ATTRIBUTES = ("age", "sex", "site", "source")
 MIN_IMAGES = 10
@@ -26,8 +27,6 @@ def subgroups(
     labels: np.ndarray,
     groups: np.ndarray,
     classes: Sequence[str],
-    *,
-    level: float = 0.95,
 ) -> dict[str, dict[str, Subgroup]]:
     """Subgroup analysis by what is known about the images.
 
@@ -37,7 +36,7 @@ def subgroups(
     `frame` has a row per image, and those of the columns `age` (years), `sex`, `site` and `source` that are there; what
     is missing counts as "unknown". `correct` tells which images are classified correctly `(N,)`, bool, or which labels
     `(N, K)`; `labels` are `(N,)`, int64, 0 to K - 1, or several an image `(N, K)`; `groups`, the lesion or patient of
-    each image `(N,)`, is what intervals, of a `level` in (0, 1), are adjusted for.
+    each image `(N,)`, is what the intervals (95 %) are adjusted for.
 
     Returns attribute to name to `Subgroup`. Age bands are in their order, others in the alphabet's, "unknown" last.
     """
@@ -55,12 +54,12 @@ def subgroups(
         text = column.astype("string").str.strip()
         levels = text.mask(text == "").fillna(UNKNOWN).to_numpy(dtype=str)
         order = sorted(set(levels.tolist()), key=lambda name: (name == UNKNOWN, name))
-        found[attribute] = {name: _subgroup(levels == name, correct, labels, groups, classes, level) for name in order}
+        found[attribute] = {name: _subgroup(levels == name, correct, labels, groups, classes) for name in order}
     return found
 
 
 def excess_accuracy(
-    member: np.ndarray, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, level: float = 0.95
+    member: np.ndarray, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray
 ) -> tuple[float, list[float] | None]:
     """Excess accuracy: by how much a subgroup is classified better than its mix of classes would have it.
 
@@ -70,52 +69,45 @@ def excess_accuracy(
     group share their fate: with `u_g` the sum of `a_i (c_i - R_{y_i})` over group g and G the number of groups in S,
     the variance is `G / (G - 1) * sum_g u_g^2 / n^2`, and the interval is Student's with G - 1 degrees of freedom.
     Residuals about `R_k`, rather than about the subgroup's own recall, keep it wide enough where a class has few
-    images in S. `member`, at least one, and `correct` are `(N,)` bool, `labels` and `groups` `(N,)`.
+    images in S. Where an image has several labels, the positives and the negatives of each are its classes, and the
+    mean over its known labels its score.
+
+    `member`, at least one, is `(N,)` bool; `correct`, bool, and `labels` are `(N,)`, or `(N, K)`; `groups` `(N,)`.
 
     Returns the excess, in [-1, 1], and its interval; None where there is nothing to judge by: S is one group,
     holds all images of its classes, or its classes are classified all right or all wrong.
     """
-    n_class = np.bincount(labels)
-    with np.errstate(invalid="ignore"):  # a class without images is nobody's
-        recall = np.bincount(labels, weights=correct) / n_class
-        share = np.bincount(labels[member], minlength=len(n_class)) / n_class
-    residual = correct - recall[labels]
-    influence = (member - share[labels]) * residual
+    residual, influence = np.zeros(len(labels)), np.zeros(len(labels))
+    known = np.maximum((labels >= 0).sum(axis=1), 1) if labels.ndim == 2 else 1
+    for label, right in zip(np.atleast_2d(labels.T), np.atleast_2d(correct.T), strict=True):
+        for k in np.unique(label[label >= 0]):
+            cell = label == k
+            off = np.where(cell, right - right[cell].mean(), 0.0) / known
+            residual += off
+            influence += (member - member[cell].mean()) * off
     excess = float(residual[member].mean())
-    return excess, spread(excess, influence, member, groups, level)
-
-
-def spread(
-    excess: float, influence: np.ndarray, member: np.ndarray, groups: np.ndarray, level: float
-) -> list[float] | None:
-    """The interval of an excess by the influence of each image `(N,)`, see `excess_accuracy`."""
     squares = np.bincount(np.unique(groups, return_inverse=True)[1], weights=influence) ** 2
     n, n_groups = member.sum(), len(np.unique(groups[member]))
     if n_groups < 2 or squares.max() < 1e-18:
-        return None
+        return excess, None
     deviation = np.sqrt(n_groups / (n_groups - 1) * squares.sum()) / n
-    reach = float(t.ppf((1 + level) / 2, n_groups - 1) * deviation)
-    return [max(excess - reach, -1.0), min(excess + reach, 1.0)]
+    reach = float(t.ppf((1 + LEVEL) / 2, n_groups - 1) * deviation)
+    return excess, [max(excess - reach, -1.0), min(excess + reach, 1.0)]
 
 
 def _subgroup(
-    member: np.ndarray,
-    correct: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    classes: Sequence[str],
-    level: float,
+    member: np.ndarray, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]
 ) -> Subgroup:
     n = int(member.sum())
     if n < MIN_IMAGES:
         return {"n": n}
-    if labels.ndim == 2:
-        return label_subgroup(member, correct, labels, groups, classes)
     per_class = {}
-    for k in np.unique(labels[member]):
-        cell = member & (labels == k)
-        interval = recall_interval(correct[cell], groups[cell], level)
-        per_class[classes[k]] = {"n": int(cell.sum()), "recall": float(correct[cell].mean()), "interval": interval}
-    excess, interval_ = excess_accuracy(member, correct, labels, groups, level=level)
-    accuracy = float(correct[member].mean())
+    for k, name in enumerate(classes):
+        cell = member & members(labels, k)
+        if cell.any():
+            right = correct[cell] if labels.ndim == 1 else correct[cell, k]
+            interval = recall_interval(right, groups[cell])
+            per_class[name] = {"n": int(cell.sum()), "recall": float(right.mean()), "interval": interval}
+    excess, interval_ = excess_accuracy(member, correct, labels, groups)
+    accuracy = float(correct[member][labels[member] >= 0].mean())
     return {"n": n, "accuracy": accuracy, "per_class": per_class, "excess": excess, "excess_interval": interval_}

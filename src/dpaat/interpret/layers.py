@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,7 @@ MOVES = 0.6
 MOST_TOKENS = 16  # of a class or the like beside a map
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer of a network that gives a map `(height, width)`."""
 
     name: str  # as `--layer` takes it

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
@@ -113,6 +112,7 @@ def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, pro
     }
     about = pd.DataFrame({"id": table.ids[rows], "group": groups, "label": np.array(target.classes)[labels]})
     named = about.iloc[scores["position"]].reset_index(drop=True).join(scores.drop(columns="position"))
+    maps = [[found.maps[name, eps][keep] for eps in conditions] for name in names]
     # Maps and all that is shown with them, see `docs/interpretability.md`.
     arrays = {
         "ids": table.ids[rows[keep]],
@@ -120,7 +120,8 @@ def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, pro
         "images": images[keep],
         "map_names": np.array(names),
         "eps": np.array(conditions),
-        "maps": np.stack([[_grey(found.maps[name, eps][keep]) for eps in conditions] for name in names]),
+        # Grey levels, each map from 0 to its own highest value.
+        "maps": np.stack([[(255 * scaled(each)).round().to(torch.uint8).numpy() for each in kind] for kind in maps]),
         "predicted": np.stack([found.predicted[eps][keep] for eps in conditions]),
         "perturbation": np.stack([found.perturbation[eps][0] for eps in plan.radii]),
         "perturbation_scale": np.stack([found.perturbation[eps][1] for eps in plan.radii]),
@@ -131,8 +132,3 @@ def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, pro
 
 def _draw(labels: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     return stratified_draw(labels, n, seed=seed, at_least=max(1, n // (2 * len(np.unique(labels)))))
-
-
-def _grey(maps: Tensor) -> np.ndarray:
-    """Maps as grey levels, each from 0 to its own highest value."""
-    return np.asarray((scaled(maps) * 255).round().to(torch.uint8).numpy())

@@ -1,11 +1,10 @@
 """Scores of attribution maps: one row per image and score, means with intervals, paired differences of two runs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,7 @@ from dpaat.interpret.similarity import rank_correlation, specific_correlation, s
 from dpaat.radii import format_radius
 
 
-@dataclass(frozen=True)
-class ScoreInfo:
+class ScoreInfo(NamedTuple):
     """A score that every image gets."""
 
     title: str  # for people

@@ -1,4 +1,4 @@
-"""Training methods: their base classes, the run they serve, and the loss on clean and adversarial views."""
+"""Training methods: their base classes, the run they serve, and the losses and searches that several share."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd
+from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import cross_entropy
 from dpaat.methods.options import Option
 from dpaat.methods.teacher import SelfTeacher
+from dpaat.radii import check_radius
 from dpaat.sample_state import SampleRadii, SampleState
 
 LearnLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits `(B, K)` and labels `(B,)` to the loss to learn from, per sample `(B,)`, class imbalance treated."""
+BISECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Method(nn.Module, ABC):
             raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
         for name, value in self.checked(options).items():
             setattr(self, name, value)
+            if self.declared()[name].radius:
+                check_radius(value, context.norm, name=name)
         self.setup()
         self.begin_epoch(context.first_attack)
 
@@ -206,3 +211,32 @@ def mixed_loss(
     on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
     loss = (1 - weight) * on_adversarial + weight * context.learn_loss(clean, y)
     return loss.mean(), adversarial, clean
+
+
+def score(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits `(B, K)` in eval mode, without gradients; the model is left exactly as found."""
+    with evaluation_mode(model), torch.no_grad():
+        logits: Tensor = model(x)
+    return logits
+
+
+def bisect(crossed: Callable[[Tensor], Tensor], far: Tensor) -> tuple[Tensor, Tensor]:
+    """Enclose where each sample has `crossed` over between 0 and `far` `(B,)`, in 10 forward passes.
+
+    Returns the last value on this side and the first one beyond, each `(B,)`, `far` / 1024 apart.
+    """
+    near = torch.zeros_like(far)
+    for _ in range(BISECTIONS):
+        middle = (near + far) / 2
+        beyond = crossed(middle)
+        near, far = torch.where(beyond, near, middle), torch.where(beyond, middle, far)
+    return near, far
+
+
+def margin_loss(
+    model: nn.Module, x: Tensor, at_margin: Tensor, y: Tensor, counted: Tensor, beta: float, context: MethodContext
+) -> tuple[Tensor, Tensor]:
+    """Loss `(B,)` (1 - beta) * loss(x) + beta * loss(at_margin), the latter of the counted, and its logits `(B, K)`."""
+    clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
+    on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
+    return (1 - beta) * context.learn_loss(clean, y) + beta * counted * on_adversarial, adversarial

@@ -9,10 +9,9 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd_graded
 from dpaat.attacks.losses import cross_entropy, label_losses
-from dpaat.methods.base import Method, StepOutput
+from dpaat.methods.base import Method, StepOutput, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, VIEW, Cost, register_method
-from dpaat.methods.searching import score
 from dpaat.perturbation import AdaptivePerturbation, solved, stepped
 from dpaat.thresholds import LabelMeans, label_sets, mean
 

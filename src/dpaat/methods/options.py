@@ -12,10 +12,14 @@ _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 
 @dataclass(frozen=True)
 class Option:
-    """Default of an option, and what it may be: an interval of numbers, or names separated by "|"; "" is anything."""
+    """Default of an option, and what it may be: an interval of numbers, or names separated by "|"; "" is anything.
+
+    A `radius` is one in the run's norm, in pixel units.
+    """
 
     default: Any
     allowed: str = ""
+    radius: bool = False
 
     def convert(self, name: str, value: Any) -> Any:
         """A value of a configuration in the type of the default; UserError where it has none, or is no such name."""
@@ -43,7 +47,7 @@ class Option:
                 raise ValueError(f"{name} must lie in {self.allowed}, not {value}")
 
 
-def option(default: Value, allowed: str = "") -> Value:
+def option(default: Value, allowed: str = "", *, radius: bool = False) -> Value:
     """Declare an option of a method; see `Option`."""
-    declared: Any = Option(default, allowed)
+    declared: Any = Option(default, allowed, radius)
     return declared  # type: ignore[no-any-return]

@@ -2,60 +2,54 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from dpaat.registry import Registry
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.tables import Table
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """A heading within a section."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph; words between backticks are code. Kinds: "" plain, "note" small print, "warn" a banner."""
 
     text: str
     kind: Literal["", "note", "warn"] = ""
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Figures side by side."""
 
     plots: Sequence[Plot]
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Terms and what is to be said of them; words between backticks are code."""
 
     facts: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """A file, folded away under a line."""
 
     summary: str
     text: str
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(NamedTuple):
     """Blocks folded away under a line."""
 
     summary: str
     blocks: "Sequence[Block]"
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A small picture, as a data URI."""
 
     source: str
@@ -63,8 +57,7 @@ class Picture:
     alt: str
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """What there is to see of one image: its id, what the model makes of it, pictures side by side, a small line."""
 
     title: str
@@ -74,16 +67,14 @@ class Card:
     curve_alt: str = ""  # what the line shows
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Cards side by side under a heading of their own."""
 
     title: str
     cards: Sequence[Card]
 
 
-@dataclass(frozen=True)
-class Download:
+class Download(NamedTuple):
     """A link that saves a table as CSV."""
 
     name: str
@@ -92,31 +83,20 @@ class Download:
 
 
 Block = Heading | Text | Table | Figures | Facts | Listing | Fold | Gallery | Download
-Maker = Callable[[Report], Sequence[Block]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report; `anchor` is its id on the page."""
+    """A section of the report; `anchor` is its id on the page, sections are sorted by `order`."""
 
     anchor: str
+    make: Callable[[Report], Sequence[Block]]
     title: str
     order: float
-    make: Maker
 
 
-SECTIONS: dict[str, Section] = {}
-
-
-def register_section(anchor: str, title: str, *, order: float) -> Callable[[Maker], Maker]:
-    """Make a section known: a decorator of the function that makes its blocks; sections are sorted by `order`."""
-
-    def register(make: Maker) -> Maker:
-        if SECTIONS.setdefault(anchor, Section(anchor, title, order, make)).make is not make:
-            raise ValueError(f"a section called {anchor!r} is registered already")
-        return make
-
-    return register
+SECTIONS = Registry("section", Section)
+register_section = SECTIONS.register
 
 
 def first_open(number: int, title: str, blocks: Sequence[Block]) -> list[Block]:

@@ -8,7 +8,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import dpaat
-from dpaat.evaluation.entries import Entry
 from dpaat.report.blocks import Block, Facts, Fold, Heading, Listing, Text, make_sections
 from dpaat.report.comparison import Comparison, Report
 from dpaat.report.sections.masking import overview_tables
@@ -96,7 +95,8 @@ def _results(name: str, comparison: Comparison) -> list[dict[str, Any]]:
             dataset_name=comparison.title,
             dataset_split=comparison.population.split,
             metric_type=key,
-            metric_name=_metric(key, entry),
+            metric_name=(METRICS[key] or key.replace("_", " "))
+            + ("" if entry["attack"] == "clean" else f", {entry['label']} {entry['eps_text']}"),
             metric_value=round(float(entry["metrics"][key]), 4),
         )
         for entry in comparison.results.get(name, ())
@@ -106,11 +106,6 @@ def _results(name: str, comparison: Comparison) -> list[dict[str, Any]]:
     ]
     found: list[dict[str, Any]] = eval_results_to_model_index(name, results)[0]["results"]
     return found
-
-
-def _metric(key: str, entry: Entry) -> str:
-    words = METRICS[key] or key.replace("_", " ")
-    return words if entry["attack"] == "clean" else f"{words}, {entry['label']} {entry['eps_text']}"
 
 
 def _details(report: Report) -> str:
@@ -131,9 +126,7 @@ def _data(report: Report) -> str:
         + window_text(window)
         for data, digest, licence, window in rows
     ]
-    said = dict.fromkeys(
-        line for run in report.runs for name in ("data_warnings", "notes") for line in run.info.get(name) or []
-    )
+    said = report.unique("data_warnings", "notes")
     return "\n".join([*lines, *(f"- {escape_markdown(line)}" for line in said)])
 
 

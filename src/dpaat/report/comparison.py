@@ -99,8 +99,7 @@ class Comparison:
     def support(self) -> dict[str, int]:
         """Images per class."""
         support = next(e["metrics"]["support"] for results in self.results.values() for e in results)
-        order = next(iter(self.runs.values())).classes
-        return {name: support[name] for name in sorted(support, key=lambda n: (n not in order, (*order, n).index(n)))}
+        return {name: support[name] for name in next(iter(self.runs.values())).ordered(support)}
 
     @cached_property
     def one_answers(self) -> dict[str, str]:
@@ -189,13 +188,10 @@ class Report:
         lines = [Line(", ".join(others), f"not evaluated {where}", True)] if others else []
         return [*(first.verdict if first else []), *lines]
 
-    def unique(self, field: str) -> list[str]:
-        """What the runs say in a field of `run.json`, each only once."""
-        return list(dict.fromkeys(text for run in self.runs if (text := run.info.get(field))))
-
-    def lines(self, field: str) -> list[str]:
-        """Lines of a list in the `run.json` of all runs, each only once."""
-        return list(dict.fromkeys(line for run in self.runs for line in run.info.get(field) or []))
+    def unique(self, *fields: str) -> list[str]:
+        """What the runs say in fields of `run.json`, texts or lists of them, each only once."""
+        found = (run.info.get(field) or [] for run in self.runs for field in fields)
+        return list(dict.fromkeys(text for each in found for text in ([each] if isinstance(each, str) else each)))
 
 
 def under_attack(attack: str) -> str:

@@ -6,8 +6,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -47,8 +46,7 @@ STYLED = rc_context(STYLE)  # type: ignore[arg-type]
 """Decorates what draws."""
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A figure of the page."""
 
     svg: str  # for the body of a page

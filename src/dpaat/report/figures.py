@@ -1,8 +1,7 @@
 """Figures that several sections and the benchmark share: curves, intervals and Pareto fronts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +19,7 @@ Intervals = Mapping[float, Sequence[float]]
 """x to [lower, upper]."""
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A number with its interval, None where there is none."""
 
     value: float
@@ -88,7 +86,7 @@ def line_plot(
 
     def write(name: str, x: float, y: float) -> str:
         value = f"{100 * y:.1f} %" if percent else f"{y:.3g}"
-        return f"{value}{_around(bands.get(name, {}).get(x))} at {format_radius(x) if radii else f'epoch {x:.0f}'}"
+        return f"{value}{around(bands.get(name, {}).get(x))} at {format_radius(x) if radii else f'epoch {x:.0f}'}"
 
     told = {name: points if radii or len(points) < 2 else (points[0], points[-1]) for name, points in lines.items()}
     parts = [f"{n}: {', '.join(write(n, *at) for at in points)}" for n, points in told.items()][: draw.MAX_LINES]
@@ -115,7 +113,7 @@ def whisker_plot(groups: Mapping[str, Mapping[str, Estimate]], *, x_label: str, 
     axes.set_xlabel(x_label)
     draw.legend(axes)
     told = [
-        f"{condition}: " + ", ".join(f"{n} {100 * e.value:+.1f}{_around(e.interval)}" for n, e in found.items())
+        f"{condition}: " + ", ".join(f"{n} {100 * e.value:+.1f}{around(e.interval)}" for n, e in found.items())
         for condition, found in groups.items()
     ]
     rows = [(n, condition, *each.row) for condition, found in groups.items() for n, each in found.items()]
@@ -181,5 +179,6 @@ def _reach(estimates: Sequence[Estimate]) -> np.ndarray:
     return np.asarray(np.abs(ends - values).T)
 
 
-def _around(interval: Sequence[float] | None) -> str:
+def around(interval: Sequence[float] | None) -> str:
+    """An interval of a fraction behind its value in percent; nothing for None."""
     return f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""

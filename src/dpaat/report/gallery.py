@@ -1,28 +1,35 @@
-"""The most and the least robust training images of each class, as the method saw them."""
+"""Pictures of a page: data URIs of images, perturbations and maps; the most and the least robust training images."""
 
+import base64
+import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import colormaps
+from PIL import Image
+from torch import nn
 
 from dpaat.attacks import pgd
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.attacks.losses import label_weights, weighing
-from dpaat.data.label_sets import from_text
+from dpaat.data import PreparedData
+from dpaat.data.label_sets import numbers
 from dpaat.evaluation.images import RowView
 from dpaat.evaluation.labels import named, strata
 from dpaat.report.view import RunView
-from dpaat.runs import open_run
+from dpaat.runs import Run, open_run
 
+MAX_SIDE = 96
+"""Pixels; larger images are made smaller, so that the page stays light."""
 MAX_CLASSES = 10
 EACH = 2
 """Images at either end of each class."""
 
 
-@dataclass(frozen=True, eq=False)
-class Specimen:
+class Specimen(NamedTuple):
     """A training image and what became of it."""
 
     id: str
@@ -53,10 +60,6 @@ def choose(radii: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _numbers(names: Iterable[str], classes: Sequence[str]) -> torch.Tensor:
-    return torch.tensor([classes.index(name) for name in names])
-
-
 def specimens(view: RunView) -> tuple[list[Specimen], int]:
     """Attack the chosen images once more, as in training, with the weights of the run's best epoch.
 
@@ -66,19 +69,16 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
     from dpaat.interpret.maps import input_gradient_map
 
     assert view.radii is not None
-    run = open_run(view.path)
-    model, data = run.load_model(), run.prepare(progress=False)
-    chosen = choose(view.radii)
-    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
-    known = chosen[chosen["id"].isin(row_of)].reset_index(drop=True)
+    chosen, run = choose(view.radii), open_run(view.path)
+    model, data, found = images_of(run, chosen["id"])
+    known = chosen[chosen["id"].isin([*found])].reset_index(drop=True)
     if known.empty:
         return [], len(chosen)
     config, classes = run.config, run.info["classes"]
-    rows = np.array([row_of[name] for name in known["id"]])
-    images = RowView(data.images, rows, int(run.info["channels"]))[np.arange(len(rows))]
-    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
+    images = np.stack([found[name] for name in known["id"]])
+    x = torch.from_numpy(images).float() / 255
     several = bool(run.info.get("multilabel"))
-    y = torch.from_numpy(from_text(known["class"], classes)) if several else _numbers(known["class"].tolist(), classes)
+    y = torch.from_numpy(numbers(known["class"], classes, several=several))
     of = torch.from_numpy(strata(y.numpy())).clamp(max=len(classes) - 1)  # the label that is explained
     eps = torch.from_numpy(known["eps"].to_numpy(dtype=np.float32, copy=True))
     with weighing(label_weights(torch.tensor(data.labels))):
@@ -89,7 +89,7 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
         answers = [named(each, classes).tolist() for each in given]
         maps = [input_gradient_map(model, each, of).numpy() for each in (x, x_adv)]
     over_epochs = view.radii_over_epochs(known["id"].tolist())
-    found = [
+    shown = [
         Specimen(
             id=str(row.id),
             label=str(row["class"]),
@@ -103,4 +103,68 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
         )
         for k, (_, row) in enumerate(known.iterrows())
     ]
-    return found, len(chosen) - len(known)
+    return shown, len(chosen) - len(known)
+
+
+def images_of(run: Run, ids: Iterable[str]) -> tuple[nn.Module, PreparedData, dict[str, np.ndarray]]:
+    """The kept network of a run, its data, and by id those of some images `(C, H, W)`, uint8, that are in the data."""
+    model, data = run.load_model(), run.prepare(progress=False)
+    row_of = {name: row for row, name in enumerate(data.ids.tolist())}
+    rows = {name: row_of[name] for name in ids if name in row_of}
+    images = RowView(data.images, np.array([*rows.values()], dtype=np.int64), int(run.info["channels"]))
+    return model, data, dict(zip(rows, images[np.arange(len(rows))], strict=True))
+
+
+def image_uri(image: np.ndarray) -> str:
+    """Write an image `(C, H, W)`, uint8, of one channel or three as PNG."""
+    return _png(_picture(image))
+
+
+def perturbation_uri(delta: np.ndarray) -> tuple[str, float]:
+    """Write a perturbation `(C, H, W)` in units of a [0, 1] image, magnified around grey until its largest value fits.
+
+    Returns the picture, and by how much it is magnified; a perturbation of 0 is plain grey, magnified by 1.
+    """
+    largest = float(np.abs(delta).max())  # rounding leaves a radius of 0 about 1e-8
+    factor = 0.5 / largest if largest > 1e-6 else 1.0
+    levels = np.clip(127.5 + 255 * factor * delta, 0, 255).round().astype(np.uint8)
+    # Few levels are left after that many steps along signs; a palette takes a third of the bytes.
+    return _png(_picture(levels).quantize(32, dither=Image.Dither.NONE)), factor
+
+
+def map_uri(values: np.ndarray, image: np.ndarray) -> str:
+    """Write an attribution map `(H, W)`, 0 or larger, as colours over the image `(C, H, W)` uint8 in grey."""
+    top = float(np.quantile(values, 0.995))  # one bright pixel would leave all others dark
+    share = np.minimum(values / top, 1.0) if top > 0 else np.zeros_like(values, dtype=float)
+    colour = colormaps["inferno"](share)[..., :3]
+    grey = image.astype(float).mean(axis=0)[..., None] / 255
+    mixed = (255 * (0.35 * grey + 0.65 * colour)).round().astype(np.uint8)
+    return _png(_picture(mixed.transpose(2, 0, 1)).quantize(64, dither=Image.Dither.NONE))
+
+
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the border of a mask `(H, W)`, bool, into a copy of an image `(C, H, W)`, uint8; returns `(3, H, W)`."""
+    padded = np.pad(mask, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    drawn = np.repeat(image, 3 // len(image), axis=0).copy()
+    drawn[:, mask & ~inside] = np.array([[255], [255], [255]], dtype=np.uint8)
+    return drawn
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
+    if max(picture.size) > MAX_SIDE:
+        picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return picture.convert("RGB")
+
+
+def data_uri(kind: str, content: bytes | str) -> str:
+    """A file, of a kind such as "text/csv", within a page."""
+    encoded = content.encode() if isinstance(content, str) else content
+    return f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return data_uri("image/png", buffer.getvalue())

@@ -1,6 +1,5 @@
 """Reports on runs: one HTML page, or a model card."""
 
-import base64
 import datetime
 import itertools
 import re
@@ -17,6 +16,7 @@ from dpaat.report.blocks import Facts, make_sections
 from dpaat.report.card import model_card
 from dpaat.report.comparison import Report, side_by_side
 from dpaat.report.drawing import Plot
+from dpaat.report.gallery import data_uri
 from dpaat.report.sections.masking import overview_tables
 from dpaat.report.view import read_run, window_text
 from dpaat.storage import write_text, writing
@@ -75,8 +75,10 @@ def templates() -> jinja2.Environment:
         return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\1figure{next(numbers)}-", plot.svg))
 
     environment.filters["svg"] = svg
-    environment.filters["file_uri"] = lambda plot: _uri("image/svg+xml", plot.svg.replace("<svg ", FILE, 1))
-    environment.filters["csv_uri"] = lambda text: _uri("text/csv", text)
+    environment.filters["file_uri"] = lambda plot: data_uri(
+        "image/svg+xml", plot.svg.replace("<svg ", FILE, 1).encode()
+    )
+    environment.filters["csv_uri"] = lambda text: data_uri("text/csv", text)
     environment.filters["code"] = code_html
     return environment
 
@@ -115,10 +117,6 @@ def _facts(report: Report) -> Facts:
     facts = [("date", f"{datetime.date.today():%d %B %Y}"), *([("author", report.author)] if report.author else [])]
     facts += [("data", "; ".join(described)), ("networks", f"{networks}, images of {pixels} pixels")]
     return Facts([*facts, ("intended use", USE)])
-
-
-def _uri(kind: str, text: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -1,12 +1,12 @@
 """Verdict box of a report: from scores with intervals to sentences, by the rules of `docs/verdict.md`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.evaluation.tables import MASKING
-from dpaat.report.figures import Estimate
+from dpaat.report.figures import Estimate, around
 
 CLEAN = "clean"
 FEW = 200
@@ -72,7 +72,10 @@ def verdict(
     if constant is not None:
         lines += [line for run in runs if (line := _constant(run, constant))]
     if attack:
-        lines += _by_words("gradient masking", ((run.name, _masking(run)) for run in runs))
+        alike: dict[tuple[str, bool], list[str]] = {}  # runs of which the same is to be said
+        for run in runs:
+            alike.setdefault(_masking(run), []).append(run.name)
+        lines += [Line("gradient masking", f"{', '.join(names)}: {text}", bad) for (text, bad), names in alike.items()]
         if not attack.startswith("worst case"):
             lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
@@ -89,7 +92,7 @@ def at(condition: str) -> str:
 
 def written(score: Estimate) -> str:
     """Such as "70.6 % [65.2, 75.1]"."""
-    return f"{100 * score.value:.1f} %{_ends(score.interval)}"
+    return f"{100 * score.value:.1f} %{around(score.interval)}"
 
 
 def difference(name: str, found: Mapping[str, Any], images: int) -> str:
@@ -97,7 +100,7 @@ def difference(name: str, found: Mapping[str, Any], images: int) -> str:
     low, high = found["interval"]
     if low == high:
         return f"no image differs among {images:,}"
-    points = f"{100 * found['difference']:+.1f} points{_ends((low, high))}"
+    points = f"{100 * found['difference']:+.1f} points{around((low, high))}"
     if low * high > 0:
         if found["p_adjusted"] < SIGNIFICANT:
             return f"{name} {points}"
@@ -136,14 +139,6 @@ def _masking(run: Findings) -> tuple[str, bool]:
     return f"{text} in {run.checked:,} images" if run.masking == "believable" else text, run.masking != "believable"
 
 
-def _by_words(about: str, told: Iterable[tuple[str, tuple[str, bool]]]) -> list[Line]:
-    """One line for all runs of which the same is to be said."""
-    names: dict[tuple[str, bool], list[str]] = {}
-    for name, words in told:
-        names.setdefault(words, []).append(name)
-    return [Line(about, f"{', '.join(each)}: {text}", caution) for (text, caution), each in names.items()]
-
-
 def _optimism(run: Findings, split: str) -> Line | None:
     """The score by which an epoch was chosen is too high where it lies above the interval on other images."""
     clean = run.scores.get(CLEAN)
@@ -158,7 +153,3 @@ def _images(support: Mapping[str, int], split: str) -> list[Line]:
     parts = [f"{n:,} {split} images" + (": too few for subgroups" if n < FEW else "")]
     parts += [f"fewer than {RARE} of {', '.join(rare)}: too few for their recall"] if rare else []
     return [Line("images", "; ".join(parts), n < FEW or bool(rare))]
-
-
-def _ends(interval: Sequence[float] | None) -> str:
-    return f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""

@@ -1,6 +1,6 @@
 """What a report reads: run folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpaat.config import TrainConfig
-from dpaat.data.label_sets import BETWEEN, NOTHING, from_text
+from dpaat.data.label_sets import BETWEEN, NOTHING, numbers
 from dpaat.errors import UserError, at, first_line
 from dpaat.evaluation.entries import Document, Entry
 from dpaat.evaluation.results import check_results, outdated, predictions_part, read_evaluation
@@ -49,6 +49,10 @@ class RunView:
         counts = self.info.get("train_counts") or {}
         return sorted(self.info["classes"], key=lambda name: -counts.get(name, 0))
 
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """Names in the order of the classes, others last."""
+        return sorted(names, key=lambda name: (*self.classes, name).index(name))
+
     @cached_property
     def validation(self) -> float | None:
         """Clean balanced accuracy on the validation split in the epoch that was kept; None where it is not logged."""
@@ -75,7 +79,13 @@ class RunView:
 
 def read_run(path: Path, name: str) -> RunView:
     """Read a run folder, which need not have a checkpoint; raises UserError for what is unreadable or does not fit."""
-    run = _read_elsewhere(path) if not (path / INFO).is_file() and (path / SUBJECT).is_file() else read_folder(path)
+    if not (path / INFO).is_file() and (path / SUBJECT).is_file():
+        info = read_info(path / SUBJECT)
+        with at(str(path / SUBJECT)):
+            run = Run(path, TrainConfig(**info.get("config") or {}), info)
+        check_results(path)
+    else:
+        run = read_folder(path)
     explanations = read_json(path / EXPLANATIONS) if (path / EXPLANATIONS).is_file() else None
     found = {"evaluate": read_evaluation(path), "explain": explanations}
     old = {remedy: text for remedy, each in found.items() if each and (text := outdated(path, each, remedy))}
@@ -91,14 +101,6 @@ def read_run(path: Path, name: str) -> RunView:
         explanations=None if "explain" in old else explanations,
         outdated=list(old.values()),
     )
-
-
-def _read_elsewhere(path: Path) -> Run:
-    info = read_info(path / SUBJECT)
-    with at(str(path / SUBJECT)):
-        config = TrainConfig(**info.get("config") or {})
-    check_results(path)
-    return Run(path, config, info)
 
 
 def _read_epochs(path: Path) -> pd.DataFrame | None:
@@ -134,10 +136,9 @@ def _read_part(part: Path, info: Mapping[str, Any]) -> pd.DataFrame:
 
 def _are_known(names: pd.Series, info: Mapping[str, Any]) -> bool:
     """Whether these are classes of a run, or sets of its labels."""
-    if not info.get("multilabel"):
-        return set(names) <= set(info["classes"])
     try:
-        return len(from_text(names.unique(), info["classes"])) > 0
+        several = bool(info.get("multilabel"))
+        return len(numbers(names.unique(), info["classes"], several=several)) > 0 or not several
     except (ValueError, AttributeError):
         return False
 

@@ -5,7 +5,6 @@ from typing_extensions import override
 from dpaat.methods.base import LearnLoss, RadiiMethod, StepOutput, mixed_loss
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, register_method
-from dpaat.radii import check_radius
 
 
 @register_method(
@@ -27,14 +26,14 @@ class CAT(RadiiMethod):
     clean image keeps its hard label, for its radius is 0.
     """
 
-    increment: float = option(0.005, "(0, inf)")  #: growth of the radius in one visit, eta in the paper, in pixel units
+    #: growth of the radius in one visit, eta in the paper, in pixel units
+    increment: float = option(0.005, "(0, inf)", radius=True)
     #: label noise per unit of the radius, c in the paper; times eps at most 1
     smoothing: float = option(10.0, "[0, inf)")
 
     @override
     def setup(self) -> None:
         super().setup()
-        check_radius(self.increment, self.context.norm, name="increment")
         if self.smoothing * self.context.eps > 1:
             raise ValueError(f"smoothing times eps must lie in [0, 1], not {self.smoothing} * {self.context.eps:.4g}")
 

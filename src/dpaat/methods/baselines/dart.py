@@ -30,29 +30,18 @@ class DART(AdversarialTraining):
 
     @override
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        eps, steps, norm = self.context.eps, self.context.steps, self.context.norm
-        return converging_pgd(model, x, y, eps=eps, steps=steps, threshold=self.threshold, norm=norm)
+        ball = make_ball(self.context.norm, x, self.context.eps)
+        x_adv, moving = x, torch.ones_like(y, dtype=torch.bool)
+        for number, iterate in enumerate(pgd_trajectory(model, x, y, ball=ball, steps=self.context.steps)):
+            if number > 0:  # the first step is always taken; the later ones need the gradient anyway
+                moving = moving & (stationarity(ball, iterate.image, iterate.gradient) > self.threshold)
+            x_adv = torch.where(widen(moving, x), iterate.after, x_adv)
+        return x_adv
 
     @override
     def learn_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         loss = super().learn_loss(logits, y)
         return loss.detach() * loss if self.weighting == "own-loss" else loss
-
-
-def converging_pgd(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, threshold: float, norm: str = "linf"
-) -> Tensor:
-    """PGD from `x`, each sample until its stationarity is at most `threshold`.
-
-    The first step is always taken; the value decides on the later ones, from the gradient that they need anyway.
-    """
-    ball = make_ball(norm, x, eps)
-    x_adv, moving = x, torch.ones_like(y, dtype=torch.bool)
-    for number, iterate in enumerate(pgd_trajectory(model, x, y, ball=ball, steps=steps)):
-        if number > 0:
-            moving = moving & (stationarity(ball, iterate.image, iterate.gradient) > threshold)
-        x_adv = torch.where(widen(moving, x), iterate.after, x_adv)
-    return x_adv
 
 
 def stationarity(ball: Ball, x_adv: Tensor, gradient: Tensor) -> Tensor:

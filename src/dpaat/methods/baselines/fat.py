@@ -13,8 +13,8 @@ from dpaat.methods.registry import register_method
 class FAT(AdversarialTraining):
     """Learn from the least adversarial of the misclassified images (Zhang et al., ICML 2020, arXiv 2002.11242).
 
-    A fixed radius, but an attack that ends at the sample's misclassified iterate number tau + 1: in effect a radius per
-    sample, without any memory. tau grows over the epochs: 0, 1, 2.
+    A fixed radius, but an attack that ends at the sample's misclassified iterate number tau + 1 (algorithm 1,
+    PGD-K-tau): in effect a radius per sample, without any memory. tau grows over the epochs: 0, 1, 2.
     """
 
     first_rise: float = option(50 / 120, "[0, 1]")  #: share of the epochs after which tau rises from 0 to 1
@@ -26,19 +26,8 @@ class FAT(AdversarialTraining):
 
     @override
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        context = self.context
-        return early_stopped_pgd(model, x, y, eps=context.eps, steps=context.steps, tau=self.tau, norm=context.norm)
-
-
-def early_stopped_pgd(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, tau: int, norm: str = "linf"
-) -> Tensor:
-    """PGD from `x` that takes tau steps from misclassified iterates, and then stays; a correct iterate costs none.
-
-    Source: Zhang et al. 2020, algorithm 1 (PGD-K-tau).
-    """
-    x_adv, wrong = x, torch.zeros_like(y)
-    for iterate in pgd_trajectory(model, x, y, ball=make_ball(norm, x, eps), steps=steps):
-        wrong = wrong + (iterate.logits.argmax(1) != y)
-        x_adv = torch.where(widen(wrong <= tau, x), iterate.after, x_adv)
-    return x_adv
+        context, x_adv, wrong = self.context, x, torch.zeros_like(y)
+        for iterate in pgd_trajectory(model, x, y, ball=make_ball(context.norm, x, context.eps), steps=context.steps):
+            wrong = wrong + (iterate.logits.argmax(1) != y)  # a correct iterate costs none of the tau steps
+            x_adv = torch.where(widen(wrong <= self.tau, x), iterate.after, x_adv)
+        return x_adv

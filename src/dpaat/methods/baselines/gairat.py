@@ -15,8 +15,9 @@ from dpaat.methods.registry import register_method
 class GAIRAT(AdversarialTraining):
     """Weigh each sample by its closeness to the decision boundary (Zhang et al., ICLR 2021, arXiv 2010.01736).
 
-    Closeness is measured by the steps that the training attack needs; the radius is the same for all. The weight is
-    the sample's: with a clean weight, it holds for both of its views.
+    Closeness is measured by the steps that the training attack needs (algorithm 1, GA-PGD): kappa, the number of
+    iterates before a step that are still correct. The radius is the same for all. The weight is the sample's: with a
+    clean weight, it holds for both of its views.
     """
 
     #: Lambda in the paper; the smaller, the more the weight is concentrated on the quickly turned samples
@@ -30,8 +31,10 @@ class GAIRAT(AdversarialTraining):
 
     @override
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        context = self.context
-        x_adv, kappa = pgd_with_kappa(model, x, y, eps=context.eps, steps=context.steps, norm=context.norm)
+        context, x_adv, kappa = self.context, x, torch.zeros_like(y)
+        for iterate in pgd_trajectory(model, x, y, ball=make_ball(context.norm, x, context.eps), steps=context.steps):
+            kappa = kappa + (iterate.logits.argmax(1) == y)
+            x_adv = iterate.after
         self._weight = geometry_weight(kappa, context.steps, self.shift) if self.weighting else None
         return x_adv
 
@@ -39,20 +42,6 @@ class GAIRAT(AdversarialTraining):
     def learn_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         loss = super().learn_loss(logits, y)
         return loss if self._weight is None else self._weight * loss
-
-
-def pgd_with_kappa(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, norm: str = "linf"
-) -> tuple[Tensor, Tensor]:
-    """PGD from `x`, and how many of the iterates before each step were still correct, kappa `(B,)` from 0 to `steps`.
-
-    Source: Zhang et al. 2021, algorithm 1 (GA-PGD).
-    """
-    x_adv, kappa = x, torch.zeros_like(y)
-    for iterate in pgd_trajectory(model, x, y, ball=make_ball(norm, x, eps), steps=steps):
-        kappa = kappa + (iterate.logits.argmax(1) == y)
-        x_adv = iterate.after
-    return x_adv, kappa
 
 
 def geometry_weight(kappa: Tensor, steps: int, shift: float) -> Tensor:

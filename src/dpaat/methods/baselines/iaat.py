@@ -4,11 +4,9 @@ from typing_extensions import override
 
 from dpaat.attacks import pgd_with_clean_logits
 from dpaat.attacks.norms import widen
-from dpaat.methods.base import RadiiMethod, StepOutput, mixed_loss
+from dpaat.methods.base import RadiiMethod, StepOutput, mixed_loss, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.methods.searching import score
-from dpaat.radii import check_radius
 
 
 @register_method(
@@ -29,16 +27,11 @@ class IAAT(RadiiMethod):
     """
 
     #: how much larger the radius is that a sample has to withstand, in pixel units
-    gamma: float = option(1.9 / 255, "(0, inf)")
+    gamma: float = option(1.9 / 255, "(0, inf)", radius=True)
     beta: float = option(0.1, "(0, 1]")  #: weight of the new radius against the old one
     #: share of the epochs in which samples that are right get the whole radius and the others none; the authors take
     #: 10 epochs
     warmup: float = option(0.05, "[0, 1]")
-
-    @override
-    def setup(self) -> None:
-        super().setup()
-        check_radius(self.gamma, self.context.norm, name="gamma")
 
     @override
     def begin_epoch(self, epoch: int) -> None:

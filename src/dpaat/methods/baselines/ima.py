@@ -4,10 +4,9 @@ from typing_extensions import override
 
 from dpaat.attacks.norms import make_ball, widen
 from dpaat.attacks.pgd import pgd_trajectory
-from dpaat.methods.base import RadiiMethod, StepOutput
+from dpaat.methods.base import RadiiMethod, StepOutput, bisect, margin_loss, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.methods.searching import bisect, margin_loss, score
 from dpaat.sample_state import EpochRadii
 
 DEFAULTS = {"cost": Cost(2, 17, views=2), "eps": LARGEST, "moves_radius": True}

@@ -3,12 +3,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks import pgd_with_clean_logits
+from dpaat.attacks.losses import log_odds
 from dpaat.attacks.norms import make_ball, widen
-from dpaat.methods.base import RadiiMethod, StepOutput
+from dpaat.methods.base import RadiiMethod, StepOutput, bisect, margin_loss, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import LARGEST, Cost, register_method
-from dpaat.methods.searching import bisect, margin_loss, score
-from dpaat.radii import check_radius
 
 
 @register_method(
@@ -32,13 +31,8 @@ class MMA(RadiiMethod):
 
     beta: float = option(2 / 3, "[0, 1]")  #: weight of the margin term against the clean loss
     #: smallest radius of the attack that gives the direction, in pixel units; at most eps counts
-    least: float = option(0.005, "(0, inf)")
+    least: float = option(0.005, "(0, inf)", radius=True)
     takes_clean_weight = False
-
-    @override
-    def setup(self) -> None:
-        super().setup()
-        check_radius(self.least, self.context.norm, name="least")
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
@@ -61,16 +55,9 @@ def margin_along(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, eps_
     """
 
     def crossed(eps: Tensor) -> Tensor:
-        return soft_margin(score(model, (x + widen(eps, x) * direction).clamp(0, 1)), y) > 0
+        return log_odds(score(model, (x + widen(eps, x) * direction).clamp(0, 1)), y) > 0
 
     end = x.new_full((len(x),), eps_max)
     reached = crossed(end)
     near, far = bisect(crossed, end)
     return torch.where(reached, (near + far) / 2, end)
-
-
-def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Log-sum of the other logits minus the true one, per sample `(B,)`, from logits `(B, K)`."""
-    logits = logits.float()
-    true = logits.gather(1, y[:, None])
-    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true[:, 0]

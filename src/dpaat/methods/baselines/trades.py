@@ -5,10 +5,9 @@ from typing_extensions import override
 from dpaat.attacks.losses import kl_divergence
 from dpaat.attacks.norms import make_ball
 from dpaat.attacks.pgd import pgd_trajectory
-from dpaat.methods.base import Method, MethodContext, StepOutput
+from dpaat.methods.base import Method, StepOutput, score
 from dpaat.methods.options import option
 from dpaat.methods.registry import Cost, register_method
-from dpaat.methods.searching import score
 
 _START = 0.001
 """Standard deviation of the start: at the clean image itself the divergence is at its minimum, its gradient 0."""
@@ -36,18 +35,12 @@ class TRADES(Method):
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         context = self.context
-        x_adv = _attack(model, x, y, context)
+        expected, ball = score(model, x), make_ball(context.norm, x, context.eps)
+        x_adv = ball.project_(x + _START * torch.randn_like(x))
+        loss = lambda logits, _: kl_divergence(expected, logits, several=context.several)  # noqa: E731
+        for iterate in pgd_trajectory(model, x_adv, y, ball=ball, steps=context.steps, loss=loss):
+            x_adv = iterate.after
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
         divergence = kl_divergence(clean, adversarial, several=context.several)
-        loss = context.learn_loss(clean, y) + self.beta * context.with_teacher(divergence, adversarial, x)
-        return StepOutput(loss.mean(), adversarial.detach(), index)
-
-
-def _attack(model: nn.Module, x: Tensor, y: Tensor, context: MethodContext) -> Tensor:
-    clean = score(model, x)
-    ball = make_ball(context.norm, x, context.eps)
-    x_adv = ball.project_(x + _START * torch.randn_like(x))
-    loss = lambda logits, _: kl_divergence(clean, logits, several=context.several)  # noqa: E731
-    for iterate in pgd_trajectory(model, x_adv, y, ball=ball, steps=context.steps, loss=loss):
-        x_adv = iterate.after
-    return x_adv
+        objective = context.learn_loss(clean, y) + self.beta * context.with_teacher(divergence, adversarial, x)
+        return StepOutput(objective.mean(), adversarial.detach(), index)

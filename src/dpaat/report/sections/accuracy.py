@@ -76,15 +76,11 @@ def _selection(comparison: Comparison) -> list[Block]:
 
 def _calibration(comparison: Comparison) -> list[Block]:
     found = comparison.first("calibration")
-    plots = [plot for name in _of_classes(comparison) if (plot := _reliability(comparison, name))]
+    names = [name for name in comparison.runs if not any(map(of_labels, comparison.results[name]))]
+    plots = [plot for name in names if (plot := _reliability(comparison, name))]
     blocks: list[Block] = [calibration_table(found)] if found else []
     blocks += [Figures(plots)] if plots else []
     return [Fold("Calibration: are its probabilities right?", blocks)] if blocks else []
-
-
-def _of_classes(comparison: Comparison) -> list[str]:
-    """The runs whose images have one class each."""
-    return [name for name in comparison.runs if not any(map(of_labels, comparison.results[name]))]
 
 
 @draw.STYLED

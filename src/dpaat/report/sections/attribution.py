@@ -14,7 +14,7 @@ from dpaat.report.blocks import Block, Card, Figures, Fold, Gallery, Heading, Pi
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, whisker_plot
-from dpaat.report.pictures import image_uri, map_uri, outlined
+from dpaat.report.gallery import image_uri, map_uri, outlined
 from dpaat.report.view import EXPLANATIONS, RunView
 from dpaat.tables import Cell, Row, Table, percent, score_cell
 
@@ -90,11 +90,8 @@ def _excess(entries: Entries, score: str, title: str) -> Plot | None:
     for run, entry in entries:
         for each in entry["scores"]:
             if each["score"] == score and (interval := each["balanced"].get("excess_interval")):
-                row = (
-                    each["map"]
-                    if each["map"] in REFERENCES or not each["eps"]
-                    else f"{each['map']}, {each['eps_text']}"
-                )
+                quiet = each["map"] in REFERENCES or not each["eps"]
+                row = each["map"] if quiet else f"{each['map']}, {each['eps_text']}"
                 groups.setdefault(run.name, {})[row] = Estimate(each["balanced"]["excess"], interval)
     caption = f"{title} above its chance level."
     return whisker_plot(groups, x_label="above chance, percentage points", caption=caption) if groups else None
@@ -143,8 +140,8 @@ def _cards(arrays: Mapping[str, np.ndarray], entry: Entry, run: RunView) -> list
     labels, kinds = arrays["labels"], arrays["map_names"].tolist()[:MAX_KINDS]
     where = next((f" at {each['eps_text']}" for each in entry["scores"] if each["eps"]), "")
     cards = []
-    firsts = sorted(np.unique(labels, return_index=True)[1], key=lambda k: run.classes.index(classes[labels[k]]))
-    for k in firsts[:MAX_CARDS]:
+    first = {classes[labels[k]]: k for k in np.unique(labels, return_index=True)[1]}
+    for k in [first[name] for name in run.ordered(first)][:MAX_CARDS]:
         name, image = str(arrays["ids"][k]), arrays["images"][k]
         shown = outlined(image, arrays["masks"][k]) if "masks" in arrays else image
         pictures = [Picture(image_uri(shown), "image", f"{name}: the image")]

@@ -11,8 +11,7 @@ from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Card, Download, Figures, Fold, Gallery, Picture, Text, register_section
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot, write_csv
-from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, specimens
-from dpaat.report.pictures import image_uri, map_uri, perturbation_uri
+from dpaat.report.gallery import EACH, MAX_CLASSES, Specimen, image_uri, map_uri, perturbation_uri, specimens
 from dpaat.report.sections.subgroups import cut
 from dpaat.report.sections.training import over_epochs
 from dpaat.report.view import RunView, by_label
@@ -115,8 +114,7 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
     gone = f" {missing} images chosen are not in the data any more." if missing else ""
     licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.{gone}"
     blocks: list[Block] = [Text(about), Text(licence, "note")]
-    labels = {each.label for each in found}
-    for label in [*(name for name in run.classes if name in labels), *sorted(labels - {*run.classes})]:
+    for label in run.ordered(sorted({each.label for each in found})):
         for robust, words in ((True, "most robust"), (False, "least robust")):
             cards = [_card(run, each) for each in found if (each.label, each.robust) == (label, robust)]
             blocks += [Gallery(f"{label}, {words}", cards)] if cards else []

@@ -5,11 +5,10 @@ import pandas as pd
 import torch
 
 from dpaat.errors import UserError
-from dpaat.evaluation.images import RowView
-from dpaat.methods.searching import score
+from dpaat.methods.base import score
 from dpaat.report.blocks import Block, Card, Download, Gallery, Heading, Picture, Text, register_section
 from dpaat.report.comparison import Report
-from dpaat.report.pictures import image_uri
+from dpaat.report.gallery import image_uri, images_of
 from dpaat.report.view import RunView, by_label
 from dpaat.runs import open_run
 from dpaat.tables import Row, Table, percent
@@ -79,34 +78,25 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
     found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
     shown, seen = zero.head(SHOWN), dict[str, tuple[str, np.ndarray]]()
     try:
-        seen = _seen(run, shown["id"].tolist()) if images else seen
-        if seen:
+        if images:
+            model, _, found_images = images_of(open_run(run.path), shown["id"])
+            if not found_images:
+                raise UserError("none of these images is in the data any more")
+            x = torch.from_numpy(np.stack([*found_images.values()])).float() / 255
+            answers = [run.info["classes"][k] for k in score(model, x).argmax(1).tolist()]
+            seen = dict(zip(found_images, zip(answers, found_images.values(), strict=True), strict=True))
             found.append(Text(f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.", "note"))
     except UserError as error:
         found.append(Text(f"No pictures: {error}.", "note"))
     cards = []
     for name, label, loss in zip(shown["id"], shown["class"], shown["loss"], strict=True):
-        answer, pictures = "", []
+        answer, pictures = "", list[Picture]()
         if name in seen:
-            answer, pictures = (
-                f", taken for {seen[name][0]}",
-                [Picture(image_uri(seen[name][1]), "", f"{name}, {label}")],
-            )
+            answer = f", taken for {seen[name][0]}"
+            pictures = [Picture(image_uri(seen[name][1]), "", f"{name}, {label}")]
         cards.append(Card(name, f"labelled {label}{answer}; loss {loss:.2f}", pictures))
     # No table: the model card has tables, and is published, which must not hold ids of patients.
     first = f"the {SAVED:,} hardest" if len(zero) > SAVED else "all of them"
     data = zero.head(SAVED).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     download = Download(f"{run.name}-hard-images.csv", f"{first} (CSV)", data)
     return [*found, Gallery(f"The {len(cards)} hardest", cards), download]
-
-
-def _seen(run: RunView, ids: list[str]) -> dict[str, tuple[str, np.ndarray]]:
-    """Images `(C, H, W)` by id with what the kept network takes them for; UserError where it or they are not there."""
-    opened = open_run(run.path)
-    model, data = opened.load_model(), opened.prepare(progress=False)
-    row_of = {name: row for row, name in enumerate(data.ids.tolist()) if name in ids}
-    if not row_of:
-        raise UserError("none of these images is in the data any more")
-    images = RowView(data.images, np.array([*row_of.values()]), int(run.info["channels"]))[np.arange(len(row_of))]
-    answers = score(model, torch.from_numpy(images).float() / 255).argmax(1).tolist()
-    return {n: (run.info["classes"][k], image) for n, k, image in zip(row_of, answers, images, strict=True)}

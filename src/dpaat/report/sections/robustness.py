@@ -27,7 +27,9 @@ def robustness(report: Report) -> list[Block]:
     """Scores under attack, curves, the front of several runs, differences, and corruptions."""
     blocks: list[Block] = []
     for number, comparison in enumerate(report.comparisons):
-        shown = [*_attacked(comparison), *_differences(comparison), *_corruptions(comparison)]
+        shown = [*_attacked(comparison), *_differences(comparison)]
+        if found := comparison.first("corruptions"):
+            shown.append(Fold("Everyday faults of images", [corruptions_table(found)]))
         if shown:
             attack = f"{comparison.attacks[0]}: " if comparison.attacks else ""
             blocks += first_open(number, f"{attack[:1].upper()}{attack[1:]}{comparison.title}", shown)
@@ -160,8 +162,3 @@ def _differences(comparison: Comparison) -> list[Block]:
     reference = ", ".join(contrasts[0].reference)
     table = Table("percent", list(METRICS.values()), rows, note=DIFFERENCES)
     return [Fold(f"Differences from {reference}, image by image", [table])]
-
-
-def _corruptions(comparison: Comparison) -> list[Block]:
-    found = comparison.first("corruptions")
-    return [Fold("Everyday faults of images", [corruptions_table(found)])] if found else []

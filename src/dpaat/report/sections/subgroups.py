@@ -40,7 +40,11 @@ def subgroups(report: Report) -> list[Block]:
             shown.append(Text(note, "note"))
         elif recalls:
             shown.append(Text("No confusion matrices: the runs have no predictions.parquet any more.", "note"))
-        shown += [*_operating_points(comparison), *_subgroups(comparison)]
+        if found := comparison.first("operating_points"):
+            only = {condition for entry in found.values() for condition in _conditions(comparison, entry)}
+            title = "Sensitivity and specificity at the thresholds of a clinic"
+            shown.append(Fold(title, [operating_points_table(found, only)]))
+        shown += _subgroups(comparison)
         if shown:
             blocks += first_open(number, f"Classes: {comparison.title}", shown)
     return blocks or [Text("Nothing has been evaluated that could tell.", "note")]
@@ -126,13 +130,6 @@ def _conditions(comparison: Comparison, entry: Entry) -> dict[str, Entry]:
     names = list(entry["conditions"])
     chosen = (names[0], reference if reference in names else names[-1])
     return {name: entry["conditions"][name] for name in chosen}
-
-
-def _operating_points(comparison: Comparison) -> list[Block]:
-    found = comparison.first("operating_points")
-    only = {condition for entry in found.values() for condition in _conditions(comparison, entry)}
-    title = "Sensitivity and specificity at the thresholds of a clinic"
-    return [Fold(title, [operating_points_table(found, only)])] if found else []
 
 
 def _subgroups(comparison: Comparison) -> list[Block]:

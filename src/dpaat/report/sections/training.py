@@ -33,7 +33,7 @@ def training(report: Report) -> list[Block]:
         blocks += [Text(f"{run.name}: {line}.", "warn") for line in lines]
     blocks += _images(runs)
     blocks += [Text(f"{run.name}: {line}.", "warn") for run in runs for line in run.info.get("data_warnings") or []]
-    blocks += [Text(f"{line}.", "note") for line in report.lines("notes")]
+    blocks += [Text(f"{line}.", "note") for line in report.unique("notes")]
     if missing := [run.name for run in known if run.epochs is None]:
         blocks.append(Text(f"No epoch has been logged yet: {', '.join(missing)}.", "note"))
     if others := [run.name for run in runs if run.elsewhere]:
