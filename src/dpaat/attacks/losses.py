@@ -144,7 +144,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020, arXiv 2003.01690, eq. 6.
     """
-    return _unscaled(margin(logits, y), logits, y, third=lambda ordered: ordered[:, 2])
+    return margin(logits, y) / _scale(logits, y, [2])
 
 
 def logit_lead(target: Tensor) -> LossFunction:
@@ -165,15 +165,15 @@ def targeted_dlr(target: Tensor) -> LossFunction:
     Source: Croce and Hein 2020, eq. 7; with three classes or fewer the plain difference of the two logits.
     """
     lead = logit_lead(target)
-    third = lambda ordered: (ordered[:, 2] + ordered[:, 3]) / 2  # noqa: E731
-    return lambda logits, y: _unscaled(lead(logits, y), logits, y, third=third)
+    return lambda logits, y: lead(logits, y) / _scale(logits, y, [2, 3])
 
 
-def _unscaled(value: Tensor, logits: Tensor, y: Tensor, third: Callable[[Tensor], Tensor]) -> Tensor:
-    """A difference of logits `(B,)` that scaling the logits does not change, where there are more than three."""
+def _scale(logits: Tensor, y: Tensor, ranks: list[int]) -> Tensor:
+    """How far the largest logit is above the mean of those at these ranks, from 0, `(B,)`; 1 below four classes."""
+    logits = logits.float()
     if y.ndim == 2:
-        return value / (logits.float().abs().mean(1) + TINY)
+        return logits.abs().mean(1) + TINY
     if logits.shape[1] <= 3:
-        return value
-    ordered = logits.float().sort(dim=1, descending=True).values
-    return value / (ordered[:, 0] - third(ordered) + TINY)
+        return logits.new_ones(len(y))
+    ordered = logits.sort(dim=1, descending=True).values
+    return ordered[:, 0] - ordered[:, ranks].mean(1) + TINY

@@ -60,7 +60,10 @@ def target_from_elsewhere(
             "split_counts": counts,
             "config": config | {"image_size": int(prepared.images.shape[2]), "seed": seed, "window": prepared.window},
             "subject": {
-                **{"given": about, "data": spec, "window": window, "seed": seed},
+                "given": about,
+                "data": spec,
+                "window": window,
+                "seed": seed,
                 "checkpoint": target.head["checkpoint"],
             },
             **({"code": signed} if signed else {}),
