@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from dpaat.benchmark.tables import benchmark_markdown
@@ -23,6 +22,7 @@ APPENDIX = "docs/appendix.md"
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 GRIDS = {
     "ham10000-32px-v2": "`dpaat` on HAM10000",
+    "ham10000-32px-v2-controls": "controls with the self-teacher, compared with `dpaat`",
     "ham10000-32px-cnns": "version 0.1 on HAM10000, seven CNN families",
     "ham10000-32px": "version 0.1 on HAM10000, ResNet, all rivals",
     "pneumoniamnist": "version 0.1 on PneumoniaMNIST",
@@ -148,7 +148,7 @@ def readme() -> str:
         ("Does the default stay accurate?", against_standard(dpaat), new),
         ("Does it withstand attacks?", under_attack(dpaat), new),
         ("Is it above the standard-to-PGD trade-off curve?", above(dpaat), new),
-        ("Is that due to the sizes, or to the self-teacher?", *teacher_or_sizes(second)),
+        ("Is that due to the sizes, or to the self-teacher?", *teacher_or_sizes()),
         ("Version 0.1: accurate? Robust?", f"{against_standard(old)} {under_attack(old)}", was),
         (
             "Is PGD training more robust than version 0.1?",
@@ -174,25 +174,32 @@ def readme() -> str:
     return markdown(("question", "answer", "measured on"), rows)
 
 
-def teacher_or_sizes(document: Document) -> tuple[str, str]:
-    """The default against its controls with the same teacher, on the runs that all of them have."""
-    labels = {
-        "dpaat": "`dpaat`",
-        "mean": "all images at the mean size",
-        "pgd-teacher-2": "PGD at 2/255 on every image",
-    }
+CONTROLS = {"mean": "all images have the mean size", "pgd-teacher-2": "PGD attacks every image at 2/255"}
+"""Recipes with the default's self-teacher and other sizes."""
+
+
+def teacher_or_sizes() -> tuple[str, str]:
+    """The controls with the same teacher minus the default, each on the runs that both have."""
+    found = {name: row(grid("ham10000-32px-v2-controls"), name) for name in CONTROLS}
     names = ("accuracy", "map", "accuracy@4/255")
-    runs: dict[str, dict[tuple[str, str, int], Document]] = {recipe: {} for recipe in labels}
-    for cell in document["cells"]:
-        if cell["recipe"] in labels and "scores" in cell:
-            runs[cell["recipe"]][cell["model"], cell["fold"], cell["seed"]] = cell["scores"]
-    shared = set.intersection(*(set(found) for found in runs.values()))
-    means = {recipe: [fmean(found[run][name] for run in shared) for name in names] for recipe, found in runs.items()}
-    parts = [f"{labels[recipe]} {' / '.join(map(percent, values))}" for recipe, values in means.items()]
-    ahead = all(theirs > ours for theirs, ours in zip(means["pgd-teacher-2"], means["dpaat"], strict=True))
-    found = "Mostly the teacher, so far" if ahead else "Not decided"
-    text = f"{found}: with it, clean accuracy / mAP / accuracy at 4/255 are {listed(parts)}."
-    return text, f"{len(shared)} runs that all have, one seed: a lead, not a result"
+    parts = [f"{label}: {listed(changes(found[name], names))}" for name, label in CONTROLS.items()]
+    runs = listed([str(len(each["cells"])) for each in found.values()])
+    gains = [found["pgd-teacher-2"]["differences"][name]["difference"] > 0 for name in names]
+    answer = "The teacher gives most" if all(gains) else "Both matter"
+    text = f"{answer}. With it, clean accuracy, mAP and accuracy at 4/255 change if {'; if '.join(parts)}."
+    return text, f"minus `dpaat`, {runs} runs on two families, one seed: a lead, not a result"
+
+
+def controls() -> str:
+    """Differences of the controls from the default, with p-values."""
+    rows = []
+    for name, label in CONTROLS.items():
+        found = row(grid("ham10000-32px-v2-controls"), name)
+        for metric, said in zip(CLEAN, ("accuracy", "balanced accuracy", "mAP"), strict=True):
+            entries = [found["differences"][f"{metric}{at}"] for at in ("", *(f"@{each}" for each in (*AT, "8/255")))]
+            cells = [f"{change(entry)}, p {probability(entry['p_adjusted'])}" for entry in entries]
+            rows.append([f"{label}, {len(found['cells'])} runs: {said}", *cells])
+    return markdown(["minus `dpaat`", "clean", *AT, "8/255"], rows)
 
 
 def scores_table(name: str, recipes: Mapping[str, str], model: str = SIX, radii: Sequence[str] = AT) -> str:
@@ -499,6 +506,7 @@ def appendix() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "readme": readme,
     "default": default,
+    "controls": controls,
     "families": lambda: above_table("ham10000-32px-v2", "v1"),
     "development": development,
     "rivals": rivals,

@@ -29,20 +29,8 @@ from dpaat.radii import check_radius
 from dpaat.runs import INFO, Run, open_run
 from dpaat.runs import SPLITS as SPLITS_FILE
 
-LATER = {
-    "adv_start",
-    "compile",
-    "freeze_until",
-    "input_range",
-    "lr_head",
-    "mean",
-    "self_teacher",
-    "static_shapes",
-    "std",
-    "transform",
-    "weights_key",
-    "window",
-}
+LATER = {"adv_start", "compile", "freeze_until", "input_range", "lr_head", "mean", "self_teacher", "static_shapes"}
+LATER |= {"std", "transform", "weights_key", "window"}
 """Fields of later versions: left out of a recipe's digest while at their defaults, so that it stays what it was."""
 
 
