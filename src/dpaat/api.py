@@ -124,7 +124,7 @@ def evaluate(
     with trusting(everything=trust):
         target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         other = source_of(target, None if source is None else Path(source))
-        return measure(target, plan, source=other, device=target.device, progress=progress)
+        return measure(target, plan, source=other, progress=progress)
 
 
 def explain(
@@ -153,7 +153,7 @@ def explain(
         if plan.norm is None:
             run = target.folder / INFO
             plan = dataclasses.replace(plan, norm=open_run(target.folder).config.norm if run.is_file() else "linf")
-        return measure_maps(target, plan, target.device, progress=progress)
+        return measure_maps(target, plan, progress=progress)
 
 
 def attack(

@@ -55,7 +55,7 @@ def evaluate(
         say(describe_weights(target.head["network"]) or "")
     other, slow = source_of(target, source), emulation(config.precision, target.device)
     warn([*target.warnings, *([slow] if slow else [])])
-    document = measure(target, config, source=other, device=target.device)
+    document = measure(target, config, source=other)
     console().print(evaluation_table(document), analyses_summary(document))
     say(f"written to {target.folder / 'evaluation.json'}")
     return document

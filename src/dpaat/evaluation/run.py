@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from dpaat.attacks import find_attack
@@ -63,7 +62,7 @@ def evaluate_run(
     """
     plan = EvaluateConfig(**options)
     target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
-    return evaluate(target, plan, source=source_of(target, source), device=target.device, progress=progress)
+    return evaluate(target, plan, source=source_of(target, source), progress=progress)
 
 
 def source_of(target: EvalTarget, run: Path | None) -> EvalTarget | None:
@@ -83,12 +82,7 @@ def source_of(target: EvalTarget, run: Path | None) -> EvalTarget | None:
 
 
 def evaluate(
-    target: EvalTarget,
-    plan: EvaluateConfig,
-    *,
-    source: EvalTarget | None = None,
-    device: str = "cpu",
-    progress: bool = True,
+    target: EvalTarget, plan: EvaluateConfig, *, source: EvalTarget | None = None, progress: bool = True
 ) -> Document:
     """Measure a model by a plan, and keep the results in its folder; returns and errors as of `evaluate_run`.
 
@@ -96,7 +90,7 @@ def evaluate(
     is finished. Finished batches are kept aside, so that the same call after an interruption goes on where it
     stopped and ends with the same results. Other results of the same checkpoint are kept.
     """
-    return _written(target, plan, source=source, device=device, progress=progress).document
+    return _written(target, plan, source=source, progress=progress).document
 
 
 def evaluate_arrays(
@@ -126,12 +120,10 @@ def evaluate_arrays(
     data = [(image, classes[label]) for image, label in zip(images, labels, strict=True)]
     about: dict[str, Any] = {"module": model, "classes": classes, "seed": plan.seed}
     target = target_from_elsewhere(given, data, device=device, progress=progress, **about)
-    return _written(target, plan, source=None, device=target.device, progress=progress).saved
+    return _written(target, plan, source=None, progress=progress).saved
 
 
-def _written(
-    target: EvalTarget, plan: EvaluateConfig, *, source: EvalTarget | None, device: str, progress: bool
-) -> Writer:
+def _written(target: EvalTarget, plan: EvaluateConfig, *, source: EvalTarget | None, progress: bool) -> Writer:
     if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     target.check_radii(plan.radii, plan.norm)
@@ -145,12 +137,12 @@ def _written(
         rows = rows[stratified_draw(strata(target.view(target.data, rows)[1]), plan.max_samples, seed=plan.seed)]
     if plan.precision == "auto":
         images, labels = target.view(target.data, rows[: plan.batch_size])
-        with Attacker(target.model, images, labels, num_classes=len(target.classes), device=device) as attacker:
+        with Attacker(target.model, images, labels, num_classes=len(target.classes), device=target.device) as attacker:
             half, line = bfloat16_pays(target.model.eval(), *attacker.load(np.arange(len(labels))))
         print(line, file=sys.stderr)
         plan = dataclasses.replace(plan, precision="bf16" if half else "32")
     writer = Writer(target, plan, rows, source)
-    with writer.attacker(device, source, progress) as attacker:
+    with writer.attacker(source, progress) as attacker:
         for found in _measured(writer, attacker):
             writer.save(found)
     return writer
@@ -172,7 +164,7 @@ def _measured(writer: Writer, attacker: Attacker) -> Iterator[Result | Analyses]
                 yield part
                 parts.append(part)
         if not quick:
-            yield _clinical(writer, parts, attacker.device)
+            yield _clinical(writer, parts)
     if "certified" in plan.suites:
         yield next(run_attacks(attacker, [], [], classes))
         noise = run_certified(attacker, eps, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
@@ -187,13 +179,13 @@ def _measured(writer: Writer, attacker: Attacker) -> Iterator[Result | Analyses]
         yield {"corruptions": run_corruptions(attacker, writer.ids, classes)}
 
 
-def _clinical(writer: Writer, results: Sequence[Result], device: str | torch.device) -> Analyses:
+def _clinical(writer: Writer, results: Sequence[Result]) -> Analyses:
     """Clinical analyses; thresholds are chosen on the model's own validation images, unless they are evaluated here."""
     target, plan, table, validation = writer.target, writer.plan, writer.target.data.table, None
     own, evaluated = target.own_data, plan.split in ("val", "all")
     if own is not None and not (own is target.data and evaluated) and len(rows := own.rows("val")):
         images, answers = target.view(own, rows)
-        options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "progress": False}
+        options: dict[str, Any] = {"batch_size": plan.batch_size, "device": target.device, "progress": False}
         other = Attacker(target.model, images, answers, num_classes=len(target.classes), **options)
         validation = other.outputs(CLEAN).logits.numpy(), answers
     found = clinical_analyses(

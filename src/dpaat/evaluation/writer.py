@@ -59,7 +59,7 @@ class Writer:
         self.saved: list[Result] = []
 
     @contextmanager
-    def attacker(self, device: str, source: EvalTarget | None, progress: bool) -> Iterator[Attacker]:
+    def attacker(self, source: EvalTarget | None, progress: bool) -> Iterator[Attacker]:
         """Make the attacker; batches that it finishes are kept in a place of this plan until all is done.
 
         A second evaluation by the same plan waits for the first; another one has a place of its own. What evaluations
@@ -78,7 +78,7 @@ class Writer:
         journal = Journal(folder / PARTIAL / name)
         options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "precision": plan.precision}
         options |= {"num_classes": len(target.classes), "source": None if source is None else source.model}
-        options |= {"device": device, "progress": progress, "journal": journal, "thresholds": target.thresholds}
+        options |= {"device": target.device, "thresholds": target.thresholds, "progress": progress, "journal": journal}
         with _claimed(folder, name):
             with locked(folder / RESULTS):  # where another removes the folder around it
                 (folder / PARTIAL / name).mkdir(parents=True, exist_ok=True)

@@ -48,10 +48,10 @@ def explain_run(
     if plan.norm is None:
         plan = dataclasses.replace(plan, norm="linf" if (run / SUBJECT).is_file() else open_run(run).config.norm)
     target = target_of_folder(run, data=data, device=device, progress=progress, window=window)
-    return explain(target, plan, target.device, progress=progress)
+    return explain(target, plan, progress=progress)
 
 
-def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, progress: bool = True) -> Document:
+def explain(target: EvalTarget, plan: ExplainConfig, *, progress: bool = True) -> Document:
     """Explain a model by a plan; else as `explain_run`."""
     assert plan.norm
     target.check_radii(plan.radii, plan.norm)
@@ -74,9 +74,10 @@ def explain(target: EvalTarget, plan: ExplainConfig, device: str = "cpu", *, pro
     masks = None if masks is None or not masks.any() else masks
     layer = None
     if plan.needs_layer:
-        x = torch.from_numpy(images[np.array([0])]).to(device).float() / 255
+        x = torch.from_numpy(images[np.array([0])]).to(target.device).float() / 255
         layer = find_layer(target.model, x, plan.layer)
-    options: dict[str, Any] = {"batch_size": plan.batch_size, "device": device, "seed": plan.seed, "progress": progress}
+    options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed}
+    options |= {"device": target.device, "progress": progress}
     with Attacker(target.model, images, answers, num_classes=len(target.classes), **options) as attacker:
         found = measure(attacker, labels, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
     table, names, conditions = target.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]

@@ -87,9 +87,10 @@ class Method(nn.Module, ABC):
         self.perturbation = None
         if context.clean_weight > 0 and not self.takes_clean_weight:
             raise ValueError(f"it takes no clean weight, so not {context.clean_weight}; its balance is options.beta")
+        declared = self.declared()
         for name, value in self.checked(options).items():
             setattr(self, name, value)
-            if self.declared()[name].radius:
+            if declared[name].radius:
                 check_radius(value, context.norm, name=name)
         self.setup()
         self.begin_epoch(context.first_attack)

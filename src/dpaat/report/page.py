@@ -75,9 +75,7 @@ def templates() -> jinja2.Environment:
         return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\1figure{next(numbers)}-", plot.svg))
 
     environment.filters["svg"] = svg
-    environment.filters["file_uri"] = lambda plot: data_uri(
-        "image/svg+xml", plot.svg.replace("<svg ", FILE, 1).encode()
-    )
+    environment.filters["file_uri"] = lambda plot: data_uri("image/svg+xml", plot.svg.replace("<svg ", FILE, 1))
     environment.filters["csv_uri"] = lambda text: data_uri("text/csv", text)
     environment.filters["code"] = code_html
     return environment
