@@ -113,8 +113,16 @@ def ratios(pairs: list[list[Pair]]) -> dict[str, Any]:
 
 
 def differences(pairs: list[Pair]) -> dict[str, Any]:
-    """Numbers of images that the reference breaks in its own pair and a suite does not, and the other way round."""
+    """Numbers of images that the reference breaks in its own pair and a suite does not, and the other way round.
+
+    Also those that the reference breaks in the next pair, from other random starts, and not in this one.
+    """
     found: dict[str, Any] = {}
+    starts = {}
+    for radius in map(format_radius, RADII):
+        stands = [set(pair[f"reference {radius}"]["standing"][radius]) for pair in pairs]
+        starts[radius] = [len(one - other) for one, other in zip(stands, stands[1:] + stands[:1], strict=True)]
+    found["reference, broken from other starts only"] = starts
     for name in ("standard", "quick"):
         missing, gained = {}, {}
         for radius in map(format_radius, RADII):
