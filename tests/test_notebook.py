@@ -22,7 +22,7 @@ def test_it_runs(tmp_path):
     table = next(
         o for cell in notebook.cells[::-1] for o in cell.get("outputs", ()) if "text/html" in o.get("data", {})
     )
-    for name in ("standard", "dpaat-half", "clean", "PGD-20 2/255"):
+    for name in ("standard", "dpaat-balanced", "clean", "PGD-20 2/255"):
         assert name in table.data["text/html"]
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})]
     assert len(pictures) == 2

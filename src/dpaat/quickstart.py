@@ -8,8 +8,8 @@ from rich.console import Console
 from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 
-METHODS = ("standard", "pgd", "dpaat-half")
-"""`dpaat` itself attacks too late and too seldom to show anything in a few epochs."""
+METHODS = ("standard", "pgd", "dpaat-balanced")
+"""`dpaat` itself attacks too seldom to show anything in a few epochs."""
 RADII = (2 / 255, 4 / 255, 8 / 255)
 STEPS = 20
 EPOCHS = 12

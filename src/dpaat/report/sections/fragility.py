@@ -30,8 +30,8 @@ def fragility(report: Report) -> list[Block]:
     if not blocks:
         return [Text("No run here gives every training image a radius of its own.", "note")]
     text = (
-        "Each training image gets its own perturbation size. It grows while the model copes with the attacked image "
-        "and shrinks when it does not."
+        "Each training image gets its own perturbation size. It is large for images that stay easy under attack, and "
+        "small for hard ones."
     )
     return [Text(text), *blocks]
 
@@ -46,10 +46,12 @@ def _radii(run: RunView) -> list[Plot]:
     criterion = {n: f"{CRITERION}{n}" for n in [*run.classes, "all"] if f"{CRITERION}{n}" in columns}
     quantiles, by_class = {f"{q} %": f"eps/q{q}" for q in (90, 50, 10)}, {name: f"eps/mean/{name}" for name in names}
     shares = {"at 0": "eps/share_zero", "at the maximum": "eps/share_max"}
+    if run.config.options.get("eps_min"):  # then none is ever at 0
+        del shares["at 0"]
     spread = "spread of the radii; that share of the images has one up to the line."
     means = "mean radius of each class, most frequent class first."
     ends = "training images whose radius is at an end of its range."
-    moves = "the criterion: radii grow where the loss is at most as high, and else shrink."
+    moves = "the criterion: a radius grows where the loss of the attacked image is lower, and else shrinks."
     plots = [
         *over_epochs(run, quantiles, f"radius, {unit}", spread, scale=scale),
         *over_epochs(run, by_class, f"mean radius, {unit}", means, scale=scale),
@@ -148,4 +150,4 @@ def _card(run: RunView, each: Specimen) -> Card:
     last = max(len(each.radii) - 1, 1)
     curve = [(epoch / last, eps / run.config.radius) for epoch, eps in enumerate(each.radii) if np.isfinite(eps)]
     alt = "radius over the epochs: " + ", ".join(_radius(run, eps) for eps in each.radii)
-    return Card(each.id, f"radius {radius}; taken for {clean}, attacked for {attacked}", pictures, curve, alt)
+    return Card(each.id, f"radius {radius}; taken for {clean}, under attack for {attacked}", pictures, curve, alt)

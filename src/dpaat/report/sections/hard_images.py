@@ -72,8 +72,9 @@ def _hardest(run: RunView, zero: pd.DataFrame, *, images: bool) -> list[Block]:
     if zero.empty:
         return [Text("No image stayed at 0.", "note")]
     text = (
-        f"{len(zero):,} images stayed at a distance of 0: at every attack their clean loss was above the mean of their "
-        "class. They are hard, or their label is wrong. Those whose loss is highest above that mean come first."
+        f"{len(zero):,} images stayed at a distance of 0: at every attack, their label had less than even odds even "
+        "without a perturbation. They are hard, or their label is wrong. First come those whose loss, at their last "
+        "attack, was highest above the mean of their class."
     )
     found: list[Block] = [Heading(f"Hard or mislabelled: {run.name}"), Text(text)]
     shown, seen = zero.head(SHOWN), dict[str, tuple[str, np.ndarray]]()
