@@ -353,6 +353,26 @@ def look() -> str:
     return markdown(head, sorted(rows))
 
 
+def attention() -> str:
+    """Attribution maps of the default and of standard training, over all their cells."""
+    document = load("docs/results/attention-32px.json")
+    titles = {
+        ("energy", False): "energy inside the lesion, above chance",
+        ("energy", True): "the same under attack",
+        ("rank_correlation", True): "rank correlation under attack",
+        ("ssim", True): "SSIM under attack",
+    }
+    rows = []
+    for (score_name, attacked), title in titles.items():
+        field = "excess" if score_name == "energy" else "value"
+        for entry in document["scores"]:
+            if (entry["score"], entry["eps"] > 0) == (score_name, attacked):
+                sides = [percent(entry[f"{side}_{field}"]) for side in ("second", "first")]
+                higher = f"{entry['higher']} of {len(document['cells'])}"
+                rows.append([title, entry["map"], *sides, change(entry), higher])
+    return markdown(["score", "map", document["second"], f"`{document['first']}`", "change", "higher in"], rows)
+
+
 def tuning() -> str:
     """Optimizers and starts of fine-tuning."""
     rows = []
@@ -511,6 +531,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "development": development,
     "rivals": rivals,
     "pneumoniamnist": pneumonia,
+    "attention": attention,
     "published": published,
     "step-cost": step_cost,
     "coverage": coverage,
