@@ -40,8 +40,8 @@ RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 ONE = 4 / 255  #: The radius at which the suites are also run alone
 STEPS = {"apgd-ce": 50, "apgd-t": 50, "fab-t": 50, "square": 500}
 
-Standing = dict[str, list[int]]
-"""Positions of the images that stand, by radius."""
+Standing = dict[str, str]
+"""By radius, a 1 for every image that stands and a 0 for every other one."""
 Pair = dict[str, dict[str, Any]]
 """What each side took and found, on one model."""
 
@@ -61,7 +61,7 @@ def reference(attacker: Attacker, eps: float) -> Standing:
     with torch.no_grad():
         inside = (x_adv - x).abs().flatten(1).amax(1) <= eps + 1e-6
         fooled = (attacker.model(x_adv).argmax(1) != y) & inside | (attacker.model(x).argmax(1) != y)
-    return {format_radius(eps): (~fooled).nonzero().flatten().tolist()}
+    return {format_radius(eps): as_text(~fooled.numpy())}
 
 
 def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Standing:
@@ -69,7 +69,17 @@ def suite(attacker: Attacker, radii: tuple[float, ...], *, quick: bool) -> Stand
     names = [str(number) for number in range(attacker.num_classes)]
     found = run_standard(attacker, radii, names, steps=STEPS, quick=quick)
     worst = [result for result in found if isinstance(result, Result) and is_worst_case(result.spec.name)]
-    return {format_radius(r.eps): np.flatnonzero(r.predicted == attacker.labels).tolist() for r in worst}
+    return {format_radius(r.eps): as_text(r.predicted == attacker.labels) for r in worst}
+
+
+def as_text(stands: np.ndarray) -> str:
+    """A 1 for every image that stands, a 0 for every other one."""
+    return "".join("01"[each] for each in stands.astype(int))
+
+
+def exceeding(one: str, other: str) -> int:
+    """Number of images that stand in the first and not in the second."""
+    return sum(pair == ("1", "0") for pair in zip(one, other, strict=True))
 
 
 def count_passes(model: nn.Module) -> list[int]:
@@ -120,15 +130,15 @@ def differences(pairs: list[Pair]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     starts = {}
     for radius in map(format_radius, RADII):
-        stands = [set(pair[f"reference {radius}"]["standing"][radius]) for pair in pairs]
-        starts[radius] = [len(one - other) for one, other in zip(stands, stands[1:] + stands[:1], strict=True)]
+        stands = [pair[f"reference {radius}"]["standing"][radius] for pair in pairs]
+        starts[radius] = [exceeding(*both) for both in zip(stands, stands[1:] + stands[:1], strict=True)]
     found["reference, broken from other starts only"] = starts
     for name in ("standard", "quick"):
         missing, gained = {}, {}
         for radius in map(format_radius, RADII):
-            both = [[set(p[side]["standing"][radius]) for side in (name, f"reference {radius}")] for p in pairs]
-            missing[radius] = [len(mine - theirs) for mine, theirs in both]
-            gained[radius] = [len(theirs - mine) for mine, theirs in both]
+            both = [[p[side]["standing"][radius] for side in (name, f"reference {radius}")] for p in pairs]
+            missing[radius] = [exceeding(mine, theirs) for mine, theirs in both]
+            gained[radius] = [exceeding(theirs, mine) for mine, theirs in both]
         found[f"{name}, broken by the reference only"] = missing
         found[f"{name}, broken by it only"] = gained
     return found
