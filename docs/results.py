@@ -146,7 +146,11 @@ def readme() -> str:
     rows = [
         ("Does the default stay accurate?", against_standard(dpaat), new),
         ("Does it withstand attacks?", under_attack(dpaat), new),
-        ("Is it above the standard-to-PGD trade-off curve?", above(dpaat), f"`dpaat` and PGD, {len(pgd['cells'])} runs"),
+        (
+            "Is it above the standard-to-PGD trade-off curve?",
+            above(dpaat),
+            f"`dpaat` and PGD, {len(pgd['cells'])} runs",
+        ),
         ("Is that due to the sizes, or to the self-teacher?", *teacher_or_sizes()),
         ("Version 0.1: accurate? Robust?", f"{against_standard(old)} {under_attack(old)}", was),
         (
