@@ -47,18 +47,18 @@ def pooled(pairs: list[tuple[Path, Path]], images: int) -> list[dict[str, Any]]:
     """Every score over all pairs."""
     sides = [[explained(run, images) for run in pair] for pair in pairs]
     differences = [values(compare_explanations(*pair), "value") for pair in pairs]
-    found = []
+    pooled_scores = []
     for key in set.intersection(*map(set, differences)):
         each = np.array([one[key] for one in differences])
         half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
         entry: dict[str, Any] = dict(zip(("map", "eps", "score"), key, strict=True))
         for number, name in enumerate(("first", "second")):
             for field in ("value", "excess"):
-                some = [values(pair[number], field).get(key) for pair in sides]
-                entry[f"{name}_{field}"] = None if None in some else float(np.mean(some))
+                known = [found[key] for pair in sides if key in (found := values(pair[number], field))]
+                entry[f"{name}_{field}"] = float(np.mean(known)) if len(known) == len(pairs) else None
         entry |= {"difference": float(each.mean()), "interval": [float(each.mean() - half), float(each.mean() + half)]}
-        found.append(entry | {"higher": int((each > 0).sum())})
-    return sorted(found, key=lambda entry: (entry["score"], entry["map"], entry["eps"]))
+        pooled_scores.append(entry | {"higher": int((each > 0).sum())})
+    return sorted(pooled_scores, key=lambda entry: (entry["score"], entry["map"], entry["eps"]))
 
 
 def main() -> None:
