@@ -133,6 +133,19 @@ def test_links_lead_somewhere(page):
             assert anchor in slugs, link
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS], ids=lambda page: page.name)
+def test_no_command_is_taken_for_a_part_of_a_list(page):
+    """Four spaces after an item of a list are its next paragraph, not code."""
+    in_list, before = False, ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if re.match(r" {0,3}([-*]|\d+\.) ", line):
+            in_list = True
+        elif line and not line.startswith(" "):
+            in_list = False
+        assert not (in_list and not before and re.match(r" {4}\S", line)), line
+        before = line
+
+
 def test_the_site_is_built_without_warnings():
     assert "sphinx-build -q -W -n docs" in (ROOT / "Makefile").read_text(encoding="utf-8")
     there = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text(encoding="utf-8"))
