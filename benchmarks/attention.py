@@ -46,19 +46,22 @@ def values(scores: list[dict[str, Any]], field: str) -> Scores:
 def pooled(pairs: list[tuple[Path, Path]], images: int) -> list[dict[str, Any]]:
     """Every score over all pairs."""
     sides = [[explained(run, images) for run in pair] for pair in pairs]
+    columns = {
+        f"{name}_{field}": [values(pair[number], field) for pair in sides]
+        for number, name in enumerate(("first", "second"))
+        for field in ("value", "excess")
+    }
     differences = [values(compare_explanations(*pair), "value") for pair in pairs]
-    pooled_scores = []
+    found = []
     for key in set.intersection(*map(set, differences)):
         each = np.array([one[key] for one in differences])
-        half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
         entry: dict[str, Any] = dict(zip(("map", "eps", "score"), key, strict=True))
-        for number, name in enumerate(("first", "second")):
-            for field in ("value", "excess"):
-                known = [found[key] for pair in sides if key in (found := values(pair[number], field))]
-                entry[f"{name}_{field}"] = float(np.mean(known)) if len(known) == len(pairs) else None
-        entry |= {"difference": float(each.mean()), "interval": [float(each.mean() - half), float(each.mean() + half)]}
-        pooled_scores.append(entry | {"higher": int((each > 0).sum())})
-    return sorted(pooled_scores, key=lambda entry: (entry["score"], entry["map"], entry["eps"]))
+        for name, column in columns.items():
+            entry[name] = float(np.mean([one[key] for one in column])) if all(key in one for one in column) else None
+        interval = [*map(float, stats.ttest_1samp(each, 0).confidence_interval(0.95))]
+        entry |= {"difference": float(each.mean()), "interval": interval, "higher": int((each > 0).sum())}
+        found.append(entry)
+    return sorted(found, key=lambda entry: (entry["score"], entry["map"], entry["eps"]))
 
 
 def main() -> None:

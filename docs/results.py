@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ SIX = "all models"
 Document = dict[str, Any]
 
 
+@cache
 def load(path: str) -> Document:
-    """Read a JSON file of the repository."""
+    """Read a JSON file of the repository, once for all tables; nobody may change it."""
     document: Document = json.loads((ROOT / path).read_text(encoding="utf-8"))
     return document
 
