@@ -16,7 +16,7 @@ from dpaat.benchmark.figures import write_forest, write_pareto
 from dpaat.benchmark.grid import Grid, read_grid
 from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.leaderboard import write_leaderboard
-from dpaat.benchmark.outcomes import JobOutcome, read_outcome
+from dpaat.benchmark.outcomes import read_outcome
 from dpaat.benchmark.runner import Runner, count_cores
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
 from dpaat.data import load_table, prepare
@@ -35,6 +35,8 @@ LOCK = ".benchmark.lock"
 HEAD = "# Written by dpaat benchmark: what it computes in this folder. To go on: dpaat benchmark THIS --out FOLDER\n"
 STARTUP = 6.0
 """Seconds that a training or an evaluation takes before its first image, about."""
+Pace = dict[tuple[str, str], float | None]
+"""Seconds per forward pass, by data and model; None where only a GPU's finished cell can tell."""
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
@@ -84,7 +86,8 @@ def benchmark(
     if left := [] if summary_only else [run for run in chosen if not run.finished]:
         passes = [work.passes(run) for run in left]
         engine, needs = make_executor(executor, work.out, executor_options or {}), needs or Needs()
-        console.print(work.expected(left, passes, here=engine is None), **PLAIN)
+        here = engine is None
+        console.print(work.expected(left, work.pace(left, here=here), here=here), **PLAIN)
         command = ["benchmark", str(work.write_grid().resolve()), "--out", str(work.out.resolve()), "--no-summary"]
         runner = Runner(
             workers=grid.workers if engine is None or grid.workers > 1 else len(left),
@@ -109,24 +112,28 @@ def benchmark(
 
 
 def list_cells(
-    grid: Grid, *, out: Path | None = None, only: str = "*", known: Path | None = None, console: Console
+    grid: Grid,
+    *,
+    out: Path | None = None,
+    only: str = "*",
+    known: Path | None = None,
+    executor: Kind = "local",
+    console: Console,
 ) -> list[dict[str, str]]:
     """Print and return the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
     work = _Work(grid, out, only, known)
-    pace, rows, total = work.pace(work.chosen, work.elsewhere), [], 0.0
+    passes = {run.cell.name: work.passes(run) for run in work.chosen}
+    left = [run for run in work.chosen if run.cell.name not in work.elsewhere and not run.finished]
+    here = executor == "local"
+    pace, rows = work.pace(left, here=here), []
     for run in work.chosen:
-        passes, seconds = work.passes(run), pace.get((run.cell.data, run.cell.model))
-        minutes = "-" if seconds is None else f"{seconds * passes / 60:.1f}"
-        state = "known" if run.cell.name in work.elsewhere else run.state
-        rows.append(Row(run.cell.name, [state, f"{passes / 1e6:.2f}", minutes]))
-        total += passes
+        name, seconds = run.cell.name, pace.get((run.cell.data, run.cell.model))
+        minutes = "-" if seconds is None else f"{seconds * passes[name] / 60:.1f}"
+        state = "known" if name in work.elsewhere else run.state
+        rows.append(Row(name, [state, f"{passes[name] / 1e6:.2f}", minutes]))
     table = Table("cell", ["state", "10^6 passes", "minutes"], rows)
     console.print(table.to_rich())
-    console.print(
-        f"{len(rows)} cells, {total / 1e6:.1f} million forward passes at most; minutes are known once a cell of the "
-        "same data and model is finished",
-        soft_wrap=True,
-    )
+    console.print(work.expected(left, pace, here=here), **PLAIN)
     return table.records()
 
 
@@ -159,28 +166,30 @@ class _Work:
             self._sizes[spec] = Size(len(table), len(table.classes), table.channels)
         return cell_passes(run.cell.config, self.grid.plans, self._sizes[spec])
 
-    def pace(self, runs: Sequence[JobRun], elsewhere: Mapping[str, JobOutcome]) -> dict[tuple[str, str], float | None]:
-        """Seconds per forward pass that finished cells have taken, by data and model."""
-        pace: dict[tuple[str, str], float | None] = {}
-        for run in runs:
-            if (known := elsewhere.get(run.cell.name)) or run.finished:
+    def pace(self, left: Sequence[JobRun], *, here: bool) -> Pace:
+        """Seconds per forward pass: of cells that are finished, or else of a few passes on this machine's CPU."""
+        pace: Pace = {}
+        for run in (run for run in self.runs if run.cell.config.data in self._sizes):
+            if (known := self.elsewhere.get(run.cell.name)) or run.finished:
                 facts = known.facts if known else run.record
                 pace[run.cell.data, run.cell.model] = sum(facts["seconds"].values()) / self.passes(run)
-        return pace
-
-    def expected(self, left: Sequence[JobRun], passes: Sequence[float], *, here: bool) -> str:
-        """How long the cells will take, from those that are finished or else from a few passes of each network."""
-        workers = self.grid.workers
-        side_by_side = f", {workers} side by side" if here and workers > 1 else ""
-        text = f"{len(left)} cells to run{side_by_side}, {sum(passes) / 1e6:.3g} million forward passes at most"
-        pace = self.pace([run for run in self.runs if run.cell.config.data in self._sizes], {})
-        threads = self.grid.threads or max(1, count_cores() // workers)
-        seconds = 0.0
-        for run, cost in zip(left, passes, strict=True):
+        threads = self.grid.threads or max(1, count_cores() // self.grid.workers)
+        for run in left if here else ():
             key, config = (run.cell.data, run.cell.model), run.cell.config
             if key not in pace:
-                pace[key] = seconds_per_pass(config, self._sizes[config.data], threads) if here else None
-            if (each := pace[key]) is None:
+                pace[key] = seconds_per_pass(config, self._sizes[config.data], threads)
+        return pace
+
+    def expected(self, left: Sequence[JobRun], pace: Pace, *, here: bool) -> str:
+        """How many cells there are to run, and how long they will take together."""
+        if not left:
+            return "0 cells to run"
+        workers, passes = self.grid.workers, [self.passes(run) for run in left]
+        side_by_side = f", {workers} side by side" if here and workers > 1 else ""
+        text = f"{len(left)} cells to run{side_by_side}, {sum(passes) / 1e6:.3g} million forward passes at most"
+        seconds = 0.0
+        for run, cost in zip(left, passes, strict=True):
+            if (each := pace.get((run.cell.data, run.cell.model))) is None:
                 return f"{text}; how long that takes is known once a cell is finished (--dry-run)"
             seconds += each * cost + STARTUP * (1 + len(self.grid.plans.all))
         minutes = seconds / 60 / min(workers, len(left))

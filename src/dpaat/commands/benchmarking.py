@@ -105,7 +105,7 @@ def benchmark(
     out, summary = out or Path("runs") / found.name, dict[str, Any]()
     options: dict[str, Any] = {"out": out, "known": known, "only": only, "console": console()}
     if dry_run:
-        return {"cells": module.list_cells(found, **options)}
+        return {"cells": module.list_cells(found, executor=executor, **options)}
     options |= {"summary_only": summary_only, "no_summary": no_summary, "summary": summary}
     options |= {"executor": executor, "needs": needs, "executor_options": executor_options}
     failed = module.benchmark(found, **options)
