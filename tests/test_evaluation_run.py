@@ -91,9 +91,9 @@ def test_later_radii_join_earlier_ones(run: Path) -> None:
 
 
 def test_worst_cases_over_different_attacks_stand_side_by_side(run: Path) -> None:
-    plan = {"attacks": ["fgsm"], "steps": {"pgd": 2, "square": 3}, "eps": [2 / 255, 8 / 255]}
-    evaluate_run(run, ensemble=["pgd", "square"], **plan, **QUIET)
-    document = evaluate_run(run, ensemble=["pgd"], **plan, **QUIET)
+    plan = {"attacks": ["fgsm"], "eps": [2 / 255, 8 / 255]}
+    evaluate_run(run, ensemble=["pgd", "square"], steps={"pgd": 2, "square": 3}, **plan, **QUIET)
+    document = evaluate_run(run, ensemble=["pgd"], steps={"pgd": 2}, **plan, **QUIET)
     labels = [entry["label"] for entry in document["results"]]
     assert labels == ["clean", "FGSM", "FGSM", *["worst of FGSM, PGD-2"] * 2, *["worst of FGSM, PGD-2, SQUARE-3"] * 2]
     accuracy = {(e["label"], round(e["eps"] * 255)): e["metrics"]["accuracy"] for e in document["results"]}
@@ -159,6 +159,13 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
         ({"ensemble": ["pdg"]}, "unknown attack 'pdg'; nearest: pgd"),
         ({"ensemble": ["square"], "suites": ["standard"]}, "not with a suite"),
         ({"ensemble": ["square"], "eps": [0]}, "needs a radius above 0"),
+        ({"attacks": ["fgsm"], "suites": ["masking"]}, "attacks: go without a suite"),
+        ({"steps": 7, "suites": ["masking"]}, "steps: 7 is for no attack"),
+        ({"steps": {"square": 7}}, "steps: square is not used here; a budget is taken by pgd"),
+        ({"steps": {"pgd": 7}, "suites": ["quick"]}, "steps: pgd is not used here"),
+        ({"draws": 200}, "are those of the suite certified"),
+        ({"suites": ["corruptions"], "eps": [2 / 255]}, "levels, not radii"),
+        ({"source": run}, "source: nothing here takes one"),
         ({"attacks": []}, "name at least one"),
         ({"eps": [4 / 255, 2 / 255]}, "out of order"),
         ({"eps": [2 / 255, 2 / 255]}, "is given twice"),

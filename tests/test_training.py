@@ -8,14 +8,15 @@ from torch.nn import functional as F
 
 from data_makers import write_csv
 from dpaat.attacks import pgd
-from dpaat.config import complete
+from dpaat.cli import main
+from dpaat.config import complete, unused
 from dpaat.data import prepare
 from dpaat.methods import METHODS
 from dpaat.methods.dpaat import PRESETS
 from dpaat.methods.imbalance import learning_loss
 from dpaat.runs import open_run, read_config, write_config
 from dpaat.training import train
-from training_makers import checkpoint, metrics, tiny_config
+from training_makers import TINY, checkpoint, metrics, tiny_config
 
 CLASSES = ("c0", "c1", "c2")
 
@@ -130,6 +131,18 @@ def test_every_method_trains_with_every_treatment_of_imbalance(tiny_images, tmp_
     assert math.isfinite(table["train/loss"][0])
     assert ("eps/mean" in table) == (method in WITH_RADII) == (run / "perturbation.parquet").exists()
     assert not [name for name in table if "robust" in name]
+
+
+def test_what_a_method_does_not_use_is_said_and_recorded(tiny_images, tmp_path, capsys):
+    given = ["--method=standard", "--self-teacher=0.5", "--eps=4/255", "--adv-start=0", "--epochs=1", "--val-eps=0"]
+    fields = [
+        f"--{name.replace('_', '-')}={value}" for name, value in TINY.items() if name not in ("epochs", "val_eps")
+    ]
+    assert main(["train", f"--data=folder:{tiny_images}", *fields, *given, f"--out={tmp_path / 'run'}"]) == 0
+    line = "not used, since method 'standard' makes no adversarial images: eps, self_teacher"
+    assert line in " ".join(capsys.readouterr().err.split())
+    assert line in json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert unused(read_config(tmp_path / "run" / "config.yaml")) is None, "a completed configuration gives nothing idle"
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 5])

@@ -55,6 +55,12 @@ BAD = {
 }
 
 
+def test_a_search_over_what_the_method_does_not_use_is_refused(tmp_path, capfd):
+    out = tmp_path / "out"
+    fails(capfd, "tune", "--method=standard", "--search=eps=1/255,2/255", f"--out={out}", names=("does not use eps",))
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("text", BAD)
 def test_a_bad_search_is_one_line(tmp_path, capfd, text):
     fails(capfd, "tune", f"--search={text}", f"--out={tmp_path / 'out'}", names=(BAD[text],))

@@ -256,6 +256,20 @@ def _names(text: str) -> tuple[str, ...]:
     return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
 
 
+ATTACK_FIELDS = ("eps", *OWN_DEFAULTS)
+"""Fields that play no part where a method does not attack."""
+
+
+def unused(config: TrainConfig) -> str | None:
+    """What a configuration gives and its method does not use, as a line for people; None if there is nothing."""
+    from dpaat.methods import find_method
+
+    given = [name for name in ATTACK_FIELDS if getattr(config, name) not in (None, 0, "0")]
+    if not given or find_method(config.method).adversarial:
+        return None
+    return f"not used, since method {config.method!r} makes no adversarial images: {', '.join(given)}"
+
+
 def complete(config: TrainConfig) -> TrainConfig:
     """Fill in what depends on method and weights, so that a configuration can be repeated as it is.
 

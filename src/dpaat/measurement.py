@@ -1,6 +1,6 @@
 """Every choice of an evaluation and of an explanation: field, type, default, range and help."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ValidationInfo
@@ -21,6 +21,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 FLAGS = {"suites": "suite", "attacks": "attack"}
 """Option of a field that is called otherwise on the command line."""
 SUITES = ("standard", "quick", "masking", "corruptions", "certified")
+SIGMA, DRAWS = (0.12, 0.25, 0.5), 1000
 DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
 
 
@@ -38,12 +39,11 @@ def _radii(value: Any, info: ValidationInfo) -> Any:
 def _budgets(value: Any, info: ValidationInfo) -> Any:
     """Budgets as people write them: "20" for every attack, or "apgd-t=50,square=1000"."""
     from dpaat.attacks import find_attack
-    from dpaat.evaluation.suite import SUITE_ATTACKS
 
     if not isinstance(value, str | int) or isinstance(value, bool):
         return value
     single = [*info.data.get("attacks", ()), *info.data.get("ensemble", ())]
-    attacks = SUITE_ATTACKS if info.data.get("suites") else single
+    attacks = _with_budget(info.data.get("suites", ()), single)
     budgets: dict[str, int] = {}
     for part in filter(None, str(value).split(",")):
         name, equals, number = part.strip().rpartition("=")
@@ -51,16 +51,24 @@ def _budgets(value: Any, info: ValidationInfo) -> Any:
             steps = int(number)
         except ValueError:
             raise UserError(f"steps: {part.strip()!r} is not a number of steps, such as 20 or square=1000") from None
-        chosen = [find_attack(name).name] if equals else [a for a in attacks if find_attack(a).steps]
-        budgets |= dict.fromkeys(chosen, steps)
+        if not (equals or attacks):
+            raise UserError(f"steps: {number} is for no attack; none of those that are made takes a number of steps")
+        budgets |= dict.fromkeys([find_attack(name).name] if equals else attacks, steps)
     return budgets
 
 
+def _with_budget(suites: Sequence[str], single: Sequence[str]) -> list[str]:
+    """Attacks of an evaluation that take a number of steps."""
+    from dpaat.attacks import find_attack
+    from dpaat.evaluation.suite import QUICK_ATTACKS, SUITE_ATTACKS
+
+    whole = SUITE_ATTACKS if "standard" in suites else QUICK_ATTACKS if "quick" in suites else ()
+    return [name for name in (whole if suites else single) if find_attack(name).steps]
+
+
 def _numbers(value: Any) -> Any:
-    if isinstance(value, int | float):
-        return (float(value),)
     try:
-        return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+        return tuple(map(float, str(value).split(","))) if isinstance(value, str | int | float) else value
     except ValueError:
         raise UserError(f"sigma: {value!r} is not numbers such as 0.12,0.25") from None
 
@@ -112,9 +120,9 @@ class Attacks(Checked):
     )
     precision: Precision = option("32", "of the attacks' search, auto takes the faster one; verdicts are always in 32")
     sigma: Annotated[tuple[float, ...], BeforeValidator(_numbers)] = option(
-        (0.12, 0.25, 0.5), "standard deviations of the noise of the suite certified"
+        SIGMA, "standard deviations of the noise of the suite certified"
     )
-    draws: int = option(1000, "its noise draws an image; published work takes 100,000", ge=100)
+    draws: int = option(DRAWS, "its noise draws an image; published work takes 100,000", ge=100)
 
 
 @dataclass(config=STRICT)
@@ -132,22 +140,28 @@ class EvaluateConfig(Measurement, Attacks):
         for suite in self.suites:
             if suite not in SUITES:
                 raise unknown("suite", suite, SUITES)
+        taken = _with_budget(self.suites, [spec.name for spec in self.all_specs])
         for name, value in self.steps.items():
             if find_attack(name).steps is None:
                 raise UserError(f"steps: attack {name!r} takes no number of steps")
             if value < 1:
                 raise UserError(f"steps: {value} for {name} must be at least 1")
-        if not self.radii and (self.suites or self.ensemble):
-            raise UserError("eps: a suite or an ensemble needs a radius above 0, such as 8/255")
-        if self.suites and self.ensemble:
-            raise UserError("ensemble: goes with single attacks, not with a suite, which has its own")
-        if not self.sigma or not all(0 < sigma <= 2 for sigma in self.sigma):
-            raise UserError(f"sigma: {self.sigma} must be numbers above 0, at most 2")
-        if "quick" in self.suites and "standard" in self.suites:
-            raise UserError("suites: quick is a part of standard; name one of them")
-        if not (self.suites or self.attacks or self.ensemble):
-            raise UserError("attacks: name at least one, see `dpaat list attacks`")
-        self.all_specs  # noqa: B018 - looked up here for its error
+            if name not in taken:
+                raise UserError(f"steps: {name} is not used here; a budget is taken by {', '.join(taken) or 'none'}")
+        suites, whole = set(self.suites), self.suites or self.ensemble
+        rules = {
+            "eps: a suite or an ensemble needs a radius above 0, such as 8/255": whole and not self.radii,
+            "eps: corruptions have levels, not radii": suites == {"corruptions"} and self.eps is not None,
+            "ensemble: goes with single attacks, not with a suite, which has its own": suites and self.ensemble,
+            "attacks: go without a suite, which has its own; make two calls": suites and self.attacks != ["pgd"],
+            "attacks: name at least one, see `dpaat list attacks`": not (suites or self.attacks or self.ensemble),
+            "suites: quick is a part of standard; name one of them": {"quick", "standard"} <= suites,
+            f"sigma: {self.sigma} must be numbers above 0, at most 2": not all(0 < s <= 2 for s in self.sigma or [0]),
+            "sigma and draws: are those of the suite certified; name it with --suite": "certified" not in suites
+            and (self.sigma, self.draws) != (SIGMA, DRAWS),
+        }
+        if broken := [line for line, rule in rules.items() if rule]:
+            raise UserError(broken[0])
 
     @property
     def radii(self) -> list[float]:

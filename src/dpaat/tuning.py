@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from dpaat.config import PLACE, TrainConfig, complete
+from dpaat.config import ATTACK_FIELDS, PLACE, TrainConfig, complete
 from dpaat.errors import UserError, at, unknown
 from dpaat.methods import find_method
 from dpaat.runs import write_config
@@ -119,8 +119,12 @@ def tune(
     ranges = [parse_search(text, options) for text in searches]
     if not ranges or trials < 1:
         raise UserError("search: name at least one field, such as --search lr=log:1e-4,1e-1, and --trials at least 1")
-    if len({each.field for each in ranges}) < len(ranges):
+    fields = {each.field for each in ranges}
+    if len(fields) < len(ranges):
         raise UserError("search: a field is given twice")
+    fixed = "method" not in fields and not find_method(config.method).adversarial
+    if fixed and (idle := sorted(fields & set(ATTACK_FIELDS))):
+        raise UserError(f"search: method {config.method!r} makes no adversarial images, so it does not use {idle[0]}")
     if config.select == "auto" and any(each.field == "method" for each in ranges):
         raise UserError("select: auto is another score for another method; name one, such as robust-balanced-accuracy")
     if config.select == "last":

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from dpaat.errors import UserError, at, unknown
 from dpaat.evaluation.specs import WORST_CASE, AttackSpec, is_worst_case, worst_of
 from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
-from dpaat.measurement import FLAGS, EvaluateConfig
+from dpaat.measurement import DRAWS, FLAGS, SIGMA, EvaluateConfig
 from dpaat.validation import STRICT, fields_of, option
 
 DRAWN = ("suites", "attacks", "ensemble", "steps", "eps", "max_samples", "batch_size", "precision")
@@ -57,6 +57,7 @@ def read_plans(values: dict[str, Any]) -> Plans:
             draw = _tabled(**{name: values[name] for name in INHERITED if name in values} | found.subset)
     if found.masking is not None:
         changes: dict[str, Any] = {"suites": ["masking"], "attacks": ["pgd"], "ensemble": [], "steps": {}}
+        changes |= {"sigma": SIGMA, "draws": DRAWS}
         masking = dataclasses.replace(main, **changes, max_samples=found.masking)
     return Plans(main, draw, masking)
 

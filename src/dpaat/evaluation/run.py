@@ -124,8 +124,11 @@ def evaluate_arrays(
 
 
 def _written(target: EvalTarget, plan: EvaluateConfig, *, source: EvalTarget | None, progress: bool) -> Writer:
-    if source is None and any(find_attack(spec.name).needs_source for spec in plan.all_specs):
+    transfers = any(find_attack(spec.name).needs_source for spec in plan.all_specs)
+    if transfers and source is None:
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
+    if source is not None and not (transfers or "masking" in plan.suites):
+        raise UserError("source: nothing here takes one; add transfer to --attack, or masking to --suite")
     target.check_radii(plan.radii, plan.norm)
     check_writable(target.folder)
     require_present(target.folder, target.head)

@@ -20,7 +20,7 @@ from dpaat.radii import format_radius
 SCORED = ("fgsm", "pgd", "apgd-ce")
 """Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
 ENSEMBLE = ("apgd-t", "fab-t", "square")  # attacks of the standard suite on images that withstood the rest
-SUITE_ATTACKS = (*SCORED, *ENSEMBLE)
+SUITE_ATTACKS, QUICK_ATTACKS = (*SCORED, *ENSEMBLE), (SCORED[-1], *ENSEMBLE)
 CURVE = {"linf": (16 / 255, 32 / 255, 64 / 255, 0.5), "l2": (4.0, 8.0, 16.0)}
 """Radii of the security curve beyond the fixed ones, by APGD-CE on images that are still correct."""
 
@@ -148,7 +148,7 @@ def run_standard(
     specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
     radii = [eps for eps in radii if eps > 0]
     beyond = [] if quick else [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
-    names = ((), (SCORED[-1], *ENSEMBLE)) if quick else (SCORED, ENSEMBLE)
+    names = ((), QUICK_ATTACKS) if quick else (SCORED, ENSEMBLE)
     scored, ensemble = ([specs[name] for name in some] for some in names)
     worst = AttackSpec(QUICK if quick else WORST_CASE, norm=norm)
     cascade = yield from run_ensemble(

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
-from dpaat.config import PLACE, TrainConfig, complete
+from dpaat.config import PLACE, TrainConfig, complete, unused
 from dpaat.consistency import check_end, check_start
 from dpaat.data.splits import read_splits
 from dpaat.errors import WORKER_LOST, Interrupted, UserError, out_of_memory
@@ -107,7 +107,7 @@ class _Training:
             check_end(self.out, folder.info)
             place = {name: getattr(self.config, name) for name in PLACE}
             self.config = dataclasses.replace(before, **place, data=before.data if data is None else data)
-        self.config = complete(self.config)
+        self.idle, self.config = unused(self.config), complete(self.config)
         check_options(self.config.trainer)
         check_name(self.as_run.network)
         return True
@@ -170,12 +170,13 @@ class _Training:
             held.enter_context(folder.alone())
             folder.require_empty()
         if self.checkpoint is None:
-            folder.begin(config, self.data, facts, command)
+            folder.begin(config, self.data, facts, command, self.idle)
         elif folder.first:
             folder.go_on(config, self.moved_to)
         self.module.record = self.as_run.record
         say(headline(config, self.data, self.module))
-        for kind, lines in (("note", self.data.table.notes), ("warning", folder.info.get("data_warnings", []))):
+        notes = folder.info.get("notes") or self.data.table.notes
+        for kind, lines in (("note", notes), ("warning", folder.info.get("data_warnings", []))):
             for line in lines:
                 say(line, kind)
         if not self.resuming and (weights := describe_weights(facts)):

@@ -73,8 +73,15 @@ class RunFolder:
         self.info |= fields
         write_json(self.path / INFO, self.info)
 
-    def begin(self, config: TrainConfig, data: PreparedData, network: Mapping[str, Any], command: str) -> None:
-        """Write what a run is begun with; further processes only know it."""
+    def begin(
+        self,
+        config: TrainConfig,
+        data: PreparedData,
+        network: Mapping[str, Any],
+        command: str,
+        idle: str | None = None,
+    ) -> None:
+        """Write what a run is begun with, `idle` says what of it plays no part; further processes only know it."""
         out, table = self.path, data.table
         rows = {split: data.rows(split) for split in ("train", "val", "test")}
         counts = {split: label_sets.count(data.labels[found], data.classes) for split, found in rows.items()}
@@ -87,7 +94,7 @@ class RunFolder:
             "fingerprint": data.fingerprint,
             "window": data.window,
             "pixels": list(data.kinds),
-            "notes": list(table.notes),
+            "notes": [*table.notes, *([idle] if idle else [])],
             "data_warnings": [*warnings_of(data), *learned_before(config, data)],
             "synthetic": table.synthetic,
             "licence": table.licence,
