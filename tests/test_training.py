@@ -140,7 +140,7 @@ def test_what_a_method_does_not_use_is_said_and_recorded(tiny_images, tmp_path, 
     ]
     assert main(["train", f"--data=folder:{tiny_images}", *fields, *given, f"--out={tmp_path / 'run'}"]) == 0
     line = "not used, since method 'standard' makes no adversarial images: eps, self_teacher"
-    assert line in " ".join(capsys.readouterr().err.split())
+    assert line in " ".join(capsys.readouterr().out.split())
     assert line in json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
     assert unused(read_config(tmp_path / "run" / "config.yaml")) is None, "a completed configuration gives nothing idle"
 
