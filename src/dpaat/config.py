@@ -157,8 +157,8 @@ class Optimization(Checked):
     select: Literal["auto", "balanced-accuracy", "robust-balanced-accuracy", "auroc", "last"] = option(
         "auto",
         "score that picks the best epoch; auto takes clean balanced accuracy for standard training, else the mean "
-        "balanced accuracy over radius 0 and val_eps. last takes the last epoch; use it with few validation images of "
-        "the rarest class, whose best score is mostly chance",
+        "balanced accuracy over radius 0 and val_eps, and AUROC alike for several labels. last takes the last epoch; "
+        "use it with few validation images of the rarest class, whose best score is mostly chance",
     )
     seed: int = option(0, "of weights, batch order, augmentation and splits", **SEED)
 

@@ -54,7 +54,8 @@ def benchmark(
         threads: of every cell; by default the grid's, else the cores are shared out.
         only: run the cells whose names match this pattern.
         known: folder of outcomes computed elsewhere, which are summed up, not run again.
-        reference: recipe to compare the others with, of several radii the first; by default the grid's, else standard.
+        reference: recipe to compare the others with, of several radii the first; by default the grid's, else standard,
+            else the first method.
         summary_only: sum up what is finished or known, run nothing.
         no_summary: run cells, sum up nothing.
         dry_run: list the cells and what each is expected to cost.

@@ -148,7 +148,7 @@ def quickstart(
         data: dataset, as for `dpaat train --data`.
         epochs: passes over the training set; by default 12.
         seed: of everything random.
-        out: folder to make; by default runs/quickstart.
+        out: folder to make; by default the first free one of runs/quickstart, runs/quickstart-2, ...
     """
     from dpaat import quickstart as module
 
