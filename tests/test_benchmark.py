@@ -19,13 +19,16 @@ from sklearn.metrics import average_precision_score
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
 from dpaat.benchmark import read_grid, runner
+from dpaat.benchmark.archive import check_data
 from dpaat.benchmark.cost import Size, cell_passes, step_passes
 from dpaat.benchmark.datasets import data_name, public_spec
 from dpaat.benchmark.jobs import JobRun
+from dpaat.benchmark.outcomes import read_outcome
 from dpaat.benchmark.plans import digest
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
+from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from dpaat.runs import read_config
 from training_makers import fails
@@ -490,6 +493,35 @@ def test_dry_run_lists_the_cells_and_runs_none(finished_grid, tiny_images, tmp_p
     assert (text.count("finished"), text.count("waiting")) == (3, 1)
     assert re.search(r"^1 cells to run, .* about \d+ min$", text, re.MULTILINE), "finished cells cost nothing more"
     assert not (tmp_path / "out" / "cells" / CELLS[3]).exists()
+
+
+def test_finished_cells_of_data_that_have_changed_are_refused(finished_grid, tiny_images, tmp_path, capfd):
+    out, images = tmp_path / "out", tmp_path / "images"
+    shutil.copytree(finished_grid / "out", out)
+    shutil.copytree(tiny_images, images)
+    command = ["benchmark", finished_grid / "grid.yaml", "--data", f"folder:{images}", "--out", out]
+    assert main([*map(str, command), "--dry-run"]) == 0
+    splits = out / "cells" / CELLS[0] / "splits.csv"
+    kept = splits.read_text()
+    splits.write_text(kept.replace(",test", ",train", 1))
+    fails(capfd, *command, names=(CELLS[0], "another split of these data"))
+    splits.write_text(kept)
+    next((images / "c0").iterdir()).rename(images / "c1" / "moved.png")
+    for more in ([], ["--dry-run"]):
+        fails(capfd, *command, *more, names=(CELLS[0], "data that have changed since"))
+
+
+def test_cells_that_were_tested_on_other_images_are_not_compared(finished_grid, tiny_images):
+    runs = [JobRun(cell, finished_grid / "out") for cell in read_grid(finished_grid / "grid.yaml").cells]
+    outcomes = {run.cell.name: read_outcome(run) for run in runs}
+    check_data(outcomes, runs)
+    first = outcomes[CELLS[0]]
+    images = first.main.clean.images
+    other = dataclasses.replace(images, ids=images.ids[::-1])
+    clean = dataclasses.replace(first.main.clean, images=other)
+    outcomes[CELLS[0]] = dataclasses.replace(first, main=dataclasses.replace(first.main, clean=clean))
+    with pytest.raises(UserError, match="was tested on other images than"):
+        check_data(outcomes, runs)
 
 
 def test_grids_of_the_package_go_by_their_names(tmp_path, monkeypatch, capfd):

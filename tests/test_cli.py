@@ -15,7 +15,7 @@ from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.methods import METHODS
 from dpaat.runs import read_config
-from training_makers import tiny_arguments, tiny_config
+from training_makers import fails, tiny_arguments, tiny_config
 
 COMMANDS = [
     "quickstart",
@@ -131,6 +131,12 @@ def test_options_override_a_config_file(tiny_run, tmp_path, capsys):
     assert {name: printed[name] for name in vars(config) if name != "seed"} == {
         name: value for name, value in vars(config).items() if name != "seed"
     }
+
+
+def test_resuming_where_nothing_was_begun_is_refused(tiny_images, tmp_path, capfd):
+    out = tmp_path / "run"
+    fails(capfd, "train", "--resume", f"--out={out}", names=("holds no run to resume",))
+    assert not out.exists()
 
 
 def test_train_stop_resume_evaluate_predict(tiny_images, tmp_path, capsys):

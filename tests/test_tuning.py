@@ -1,6 +1,7 @@
 """The search for settings, with the real Optuna and trainings of a second."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -98,6 +99,14 @@ def test_a_study_goes_on_and_ends_in_a_configuration(tiny_images, tmp_path, capf
     config = read_config(whole / "best.yaml")
     assert (config.lr, config.optimizer, config.epochs) == (pytest.approx(best["lr"]), best["optimizer"], 2)
     fails(capfd, *arguments(tiny_images, whole, 4, "--batch-size=8"), names=("another config",))
+
+
+def test_a_study_of_data_that_have_changed_is_not_gone_on_with(tiny_images, tmp_path, capfd):
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(tiny_images, images)
+    assert main(arguments(images, out, 1)) == 0
+    next((images / "c0").iterdir()).rename(images / "c1" / "moved.png")
+    fails(capfd, *arguments(images, out, 2), names=("data that have changed since",))
 
 
 def test_an_interrupted_trial_is_gone_on_with(tiny_images, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Search for good settings with Optuna: many trainings, judged by their validation scores alone."""
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from dpaat.methods import find_method
 from dpaat.runs import write_config
 from dpaat.storage import BusyError, locked, write_text
 from dpaat.tables import Column, Row, Table, percent
+from dpaat.training.setup import prepare_data
 from dpaat.validation import fields_of, load_yaml
 
 STUDY, TRIALS, BEST = "study.journal", "trials.csv", "best.yaml"
@@ -176,11 +178,14 @@ class _Study:
     def require_same(self, searches: Sequence[str]) -> None:
         """Refuse to go on with a study of something else."""
         asked = {name: value for name, value in vars(self.config).items() if name not in PLACE}
-        now = {"config": yaml.safe_dump(asked), "search": sorted(searches)}
+        data = prepare_data(self.config, cache_dir=self.cache_dir, progress=False)
+        split = hashlib.sha256("".join(data.split).encode()).hexdigest()[:16]
+        now = {"config": yaml.safe_dump(asked), "search": sorted(searches), "data": f"{data.fingerprint} {split}"}
         before, said = self.study.user_attrs or now, "choose another --out, or give the same again"
         for name, value in now.items():
-            if before.get(name) != value:
-                raise UserError(f"{self.out}: holds a study of another {name}; {said}")
+            if before.get(name, value) != value:  # a study of before this was noted has no data
+                other = "data that have changed since" if name == "data" else f"another {name}"
+                raise UserError(f"{self.out}: holds a study of {other}; {said}")
             self.study.set_user_attr(name, value)
 
     def next(self, most: int) -> Any:

@@ -18,9 +18,9 @@ from dpaat.benchmark.jobs import JobRun
 from dpaat.benchmark.leaderboard import write_leaderboard
 from dpaat.benchmark.outcomes import read_outcome
 from dpaat.benchmark.runner import Runner, count_cores
+from dpaat.benchmark.splits import LOCK, check_finished, shared_splits
 from dpaat.benchmark.tables import benchmark_markdown, benchmark_table
-from dpaat.data import load_table, prepare
-from dpaat.data.splits import export_splits
+from dpaat.data import load_table
 from dpaat.errors import UserError
 from dpaat.precision import emulation
 from dpaat.storage import locked, write_json, write_text
@@ -28,10 +28,6 @@ from dpaat.tables import Row, Table
 
 __all__ = ["benchmark", "list_cells", "read_grid"]
 
-SPLIT_SEED = 0
-"""All seeds share the splits that this one makes, so that they can be pooled image by image."""
-LOCK = ".benchmark.lock"
-"""File in a benchmark's folder, held while what all its processes share is written."""
 HEAD = "# Written by dpaat benchmark: what it computes in this folder. To go on: dpaat benchmark THIS --out FOLDER\n"
 STARTUP = 6.0
 """Seconds that a training or an evaluation takes before its first image, about."""
@@ -83,6 +79,8 @@ def benchmark(
     chosen = [run for run in work.chosen if run.cell.name not in work.elsewhere]
     for run in chosen:
         run.check()
+    if not summary_only:
+        check_finished(chosen)
     if left := [] if summary_only else [run for run in chosen if not run.finished]:
         passes = [work.passes(run) for run in left]
         engine, needs = make_executor(executor, work.out, executor_options or {}), needs or Needs()
@@ -92,7 +90,7 @@ def benchmark(
         runner = Runner(
             workers=grid.workers if engine is None or grid.workers > 1 else len(left),
             threads=grid.threads,
-            splits=work.shared_splits(left),
+            splits=shared_splits(work.out, left),
             executor=engine,
             command=[*command, "--workers", "1", "--threads", str(grid.threads or needs.cores)],
             needs=needs,
@@ -125,6 +123,7 @@ def list_cells(
     passes = {run.cell.name: work.passes(run) for run in work.chosen}
     left = [run for run in work.chosen if run.cell.name not in work.elsewhere and not run.finished]
     here = executor == "local"
+    check_finished([run for run in work.chosen if run.cell.name not in work.elsewhere])
     pace, rows = work.pace(left, here=here), []
     for run in work.chosen:
         name, seconds = run.cell.name, pace.get((run.cell.data, run.cell.model))
@@ -232,18 +231,3 @@ class _Work:
             console.print(benchmark_table(document))
             console.print(f"written to {', '.join(str(out / name) for name in names)}", highlight=False, soft_wrap=True)
             return document
-
-    def shared_splits(self, runs: Sequence[JobRun]) -> dict[str, Path]:
-        """Write the splits of cells whose own seed would make others; returns name of the cell to file."""
-        found = {}
-        for cell in (run.cell for run in runs if run.cell.seed != SPLIT_SEED):
-            fold = "" if cell.fold is None else "-" + cell.fold.replace("/", "of").replace(" ", "")
-            path = self.out / "splits" / f"{cell.data}{fold}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.out / LOCK):
-                if not path.is_file():
-                    fields = {name: getattr(cell.config, name) for name in ("image_size", "fit", "window")}
-                    prepared = prepare(cell.config.data, seed=SPLIT_SEED, fold=cell.fold, **fields)
-                    export_splits(path, prepared.ids, prepared.split)
-            found[cell.name] = path
-        return found

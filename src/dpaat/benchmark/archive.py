@@ -56,17 +56,21 @@ def read_outcomes(folder: Path, runs: Sequence[JobRun]) -> dict[str, JobOutcome]
 
 
 def check_data(outcomes: Mapping[str, JobOutcome], runs: Sequence[JobRun]) -> None:
-    """Refuse cells that are called by the same data but were computed on others; the UserError names two of them."""
-    first: dict[str, tuple[str, str]] = {}
-    for run in runs:
-        if run.cell.name in outcomes:
-            fingerprint = outcomes[run.cell.name].facts["fingerprint"]
-            name, known = first.setdefault(run.cell.data, (run.cell.name, fingerprint))
-            if fingerprint != known:
-                raise UserError(
-                    f"{run.cell.data}: {run.cell.name} was computed on data with fingerprint {fingerprint}, {name} on "
-                    f"{known}; they cannot be compared"
-                )
+    """Refuse cells of the same data that differ in the data or, in one fold, in the test images; names two of them."""
+    data: dict[str, tuple[str, str]] = {}
+    tested: dict[tuple[str, str | None], tuple[str, Predictions]] = {}
+    for cell in (run.cell for run in runs if run.cell.name in outcomes):
+        found = outcomes[cell.name]
+        fingerprint, images = found.facts["fingerprint"], found.main.clean.images
+        name, known = data.setdefault(cell.data, (cell.name, fingerprint))
+        if fingerprint != known:
+            raise UserError(
+                f"{cell.data}: {cell.name} was computed on data with fingerprint {fingerprint}, {name} on {known}; "
+                "they cannot be compared"
+            )
+        name, others = tested.setdefault((cell.data, cell.fold), (cell.name, images))
+        if not images.same_images(others):
+            raise UserError(f"{cell.data}: {cell.name} was tested on other images than {name}; they cannot be compared")
 
 
 def _read(path: Path, cell: Job) -> JobOutcome:

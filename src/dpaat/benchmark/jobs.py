@@ -15,6 +15,8 @@ from dpaat.benchmark.datasets import data_name
 from dpaat.benchmark.grid import Job
 from dpaat.benchmark.plans import digest
 from dpaat.config import OWN_DEFAULTS, PLACE, TrainConfig
+from dpaat.data import PreparedData
+from dpaat.data.splits import import_splits
 from dpaat.errors import UserError
 from dpaat.evaluation.results import EVALUATION_FILE
 from dpaat.measurement import EvaluateConfig
@@ -132,6 +134,16 @@ class JobRun:
                     f"{self.folder}: was begun with {name} {before[name]!r}, the grid says {now!r}; choose another "
                     "--out, or delete that folder to train this cell anew"
                 )
+
+    def check_data(self, data: PreparedData) -> None:
+        """Refuse a finished cell that was computed on other images, labels or splits than those of now."""
+        same = self.info["fingerprint"] == data.fingerprint
+        if not same or (import_splits(self.folder / SPLITS, data.ids) != data.split).any():
+            what = "another split of these data" if same else "data that have changed since"
+            raise UserError(
+                f"{self.folder}: was computed on {what}; choose another --out, or delete that folder to train this "
+                "cell anew"
+            )
 
     def seconds_per_epoch(self) -> float | None:
         """Median wall-clock time of its epochs, validation included; None before the first."""
