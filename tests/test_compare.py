@@ -12,8 +12,8 @@ from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.evaluation.compare import compare_runs
 from dpaat.evaluation.entries import Population, result_entry
-from dpaat.evaluation.metrics import classification_metrics
-from dpaat.evaluation.results import prediction_rows, save_result
+from dpaat.evaluation.metrics import classification_metrics, verdict_metrics
+from dpaat.evaluation.results import prediction_rows, read_evaluation, save_result
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.statistics import holm
 from dpaat.evaluation.suite import Result
@@ -93,6 +93,95 @@ def test_folds_and_seeds_of_a_recipe_are_pooled(tmp_path) -> None:
     clean = [json.loads((run / "evaluation.json").read_text())["results"][0]["metrics"] for run in runs[:4]]
     expected = np.mean([m["balanced_accuracy"] for m in clean])
     assert found["conditions"][0]["scores"]["pgd"]["balanced_accuracy"]["value"] == pytest.approx(expected)
+
+
+WORST = (("pgd", 20), ("apgd-ce", 100), ("square", 5000))
+WEAK = (("pgd", 1), ("apgd-ce", 1), ("square", 1))
+
+
+def add_result(run: Path, spec: AttackSpec, *, right: int = 90, **settings) -> None:
+    """Add a result to a folder of `make_run`: so many of the 90 images are right."""
+    labels, population = np.arange(90) % 3, Population("made", "f" * 16, "test", 90)
+    predicted = np.where(np.arange(90) < right, labels, (labels + 1) % 3)
+    metrics = verdict_metrics(torch.from_numpy(predicted), torch.from_numpy(labels), CLASSES)
+    result = Result(spec, 8 / 255, predicted, metrics)
+    about = {"ids": [f"None-{k:03d}" for k in range(90)], "groups": [f"g{k // 2}" for k in range(90)]}
+    rows = prediction_rows(result, population, labels=labels, classes=CLASSES, **about)
+    head = {name: value for name, value in read_evaluation(run).items() if name not in ("results", "constant")}
+    entry = result_entry(result, population, checkpoint=run.name, **settings)
+    save_result(run, head, result=entry, predictions=rows)
+
+
+def _shared(runs) -> tuple[list[str], list[str]]:
+    found = compare_runs(runs)
+    return [each["label"] for each in found["conditions"] if each["label"] not in ("clean", "PGD-20")], found["notes"]
+
+
+@pytest.mark.parametrize("name", ["worst-case", "worst-case-quick"])
+def test_a_worst_case_is_compared_with_one_of_the_same_budgets(tmp_path, name) -> None:
+    one, two = (make_run(tmp_path, method, method=method, skill=1) for method in ("pgd", "dpaat"))
+    add_result(one, AttackSpec(name, budgets=WORST), right=30)
+    add_result(two, AttackSpec(name, budgets=WEAK), right=80)
+    labels, (note,) = _shared([one, two])
+    assert labels == []
+    assert "worst case: left out" in note
+    assert "budgets" in note
+    add_result(two, AttackSpec(name, budgets=WORST), right=40)
+    labels, notes = _shared([one, two])
+    assert len(labels) == 1
+    assert notes == []
+    add_result(one, AttackSpec(name, budgets=WEAK), right=70)  # a quick look keeps the strong result
+    labels, notes = _shared([one, two])
+    assert len(labels) == len(set(labels)) == 2
+    assert notes == []
+    assert any("(PGD-1, APGD-CE-1, SQUARE-1)" in label for label in labels)
+
+
+def test_a_worst_case_of_an_earlier_version_is_compared_with_its_like(tmp_path) -> None:
+    one, two = (make_run(tmp_path, method, method=method, skill=1) for method in ("pgd", "dpaat"))
+    for run in (one, two):
+        add_result(run, AttackSpec("worst-case"), right=30)
+    assert _shared([one, two]) == (["worst case"], [])
+    add_result(two, AttackSpec("worst-case", budgets=WEAK), right=80)  # stands beside the one of unknown budgets
+    assert _shared([one, two]) == (["worst case"], [])
+    add_result(two, AttackSpec("worst-case", budgets=WORST), right=40)  # of the default budgets, takes its place
+    labels, (note,) = _shared([one, two])
+    assert labels == []
+    assert "left out" in note
+    assert [e["label"] for e in read_evaluation(two)["results"]][2:] == [
+        "worst case",
+        "worst case (PGD-1, APGD-CE-1, SQUARE-1)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["transfer", "worst-of:pgd-20+transfer-100"])
+def test_an_attack_from_another_source_is_another_attack(tmp_path, name) -> None:
+    one, two = (make_run(tmp_path, method, method=method, skill=1) for method in ("pgd", "dpaat"))
+    for run, source in ((one, "a" * 16), (two, "b" * 16)):
+        add_result(run, AttackSpec(name, 100), source=source)
+        add_result(run, AttackSpec("fgsm"), source=source)  # has no use for it
+    labels, (note,) = _shared([one, two])
+    assert labels == ["FGSM"]
+    assert "source" in note
+    add_result(two, AttackSpec(name, 100), source="a" * 16)
+    labels, notes = _shared([one, two])
+    assert len(labels) == 2
+    assert labels[1].endswith("from aaaaaaaa")
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("batch_size", (64, 128)), ("seed", (0, 1)), ("precision", ("32", "bf16"))]
+)
+def test_random_starts_that_are_not_paired_are_noted(tmp_path, name, values, capsys) -> None:
+    runs = [make_run(tmp_path, method, method=method, skill=1) for method in ("pgd", "dpaat")]
+    for run, value in zip(runs, values, strict=True):
+        add_result(run, AttackSpec("pgd", 50), **{name: value})
+    _, (note,) = _shared(runs)
+    assert name in note
+    assert "not paired" in note
+    assert main(["compare", *map(str, runs)]) == 0
+    assert "not paired" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path) -> None:

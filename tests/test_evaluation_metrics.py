@@ -4,6 +4,7 @@ import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from dpaat.errors import UserError
+from dpaat.evaluation.labels import label_metrics
 from dpaat.evaluation.metrics import (
     calibration_error,
     classification_metrics,
@@ -124,6 +125,23 @@ def test_verdicts_by_hand() -> None:
         verdict_metrics(predicted[:0], labels[:0], ["a", "b", "c"])
     with pytest.raises(UserError, match="5 images but labels"):
         require_labels(labels, 5, 3)
+
+
+def test_no_score_of_a_perfect_ranking_is_above_1() -> None:
+    rng, classes = np.random.default_rng(0), ["a", "b"]
+    for n in range(5, 305):
+        y = rng.random(n) < rng.uniform(0.1, 0.9)
+        y[:2] = True, False
+        score = (y + 0.9 * rng.random(n)) / 2
+        both, labels = np.stack([1 - score, score], axis=1), np.stack([~y, y], axis=1).astype(np.int8)
+        of_images = classification_metrics(torch.from_numpy(both), torch.from_numpy(y.astype(np.int64)), classes)
+        of_labels = label_metrics(both > 0.5, labels, classes, both)
+        assert of_images["map"] == pytest.approx(1, abs=1e-6)
+        eps = [0.0, *np.sort(rng.uniform(0.01, 1, 4)).tolist()]
+        found = [of_images["map"], of_images["auroc"], of_labels["map"], of_labels["auroc"], of_images["ece"]]
+        found += [each[name] for each in of_labels["per_label"].values() for name in ("ap", "auroc")]
+        found += [curve_area(eps, [share] * 5) / share for share in (1.0, 0.7)]
+        assert max(found) <= 1, (n, found)
 
 
 def test_calibration_error_by_hand() -> None:

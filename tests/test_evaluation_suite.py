@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
+from dpaat.evaluation.results import check_results, read_evaluation
 from dpaat.evaluation.specs import CLEAN, AttackSpec, attack_spec
 from dpaat.evaluation.suite import evaluate_model, run_attacks, run_ensemble
+from dpaat.evaluation.tables import analyses_summary
 
 PGD = AttackSpec("pgd", 3)
 CLASSES = ["dark", "bright"]
@@ -108,6 +111,22 @@ def test_an_ensemble_attacks_what_stands_and_ends_in_the_worst_case(images, labe
     assert fell_to is not None
     assert fell_to.tolist() == ["", "", *["FGSM"] * 4, "", ""]
     assert found[-1].probabilities is None
+
+
+def test_suites_of_other_budgets_stand_side_by_side(images, labels, tmp_path) -> None:
+    strong = {"pgd": 4, "apgd-ce": 3, "apgd-t": 3, "fab-t": 3, "square": 4}
+    for steps in (strong, dict.fromkeys(strong, 1), strong):
+        options = {"classes": CLASSES, "radii": [10 / 255], "steps": steps, "progress": False}
+        evaluate_model(Brightness(), images, labels, out=tmp_path, **options)
+    document = read_evaluation(tmp_path)
+    worst = [entry for entry in document["results"] if entry["attack"] == "worst-case"]
+    assert [entry["budgets"] for entry in worst] == [dict.fromkeys(strong, 1), strong]
+    assert len({entry["label"] for entry in worst}) == len({entry["predictions"] for entry in worst}) == 2
+    check_results(tmp_path)
+    assert [curve["budgets"] for curve in document["analyses"]["curve"]] == [dict.fromkeys(strong, 1), strong]
+    console = Console(width=300, record=True)
+    console.print(analyses_summary(document))
+    assert "worst case (PGD-4, APGD-CE-3, APGD-T-3, FAB-T-3, SQUARE-4) over growing radii" in console.export_text()
 
 
 def test_result_is_the_same_whatever_was_evaluated_before(images, labels) -> None:

@@ -69,6 +69,35 @@ def test_interval_covers_the_true_excess():
     assert 0.91 <= hits / 400 <= 0.99
 
 
+@pytest.mark.parametrize("n", [10, 30])
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("rates", [(0.05, 0.05, 0.05), (0.95, 0.95, 0.95), (0.08, 0.02, 0.02)])
+def test_interval_holds_no_difference_where_recalls_are_near_0_or_1(rates, size, n):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [600, 140, 60])
+    groups = np.arange(800) // size
+    hits = []
+    for _ in range(400):
+        drawn = rng.choice(800 // size, n // size, replace=False)
+        correct = (rng.random(800)[groups * size]) < np.array(rates)[labels]
+        excess, interval = excess_accuracy(np.isin(groups, drawn), correct, labels, groups)
+        low, high = interval or (excess, excess)
+        hits.append(low <= 0 <= high)
+    assert np.mean(hits) >= 0.93
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.97])
+def test_interval_of_several_labels_holds_no_difference(rate):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((600, 3)) < 0.3).astype(np.int8)
+    hits = []
+    for _ in range(300):
+        member = np.isin(np.arange(600), rng.choice(600, 12, replace=False))
+        low, high = excess_accuracy(member, rng.random((600, 3)) < rate, labels, np.arange(600))[1]
+        hits.append(low <= 0 <= high)
+    assert np.mean(hits) >= 0.93
+
+
 @pytest.mark.parametrize(
     "cells",
     [

@@ -20,7 +20,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 TAGS = ("str", "int", "float", "list[float]", "list[any]", "literal", "bool")
 """What pydantic adds to the place of a value that could be of several types."""
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]  # earlier versions wrote what float32 had rounded up
 MAX_YAML_VALUES = 100_000
 """A hand-written file is far below; aliases of aliases unfold a few lines to billions."""
 RULES = {"ge": "at least {:n}", "gt": "above {:n}", "le": "at most {:n}", "lt": "below {:n}"}

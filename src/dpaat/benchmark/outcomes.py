@@ -117,6 +117,7 @@ class _Reader:
                 (entry["fingerprint"], entry["split"]) == (self.document["data_fingerprint"], plan.split)
                 and entry["n"] == images
                 and (entry["attack"], entry["steps"]) == (spec.name, spec.steps)
+                and entry.get("budgets") in (None, dict(spec.budgets))
                 and abs(entry["eps"] - eps) < 1e-9
                 and entry["norm"] in (None, spec.norm)
             ):

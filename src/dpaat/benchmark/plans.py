@@ -80,7 +80,8 @@ def attacks_of(plan: EvaluateConfig) -> list[AttackSpec]:
     """Attacks of a plan whose results are in `evaluation.json`, including the worst case over several."""
     if not plan.suites:
         return plan.specs + ([worst_of(plan.all_specs)] if plan.ensemble_specs else [])
-    return [*(plan.spec(name) for name in SCORED), AttackSpec(WORST_CASE, norm=plan.norm)]
+    budgets = tuple((spec.name, spec.steps) for spec in map(plan.spec, SUITE_ATTACKS) if spec.steps)
+    return [*(plan.spec(name) for name in SCORED), AttackSpec(WORST_CASE, norm=plan.norm, budgets=budgets)]
 
 
 def ranked_attack(plan: EvaluateConfig) -> AttackSpec:

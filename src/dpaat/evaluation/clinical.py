@@ -225,7 +225,7 @@ def operating_points(
                 if groups is not None:
                     point[f"{name}_interval"] = recall_interval(correct[among], groups[known][among])
         mixed = positive.any() and not positive.all()
-        point["auroc"] = float(roc_auc_score(positive, scores)) if mixed else None
+        point["auroc"] = min(float(roc_auc_score(positive, scores)), 1.0) if mixed else None
         points.append(point | {"n_positive": int(positive.sum()), "n_negative": int((~positive).sum())})
     return points
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 import dpaat
 from dpaat.errors import UserError
-from dpaat.evaluation.entries import Document, Entry
+from dpaat.evaluation.entries import Document, Entry, source_of
 from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
 from dpaat.evaluation.schema import COMPARED
@@ -27,7 +27,9 @@ SCHEMA_VERSION = 1
 ELSEWHERE = (None, None)
 """Fold and seed of a model that was trained elsewhere."""
 METRICS = {name: heading for name, heading in SCORES.items() if name != "auroc"}
-SHOWN = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text")
+SHOWN = ("data", "split", "attack", "label", "norm", "steps", "eps", "eps_text", "budgets")
+PAIRED = ("batch_size", "seed", "precision")
+"""Settings that must agree for random starts to be the same in two runs."""
 
 Recipes = dict[str, dict[tuple[str | None, int | None], Path]]
 """Name to evaluated folders that differ in seed and fold only, by (fold, seed)."""
@@ -40,9 +42,9 @@ def compare_runs(runs: Sequence[Path]) -> Document:
     Intervals and p-values respect that images come in lesions (`dpaat.evaluation.statistics`); p-values are adjusted
     by Holm's method over all comparisons of one metric.
 
-    Returns `reference`; `recipes`, their runs; `conditions`, each with the `scores` of every recipe and the
-    `differences` from the reference, recipe minus reference. Raises UserError for fewer than two recipes, a run that
-    was not evaluated, or nothing that all were evaluated on.
+    Returns `reference`; `recipes`, their runs; `notes` on what the runs were not evaluated alike by; `conditions`, each
+    with the `scores` of every recipe and the `differences` from the reference, recipe minus reference. Raises UserError
+    for fewer than two recipes, a run that was not evaluated, or nothing that all were evaluated on.
     """
     documents = {path: _evaluated(path) for path in dict.fromkeys(runs)}
     recipes = _recipes(documents)
@@ -62,7 +64,8 @@ def compare_runs(runs: Sequence[Path]) -> Document:
                 f"compare: {name} and {reference} were not run with the same folds and seeds ({ours} against {theirs})"
             )
     conditions: list[Document] = []
-    for key, entry in _common(documents).items():
+    shared, notes = _common(documents)
+    for key, entry in shared.items():
         outcomes = {
             name: [_predictions(runs[each], documents[runs[each]], key) for each in replicates]
             for name, runs in recipes.items()
@@ -74,7 +77,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
                     f"compare: {name} and {reference} were not evaluated on the same images of "
                     f"{entry['data']}, {entry['split']}; evaluate them with the same --max-samples and --seed"
                 )
-        about = {name: entry[name] for name in SHOWN} | {"n": sum(len(each.labels) for each in first)}
+        about = {name: entry.get(name) for name in SHOWN} | {"n": sum(len(each.labels) for each in first)}
         scores = {}
         for name, each in outcomes.items():
             try:
@@ -96,6 +99,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         "data_warnings": {
             str(path): found for path, document in documents.items() if (found := document.get("data_warnings"))
         },
+        "notes": notes,
         "conditions": conditions,
     }
 
@@ -135,7 +139,8 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
         title = f"{name} against {reference}: {images[0]}, {images[1]}, {images[2]:,} images{under}: {heading}"
         tables += [Table("", [*columns, Column("p")], rows, title=title).to_rich()] if rows else []
     hidden = len(attacks) - len(shown)
-    notes = ["percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"]
+    notes = [f"note: {line}" for line in document.get("notes", [])]
+    notes += ["percent, 95 % intervals; p adjusted by Holm over all comparisons of a metric"]
     notes += [] if full else [f"--all shows all metrics{f' and other attacks ({hidden})' if hidden else ''}"]
     return Lines(*tables, *map(Text, notes))
 
@@ -179,17 +184,37 @@ def _recipes(documents: Mapping[Path, Document]) -> Recipes:
     return dict(zip(names if len(set(names)) == len(names) else map(str, folders), found.values(), strict=True))
 
 
-def _key(entry: Entry) -> tuple[Any, ...]:
+def _attack(entry: Entry) -> tuple[Any, ...]:
     return (entry["data"], entry["split"], entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
 
 
-def _common(documents: Mapping[Path, Document]) -> dict[tuple[Any, ...], Entry]:
-    """Conditions under which all runs were evaluated, in the order of the first; the largest set of images counts."""
-    first, *others = ({_key(entry): entry for entry in document["results"]} for document in documents.values())
-    shared = {key: entry for key, entry in first.items() if all(key in other for other in others)}
+def _key(entry: Entry) -> tuple[Any, ...]:
+    budgets = entry.get("budgets")  # which entries of earlier versions lack; these are compared with each other only
+    return (*_attack(entry), None if budgets is None else tuple(sorted(budgets.items())), source_of(entry))
+
+
+def _common(documents: Mapping[Path, Document]) -> tuple[dict[tuple[Any, ...], Entry], list[str]]:
+    """Conditions under which all runs were evaluated, in the order of the first, and what differs between them.
+
+    The largest set of images counts.
+    """
+    every = [{_key(entry): entry for entry in document["results"]} for document in documents.values()]
+    shared = {key: entry for key, entry in every[0].items() if all(key in other for other in every)}
+    notes, alike = [], {_attack(entry) for entry in shared.values()}
+    attacks = [{_attack(entry): entry for entry in found.values()} for found in every]
+    if left := [e for key, e in attacks[0].items() if key not in alike and all(key in other for other in attacks)]:
+        kinds = dict.fromkeys("worst case" if is_worst_case(e["attack"]) else e["attack"] for e in left)
+        notes.append(
+            f"{', '.join(kinds)}: left out, of other budgets or another source in some runs; evaluate all alike"
+        )
     if not shared:
-        raise UserError("compare: the runs have no evaluation in common; evaluate them with the same options")
-    return shared
+        why = f" ({notes[0]})" if notes else ""
+        raise UserError(f"compare: the runs have no evaluation in common{why}; evaluate them with the same options")
+    attacked = [[found[key] for found in every] for key, entry in shared.items() if entry["attack"] != "clean"]
+    differ = [name for name in PAIRED if any(len({e[name] for e in each if name in e}) > 1 for each in attacked)]
+    if differ:
+        notes.append(f"the runs were attacked with another {', '.join(differ)}: their random starts are not paired")
+    return shared, notes
 
 
 def _predictions(path: Path, document: Document, key: tuple[Any, ...]) -> Predictions:

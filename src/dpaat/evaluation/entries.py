@@ -6,7 +6,7 @@ from typing import Any
 
 from dpaat.data.seen import LeftOut
 from dpaat.evaluation.metrics import Metrics
-from dpaat.evaluation.specs import is_worst_case
+from dpaat.evaluation.specs import is_worst_case, own_budgets, takes_source
 from dpaat.evaluation.suite import Result
 from dpaat.radii import format_radius
 
@@ -40,17 +40,18 @@ class Group:
 
 def result_entry(result: Result, population: Population, intervals: Entry | None = None, **settings: Any) -> Entry:
     """Describe a result for `evaluation.json`; `settings` are what else it depends on, such as checkpoint and seed."""
-    spec = result.spec
+    spec, source = result.spec, settings.get("source")
     return {
         **vars(population),
         "attack": spec.name,
-        "label": spec.label,
+        "label": spec.label + (f" from {source[:8]}" if source and takes_source(spec.name) else ""),
         "norm": None if spec.name == "clean" else spec.norm,
         "steps": spec.steps,
         "start": spec.start,
         "eps": result.eps,
         "eps_text": format_radius(result.eps),
         **settings,
+        **({"budgets": dict(spec.budgets)} if spec.budgets else {}),
         "metrics": result.metrics,
         "intervals": intervals,
     }
@@ -84,7 +85,7 @@ def population_of(entry: Entry) -> Population:
 def part_name(entry: Entry) -> str:
     """File name of a result's predictions; the same kind of result always has the same one."""
     attack = (entry["attack"], f"{entry['steps'] or 1}", entry["norm"], f"{entry['eps']:.6g}")
-    return part_stem(entry, *(attack if entry["attack"] != "clean" else ("clean",))) + ".parquet"
+    return part_stem(entry, *(attack if entry["attack"] != "clean" else ("clean",)), *_details(entry)) + ".parquet"
 
 
 def part_stem(entry: Entry, *details: str) -> str:
@@ -95,12 +96,24 @@ def part_stem(entry: Entry, *details: str) -> str:
 
 def key_of(entry: Entry) -> tuple[object, ...]:
     """Key of a result: of two with the same key, the later replaces the earlier."""
-    return (population_of(entry), entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
+    about = (entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9), *_details(entry))
+    return (population_of(entry), *about)
+
+
+def source_of(entry: Entry) -> str | None:
+    """Checkpoint of the model that the images were made on, where that is another one than was attacked."""
+    return entry.get("source") if takes_source(entry["attack"]) else None
+
+
+def _details(entry: Entry) -> list[str]:
+    """What tells results of one attack apart: budgets of a suite's attacks that are not the default, and the source."""
+    source = source_of(entry) if "attack" in entry else None
+    return [*own_budgets(entry.get("budgets") or {}), *([source] if source else [])]
 
 
 def subject_of(entry: Entry) -> tuple[Any, ...]:
-    """Images and norm, which the entries of an analysis are told apart and sorted by."""
-    return (*vars(population_of(entry)).values(), entry.get("norm") or "")
+    """Images, norm and budgets, which the entries of an analysis are told apart and sorted by."""
+    return (*vars(population_of(entry)).values(), entry.get("norm") or "", *_details(entry))
 
 
 def order_of(entry: Entry) -> tuple[Any, ...]:
@@ -112,5 +125,6 @@ def order_of(entry: Entry) -> tuple[Any, ...]:
         entry["attack"],
         entry["norm"] or "",
         entry["steps"] or 0,
+        _details(entry),  # as one, since the radius follows
         entry["eps"],
     )

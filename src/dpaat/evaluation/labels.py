@@ -83,7 +83,7 @@ def label_metrics(
         per_label[name] = {
             "sensitivity": float(right[yes, k].mean()) if yes.any() else None,
             "specificity": float(right[no, k].mean()) if no.any() else None,
-            **{key: float(score(y, rank)) if rank is not None else None for key, score in ranked.items()},
+            **{key: min(float(score(y, rank)), 1.0) if rank is not None else None for key, score in ranked.items()},
             "positives": int(yes.sum()),
             "negatives": int(no.sum()),
         }

@@ -1,6 +1,6 @@
 """Classification metrics for unequal classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -110,11 +110,16 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
     metrics = verdict_metrics(probabilities.argmax(dim=1), labels, classes)
     present = labels.unique().tolist()
     one_vs_rest = {k: (probabilities[:, k], (labels == k).long()) for k in present}
-    metrics["map"] = float(np.mean([float(_scores().binary_average_precision(*each)) for each in one_vs_rest.values()]))
+    metrics["map"] = _mean_share(_scores().binary_average_precision(*each) for each in one_vs_rest.values())
     if len(present) > 1:
-        metrics["auroc"] = float(np.mean([float(_scores().binary_auroc(*each)) for each in one_vs_rest.values()]))
+        metrics["auroc"] = _mean_share(_scores().binary_auroc(*each) for each in one_vs_rest.values())
     metrics["ece"] = calibration_error(probabilities, labels)
     return metrics
+
+
+def _mean_share(scores: Iterable[Tensor]) -> float:
+    # torchmetrics sums in float32, which rounds a perfect ranking up to 1.00000003.
+    return float(np.mean([min(float(score), 1.0) for score in scores]))
 
 
 def one_answer(predicted: np.ndarray, labels: np.ndarray) -> str | None:
@@ -136,9 +141,8 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """
     # torchmetrics counts in float32 and would give a probability of exactly 1 a bin of its own.
     below_one = probabilities.float().clamp(max=1 - torch.finfo(torch.float32).eps / 2)
-    return float(
-        _scores().multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=15, norm="l1")
-    )
+    score = _scores().multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=15, norm="l1")
+    return min(float(score), 1.0)
 
 
 def curve_area(eps: Sequence[float], values: Sequence[float]) -> float:
@@ -149,7 +153,8 @@ def curve_area(eps: Sequence[float], values: Sequence[float]) -> float:
     """
     if len(eps) != len(values) or not len(eps) or eps[0] != 0 or not (np.diff(eps) > 0).all():
         raise ValueError(f"needs one value per radius, and ascending radii from 0; radii {eps}, {len(values)} values")
-    return float(np.trapezoid(values, eps) / eps[-1]) if len(eps) > 1 else float(values[0])
+    area = float(np.trapezoid(values, eps) / eps[-1]) if len(eps) > 1 else float(values[0])
+    return min(area, float(max(values)))  # where rounding lifts the mean above what it is a mean of
 
 
 def area_weights(eps: Sequence[float]) -> list[float]:

@@ -53,6 +53,8 @@ RESULT = record(
     norm=str | None,
     steps=Int | None,
     eps=Annotated[float, Field(ge=0, lt=1e6)],
+    source=maybe(str | None),
+    budgets=maybe(dict[str, Int] | None),
     **dict.fromkeys(("predictions", "one_answer"), maybe(str)),
     metrics=METRICS,
     intervals=record(balanced_accuracy=maybe(Interval), map=maybe(Interval)) | None,
@@ -69,6 +71,7 @@ CURVE = record(
     **dict.fromkeys(("eps", "accuracy", "balanced_accuracy"), list[float]),
     **dict.fromkeys(("area", "accuracy_area", "balanced_accuracy_area"), float),
     spared=maybe(dict[str, Int]),
+    budgets=maybe(dict[str, Int]),
 )
 CALIBRATED = record(ece=Score, ece_scaled=Score, temperature=float)
 CORRUPTIONS = record(

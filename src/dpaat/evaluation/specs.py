@@ -1,9 +1,10 @@
 """Attacks with their budgets, as plans, results and people name them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from dpaat.attacks import NORMS, find_attack
+from dpaat.attacks import ATTACKS, NORMS, find_attack
 from dpaat.errors import UserError, unknown
 
 WORST_CASE = "worst-case"
@@ -21,6 +22,8 @@ class AttackSpec:
     name: str  # of `ATTACKS`, "clean" for no attack, or see `is_worst_case`
     steps: int | None = None  # iterations, or queries of an attack without gradients
     norm: str = "linf"
+    # Of the attacks behind the worst case of a suite, which its name leaves out; random draws go by the rest's repr.
+    budgets: tuple[tuple[str, int], ...] = field(default=(), repr=False)
 
     @property
     def label(self) -> str:
@@ -31,6 +34,7 @@ class AttackSpec:
             name = f"worst of {self.name.removeprefix(WORST_OF).upper().replace('+', ', ')}"
         else:
             name = {WORST_CASE: "worst case", QUICK: "worst case (quick)"}.get(self.name) or self.name.upper()
+            name = f"{name} ({', '.join(own)})" if (own := own_budgets(dict(self.budgets))) else name
         return name + (f"-{self.steps}" if self.steps else "") + (" L2" if self.norm == "l2" else "")
 
     @property
@@ -51,6 +55,17 @@ CLEAN = AttackSpec("clean")
 def is_worst_case(name: str) -> bool:
     """Whether an attack's name means the worst case over several."""
     return name in (WORST_CASE, QUICK) or name.startswith(WORST_OF)
+
+
+def own_budgets(budgets: Mapping[str, int]) -> list[str]:
+    """Budgets other than the attack's default, such as "SQUARE-100"."""
+    return [f"{name.upper()}-{steps}" for name, steps in budgets.items() if steps != find_attack(name).steps]
+
+
+def takes_source(name: str) -> bool:
+    """Whether an attack, or one of those that a worst case is named after, makes its images on another model."""
+    names = {re.sub(r"-\d+$", "", each) for each in name.removeprefix(WORST_OF).split("+")}
+    return any(each in ATTACKS and find_attack(each).needs_source for each in names)
 
 
 def worst_of(specs: Sequence[AttackSpec]) -> AttackSpec:

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.stats import t
 
 from dpaat.data.label_sets import members
-from dpaat.evaluation.means import recall_interval
+from dpaat.evaluation.means import design_effect, recall_interval
 from dpaat.evaluation.resampling import LEVEL
 
 ATTRIBUTES = ("age", "sex", "site", "source")
@@ -69,28 +69,34 @@ def excess_accuracy(
     group share their fate: with `u_g` the sum of `a_i (c_i - R_{y_i})` over group g and G the number of groups in S,
     the variance is `G / (G - 1) * sum_g u_g^2 / n^2`, and the interval is Student's with G - 1 degrees of freedom.
     Residuals about `R_k`, rather than about the subgroup's own recall, keep it wide enough where a class has few
-    images in S. Where an image has several labels, the positives and the negatives of each are its classes, and the
-    mean over its known labels its score.
+    images in S. Where recalls are near 0 or 1, a small subgroup may hold no exception at all: the variance is at least
+    that under no difference, `sum_k n_{S,k} (1 - n_{S,k} / n_k) r_k (1 - r_k) / n^2` times the design effect, with
+    `r_k` the recall of half a right and half a wrong image more. Where an image has several labels, the positives and
+    the negatives of each are its classes, and the mean over its known labels its score.
 
     `member`, at least one, is `(N,)` bool; `correct`, bool, and `labels` are `(N,)`, or `(N, K)`; `groups` `(N,)`.
 
     Returns the excess, in [-1, 1], and its interval; None where there is nothing to judge by: S is one group,
     holds all images of its classes, or its classes are classified all right or all wrong.
     """
-    residual, influence = np.zeros(len(labels)), np.zeros(len(labels))
-    known = np.maximum((labels >= 0).sum(axis=1), 1) if labels.ndim == 2 else 1
+    residual, influence, least = np.zeros(len(labels)), np.zeros(len(labels)), 0.0
+    known = np.maximum((labels >= 0).sum(axis=1), 1) if labels.ndim == 2 else np.ones(len(labels))
     for label, right in zip(np.atleast_2d(labels.T), np.atleast_2d(correct.T), strict=True):
         for k in np.unique(label[label >= 0]):
             cell = label == k
             off = np.where(cell, right - right[cell].mean(), 0.0) / known
             residual += off
             influence += (member - member[cell].mean()) * off
+            rate = (right[cell].sum() + 0.5) / (cell.sum() + 1)
+            inside = np.sum(1 / known[cell & member] ** 2)
+            least += float(inside * (1 - member[cell].mean()) * rate * (1 - rate))
     excess = float(residual[member].mean())
     squares = np.bincount(np.unique(groups, return_inverse=True)[1], weights=influence) ** 2
     n, n_groups = member.sum(), len(np.unique(groups[member]))
     if n_groups < 2 or squares.max() < 1e-18:
         return excess, None
-    deviation = np.sqrt(n_groups / (n_groups - 1) * squares.sum()) / n
+    least *= design_effect(residual[member], groups[member])
+    deviation = np.sqrt(max(n_groups / (n_groups - 1) * squares.sum(), least)) / n
     reach = float(t.ppf((1 + LEVEL) / 2, n_groups - 1) * deviation)
     return excess, [max(excess - reach, -1.0), min(excess + reach, 1.0)]
 

@@ -49,6 +49,7 @@ class Curve:
     balanced_accuracy_area: float
     fallen_to: list[dict[str, int]]  # by radius: images that each attack succeeds on first, "" withstand all
     spared: dict[str, int]  # by attack and radius: images that were not attacked since they withstood a larger radius
+    budgets: dict[str, int]  # steps or queries of each attack behind the worst case
 
 
 def evaluate_model(
@@ -150,7 +151,8 @@ def run_standard(
     beyond = [] if quick else [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
     names = ((), QUICK_ATTACKS) if quick else (SCORED, ENSEMBLE)
     scored, ensemble = ([specs[name] for name in some] for some in names)
-    worst = AttackSpec(QUICK if quick else WORST_CASE, norm=norm)
+    budgets = tuple((spec.name, spec.steps) for spec in (*scored, *ensemble) if spec.steps)
+    worst = AttackSpec(QUICK if quick else WORST_CASE, norm=norm, budgets=budgets)
     cascade = yield from run_ensemble(
         attacker, scored, ensemble, radii, classes, beyond=beyond, worst=worst, spare=True
     )
@@ -167,6 +169,7 @@ def run_standard(
         balanced_accuracy_area=curve_area(eps[:fixed], balanced[:fixed]),
         fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to, _ in verdicts],
         spared=cascade.spared,
+        budgets=dict(budgets),
     )
 
 

@@ -6,7 +6,7 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from dpaat.evaluation.entries import Document, Entry, Group, Population, groups
-from dpaat.evaluation.specs import is_worst_case
+from dpaat.evaluation.specs import is_worst_case, own_budgets
 from dpaat.radii import format_radius
 from dpaat.tables import Cell, Column, Kind, Row, Table, percent, score_cell
 
@@ -212,7 +212,8 @@ def _curve(found: Mapping[str, Entry]) -> Table:
     rows = [Row(format_radius(eps), [percent(accuracy), percent(balanced)]) for eps, accuracy, balanced in points]
     areas = [percent(entry[name]) for name in ("accuracy_area", "balanced_accuracy_area")]
     rows.append(Row(f"area to {format_radius(entry['area'])}", areas))
-    title = "; ".join(filter(None, (f"worst case over growing radii, {_about(entry)} (percent)", spared(entry))))
+    own = f" ({', '.join(budgets)})" if (budgets := own_budgets(entry.get("budgets") or {})) else ""
+    title = "; ".join(filter(None, (f"worst case{own} over growing radii, {_about(entry)} (percent)", spared(entry))))
     return Table("radius", ["accuracy", "balanced"], rows, title=title)
 
 

@@ -90,7 +90,7 @@ def explain(target: EvalTarget, plan: ExplainConfig, *, progress: bool = True) -
         "data_spec": table.spec,
         "checkpoint": target.head["checkpoint"],
         **({} if target.left_out is None else {"left_out": vars(target.left_out)}),
-        "attack": {**vars(plan.spec), "label": plan.spec.label, "start": plan.spec.start},
+        "attack": {name: getattr(plan.spec, name) for name in ("name", "steps", "norm", "label", "start")},
         "eps": plan.radii,
         "maps": {kind.name: kind.description for kind in plan.kinds},
         "layer": None if layer is None else {name: getattr(layer, name) for name in ("name", "height", "width")},

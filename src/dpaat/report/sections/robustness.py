@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dpaat.evaluation.compare import METRICS, difference_cell
 from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.specs import WORST_CASE
 from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
@@ -149,7 +150,7 @@ def _differences(comparison: Comparison) -> list[Block]:
         return [Heading("Differences, image by image"), Text(f"None are shown: {refusal}.", "note")]
     if not conditions:
         return []
-    worst = {"clean", "worst case", "worst case L2"} & {each["label"] for each in conditions}
+    worst = {each["label"] for each in conditions if each["attack"] in ("clean", WORST_CASE)}
     rows = [
         Row(
             f"{names}, {condition(each)}",
