@@ -204,6 +204,14 @@ def test_what_cannot_be_compared_is_one_line(tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_images_of_the_same_names_and_other_content_are_not_paired(tmp_path) -> None:
+    runs = [make_run(tmp_path, name, method=name, skill=1.0) for name in ("pgd", "trades")]
+    path = runs[1] / "evaluation.json"
+    path.write_text(path.read_text().replace("f" * 16, "e" * 16))
+    with pytest.raises(UserError, match=r"made, test: other images, labels or groups, fingerprints e{16}, f{16}"):
+        compare_runs(runs)
+
+
 def test_command_prints_and_writes(tmp_path, capfd) -> None:
     runs = [make_run(tmp_path, method, method=method, skill=s) for method, s in (("pgd", 0.5), ("dpaat", 2.0))]
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "comparison.json")]) == 0

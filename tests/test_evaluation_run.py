@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, evaluate_run, predict
+from dpaat.evaluation.entries import groups, note_of
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.results import read_evaluation
@@ -141,6 +143,26 @@ def test_the_same_images_elsewhere_keep_the_split_of_the_run(run: Path, tmp_path
     (run / "config.yaml").write_text(config)
     document = evaluate_run(run, data=f"folder:{moved}", steps={"pgd": 1}, eps=[2 / 255], **QUIET)
     assert document["results"][0]["n"] == (splits["split"] == "test").sum()
+
+
+def test_two_draws_of_a_split_are_two_sets_of_images(run: Path) -> None:
+    evaluate_run(run, attacks=["fgsm"], eps=[2 / 255], max_samples=6, seed=0, **QUIET)
+    document = evaluate_run(run, attacks=["pgd"], steps=1, eps=[2 / 255], max_samples=6, seed=5, **QUIET)
+    found = [(entry["draw"], entry["label"]) for entry in document["results"]]
+    assert found == [(0, "clean"), (0, "FGSM"), (5, "clean"), (5, "PGD-1")]
+    assert [group.title[-14:] for group in groups(document)] == ["test, 6 images", "images, draw 5"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_images_that_a_model_has_learned_are_said(run: Path, tmp_path: Path, named: bool, capsys) -> None:
+    data = ["--data", f"folder:{tmp_path / 'images'}"] if named else []
+    assert main(["evaluate", str(run), "--split", "all", "--steps", "1", "--eps", "2/255", *data]) == 0
+    split = pd.read_csv(run / "splits.csv")["split"]
+    line = f"trained or validated on {(split != 'test').sum()} of these images"
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert all(note_of(entry).startswith(line) for entry in read_evaluation(run)["results"])
+    assert main(["evaluate", str(run), "--steps", "1", "--eps", "2/255"]) == 0
+    assert line not in " ".join(capsys.readouterr().out.split())
 
 
 def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:

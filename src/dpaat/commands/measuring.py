@@ -34,6 +34,7 @@ def evaluate(
     from dpaat.evaluation import analyses_summary, evaluation_table
     from dpaat.evaluation import evaluate as measure
     from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
+    from dpaat.evaluation.entries import learned_note
     from dpaat.evaluation.run import source_of
     from dpaat.models import describe_weights
     from dpaat.precision import emulation
@@ -54,7 +55,8 @@ def evaluate(
         target = target_from_elsewhere(foreign, inputs.data, seed=config.seed, **reading)
         say(describe_weights(target.head["network"]) or "")
     other, slow = source_of(target, source), emulation(config.precision, target.device)
-    warn([*target.warnings, *([slow] if slow else [])])
+    seen = learned_note(target.learned(target.rows("all"))) if config.split == "all" else None
+    warn(filter(None, [*target.warnings, slow, seen]))
     document = measure(target, config, source=other)
     console().print(evaluation_table(document), analyses_summary(document))
     say(f"written to {target.folder / 'evaluation.json'}")

@@ -185,7 +185,8 @@ def _recipes(documents: Mapping[Path, Document]) -> Recipes:
 
 
 def _attack(entry: Entry) -> tuple[Any, ...]:
-    return (entry["data"], entry["split"], entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
+    images = (entry["data"], entry["fingerprint"], entry["split"])
+    return (*images, entry["attack"], entry["norm"], entry["steps"], round(entry["eps"], 9))
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
@@ -208,6 +209,11 @@ def _common(documents: Mapping[Path, Document]) -> tuple[dict[tuple[Any, ...], E
             f"{', '.join(kinds)}: left out, of other budgets or another source in some runs; evaluate all alike"
         )
     if not shared:
+        contents = [{(e["data"], e["split"]): e["fingerprint"] for e in found.values()} for found in every]
+        for data, split in (images for images in contents[0] if all(images in other for other in contents)):
+            prints = sorted({found[data, split] for found in contents})
+            if len(prints) > 1:
+                notes.insert(0, f"{data}, {split}: other images, labels or groups, fingerprints {', '.join(prints)}")
         why = f" ({notes[0]})" if notes else ""
         raise UserError(f"compare: the runs have no evaluation in common{why}; evaluate them with the same options")
     attacked = [[found[key] for found in every] for key, entry in shared.items() if entry["attack"] != "clean"]

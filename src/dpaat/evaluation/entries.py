@@ -22,6 +22,7 @@ class Population:
     fingerprint: str  # the dataset's
     split: str  # "train", "val", "test" or "all"
     n: int  # number of images, fewer than the split has after a draw
+    draw: int = 0  # seed of the draw, 0 also where there was none
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Group:
     @property
     def title(self) -> str:
         """Such as "ham10000, test, 1,987 images"."""
-        return f"{self.population.data}, {self.population.split}, {self.population.n:,} images"
+        drawn = f", draw {self.population.draw}" if self.population.draw else ""
+        return f"{self.population.data}, {self.population.split}, {self.population.n:,} images{drawn}"
 
 
 def result_entry(result: Result, population: Population, intervals: Entry | None = None, **settings: Any) -> Entry:
@@ -72,14 +74,20 @@ def groups(document: Document) -> list[Group]:
 
 
 def note_of(entry: Entry) -> str:
-    """What to say of images that are left out of a result; empty where there is nothing to say."""
+    """What to say of images that are left out of a result, or were learned; empty where there is nothing to say."""
     found = entry.get("left_out")
-    return "" if found is None else LeftOut(found["learned"], found["related"], found["by"]).note
+    left_out = "" if found is None else LeftOut(found["learned"], found["related"], found["by"]).note
+    return "; ".join(filter(None, [left_out, learned_note(entry.get("learned", 0))]))
+
+
+def learned_note(learned: int) -> str:
+    """What to say of images that a model is measured on and was trained or validated on; empty where there are none."""
+    return f"trained or validated on {learned:,} of these images: scores on new ones are lower" if learned else ""
 
 
 def population_of(entry: Entry) -> Population:
     """The images that an entry is about."""
-    return Population(entry["data"], entry["fingerprint"], entry["split"], entry["n"])
+    return Population(entry["data"], entry["fingerprint"], entry["split"], entry["n"], entry.get("draw", 0))
 
 
 def part_name(entry: Entry) -> str:
@@ -90,7 +98,8 @@ def part_name(entry: Entry) -> str:
 
 def part_stem(entry: Entry, *details: str) -> str:
     """File name, without its suffix, of what belongs to an entry's images."""
-    parts = (entry["data"], entry["fingerprint"], entry["split"], f"n{entry['n']}", *details)
+    drawn = [f"draw{entry['draw']}"] if entry.get("draw") else []
+    parts = (entry["data"], entry["fingerprint"], entry["split"], f"n{entry['n']}", *drawn, *details)
     return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
 
 

@@ -43,6 +43,7 @@ IMAGES = {
     "fingerprint": str,
     "split": str,
     "n": Annotated[Int, Field(ge=0)],
+    **dict.fromkeys(("draw", "learned"), maybe(Annotated[Int, Field(ge=0)])),
     "checkpoint": maybe(str),
     "left_out": maybe(record(learned=Int, related=Int, by=str)),
 }

@@ -49,6 +49,7 @@ class EvalTarget:
     head: dict[str, Any]  # what every result says about where it comes from; `checkpoint` identifies the weights
     thresholds: np.ndarray | None = None  # of the logits of several labels an image `(K,)`, from validation; None for 0
     left_out: LeftOut | None = None  # images of another dataset that it has learned from; None for its own
+    own_splits: bool = False  # whether the splits of `data` are those of its training
 
     @property
     def warnings(self) -> list[str]:
@@ -66,6 +67,10 @@ class EvalTarget:
         if not len(rows):
             raise UserError(f"{self.data.table.spec}: no images in split {split!r}{self.note and '; ' + self.note}")
         return rows
+
+    def learned(self, rows: np.ndarray) -> int:
+        """How many of these images it was trained or validated on, as far as is known."""
+        return int(np.isin(self.data.split[rows], ("train", "val")).sum()) if self.own_splits else 0
 
     @property
     def note(self) -> str:
@@ -135,6 +140,7 @@ def target_of_run(
         channels=channels,
         data=prepared,
         own_data=prepared if same or (left_out is not None and left_out.own) else _own_data(run),
+        own_splits=left_out is None or left_out.own,
         majority=usual_labels(info) if several else max(counts, key=counts.__getitem__),
         thresholds=np.array([info.get("thresholds", {}).get(name, 0.0) for name in classes]) if several else None,
         left_out=left_out,

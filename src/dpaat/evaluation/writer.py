@@ -39,7 +39,8 @@ class Writer:
         self.images, self.labels = target.view(target.data, rows)
         self.ids = target.data.ids[rows]
         self.groups = target.data.table.frame["group"].to_numpy(dtype=str)[rows]
-        self.population = Population(target.data.table.name, target.data.fingerprint, plan.split, len(rows))
+        draw = plan.seed if len(rows) < len(target.rows(plan.split)) else 0
+        self.population = Population(target.data.table.name, target.data.fingerprint, plan.split, len(rows), draw)
         self.settings = {
             "checkpoint": target.head["checkpoint"],
             "seed": plan.seed,
@@ -50,6 +51,8 @@ class Writer:
         }
         if target.left_out is not None:
             self.settings["left_out"] = vars(target.left_out)
+        if plan.split == "all" and (learned := target.learned(rows)):
+            self.settings["learned"] = learned
         if self.labels.ndim == 2:
             metrics = constant_labels(self.labels, target.classes, target.majority)
         else:
