@@ -1,6 +1,7 @@
 """Attacks against a linear model, whose worst case inside a ball is known in closed form."""
 
 import math
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -19,6 +20,7 @@ from dpaat.attacks import (
     pgd_graded,
     pgd_restarts,
     pgd_with_clean_logits,
+    square,
 )
 from dpaat.attacks.losses import margin
 from dpaat.errors import UserError
@@ -278,6 +280,17 @@ def test_wrong_arguments(wrong):
     x, y = image_batch(4)
     with pytest.raises(ValueError, match=r"must|shape"):
         pgd(Linear(), x, y, **{"eps": 0.1, **wrong})
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, pgd_with_clean_logits, pgd_restarts, apgd, square, "transfer"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_loss_over_the_whole_batch_is_refused(attack, batch):
+    model, (x, y) = Linear(), image_batch(batch)
+    named = partial(find_attack(attack).function, source=model) if isinstance(attack, str) else attack
+    for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), lambda logits, y: logits):
+        with pytest.raises(UserError, match=rf"^loss must give one value a sample \({batch},\).*reduction"):
+            named(model, x, y, eps=0.1, loss=loss)
+    named(model, x, y, eps=0.1, loss=nn.CrossEntropyLoss(reduction="none"))
 
 
 def test_unknown_attack_names_the_nearest():

@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dpaat.attacks import unchecked
 from dpaat.attacks.checks import check_batch, check_logits
+from dpaat.attacks.losses import sample_losses
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import BadValueError, UserError
 from dpaat.integrations.indexed import INDEX
@@ -81,11 +83,12 @@ class AdversarialLoss(nn.Module):
         self.epochs, self.num_classes = epochs, num_classes or int(classes.max()) + 1
         self._normalized = normalized
         self._networks = (model, _Network(model, normalized, self.num_classes))  # in a tuple: no modules of this one
+        own = partial(sample_losses, loss) if loss else None
         context = MethodContext(
             labels=self.labels,
             num_classes=self.num_classes,
             epochs=epochs,
-            learn_loss=_each(loss) if loss else learning_loss(imbalance, self.labels, self.num_classes),
+            learn_loss=own or learning_loss(imbalance, self.labels, self.num_classes),
             eps=config.radius,
             steps=steps,
             norm=norm,
@@ -240,12 +243,3 @@ def same_epochs(loss: AdversarialLoss, epochs: float | None) -> None:
     """Refuse a trainer whose epochs are not those that a loss was told; the UserError names both numbers."""
     if epochs != loss.epochs:
         raise UserError(f"the trainer has {epochs} epochs, AdversarialLoss {loss.epochs}: tell both the same number")
-
-
-def _each(loss: LearnLoss) -> LearnLoss:
-    def losses(logits: Tensor, y: Tensor) -> Tensor:
-        if (found := loss(logits, y)).shape != y.shape:
-            raise BadValueError(f'loss must give one value a sample {tuple(y.shape)}, as with reduction="none"')
-        return found
-
-    return losses
