@@ -155,6 +155,18 @@ def test_evaluating_a_run_is_what_the_command_does(tiny_run, tiny_images, tmp_pa
     assert [e["metrics"] for e in scores["results"]] == [e["metrics"] for e in found["results"]]
 
 
+@pytest.mark.parametrize("measure", [dpaat.evaluate, dpaat.explain])
+def test_a_predictor_that_was_changed_is_not_taken_for_its_folder(measure, tiny_run, tmp_path):
+    export(tiny_run, tmp_path / "export")
+    for path in (tiny_run, tmp_path / "export"):
+        for change in (lambda m: m.mean.add_(0.5), lambda m: next(m.network.parameters()).zero_(), lambda m: m.half()):
+            predictor = dpaat.load(path)
+            with torch.no_grad():
+                change(predictor.model)
+            with pytest.raises(UserError, match=r"changed since it was loaded; give predictor\.model and out="):
+                measure(predictor, "synthetic:40", out=tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> Path:
     """A network of Python, evaluated on a dataset of Python."""

@@ -14,7 +14,7 @@ from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import Document
-from dpaat.evaluation.predict import Predictor
+from dpaat.evaluation.predict import Predictor, unchanged
 from dpaat.evaluation.predict import load as load_predictor
 from dpaat.evaluation.run import evaluate as measure
 from dpaat.evaluation.run import source_of
@@ -214,7 +214,7 @@ def _target(
 ) -> EvalTarget:
     """Evaluation target: a folder, or a model from elsewhere with a folder for its results."""
     if isinstance(model, Predictor):
-        model = model.path
+        model = unchanged(model)
     path = None if isinstance(model, nn.Module) else Path(model)
     if isinstance(data, tuple) and len(data) == 2:
         data = list(zip(*data, strict=True))

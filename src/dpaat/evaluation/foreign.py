@@ -80,7 +80,7 @@ def target_of_weights(
     if source is not None:
         identity = json.dumps([source.digest, given.model, read | {"key": model.facts["weights"]["key"]}, outputs])
     else:
-        identity = json.dumps([_digest(model), name, read, outputs])
+        identity = json.dumps([network_digest(model), name, read, outputs])
     return EvalTarget(
         folder=out,
         model=model.eval().to(torch.device(device)).to(memory_format=torch.channels_last),
@@ -128,7 +128,7 @@ def of_module(module: nn.Module, given: Foreign, channels: int, size: int, class
     return model
 
 
-def _digest(model: nn.Module) -> str:
+def network_digest(model: nn.Module) -> str:
     """16 hex digits that identify a network by its weights and its text."""
     found = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
