@@ -129,9 +129,9 @@ def of_module(module: nn.Module, given: Foreign, channels: int, size: int, class
 
 
 def network_digest(model: nn.Module) -> str:
-    """16 hex digits that identify a network by its weights and its text."""
+    """16 hex digits that identify a network by its text, its weights, and its buffers that are not saved with them."""
     found = hashlib.sha256(repr(model).encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted({**dict(model.named_buffers()), **model.state_dict()}.items()):
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
