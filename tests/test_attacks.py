@@ -282,6 +282,14 @@ def test_wrong_arguments(wrong):
         pgd(Linear(), x, y, **{"eps": 0.1, **wrong})
 
 
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_in_half_precision_are_refused(name, dtype):
+    x, y = image_batch(4)
+    with pytest.raises(UserError, match=rf"float32, not {dtype}: give float32 images and use torch.autocast"):
+        call(name, Linear().to(dtype), x.to(dtype), y, eps=0.1)
+
+
 @pytest.mark.parametrize("attack", [fgsm, pgd, pgd_with_clean_logits, pgd_restarts, apgd, square, "transfer"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_loss_over_the_whole_batch_is_refused(attack, batch):

@@ -152,6 +152,7 @@ def call(**changes):
         (call(x=IMAGES[:4] * 255), "images must lie in"),
         (call(x=IMAGES[:4] - 0.5), "leave normalization to the model"),
         (call(y=torch.tensor([1, 1, 2, 0])), "sample 0 has label 1, but label 0"),
+        (call(x=IMAGES[:4].bfloat16(), model=network().bfloat16()), "give float32 images and use torch.autocast"),
         (call(index=torch.arange(22, 26)), "index must lie in 0 to 23"),
         (call(index=torch.arange(4.0)), "index must be sample numbers"),
         (call(y=LABELS[:4].float()), "labels must be class numbers"),
