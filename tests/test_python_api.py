@@ -294,12 +294,20 @@ def test_what_cannot_be_evaluated_is_told(arguments, message, tmp_path, monkeypa
         dpaat.evaluate(**arguments, device="cpu")
 
 
-def test_arrays_are_evaluated(tmp_path):
-    data = own_code_makers.Shapes()
-    found = dpaat.evaluate(
-        own_code_makers.Net(), (data.pixels, data.targets), out=tmp_path, image_size=24, split="all", **QUICK
-    )
-    assert found["results"][0]["n"] == 48
+def test_arrays_are_evaluated_as_they_are(tmp_path):
+    data, sizes = own_code_makers.Shapes(), set()
+    images, model = data.pixels[:, :20, :20], own_code_makers.Net()
+    planes = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    model.register_forward_hook(lambda _, inputs, __: sizes.add(tuple(inputs[0].shape[1:])))
+    for form in (images, images.transpose(0, 3, 1, 2), planes, list(planes / 255)):
+        found = dpaat.evaluate(model, (form, data.targets), out=tmp_path, **QUICK)
+        assert found["results"][0]["n"] == 48
+    explained = dpaat.explain(model, (images, data.targets), out=tmp_path, steps=1, maps=["input-gradient"])
+    assert explained["explanations"][0]["n"] == 48
+    assert sizes == {(3, 20, 20)}
+    found = dpaat.evaluate(model, (images, data.targets), out=tmp_path / "other", image_size=24, split="val", **QUICK)
+    assert found["results"][0]["n"] < 48
+    assert sizes == {(3, 20, 20), (3, 24, 24)}
 
 
 @pytest.mark.parametrize("name", ["pgd", "fgsm", "apgd-ce", "square"])

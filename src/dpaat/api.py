@@ -101,7 +101,7 @@ def evaluate(
         model: a run folder; or any `nn.Module` that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`, what
             `load` gives, a folder that `dpaat export` wrote, a file of weights, or a name of timm or `py:`.
         data: a dataset by its name, such as "folder:images", or itself, see `dpaat.data.map_style.table_of`; arrays
-            `(images, labels)`; None for a run's own.
+            `(images, labels)`, by default all of them in their own size; None for a run's own.
         out: folder for the results, which `report`, `compare` and `explain` take; by default the run's own.
         classes: names of the outputs in their order; by default the model's own, else the data's.
         source: run folder of the model on which transfer attacks make their images.
@@ -120,7 +120,7 @@ def evaluate(
     """
     options = {{flag: name for name, flag in FLAGS.items()}.get(name, name): value for name, value in options.items()}
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan = EvaluateConfig(**options)
+    plan = EvaluateConfig(**_of_arrays(data) | options)
     with trusting(everything=trust):
         target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         other = source_of(target, None if source is None else Path(source))
@@ -147,7 +147,7 @@ def explain(
     from dpaat.interpret.run import explain as measure_maps
 
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan = ExplainConfig(**options)
+    plan = ExplainConfig(**_of_arrays(data) | options)
     with trusting(everything=trust):
         target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         if plan.norm is None:
@@ -198,6 +198,10 @@ def attack(
         options["steps"] = info.steps if steps is None else steps
     generator = torch.Generator(x.device).manual_seed(seed)
     return info.function(model, x, y, eps=eps, norm=norm, generator=generator, **options)
+
+
+def _of_arrays(data: Any) -> dict[str, Any]:
+    return {"split": "all"} if isinstance(data, tuple) and len(data) == 2 else {}
 
 
 FOREIGN = {field.name for field in dataclasses.fields(Foreign)} - {"model", "out", "classes"}

@@ -153,7 +153,7 @@ def _prepare_for(
         return data, None
     record = source.record if source is not None else {}
     options: dict[str, Any] = {
-        "image_size": given.image_size or record.get("image_size", 64),
+        "image_size": given.image_size or record.get("image_size") or _side(data),
         "fit": record.get("fit", "crop"),
         "window": window or "auto",
     }
@@ -169,6 +169,14 @@ def _prepare_for(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
         )
     return prepare(data, progress=False, **options, **record["split"]), None
+
+
+def _side(data: Any) -> int:
+    """Pixels at the shorter side of images that are in memory, else 64."""
+    pair = data[0] if isinstance(data, list) and data else None
+    shape = getattr(pair[0], "shape", ()) if isinstance(pair, tuple) else ()
+    last = isinstance(pair, tuple) and isinstance(pair[0], np.ndarray) and shape[2:] in ((1,), (3,), (4,))
+    return int(min(shape[:2] if last else shape[-2:])) if len(shape) >= 2 else 64
 
 
 def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:
