@@ -228,6 +228,9 @@ def test_zero_start_hands_back_the_clean_logits():
     x_adv, logits = pgd_with_clean_logits(network, x, y, eps=0.1, steps=2)
     assert torch.equal(x_adv, pgd(network, x, y, eps=0.1, steps=2))
     assert torch.equal(logits, network.eval()(x).detach())
+    assert torch.equal(x_adv, pgd_with_clean_logits(network, x, y, eps=0.1, steps=2, start="zero")[0])
+    with pytest.raises(UserError, match="start must be 'zero', not 'random'"):
+        pgd_with_clean_logits(network, x, y, eps=0.1, steps=2, start="random")
 
 
 @pytest.mark.parametrize("granule", [1, 2, 16])
