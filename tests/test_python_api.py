@@ -1,6 +1,9 @@
 """What programs call: `dpaat.load`, `train`, `evaluate`, `explain` and `attack`."""
 
 import json
+import logging
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ from PIL import Image
 
 import dpaat
 import dpaat.evaluation
+import dpaat.training
 import own_code_makers
 from dpaat.attacks import ATTACKS
 from dpaat.cli import main
@@ -140,6 +144,35 @@ def test_training_from_fields_a_configuration_and_a_file(tiny_images, tiny_run, 
         dpaat.train(data=own_code_makers.Shapes())
     with pytest.raises(UserError, match="epoch"):
         dpaat.train(epoch=3)
+
+
+def surroundings() -> list:
+    levels = [logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")]
+    generators = [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]  # noqa: NPY002
+    return [*generators, levels, {**os.environ}]
+
+
+@pytest.mark.parametrize("seed", [None, "7"])
+def test_training_leaves_its_caller_as_found(seed, tiny_images, tmp_path, monkeypatch):
+    if seed is None:
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    else:
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "level", logging.INFO)
+    before = surroundings()
+    dpaat.train({**TINY, "data": f"folder:{tiny_images}", "epochs": 1}, tmp_path / "run")
+    assert surroundings() == before
+    with pytest.raises(UserError):
+        dpaat.train({**TINY, "data": f"folder:{tiny_images}", "epochs": 1, "eps": "100"}, tmp_path / "other")
+    assert surroundings() == before
+
+
+def test_predicting_is_in_evaluation_mode_and_leaves_the_mode(tiny_run, files, table):
+    predictor = dpaat.load(tiny_run)
+    predictor.model.train()
+    assert_same(predictor.predict(files), table)
+    assert all(module.training for module in predictor.model.modules())
+    assert not any(value.is_inference() for value in predictor.model.state_dict().values())
 
 
 QUICK = {"eps": "2/255,8/255", "steps": 2, "device": "cpu"}

@@ -52,9 +52,10 @@ def train(
         UserError: bad input, or training that went wrong.
     """
     from dpaat.training import train as fit
+    from dpaat.training.trainer import isolated
 
     given: dict[str, Any] = {}
-    with trusting(everything=trust):
+    with trusting(everything=trust), isolated():
         if isinstance(config, str | Path):
             given = vars(read_config(Path(config)))
             require_trust((given[name] for name in FIELDS if name not in fields), None, config)

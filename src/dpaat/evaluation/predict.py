@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dpaat.attacks.gradient import evaluation_mode
 from dpaat.data import load_table
 from dpaat.data.cache import in_threads
 from dpaat.data.csv_file import OPTIONS
@@ -123,7 +124,7 @@ class Predictor:
             for first in range(0, len(names), batch_size):
                 rows = range(first, min(first + batch_size, len(names)))
                 x = whole[first : rows.stop] if ready else torch.from_numpy(np.stack(each(decode, rows))).float() / 255
-                with torch.inference_mode():
+                with evaluation_mode(self.model), torch.inference_mode():
                     logits = self.model(x.to(self.device).float())
                 parts.append(logits.cpu().double())
                 bar.update(len(rows))
