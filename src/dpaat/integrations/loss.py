@@ -119,7 +119,7 @@ class AdversarialLoss(nn.Module):
 
         Args:
             model: the network, or what wraps it for several processes or a compiler, in train mode.
-            index: numbers of the samples `(B,)`.
+            index: numbers of the samples `(B,)`, integers.
             x: images `(B, C, H, W)`, augmented.
             y: labels `(B,)`, int64.
             epoch: from 0; it may not go back.
@@ -127,6 +127,11 @@ class AdversarialLoss(nn.Module):
         Raises:
             UserError: a batch that is none; labels that are not those of the numbers; an epoch beyond the last.
         """
+        needed = {"index": index} if torch.is_grad_enabled() else {}
+        for name, value in (needed | {"x": x, "y": y}).items():
+            if not isinstance(value, Tensor) or not value.numel():
+                found = "an empty one" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise BadValueError(f"{name} must be a tensor of one sample or more, not {found}")
         x, y = x.as_subclass(Tensor), y.as_subclass(Tensor)
         if self.labels.device != x.device:
             self.to(x.device)
@@ -140,6 +145,7 @@ class AdversarialLoss(nn.Module):
         look = x.device.type == "cpu" or self._looks < LOOKS
         if look:
             self._check(index, x, y)
+        index = index.long()
         if epoch != self._epoch:
             self._begin(epoch, network)
         attacking = epoch >= self.method.context.first_attack
@@ -170,14 +176,14 @@ class AdversarialLoss(nn.Module):
     def _check(self, index: Tensor, x: Tensor, y: Tensor) -> None:
         self._looks += 1
         check_batch(x, y)
-        if index.is_floating_point() or index.shape != y.shape:
+        if index.is_floating_point() or index.dtype == torch.bool or index.shape != y.shape:
             raise BadValueError(
                 f"index must be sample numbers {tuple(y.shape)}, not {tuple(index.shape)}, {index.dtype}"
             )
         most = len(self.labels) - 1
         if not 0 <= int(index.min()) <= int(index.max()) <= most:
             raise BadValueError(f"index must lie in 0 to {most}, not {index.min()} to {index.max()}")
-        told = self.labels[index]
+        told = self.labels[index.long()]
         for row in (told != y).nonzero().flatten().tolist():
             raise BadValueError(
                 f"sample {index[row]} has label {y[row]}, but label {told[row]} in the labels that AdversarialLoss was "
