@@ -1,6 +1,7 @@
 """Attacks against a linear model, whose worst case inside a ball is known in closed form."""
 
 import math
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -19,6 +20,7 @@ from dpaat.attacks import (
     pgd_graded,
     pgd_restarts,
     pgd_with_clean_logits,
+    square,
 )
 from dpaat.attacks.losses import margin
 from dpaat.errors import UserError
@@ -226,6 +228,9 @@ def test_zero_start_hands_back_the_clean_logits():
     x_adv, logits = pgd_with_clean_logits(network, x, y, eps=0.1, steps=2)
     assert torch.equal(x_adv, pgd(network, x, y, eps=0.1, steps=2))
     assert torch.equal(logits, network.eval()(x).detach())
+    assert torch.equal(x_adv, pgd_with_clean_logits(network, x, y, eps=0.1, steps=2, start="zero")[0])
+    with pytest.raises(UserError, match="start must be 'zero', not 'random'"):
+        pgd_with_clean_logits(network, x, y, eps=0.1, steps=2, start="random")
 
 
 @pytest.mark.parametrize("granule", [1, 2, 16])
@@ -278,6 +283,25 @@ def test_wrong_arguments(wrong):
     x, y = image_batch(4)
     with pytest.raises(ValueError, match=r"must|shape"):
         pgd(Linear(), x, y, **{"eps": 0.1, **wrong})
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_in_half_precision_are_refused(name, dtype):
+    x, y = image_batch(4)
+    with pytest.raises(UserError, match=rf"float32, not {dtype}: give float32 images and use torch.autocast"):
+        call(name, Linear().to(dtype), x.to(dtype), y, eps=0.1)
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, pgd_with_clean_logits, pgd_restarts, apgd, square, "transfer"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_loss_over_the_whole_batch_is_refused(attack, batch):
+    model, (x, y) = Linear(), image_batch(batch)
+    named = partial(find_attack(attack).function, source=model) if isinstance(attack, str) else attack
+    for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), lambda logits, y: logits):
+        with pytest.raises(UserError, match=rf"^loss must give one value a sample \({batch},\).*reduction"):
+            named(model, x, y, eps=0.1, loss=loss)
+    named(model, x, y, eps=0.1, loss=nn.CrossEntropyLoss(reduction="none"))
 
 
 def test_unknown_attack_names_the_nearest():

@@ -8,7 +8,7 @@ from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.results import check_results, read_evaluation
 from dpaat.evaluation.specs import CLEAN, AttackSpec, attack_spec
-from dpaat.evaluation.suite import evaluate_model, run_attacks, run_ensemble
+from dpaat.evaluation.suite import evaluate_model, run_attacks, run_ensemble, run_standard
 from dpaat.evaluation.tables import analyses_summary
 
 PGD = AttackSpec("pgd", 3)
@@ -45,6 +45,28 @@ def images() -> np.ndarray:
 @pytest.fixture
 def labels() -> np.ndarray:
     return np.array([0, 0, 0, 0, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("specs", [[attack_spec("fab-t", steps=2)], None])
+@pytest.mark.parametrize("radii", [[0.2, 0.1], [0.1, 0.1], np.array([0.1, 0.3, 0.2])])
+def test_radii_out_of_order_are_refused(images, labels, specs, radii, tmp_path) -> None:
+    options = {"classes": CLASSES, "radii": radii, "progress": False}
+    for out in (None, tmp_path):
+        with pytest.raises(UserError, match=r"out of order; write radii from small to large|given twice"):
+            evaluate_model(Brightness(), images, labels, specs=specs, out=out, **options)
+    attacker = Attacker(Brightness(), images, labels, num_classes=2, progress=False)
+    runs = [run_standard(attacker, radii, CLASSES), run_attacks(attacker, specs or [PGD], radii, CLASSES)]
+    for run in [*runs, run_ensemble(attacker, [PGD], [PGD], radii, CLASSES)]:
+        with pytest.raises(UserError, match="radii"):
+            next(run)
+
+
+def test_no_radius_or_0_is_the_clean_result_alone(images, labels) -> None:
+    for radii in ([], [0.0], np.array([0.0])):
+        (clean,) = evaluate_model(
+            Brightness(), images, labels, classes=CLASSES, specs=[PGD], radii=radii, progress=False
+        )
+        assert clean.eps == 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 128])

@@ -152,8 +152,14 @@ def call(**changes):
         (call(x=IMAGES[:4] * 255), "images must lie in"),
         (call(x=IMAGES[:4] - 0.5), "leave normalization to the model"),
         (call(y=torch.tensor([1, 1, 2, 0])), "sample 0 has label 1, but label 0"),
+        (call(x=IMAGES[:4].bfloat16(), model=network().bfloat16()), "give float32 images and use torch.autocast"),
         (call(index=torch.arange(22, 26)), "index must lie in 0 to 23"),
         (call(index=torch.arange(4.0)), "index must be sample numbers"),
+        (call(index=torch.ones(4, dtype=torch.bool)), "index must be sample numbers"),
+        (call(index=[0, 1, 2, 3]), "index must be a tensor of one sample or more, not a list"),
+        (call(x=IMAGES[:4].numpy()), "x must be a tensor of one sample or more, not a ndarray"),
+        (call(y=[0, 1, 2, 0]), "y must be a tensor of one sample or more, not a list"),
+        (call(index=torch.arange(0), x=IMAGES[:0], y=LABELS[:0]), "index must .* not an empty one"),
         (call(y=LABELS[:4].float()), "labels must be class numbers"),
         (call(epoch=4), "told 4 epochs"),
         (call(model=network(2)), "there are 3 classes, but the model tells 2 apart"),
@@ -163,6 +169,20 @@ def test_a_wrong_batch_is_told_in_the_first_epoch_already(step, said):
     with pytest.raises(UserError, match=said) as error:
         step(AdversarialLoss(network(), LABELS, epochs=4))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["dpaat", "dpaat-balanced", "cat", "pgd"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_an_index_of_any_integers_is_that_of_int64(method, dtype):
+    losses = []
+    for kind in (torch.int64, dtype):
+        model = network()
+        loss = AdversarialLoss(model, LABELS, epochs=2, steps=1, method=method)
+        index = torch.arange(8, 16)
+        for epoch in range(2):
+            found = loss(model, index.to(kind), IMAGES[index], LABELS[index], epoch=epoch)
+            losses.append((epoch, kind, found.item()))
+    assert [value for _, kind, value in losses if kind == dtype] == [value for *_, value in losses[:2]]
 
 
 def test_a_loss_over_the_whole_batch_is_refused_at_once():

@@ -63,6 +63,32 @@ def test_sizes_stay_above_a_floor():
     assert AdaptivePerturbation(2, 1.0, eps_min=0.25).eps.tolist() == [0.25, 0.25]
 
 
+def test_an_own_rule_sees_one_value_a_sample():
+    shapes = []
+
+    def ranked(eps, adv_loss, clean_loss, threshold):
+        shapes.extend(values.shape for values in (eps, adv_loss, clean_loss, threshold))
+        return eps + torch.where(adv_loss <= threshold / 2, 0.25, -0.25) * (adv_loss.argsort().argsort() + 1)
+
+    for labels in (None, torch.tensor([0, 1, 0, 1, 0, 1])):
+        state = make(rule=ranked, labels=labels, num_classes=2)
+        for clean_loss in (None, [1.0, 1.0, 1.0]):
+            visit(state, [0, 1, 2], [1.0, 2.0, 6.0], clean_loss)
+    assert set(shapes) == {(3,)}
+    state = make(rule=ranked)
+    visit(state, [0, 1, 2], [1.0, 2.0, 6.0])
+    assert state.eps[:3].tolist() == [0.75, 0.0, 0.0]  # by the ranks 1, 2 and 3, clipped
+
+
+def test_an_own_rule_is_held_to_its_shape_and_the_range():
+    for wrong in (lambda eps, *_: eps[:, None], lambda eps, *_: eps.mean()):
+        with pytest.raises(ValueError, match=r"rule must give radii of the shape \(2,\), not \("):
+            visit(make(rule=wrong), [0, 1], [1.0, 2.0])
+    state = make(rule=lambda eps, *_: eps + torch.tensor([torch.inf, -torch.inf, torch.nan]))
+    visit(state, [0, 1, 2], [1.0, 2.0, 3.0])
+    assert state.eps[:3].tolist() == [1.0, 0.0, 0.5]
+
+
 def test_a_class_is_judged_by_its_own_losses():
     labels = torch.tensor([0, 0, 1, 1])
     state = make(4, labels=labels, num_classes=3)

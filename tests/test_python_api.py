@@ -1,6 +1,9 @@
 """What programs call: `dpaat.load`, `train`, `evaluate`, `explain` and `attack`."""
 
 import json
+import logging
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ from PIL import Image
 
 import dpaat
 import dpaat.evaluation
+import dpaat.training
 import own_code_makers
 from dpaat.attacks import ATTACKS
 from dpaat.cli import main
@@ -142,6 +146,35 @@ def test_training_from_fields_a_configuration_and_a_file(tiny_images, tiny_run, 
         dpaat.train(epoch=3)
 
 
+def surroundings() -> list:
+    levels = [logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")]
+    generators = [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]  # noqa: NPY002
+    return [*generators, levels, {**os.environ}]
+
+
+@pytest.mark.parametrize("seed", [None, "7"])
+def test_training_leaves_its_caller_as_found(seed, tiny_images, tmp_path, monkeypatch):
+    if seed is None:
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    else:
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "level", logging.INFO)
+    before = surroundings()
+    dpaat.train({**TINY, "data": f"folder:{tiny_images}", "epochs": 1}, tmp_path / "run")
+    assert surroundings() == before
+    with pytest.raises(UserError):
+        dpaat.train({**TINY, "data": f"folder:{tiny_images}", "epochs": 1, "eps": "100"}, tmp_path / "other")
+    assert surroundings() == before
+
+
+def test_predicting_is_in_evaluation_mode_and_leaves_the_mode(tiny_run, files, table):
+    predictor = dpaat.load(tiny_run)
+    predictor.model.train()
+    assert_same(predictor.predict(files), table)
+    assert all(module.training for module in predictor.model.modules())
+    assert not any(value.is_inference() for value in predictor.model.state_dict().values())
+
+
 QUICK = {"eps": "2/255,8/255", "steps": 2, "device": "cpu"}
 
 
@@ -153,6 +186,18 @@ def test_evaluating_a_run_is_what_the_command_does(tiny_run, tiny_images, tmp_pa
     assert not (tiny_run / "evaluation.json").exists()
     scores = dpaat.evaluate(dpaat.load(tiny_run), f"folder:{tiny_images}", out=tmp_path / "again", **QUICK)
     assert [e["metrics"] for e in scores["results"]] == [e["metrics"] for e in found["results"]]
+
+
+@pytest.mark.parametrize("measure", [dpaat.evaluate, dpaat.explain])
+def test_a_predictor_that_was_changed_is_not_taken_for_its_folder(measure, tiny_run, tmp_path):
+    export(tiny_run, tmp_path / "export")
+    for path in (tiny_run, tmp_path / "export"):
+        for change in (lambda m: m.mean.add_(0.5), lambda m: next(m.network.parameters()).zero_(), lambda m: m.half()):
+            predictor = dpaat.load(path)
+            with torch.no_grad():
+                change(predictor.model)
+            with pytest.raises(UserError, match=r"changed since it was loaded; give predictor\.model and out="):
+                measure(predictor, "synthetic:40", out=tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -282,12 +327,20 @@ def test_what_cannot_be_evaluated_is_told(arguments, message, tmp_path, monkeypa
         dpaat.evaluate(**arguments, device="cpu")
 
 
-def test_arrays_are_evaluated(tmp_path):
-    data = own_code_makers.Shapes()
-    found = dpaat.evaluate(
-        own_code_makers.Net(), (data.pixels, data.targets), out=tmp_path, image_size=24, split="all", **QUICK
-    )
-    assert found["results"][0]["n"] == 48
+def test_arrays_are_evaluated_as_they_are(tmp_path):
+    data, sizes = own_code_makers.Shapes(), set()
+    images, model = data.pixels[:, :20, :20], own_code_makers.Net()
+    planes = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    model.register_forward_hook(lambda _, inputs, __: sizes.add(tuple(inputs[0].shape[1:])))
+    for form in (images, images.transpose(0, 3, 1, 2), planes, list(planes / 255)):
+        found = dpaat.evaluate(model, (form, data.targets), out=tmp_path, **QUICK)
+        assert found["results"][0]["n"] == 48
+    explained = dpaat.explain(model, (images, data.targets), out=tmp_path, steps=1, maps=["input-gradient"])
+    assert explained["explanations"][0]["n"] == 48
+    assert sizes == {(3, 20, 20)}
+    found = dpaat.evaluate(model, (images, data.targets), out=tmp_path / "other", image_size=24, split="val", **QUICK)
+    assert found["results"][0]["n"] < 48
+    assert sizes == {(3, 20, 20), (3, 24, 24)}
 
 
 @pytest.mark.parametrize("name", ["pgd", "fgsm", "apgd-ce", "square"])

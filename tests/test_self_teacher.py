@@ -53,6 +53,22 @@ def test_its_loss_is_mixed_in_by_its_weight():
     assert nothing.shape == (0,), "no image of the batch is attacked"
 
 
+def test_what_looks_at_the_network_does_not_see_the_teacher():
+    seen: list[str] = []
+    model = nn.utils.spectral_norm(nn.Linear(2, 2))
+    model.register_forward_hook(lambda *_: seen.append("forward"))
+    model.register_forward_hook(lambda *_, **__: seen.append("forward"), with_kwargs=True, always_call=True)
+    model.register_full_backward_hook(lambda *_: seen.append("backward"))
+    teacher, x = SelfTeacher(model, 0.5), torch.ones(1, 2, requires_grad=True)
+    teacher.divergence(torch.zeros(1, 2), x)
+    assert teacher.network(x).requires_grad
+    teacher.network(x).sum().backward()
+    assert not seen
+    model(x).sum().backward()
+    assert seen == ["forward", "forward", "backward"]
+    assert len(teacher.network._forward_pre_hooks) == 1, "which makes the weight"
+
+
 def test_it_is_frozen():
     _, x, _ = batch()
     model = Network()

@@ -9,6 +9,7 @@ from torch import nn
 
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
+from dpaat.evaluation.foreign import network_digest
 from dpaat.evaluation.target import _recipe
 from dpaat.models import build_model
 
@@ -41,6 +42,26 @@ def test_weights_from_elsewhere_are_evaluated(tiny_images, tmp_path, capfd, netw
     assert document["method"] is None
     assert len(document["results"]) == 2
     assert (tmp_path / "results" / "predictions.parquet").is_dir()
+
+
+class Shifted(nn.Module):
+    """A network with a buffer that its state dict does not hold."""
+
+    def __init__(self, shift: float, *, persistent: bool = False) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("shift", torch.tensor(shift), persistent=persistent)
+
+
+def test_a_network_is_known_by_all_its_buffers() -> None:
+    plain, saved, shifted, other = nn.Linear(2, 2), Shifted(0.0, persistent=True), Shifted(0.0), Shifted(0.5)
+    nn.init.eye_(plain.weight)
+    nn.init.zeros_(plain.bias)
+    assert network_digest(plain) == "2740d1b7aad03fdd"  # as ever, so that old results are still of it
+    assert network_digest(saved) == "a2fc04fe8e7a3e55"
+    assert network_digest(shifted) == network_digest(Shifted(0.0)) != network_digest(other)
 
 
 def test_weights_that_do_not_fit_are_one_line(tiny_images, tmp_path, capfd, network) -> None:

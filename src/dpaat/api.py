@@ -14,7 +14,7 @@ from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import Document
-from dpaat.evaluation.predict import Predictor
+from dpaat.evaluation.predict import Predictor, unchanged
 from dpaat.evaluation.predict import load as load_predictor
 from dpaat.evaluation.run import evaluate as measure
 from dpaat.evaluation.run import source_of
@@ -52,9 +52,10 @@ def train(
         UserError: bad input, or training that went wrong.
     """
     from dpaat.training import train as fit
+    from dpaat.training.trainer import isolated
 
     given: dict[str, Any] = {}
-    with trusting(everything=trust):
+    with trusting(everything=trust), isolated():
         if isinstance(config, str | Path):
             given = vars(read_config(Path(config)))
             require_trust((given[name] for name in FIELDS if name not in fields), None, config)
@@ -101,7 +102,7 @@ def evaluate(
         model: a run folder; or any `nn.Module` that maps images `(B, C, H, W)` in [0, 1] to logits `(B, K)`, what
             `load` gives, a folder that `dpaat export` wrote, a file of weights, or a name of timm or `py:`.
         data: a dataset by its name, such as "folder:images", or itself, see `dpaat.data.map_style.table_of`; arrays
-            `(images, labels)`; None for a run's own.
+            `(images, labels)`, by default all of them in their own size; None for a run's own.
         out: folder for the results, which `report`, `compare` and `explain` take; by default the run's own.
         classes: names of the outputs in their order; by default the model's own, else the data's.
         source: run folder of the model on which transfer attacks make their images.
@@ -120,7 +121,7 @@ def evaluate(
     """
     options = {{flag: name for name, flag in FLAGS.items()}.get(name, name): value for name, value in options.items()}
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan = EvaluateConfig(**options)
+    plan = EvaluateConfig(**_of_arrays(data) | options)
     with trusting(everything=trust):
         target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         other = source_of(target, None if source is None else Path(source))
@@ -147,7 +148,7 @@ def explain(
     from dpaat.interpret.run import explain as measure_maps
 
     how = {name: options.pop(name) for name in [*options] if name in FOREIGN}
-    plan = ExplainConfig(**options)
+    plan = ExplainConfig(**_of_arrays(data) | options)
     with trusting(everything=trust):
         target = _target(model, data, out, classes, how, plan.seed, window=window, device=device, progress=progress)
         if plan.norm is None:
@@ -200,6 +201,10 @@ def attack(
     return info.function(model, x, y, eps=eps, norm=norm, generator=generator, **options)
 
 
+def _of_arrays(data: Any) -> dict[str, Any]:
+    return {"split": "all"} if isinstance(data, tuple) and len(data) == 2 else {}
+
+
 FOREIGN = {field.name for field in dataclasses.fields(Foreign)} - {"model", "out", "classes"}
 
 
@@ -214,7 +219,7 @@ def _target(
 ) -> EvalTarget:
     """Evaluation target: a folder, or a model from elsewhere with a folder for its results."""
     if isinstance(model, Predictor):
-        model = model.path
+        model = unchanged(model)
     path = None if isinstance(model, nn.Module) else Path(model)
     if isinstance(data, tuple) and len(data) == 2:
         data = list(zip(*data, strict=True))

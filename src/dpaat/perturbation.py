@@ -29,9 +29,9 @@ from dpaat.thresholds import STATISTICS, LabelMeans
 EVEN_ODDS = math.log(2)
 """Cross-entropy of a label with probability 1/2: below it no other class is likelier."""
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Radii `(B, 1)`, adversarial losses, clean losses and thresholds, each `(B, C)` -> radii to move to `(B, C)`.
+"""Radii, adversarial losses, clean losses (0 where there are none) and thresholds -> radii to move to, each `(B,)`.
 
-C is 1; with several labels an image, one column is one label.
+With several labels an image, each is `(B, K)`. Where a radius to move to is NaN, the sample stays at its own.
 """
 
 
@@ -177,7 +177,8 @@ class AdaptivePerturbation(SampleState):
         known &= torch.isfinite(threshold)
         eps = self.eps[index]
         at_zero = clean[0] if clean else torch.zeros_like(adv_loss)
-        sizes = self._rule(eps[:, None], adv_loss, at_zero, threshold)
+        sizes = self._sizes(eps[:, None].expand_as(adv_loss), adv_loss, at_zero, threshold.expand_as(adv_loss))
+        known &= ~torch.isnan(sizes)
         size = _mean_where(known, sizes.clamp(self.eps_min, self.eps_max))
         boundary = solved(eps[:, None], adv_loss, at_zero, torch.full_like(at_zero, EVEN_ODDS))
         right = known & (at_zero < EVEN_ODDS)
@@ -188,6 +189,14 @@ class AdaptivePerturbation(SampleState):
         for state, target, told in ((self.eps, size, moves), (self.distance, nearest, moves & (eps > 0))):
             before = state[index].float()
             state[index] = torch.where(told, torch.lerp(before, target, way), before).to(state)
+
+    def _sizes(self, *arguments: Tensor) -> Tensor:
+        """What the rule makes of arguments `(B, C)`, which it sees as `(B,)` where a sample has one label."""
+        seen = arguments if self.columns else tuple(values[:, 0] for values in arguments)
+        found = self._rule(*seen)
+        shape = tuple(seen[0].shape)
+        _require(tuple(found.shape) == shape, f"rule must give radii of the shape {shape}", tuple(found.shape))
+        return found.reshape(arguments[0].shape)
 
     def _renew(self) -> None:
         group = torch.zeros_like(self.visits, dtype=torch.int32) if self.labels is None else self.labels

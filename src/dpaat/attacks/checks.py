@@ -134,6 +134,8 @@ def _check_images(x: object) -> None:
         raise BadValueError(f"images must be a tensor (B, C, H, W), not a {type(x).__name__}")
     if not x.is_floating_point():
         raise BadValueError(f"images must be floating in [0, 1], not {x.dtype}; divide whole grey levels by 255")
+    if x.dtype.itemsize < 4:  # steps of 1/255 are beyond its 8 to 11 bits
+        raise BadValueError(f"images must be float32, not {x.dtype}: give float32 images and use torch.autocast")
     if x.ndim != 4:
         hint = "; give grey images an axis for the channel: x[:, None]" if x.ndim == 3 else ""
         raise BadValueError(f"images must be of shape (B, C, H, W), not {tuple(x.shape)}{hint}")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dpaat.attacks.losses import LossFunction
+from dpaat.attacks.losses import LossFunction, sample_losses
 
 
 @contextmanager
@@ -37,5 +37,5 @@ def input_gradient(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)
-        (gradient,) = torch.autograd.grad(loss(logits, y).sum(), x)
+        (gradient,) = torch.autograd.grad(sample_losses(loss, logits, y).sum(), x)
     return gradient, logits.detach()

@@ -13,10 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dpaat.attacks.norms import TINY
+from dpaat.errors import BadValueError
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 _weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
+
+
+def sample_losses(loss: LossFunction, logits: Tensor, y: Tensor) -> Tensor:
+    """Losses of the samples `(B,)`; BadValueError for a loss that gives anything but one value a sample."""
+    found = loss(logits, y)
+    if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
+        raise BadValueError(f'loss must give one value a sample ({len(logits)},), as with reduction="none"')
+    return found
 
 
 def label_weights(labels: Tensor) -> Tensor | None:

@@ -67,6 +67,8 @@ def pgd_with_clean_logits(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, steps: int = 10, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`pgd` from a zero start, and the clean logits `(B, K)` that its first pass computes anyway."""
+    if (start := options.get("start", "zero")) != "zero":
+        raise BadValueError(f"start must be 'zero', not {start!r}, where no pass sees the clean images; call pgd")
     return _ascend(model, x, y, eps, steps=steps, **options)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks.checks import checked
 from dpaat.attacks.gradient import evaluation_mode
-from dpaat.attacks.losses import LossFunction, fooled, margin
+from dpaat.attacks.losses import LossFunction, fooled, margin, sample_losses
 from dpaat.attacks.norms import TINY, Ball, make_ball, widen
 from dpaat.attacks.registry import AttackCost, register_attack
 from dpaat.errors import BadValueError
@@ -70,7 +70,7 @@ def square(
             else:
                 candidate = move(ball, current, side(x, _share(p_init, query, steps)), generator)
             logits = model(candidate)
-            value, fell = loss(logits, y), fooled(logits, y)
+            value, fell = sample_losses(loss, logits, y), fooled(logits, y)
             better = fell | ~(value <= best)  # so that NaN comes out too, and can be complained of
             current, best = torch.where(widen(better, x), candidate, current), torch.where(better, value, best)
             if fell.any():

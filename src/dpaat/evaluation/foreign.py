@@ -80,7 +80,7 @@ def target_of_weights(
     if source is not None:
         identity = json.dumps([source.digest, given.model, read | {"key": model.facts["weights"]["key"]}, outputs])
     else:
-        identity = json.dumps([_digest(model), name, read, outputs])
+        identity = json.dumps([network_digest(model), name, read, outputs])
     return EvalTarget(
         folder=out,
         model=model.eval().to(torch.device(device)).to(memory_format=torch.channels_last),
@@ -128,10 +128,10 @@ def of_module(module: nn.Module, given: Foreign, channels: int, size: int, class
     return model
 
 
-def _digest(model: nn.Module) -> str:
-    """16 hex digits that identify a network by its weights and its text."""
+def network_digest(model: nn.Module) -> str:
+    """16 hex digits that identify a network by its text, its weights, and its buffers that are not saved with them."""
     found = hashlib.sha256(repr(model).encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted({**dict(model.named_buffers()), **model.state_dict()}.items()):
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
@@ -153,7 +153,7 @@ def _prepare_for(
         return data, None
     record = source.record if source is not None else {}
     options: dict[str, Any] = {
-        "image_size": given.image_size or record.get("image_size", 64),
+        "image_size": given.image_size or record.get("image_size") or _side(data),
         "fit": record.get("fit", "crop"),
         "window": window or "auto",
     }
@@ -169,6 +169,14 @@ def _prepare_for(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
         )
     return prepare(data, progress=False, **options, **record["split"]), None
+
+
+def _side(data: Any) -> int:
+    """Pixels at the shorter side of images that are in memory, else 64."""
+    pair = data[0] if isinstance(data, list) and data else None
+    shape = getattr(pair[0], "shape", ()) if isinstance(pair, tuple) else ()
+    last = isinstance(pair, tuple) and isinstance(pair[0], np.ndarray) and shape[2:] in ((1,), (3,), (4,))
+    return int(min(shape[:2] if last else shape[-2:])) if len(shape) >= 2 else 64
 
 
 def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dpaat.attacks.gradient import evaluation_mode
 from dpaat.data import load_table
 from dpaat.data.cache import in_threads
 from dpaat.data.csv_file import OPTIONS
@@ -24,6 +25,7 @@ from dpaat.data.registry import DATASETS, import_loaders
 from dpaat.data.table import UNGROUPED
 from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
+from dpaat.evaluation.foreign import network_digest
 from dpaat.evaluation.labels import named
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.target import resolve_device
@@ -122,7 +124,7 @@ class Predictor:
             for first in range(0, len(names), batch_size):
                 rows = range(first, min(first + batch_size, len(names)))
                 x = whole[first : rows.stop] if ready else torch.from_numpy(np.stack(each(decode, rows))).float() / 255
-                with torch.inference_mode():
+                with evaluation_mode(self.model), torch.inference_mode():
                     logits = self.model(x.to(self.device).float())
                 parts.append(logits.cpu().double())
                 bar.update(len(rows))
@@ -169,6 +171,13 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
     classes, channels = tuple(record["classes"]), int(record["channels"])
     at = np.array([thresholds.get(name, 0.0) for name in classes]) if record.get("multilabel") else None
     return Predictor(path, model, classes, channels, record["image_size"], record["fit"], reading, target, at, frame)
+
+
+def unchanged(predictor: Predictor) -> Path:
+    """The folder that a predictor was loaded from; UserError where its model is not the one that is stored there."""
+    if network_digest(predictor.model) != network_digest(load(predictor.path, device="cpu").model):
+        raise UserError(f"{predictor.path}: model changed since it was loaded; give predictor.model and out=FOLDER")
+    return predictor.path
 
 
 def predict(

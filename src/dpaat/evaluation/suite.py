@@ -15,7 +15,7 @@ from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.labels import verdicts
 from dpaat.evaluation.metrics import Metrics, curve_area
 from dpaat.evaluation.specs import CLEAN, QUICK, WORST_CASE, AttackSpec, attack_spec, worst_of
-from dpaat.radii import format_radius
+from dpaat.radii import format_radius, parse_radii
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
 """Attacks of the standard suite that are run on all images, so that their outputs can be ranked and scored."""
@@ -83,7 +83,7 @@ def evaluate_model(
         The results, clean first; those of the standard suite end with the worst case at every radius.
 
     Raises:
-        UserError: outputs that are not finite logits, images outside [0, 1], labels outside K.
+        UserError: outputs that are not finite logits, images outside [0, 1], labels outside K, radii out of order.
     """
     if out is not None:
         from dpaat.evaluation.run import evaluate_arrays
@@ -104,7 +104,7 @@ def run_attacks(
 
     Radii are in units of a [0, 1] image, ascending; 0 adds nothing to the clean result.
     """
-    radii = [eps for eps in radii if eps > 0]
+    radii = _above_zero(radii)
     plan = [(CLEAN, 0.0), *((spec, eps) for spec in specs for eps in radii)]
     clean: Outputs | None = None
     nearest: dict[AttackSpec, Outputs] = {}
@@ -147,7 +147,7 @@ def run_standard(
     Yields a result per attack and radius, then the worst case at every radius, then the curve.
     """
     specs = {name: attack_spec(name, steps=(steps or {}).get(name), norm=norm) for name in SUITE_ATTACKS}
-    radii = [eps for eps in radii if eps > 0]
+    radii = _above_zero(radii)
     beyond = [] if quick else [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
     names = ((), QUICK_ATTACKS) if quick else (SCORED, ENSEMBLE)
     scored, ensemble = ([specs[name] for name in some] for some in names)
@@ -190,7 +190,7 @@ def run_ensemble(
     is called `worst`; returns all verdicts, with those of APGD-CE, one of `specs`, at radii `beyond`. If `spare`, all
     search on a copy of the model, and the ensemble spares images as in `run_cascade`.
     """
-    radii = [eps for eps in radii if eps > 0]
+    radii = _above_zero(radii)
     results = run_attacks(attacker.faster(stop=False) if spare else attacker, specs, radii, classes)
     yield (clean := next(results))
     cascade = Cascade(attacker.labels, clean.predicted)
@@ -207,6 +207,11 @@ def run_ensemble(
         predicted, fell_to, metrics = _verdicts(cascade, eps, classes)
         yield Result(worst or worst_of([*specs, *ensemble]), eps, predicted, metrics, fell_to=fell_to)
     return cascade
+
+
+def _above_zero(radii: Sequence[float]) -> list[float]:
+    """Radii above 0; UserError where they do not ascend, as the last one is taken for the largest."""
+    return [eps for eps in parse_radii(map(float, radii), "radii", "l2") if eps > 0] if len(radii) else []
 
 
 def _verdicts(cascade: Cascade, eps: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Metrics]:

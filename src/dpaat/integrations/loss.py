@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dpaat.attacks import unchecked
 from dpaat.attacks.checks import check_batch, check_logits
+from dpaat.attacks.losses import sample_losses
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import BadValueError, UserError
 from dpaat.integrations.indexed import INDEX
@@ -81,11 +83,12 @@ class AdversarialLoss(nn.Module):
         self.epochs, self.num_classes = epochs, num_classes or int(classes.max()) + 1
         self._normalized = normalized
         self._networks = (model, _Network(model, normalized, self.num_classes))  # in a tuple: no modules of this one
+        own = partial(sample_losses, loss) if loss else None
         context = MethodContext(
             labels=self.labels,
             num_classes=self.num_classes,
             epochs=epochs,
-            learn_loss=_each(loss) if loss else learning_loss(imbalance, self.labels, self.num_classes),
+            learn_loss=own or learning_loss(imbalance, self.labels, self.num_classes),
             eps=config.radius,
             steps=steps,
             norm=norm,
@@ -116,7 +119,7 @@ class AdversarialLoss(nn.Module):
 
         Args:
             model: the network, or what wraps it for several processes or a compiler, in train mode.
-            index: numbers of the samples `(B,)`.
+            index: numbers of the samples `(B,)`, integers.
             x: images `(B, C, H, W)`, augmented.
             y: labels `(B,)`, int64.
             epoch: from 0; it may not go back.
@@ -124,6 +127,11 @@ class AdversarialLoss(nn.Module):
         Raises:
             UserError: a batch that is none; labels that are not those of the numbers; an epoch beyond the last.
         """
+        needed = {"index": index} if torch.is_grad_enabled() else {}
+        for name, value in (needed | {"x": x, "y": y}).items():
+            if not isinstance(value, Tensor) or not value.numel():
+                found = "an empty one" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise BadValueError(f"{name} must be a tensor of one sample or more, not {found}")
         x, y = x.as_subclass(Tensor), y.as_subclass(Tensor)
         if self.labels.device != x.device:
             self.to(x.device)
@@ -137,6 +145,7 @@ class AdversarialLoss(nn.Module):
         look = x.device.type == "cpu" or self._looks < LOOKS
         if look:
             self._check(index, x, y)
+        index = index.long()
         if epoch != self._epoch:
             self._begin(epoch, network)
         attacking = epoch >= self.method.context.first_attack
@@ -167,14 +176,14 @@ class AdversarialLoss(nn.Module):
     def _check(self, index: Tensor, x: Tensor, y: Tensor) -> None:
         self._looks += 1
         check_batch(x, y)
-        if index.is_floating_point() or index.shape != y.shape:
+        if index.is_floating_point() or index.dtype == torch.bool or index.shape != y.shape:
             raise BadValueError(
                 f"index must be sample numbers {tuple(y.shape)}, not {tuple(index.shape)}, {index.dtype}"
             )
         most = len(self.labels) - 1
         if not 0 <= int(index.min()) <= int(index.max()) <= most:
             raise BadValueError(f"index must lie in 0 to {most}, not {index.min()} to {index.max()}")
-        told = self.labels[index]
+        told = self.labels[index.long()]
         for row in (told != y).nonzero().flatten().tolist():
             raise BadValueError(
                 f"sample {index[row]} has label {y[row]}, but label {told[row]} in the labels that AdversarialLoss was "
@@ -240,12 +249,3 @@ def same_epochs(loss: AdversarialLoss, epochs: float | None) -> None:
     """Refuse a trainer whose epochs are not those that a loss was told; the UserError names both numbers."""
     if epochs != loss.epochs:
         raise UserError(f"the trainer has {epochs} epochs, AdversarialLoss {loss.epochs}: tell both the same number")
-
-
-def _each(loss: LearnLoss) -> LearnLoss:
-    def losses(logits: Tensor, y: Tensor) -> Tensor:
-        if (found := loss(logits, y)).shape != y.shape:
-            raise BadValueError(f'loss must give one value a sample {tuple(y.shape)}, as with reduction="none"')
-        return found
-
-    return losses

@@ -30,6 +30,9 @@ class SelfTeacher(nn.Module):
     def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0, *, several: bool = False) -> None:
         super().__init__()
         self.network = copy.deepcopy(model).requires_grad_(False).eval()
+        for module in self.network.modules():  # those before a forward pass stay: spectral norm is made of them
+            module._forward_hooks.clear()
+            module._backward_hooks.clear()
         self.weight, self.temperature, self.several = weight, temperature, several
 
     def freeze(self, model: nn.Module) -> None:

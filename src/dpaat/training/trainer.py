@@ -12,10 +12,12 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from dpaat.config import TrainConfig
@@ -32,6 +34,7 @@ barebones callbacks check_val_every_n_epoch enable_checkpointing fast_dev_run in
 max_epochs max_steps max_time min_epochs min_steps num_sanity_val_steps overfit_batches plugins
 reload_dataloaders_every_n_epochs use_distributed_sampler val_check_interval
 """
+LOGGERS, SEEDS = ("lightning.pytorch", "lightning.fabric"), ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 OWN_OPTIONS = frozenset(_NAMES.split())
 """Trainer options that are not the user's: every epoch ends with one validation, one checkpoint and one row."""
 
@@ -129,8 +132,25 @@ def check_options(options: dict[str, Any]) -> None:
 def quiet() -> Iterator[None]:
     """Keep Lightning's advertisements and hints about loader workers off the terminal."""
     with warnings.catch_warnings():
-        for name in ("lightning.pytorch", "lightning.fabric"):
+        for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         yield
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Give the caller back random generators, Lightning's seed variables and the levels of its loggers as they were."""
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    seeds = {name: os.environ.get(name) for name in SEEDS}
+    with isolate_rng(include_cuda=torch.cuda.is_initialized()):  # to ask CUDA would start it on every device
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            for name, seed in seeds.items():
+                os.environ.pop(name, None)
+                if seed is not None:
+                    os.environ[name] = seed
