@@ -1,6 +1,7 @@
 """Attribution maps, the layer they look at, and what is asked of them apart from masks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from captum.attr import Saliency
@@ -176,6 +177,34 @@ def test_an_empty_map_is_neither_stable_nor_unstable():
     rows = image_scores(found, None).query("score == 'rank_correlation'")
     assert rows["position"].tolist() == [0, 2, 3]
     assert rows["value"].tolist() == pytest.approx([1, 0, 1])
+
+
+def _chance(maps: torch.Tensor, kinds: tuple[str, ...] = ("grad-cam",)) -> pd.DataFrame:
+    """Chance levels of stability of the same maps, under several names."""
+    nothing = np.zeros((2, len(maps)))
+    found = Measured(
+        predicted={0.0: np.zeros(len(maps), dtype=np.int64)},
+        maps={(kind, eps): maps for kind in kinds for eps in (0.0, 0.1)},
+        randomized=dict.fromkeys(kinds, maps),
+        faithfulness=dict.fromkeys((*kinds, RANDOM_ORDER), nothing),
+    )
+    return image_scores(found, None).query("score == 'rank_correlation' and eps > 0")
+
+
+def test_the_chance_of_stability_is_not_that_of_the_row_before():
+    rng = torch.Generator().manual_seed(0)
+    classes = torch.rand(4, 12, 12, generator=rng).repeat_interleave(25, 0)
+    maps = classes + 0.1 * torch.rand(100, 12, 12, generator=rng)
+    mixed = torch.randperm(100, generator=rng)
+    by_class, shuffled = (_chance(each)["chance"] for each in (maps, maps[mixed]))
+    assert by_class.mean() < 0.5  # of 100 images 24 are of the same class
+    assert by_class.mean() == pytest.approx(shuffled.mean(), abs=0.15)
+    assert by_class.max() < 1 - 1e-6, "no map is its own partner"
+    rows = _chance(maps, ("grad-cam", "integrated-gradients"))
+    first, second = (each["chance"].tolist() for _, each in rows.groupby("map"))
+    assert first == second == by_class.tolist()
+    maps[::3] = 0  # maps that are empty have no partner and are none
+    assert _chance(maps)["chance"].between(-1, 1 - 1e-6).all()
 
 
 def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one():

@@ -13,6 +13,7 @@ from dpaat.methods.baselines.cat import CAT, random_labels, soft_label_excess
 from dpaat.methods.baselines.iaat import IAAT, instance_radius
 from dpaat.methods.baselines.ima import AME, IMA
 from dpaat.methods.baselines.mma import MMA, margin_along
+from dpaat.methods.teacher import SelfTeacher
 from dpaat.sample_state import EpochRadii, SampleRadii
 from method_makers import (
     CLASSES,
@@ -303,6 +304,28 @@ def test_cat_softens_labels_with_the_radius():
     soft = (1 - share) * torch.eye(CLASSES)[y] + share * noise
     assert torch.allclose(output.loss, -(soft * logits.log_softmax(1)).sum(1).mean(), rtol=1e-5)
     assert torch.allclose(output.rows["eps"], eps)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("clean_weight", [0.0, 0.25])
+def test_cat_softens_a_label_as_far_as_it_is_learned_beside_a_teacher(weight, clean_weight):
+    index, x, y = batch()
+    teacher = SelfTeacher(Network(confidence=3.0), weight) if weight else None
+    made = make(CAT, own_context=context(teacher=teacher, clean_weight=clean_weight), options={"smoothing": 20.0})
+    made.perturbation.eps.fill_(EPS)
+    model = Network()
+    torch.manual_seed(5)
+    output = made(model, index, x, y)
+    x_adv = pgd(Network(), x, y, eps=torch.full((6,), EPS), steps=STEPS)
+    logits = Network()(torch.cat([x, x_adv]) if clean_weight else x_adv)
+    torch.manual_seed(5)
+    noise, share = random_labels(torch.zeros(6, CLASSES)), 20 * EPS
+    soft = (1 - share) * torch.eye(CLASSES)[y] + share * noise
+    loss = -(soft * logits[-6:].log_softmax(1)).sum(1)
+    if teacher is not None:
+        loss = (1 - weight) * loss + weight * teacher.divergence(logits[-6:], x)
+    loss = (1 - clean_weight) * loss + (clean_weight * plain_loss(logits[:6], y) if clean_weight else 0)
+    assert torch.allclose(output.loss, loss.mean(), rtol=1e-5)
 
 
 def test_cat_noise_is_uniform_on_the_simplex():

@@ -23,7 +23,7 @@ class CAT(RadiiMethod):
     margin, is left out.
 
     The loss at a soft label is the mean, under that label, of the run's loss to learn from. With a clean weight, the
-    clean image keeps its hard label, for its radius is 0.
+    clean image keeps its hard label, for its radius is 0. A self-teacher's answer takes the place of the soft label.
     """
 
     #: growth of the radius in one visit, eta in the paper, in pixel units
@@ -46,7 +46,9 @@ class CAT(RadiiMethod):
         eps = torch.where(adversarial.argmax(1) == y, trial, before)
         noise = random_labels(adversarial)
         softening = soft_label_excess(context.learn_loss, logits, y, noise, self.smoothing * eps)
-        return self.output(loss + (1 - context.clean_weight) * softening.mean(), adversarial, index, y, eps)
+        taught = context.teacher.weight if context.teacher else 0.0  # a part of the label goes by the label's weight
+        share = (1 - context.clean_weight) * (1 - taught)
+        return self.output(loss + share * softening.mean(), adversarial, index, y, eps)
 
 
 def random_labels(logits: Tensor) -> Tensor:
