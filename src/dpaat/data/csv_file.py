@@ -71,7 +71,7 @@ def load(argument: str, spec: str) -> ImageTable:
     by_header = group not in frame
     columns, notes, doubts = patient_columns(whose, frame["path"], grouped=not by_header)
     columns = {"id": frame["path"], "label": labels, **columns}
-    alone = columns["group"] == frame["path"] if by_header else frame[group].map(frames.is_missing)
+    alone = columns["group"] == frame["path"] if by_header else frame[group].map(frames.is_unknown)
     if not by_header:
         columns["group"] = frame["path"].where(alone, frame[group])
         said = f"{alone.sum()} of {len(frame)} images have no group and count as independent: {frames.rows_of(alone)}"
