@@ -1,9 +1,13 @@
 import io
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 
 from data_makers import jpeg, make_ham, write_csv
+from dpaat.data import prepare
 from dpaat.data.check import check
+from dpaat.data.findings import warnings_of
 
 
 def run(spec, **options):
@@ -44,3 +48,24 @@ def test_leaks_and_contrary_labels_are_problems(tmp_path):
     assert problems == 10 + 1 + 1
     problems, _ = run(f"csv:{tmp_path / 'list.csv'}", fold="1/2")
     assert problems == 1
+
+
+def test_copies_in_another_form_of_file_are_identical_images(tmp_path):
+    forms = (("png", {}), ("png", {"compress_level": 0}), ("bmp", {}), ("tif", {}))
+    rows = []
+    for number in range(24):
+        pixels = np.random.default_rng(number // 4).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        form, options = forms[number % 4]
+        Image.fromarray(pixels).save(tmp_path / f"{number}.{form}", **options)
+        split = ("train", "val", "test", "train")[number % 4]
+        rows.append({"path": f"{number}.{form}", "label": "xy"[number // 4 % 2], "split": split})
+    rows[1]["label"] = "y"
+    spec = f"csv:{write_csv(tmp_path / 'list.csv', rows)}"
+    problems, text = run(spec)
+    assert "sets of identical images: 6" in text
+    assert "0.png and 1.png: identical images" in text
+    assert "0.png and 2.bmp: identical images" in text
+    assert problems == 6 * 2 + 1
+    warnings = warnings_of(prepare(spec, image_size=16, cache_dir=tmp_path / "c"))
+    assert any(line.startswith("identical images on two sides of the split: 12 case(s)") for line in warnings)
+    assert "identical images of different classes: 1: 0.png = 1.png = 2.bmp = 3.tif" in warnings

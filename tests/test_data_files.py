@@ -95,6 +95,14 @@ def test_csv_with_groups_and_metadata(tmp_path):
     assert table.frame["sex"].tolist() == ["f"] * 24
 
 
+@pytest.mark.parametrize("nobody", ["", "unknown", "Unknown", "nan", "None", "N/A"])
+def test_images_of_an_unknown_group_are_not_one_group(tmp_path, nobody):
+    groups = [f"g{n // 4}" if n < 20 else nobody for n in range(24)]
+    table = load_table(f"csv:{csv_set(tmp_path, group=groups)}")
+    assert table.frame["group"].nunique() == 5 + 4
+    assert any("4 of 24 images have no group" in note for note in table.notes)
+
+
 def test_csv_keeps_its_splits_and_numbers_order_numerically(tmp_path):
     fill(tmp_path / "img", 12)
     rows = [{"path": f"img/{n}.jpg", "label": n, "split": ("train", "validation", "test")[n % 3]} for n in range(12)]

@@ -73,7 +73,7 @@ def broken(folder, what):
     elif what == "twice":
         rows.append(rows[0])
     elif what == "no lesion":
-        rows[4]["lesion_id"] = ""
+        rows[4]["lesion_id"] = "unknown"
     elif what == "absent image":
         for name in ("ISIC_0000001.jpg", "ISIC_0000003.jpg"):
             (folder / "HAM10000_images_part_1" / name).unlink()

@@ -194,6 +194,8 @@ def test_every_class_is_there_at_every_size(images):
         ("features=robust,60", "'60'"),
         ("60,size=3", "'size=3'"),
         ("60,features=", "robust"),
+        ("60,labels=", "multi"),
+        ("60,labels=2,labels=3", "labels is given twice"),
         ("60,features=fragil", "nearest: fragile"),
     ],
 )

@@ -267,6 +267,8 @@ def test_what_is_odd_about_patients_is_said(tmp_path):
     assert "8 of 8 images name no patient and count as independent" in table.notes
     assert table.frame["group"].nunique() == 8
     assert "sex" not in table.frame
+    table = load_table(f"folder:{make_dicom(tmp_path / 'unknown', 8, PatientID='UNKNOWN')}")
+    assert table.frame["group"].nunique() == 8
     table = load_table(f"folder:{make_dicom(tmp_path / 'old', 8, PatientAge='097Y')}")
     assert (table.frame["age"] == 90).all()
     assert prepare(f"folder:{tmp_path / 'old'}", image_size=24).window == "own"

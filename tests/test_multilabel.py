@@ -110,14 +110,29 @@ def test_names_with_separators(tmp_path):
     assert any("2 images have none" in note for note in table.notes)
 
 
+@pytest.mark.parametrize("nothing", ["", "nan", "NaN", "None", "N/A", "NA", "null", "<NA>", "#N/A"])
+def test_missing_values_are_no_labels(tmp_path, nothing):
+    rows = f"path,findings\n0.png,Mass\n1.png,{nothing}\n2.png,Edema|{nothing}\n3.png,{nothing}\n"
+    table = load_table(table_file(tmp_path, rows) + ",labels=findings")
+    assert table.classes == ("Edema", "Mass")
+    assert table.labels.tolist() == [[0, 1], [0, 0], [1, 0], [0, 0]]
+    assert any("2 images have none" in note for note in table.notes)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
         ("path,edema,mass\n0.png,1,2\n", ",labels=edema+mass", "row 2: mass is '2'"),
         ("path,edema,mass\n0.png,1,0\n1.png,-1,1\n", "", r"labels=edema\+mass"),
         ("path,edema\n0.png,1\n1.png,0\n", ",labels=edema", "call it label"),
+        ("path,findings\n0.png,\n1.png,nan\n", ",labels=findings", r"0 class\(es\)"),
         ("path,edema,mass\n0.png,1,0\n", ",labels=edema+mas", "no column 'mas'"),
         ("path,edema,mass\n0.png,1,0\n", ",labels=edema+mass,uncertain=maybe", "uncertain"),
+        ("path,label\n0.png,a\n1.png,b\n", ",uncertain=ones", "uncertain= is for columns"),
+        ("path,findings\n0.png,a|b\n1.png,a\n", ",labels=findings,uncertain=ones", "uncertain= is for columns"),
+        ("path,edema,mass\n0.png,1,0\n", ",labels=edema+mass+edema", "'edema' twice"),
+        ("path,label\n0.png,a\n1.png,b\n", ",labels=", "labels= names no column"),
+        ("path,label,a,b\n0.png,a,1,1\n1.png,b,1,2\n", ",group=a,group=b", "group is given twice"),
         ("path,label\n0.png,a|b\n1.png,a\n", "", "labels=label"),
         ("path,labels\n0.png,a=?|b\n1.png,b\n", ",labels=labels", "another name"),
     ],

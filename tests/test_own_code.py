@@ -115,6 +115,15 @@ def test_the_same_images_are_the_same_data_in_whatever_form(tmp_path):
     assert prepared(own_code_makers.Shapes(), tmp_path).fingerprint == found.fingerprint
 
 
+@pytest.mark.parametrize("nobody", [None, float("nan"), "unknown", ""])
+def test_items_of_an_unknown_group_are_not_one_group(nobody):
+    made = own_code_makers.Shapes()
+    made.groups[40:] = [nobody] * 8
+    table = load_table(made)
+    assert table.frame["group"].nunique() == 20 + 8
+    assert "8 of 48 images have no group and count as independent" in table.notes
+
+
 def test_splits_and_duplicates_are_looked_after(tmp_path, capsys):
     found = prepared(py("in_splits"), tmp_path)
     assert {split: int((found.split == split).sum()) for split in ("train", "val", "test")} == {

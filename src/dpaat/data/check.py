@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from dpaat.data import fingerprint, load_table
-from dpaat.data.cache import UnreadableError, decoder, in_threads, look_at, of_image, of_mask, quantiles
+from dpaat.data.cache import UnreadableError, decoder, digest_pixels, in_threads, look_at, of_image, of_mask, quantiles
 from dpaat.data.csv_file import OPTIONS
 from dpaat.data.files import exists, home_path, parse_spec
 from dpaat.data.findings import brightness_lines, contrary_lines, identical, leak_lines, levels, stack_lines
@@ -58,18 +58,25 @@ def check(
     problems, notes = list(table.warnings), list(table.notes)
     looks, bad = _tried(partial(of_image, table, look_at), range(len(table)), "reading images")
     digests, kinds, frames = zip(*(looks.get(n, (f"unread-{n}", EIGHT, 1)) for n in range(len(table))), strict=True)
-    resolved = FULL
+    contents, resolved = [*digests], FULL
     try:
         resolved = resolve_window(window, kinds, partial(quantiles, table, True), spec=spec)
     except UserError as error:
         problems.append(str(error))
     else:
         decoded = decoder(table, image_size, "crop", window_range(resolved))
-        seen, undecodable = _tried(lambda row: levels(decoded(row)), list(looks), "decoding images")
+
+        def look(row: int) -> tuple[tuple[int, int], str]:
+            image = decoded(row)
+            return levels(image), digest_pixels(image)
+
+        seen, undecodable = _tried(look, list(looks), "decoding images")
         bad |= undecodable
+        for row, (_, pixels) in seen.items():  # the same for copies in files of another form
+            contents[row] = pixels
         if seen:
             plain = resolved == FULL and {*kinds} == {EIGHT}
-            problems += brightness_lines(table.ids[list(seen)], list(seen.values()), plain=plain)
+            problems += brightness_lines(table.ids[list(seen)], [level for level, _ in seen.values()], plain=plain)
     problems += stack_lines(table.ids[np.array(frames) > 1].tolist())
     masks = _masks(table, [row for row in range(len(table)) if row not in bad], image_size)
     found: list[tuple[str, str, str]] = []
@@ -80,11 +87,11 @@ def check(
             split = assign_splits(table, seed=seed, fold=fold, digests=digests)
             notes += split_notes(table, split, fold=fold)
         sides = dict(zip(table.ids.tolist(), split.tolist(), strict=True))
-        found = leaks(table, split, digests)
+        found = leaks(table, split, contents)
         problems += refusals(table, split)
     except UserError as error:
         problems.append(str(error))
-    twins, contrary = identical(table, digests)
+    twins, contrary = identical(table, contents)
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)

@@ -16,7 +16,7 @@ from dpaat.data.scan import parse_frame
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, listed
 
-OPTIONS = {"group": "group", "labels": "", "uncertain": "ignore", "frame": None}
+OPTIONS = {"group": "group", "labels": None, "uncertain": None, "frame": None}
 METADATA = ("age", "sex", "site", "source")
 COLUMNS = ("path", "label", "group", "split", "mask", *METADATA)
 # Columns that someone who splits by hand has, and that mean nothing here.
@@ -42,7 +42,13 @@ def load(argument: str, spec: str) -> ImageTable:
     """
     argument, given = parse_spec(argument, OPTIONS)
     frame_meant = parse_frame(given["frame"])
-    group, several = given["group"], [name.strip() for name in given["labels"].split("+") if name.strip()]
+    group, several = given["group"], [name.strip() for name in (given["labels"] or "").split("+") if name.strip()]
+    if given["labels"] is not None and not several:
+        raise UserError(f"{spec}: labels= names no column; write labels=COLUMN or labels=A+B")
+    if twice := [name for name in several if several.count(name) > 1]:
+        raise UserError(f"{spec}: labels= names {twice[0]!r} twice; name each column once")
+    if given["uncertain"] and len(several) < 2:
+        raise UserError(f"{spec}: uncertain= is for columns of 1, 0 and -1; name them, as labels=A+B, or leave it out")
     path = existing(argument, spec, kind="file", scheme="csv:FILE.csv[,group=COLUMN]")
     frame = _named(frames.read_text_table(path))
     if not several:
@@ -58,7 +64,7 @@ def load(argument: str, spec: str) -> ImageTable:
             classes, answers, said_of = label_sets.from_lists(path, frame[several[0]])
         else:
             classes = tuple(several)
-            answers, said_of = label_sets.from_columns(path, frame, several, given["uncertain"])
+            answers, said_of = label_sets.from_columns(path, frame, several, given["uncertain"] or "ignore")
         labels = pd.Series([*map(tuple, answers.tolist())], index=frame.index)
     else:
         _refuse_lists(path, frame["label"])
@@ -71,7 +77,7 @@ def load(argument: str, spec: str) -> ImageTable:
     by_header = group not in frame
     columns, notes, doubts = patient_columns(whose, frame["path"], grouped=not by_header)
     columns = {"id": frame["path"], "label": labels, **columns}
-    alone = columns["group"] == frame["path"] if by_header else frame[group].map(frames.is_missing)
+    alone = columns["group"] == frame["path"] if by_header else frame[group].map(frames.is_unknown)
     if not by_header:
         columns["group"] = frame["path"].where(alone, frame[group])
         said = f"{alone.sum()} of {len(frame)} images have no group and count as independent: {frames.rows_of(alone)}"

@@ -222,8 +222,14 @@ def is_file(path: Path) -> bool:
 
 
 def parse_spec(argument: str, usual: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Take `,NAME=VALUE` off the end of a spec, of the names in `usual`, which has what else they are."""
-    found = dict(usual)
-    while match := re.fullmatch(f"(.*),({'|'.join(found)})=([^,]*)", argument, re.DOTALL):
-        argument, found[match[2]] = match[1], match[3]
-    return argument, found
+    """Take `,NAME=VALUE` off the end of a spec, of the names in `usual`, which has what else they are.
+
+    UserError for a name that is given twice.
+    """
+    found: dict[str, Any] = {}
+    while match := re.fullmatch(f"(.*),({'|'.join(usual)})=([^,]*)", argument, re.DOTALL):
+        argument, name, value = match.groups()
+        if name in found:
+            raise UserError(f"{name}={value}: {name} is given twice; give it once")
+        found[name] = value
+    return argument, {**usual, **found}

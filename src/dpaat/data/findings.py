@@ -18,13 +18,16 @@ set that uses less than a quarter of the range, and the range of the images in a
 
 
 def warnings_of(data: PreparedData, *, trained: bool = True) -> list[str]:
-    """All that is suspicious in a dataset which is decoded; in its split, too, if a model is trained on one side."""
-    found = leaks(data.table, data.split, data.digests) if trained else []
+    """All that is suspicious in a dataset which is decoded; in its split, too, if a model is trained on one side.
+
+    Images are identical if they are so as the network sees them, whatever files they come from.
+    """
+    found = leaks(data.table, data.split, data.pixels) if trained else []
     plain = data.window == FULL and data.kinds == (EIGHT,)
     return [
         *data.table.warnings,
         *leak_lines(found, dict(zip(data.ids.tolist(), data.split.tolist(), strict=True))),
-        *contrary_lines(identical(data.table, data.digests)[1]),
+        *contrary_lines(identical(data.table, data.pixels)[1]),
         *brightness_lines(data.ids, list(map(levels, data.images)), plain=plain),
         *stack_lines(data.stacks),
     ]

@@ -122,7 +122,7 @@ def metadata(frame: pd.DataFrame, names: dict[str, str]) -> tuple[dict[str, pd.S
         if column not in frame:
             continue
         text = frame[column]
-        absent = text.map(is_missing) | (text.str.lower() == "unknown")
+        absent = text.map(is_unknown)
         if name != "age":
             kept[name] = text.mask(absent, "unknown").astype(str)
             if pair := twins(kept[name]):
@@ -156,6 +156,11 @@ def split_name(text: str) -> str | None:
 def is_missing(text: str) -> bool:
     """Whether a cell of a table says that there is nothing."""
     return text == "None" or text.lower() in MISSING
+
+
+def is_unknown(text: str) -> bool:
+    """Whether a cell of metadata or groups says that nothing is known; of a label, "unknown" may be a class."""
+    return is_missing(text) or text.lower() == "unknown"
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:

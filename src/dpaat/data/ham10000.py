@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.data.files import FileReader, ImageFile, by_stem, existing, files_below, images_in_zip
-from dpaat.data.frames import is_missing, metadata, read_text_table, rows_of
+from dpaat.data.frames import is_unknown, metadata, read_text_table, rows_of
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import ImageTable
 from dpaat.errors import UserError, listed, unknown
@@ -44,7 +44,7 @@ def load(argument: str, spec: str) -> ImageTable:
     for wrong in sorted(set(frame["dx"]) - set(CLASSES)):
         first = ids[frame["dx"] == wrong].iloc[0]
         raise UserError(f"{path}: dx of {first}: {unknown('class', wrong, CLASSES)}")
-    nameless = frame["lesion_id"].map(is_missing)
+    nameless = frame["lesion_id"].map(is_unknown)
     if nameless.any():
         raise UserError(f"{path}: no lesion_id for {ids[nameless].iloc[0]} ({rows_of(nameless)}); fill it in")
     entries = sorted(folder.iterdir())

@@ -35,18 +35,21 @@ def from_columns(path: Path, frame: pd.DataFrame, names: Sequence[str], uncertai
 
 
 def from_lists(path: Path, cells: pd.Series) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
-    """Read names with | or ; between them: the labels there are, whether each image has them, and what "none" was."""
-    lists = [[name for part in re.split("[|;]", text) if (name := part.strip())] for text in cells]
-    lists = [[name for name in names if name.casefold() != NONE] for names in lists]
+    """Read names with | or ; between them: the labels there are, whether each image has them, and what "none" was.
+
+    Names that say that there is nothing, as `frames.MISSING`, are none. UserError for a column of 0 and 1.
+    """
+    lists = [[part.strip() for part in re.split("[|;]", text)] for text in cells]
+    lists = [[name for name in names if not (frames.is_missing(name) or name.casefold() == NONE)] for names in lists]
     classes = frames.class_order(name for names in lists for name in names)
-    if {*classes} <= {"0", "1"}:
+    if classes and {*classes} <= {"0", "1"}:
         raise UserError(f"{path}: column {cells.name!r} holds 0 and 1, which are two classes; call it label")
     number = {name: k for k, name in enumerate(classes)}
     labels = np.zeros((len(lists), len(classes)), dtype=np.int8)
     for row, names in enumerate(lists):
         labels[row, [number[name] for name in names]] = 1
     none = sum(not names for names in lists)
-    return classes, labels, [f"{none:,} images have none of the labels (empty, or 'No Finding')"] * (none > 0)
+    return classes, labels, [f"{none:,} images have none of the labels (empty, missing, or 'No Finding')"] * (none > 0)
 
 
 def as_text(labels: np.ndarray, classes: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from dpaat.data.cache import look_at
 from dpaat.data.csv_file import METADATA
 from dpaat.data.files import ImageFile
-from dpaat.data.frames import class_order, metadata, order_notes, split_name
+from dpaat.data.frames import class_order, is_unknown, metadata, order_notes, split_name
 from dpaat.data.images import channels_of, header_channels
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, Encoded, ImageTable
@@ -76,7 +76,9 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
     classes, numbers = _classes(labels, names, spec)
     reader.known = [str(value) for value in labels]
     frame = pd.DataFrame({"id": list(map(str, columns.get("ids", reader.names))), "label": numbers})
-    frame["group"] = list(map(str, columns["groups"])) if "groups" in columns else frame["id"]
+    groups = pd.Series(list(map(str, columns["groups"]))) if "groups" in columns else frame["id"]
+    alone = groups.map(is_unknown)
+    frame["group"] = groups.mask(alone, frame["id"])
     if None not in parts or "splits" in columns:
         sides = [split for _, split, _ in reader.items] if None not in parts else list(map(str, columns["splits"]))
         frame["split"] = [split_name(str(side)) for side in sides]
@@ -84,7 +86,8 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
             raise UserError(f"{spec}: split {sides[int(frame['split'].isna().argmax())]!r}; use train, val or test")
     given = pd.DataFrame({n: ["" if v is None else str(v) for v in columns[n]] for n in METADATA if n in columns})
     kept, problems = metadata(given, {n: n for n in METADATA})
-    notes = (*([] if "groups" in columns else [UNGROUPED]), *([FLOATS] if reader.floating else []))
+    nameless = [f"{alone.sum()} of {len(raw)} images have no group and count as independent"] * bool(alone.any())
+    notes = (*(nameless if "groups" in columns else [UNGROUPED]), *([FLOATS] if reader.floating else []))
     return ImageTable(
         name=name,
         spec=spec,

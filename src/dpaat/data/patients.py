@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_data_path
 
-from dpaat.data.frames import age_in_years
+from dpaat.data.frames import age_in_years, is_unknown
 from dpaat.data.table import UNGROUPED
 from dpaat.errors import UserError
 from dpaat.storage import locked, replacing
@@ -33,10 +33,11 @@ class Patient(NamedTuple):
 def patient(identifier: bytes, age: bytes, sex: bytes) -> Patient:
     """Read what a header says of a patient; case and blanks of the identifier do not count."""
     name = " ".join(identifier.decode("latin-1").replace("\0", " ").split()).casefold()
-    digest = hashlib.blake2b(name.encode(), key=_key(os.environ.get(KEY)), digest_size=10).hexdigest() if name else ""
+    digest = hashlib.blake2b(name.encode(), key=_key(os.environ.get(KEY)), digest_size=10).hexdigest()
     years = age_in_years(age.decode("latin-1").strip("\0 "))
     known = SEXES.get(sex.decode("latin-1").strip("\0 ").upper(), "unknown")
-    return Patient(f"patient-{digest}" if name else "", years if np.isnan(years) else min(years, OLDEST), known)
+    group = "" if is_unknown(name) else f"patient-{digest}"
+    return Patient(group, years if np.isnan(years) else min(years, OLDEST), known)
 
 
 def patient_columns(

@@ -156,11 +156,11 @@ def _read(keys: Sequence[tuple[int, int, int]], features: str, part: int, row: i
 
 
 def _parse(argument: str, spec: str) -> tuple[int, str, int]:
-    number, given = parse_spec(f",{argument}" if argument else "", {"features": "both", "labels": ""})
+    number, given = parse_spec(f",{argument}" if argument else "", {"features": "both", "labels": None})
     features, known = given["features"], {"multi": 14, **{str(k): k for k in range(2, 15)}}
     if features not in FEATURES:
         raise unknown("features", features, FEATURES)
-    if given["labels"] and given["labels"] not in known:
+    if given["labels"] not in (None, *known):
         raise unknown("labels", given["labels"], known)
     several = known.get(given["labels"], 0)
     if not number:
