@@ -185,6 +185,18 @@ def test_an_index_of_any_integers_is_that_of_int64(method, dtype):
     assert [value for _, kind, value in losses if kind == dtype] == [value for *_, value in losses[:2]]
 
 
+@pytest.mark.parametrize("imbalance", ["none", "weights", "balanced-softmax"])
+def test_a_class_without_an_image_is_to_be_named(imbalance):
+    options = {"epochs": 2, "steps": 1, "imbalance": imbalance}
+    wide = call(model=network(5))
+    with pytest.raises(UserError, match="the model tells 5 classes apart, the labels 3; give num_classes=5"):
+        wide(AdversarialLoss(network(5), LABELS, **options))
+    assert wide(AdversarialLoss(network(5), LABELS, num_classes=5, **options)).isfinite()
+    own = AdversarialLoss(network(5), LABELS, loss=nn.CrossEntropyLoss(reduction="none"), **options)
+    for epoch in range(2):
+        assert call(model=network(5), epoch=epoch)(own).isfinite()
+
+
 def test_a_loss_over_the_whole_batch_is_refused_at_once():
     with pytest.raises(UserError, match="reduction"):
         call()(AdversarialLoss(network(), LABELS, epochs=4, loss=nn.CrossEntropyLoss()))
@@ -199,6 +211,8 @@ def test_a_loss_over_the_whole_batch_is_refused_at_once():
         ({"eps": 8}, "did you mean 8/255"),
         ({"labels": LABELS.float()}, "labels must be class numbers"),
         ({"labels": []}, "labels must be class numbers"),
+        ({"num_classes": 2}, "num_classes must be above the highest label, 2, not 2"),
+        ({"num_classes": -1}, "num_classes must be above the highest label, 2, not -1"),
         ({"damp": 0.1}, "damp"),
     ],
 )
