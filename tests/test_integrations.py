@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from dpaat import AdaptivePerturbation, AdversarialLoss, Indexed
+from dpaat import AdaptivePerturbation, AdversarialLoss, Indexed, evaluate
 from dpaat.errors import UserError
 from dpaat.integrations.lightning import DPAATCallback
 from dpaat.integrations.loss import parts
@@ -111,6 +111,44 @@ def test_the_teacher_is_the_network_as_the_attacks_began_even_wrapped():
     fit(wrapped, loss, range(1, 2))
     assert_same({f"model.{name}": value for name, value in then.items()}, loss.method.teacher.network.state_dict())
     assert not torch.equal(model[1].weight, then["1.weight"])
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
+def test_the_teacher_is_the_network_as_the_attacks_began_whatever_was_changed(wrap):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+            self.register_buffer("scale", torch.ones(1), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) * self.scale
+
+    model = Scaled()
+    loss = AdversarialLoss(model, LABELS, epochs=2, steps=1)
+    model.double()
+    model.inner[3].weight.data += 1e-12  # beyond float32
+    model.scale.fill_(5.0)
+    images, shown = IMAGES.double(), wrap(model)
+    fit(shown, loss, range(1), images)
+    then = copy.deepcopy(model)
+    fit(shown, loss, range(1, 2), images)
+    teacher = loss.method.teacher.network
+    assert torch.equal(teacher(images), then(images))
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    again = AdversarialLoss(Scaled(), LABELS, epochs=2, steps=1)
+    again.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(again.method.teacher.network(IMAGES), then.float()(IMAGES) / 5)
+
+
+def test_a_model_that_cannot_be_copied_is_told(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(192, CLASSES)))
+    said = r"^self_teacher: the model cannot be copied \(Only Tensors .*\); give self_teacher=0$"
+    with pytest.raises(UserError, match=said):
+        AdversarialLoss(model, LABELS, epochs=2)
+    fit(model, AdversarialLoss(model, LABELS, epochs=2, steps=1, self_teacher=0), range(2))
+    with pytest.raises(UserError, match="Sequential: cannot be copied: Only Tensors"):
+        evaluate(model, (IMAGES, LABELS), out=tmp_path)
 
 
 def test_images_that_the_loader_normalized_are_attacked_as_they_were():

@@ -115,7 +115,10 @@ def of_module(module: nn.Module, given: Foreign, channels: int, size: int, class
     facts = {"stem": "original", "weights": None, "mean": means.tolist(), "std": deviations.tolist()}
     facts |= {"code": type(module).__qualname__, "normalization": "none" if origin == "of timm" else origin}
     facts |= {"input_range": list(stated.range or (0, 1)), "strides": []}
-    model = Classifier(copy.deepcopy(module).cpu().eval(), means, deviations, facts)
+    try:
+        model = Classifier(copy.deepcopy(module).cpu().eval(), means, deviations, facts)
+    except Exception as error:
+        raise UserError(f"{type(module).__name__}: cannot be copied: {first_line(error)}") from None
     try:
         with torch.no_grad():
             logits = model(torch.zeros(2, channels, size, size))

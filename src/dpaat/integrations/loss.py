@@ -171,9 +171,7 @@ class AdversarialLoss(nn.Module):
             warnings.warn(f"AdversarialLoss begins at epoch {epoch}; to go on, load its state_dict", stacklevel=4)
         teacher, first = self.method.teacher, self.method.context.first_attack
         if teacher is not None and self._epoch < first <= epoch:
-            # By their order: what wraps the network puts its own name in front of theirs.
-            weights = zip(teacher.network.state_dict(), network.state_dict().values(), strict=True)
-            teacher.network.load_state_dict(dict(weights))
+            teacher.freeze(network)
         self.method.begin_epoch(epoch)
         self._epoch = epoch
 
