@@ -16,6 +16,7 @@ from dpaat import AdaptivePerturbation, AdversarialLoss, Indexed, evaluate
 from dpaat.errors import UserError
 from dpaat.integrations.lightning import DPAATCallback
 from dpaat.integrations.loss import parts
+from dpaat.methods import METHODS
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
@@ -233,6 +234,19 @@ def test_a_class_without_an_image_is_to_be_named(imbalance):
     own = AdversarialLoss(network(5), LABELS, loss=nn.CrossEntropyLoss(reduction="none"), **options)
     for epoch in range(2):
         assert call(model=network(5), epoch=epoch)(own).isfinite()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_images_may_require_a_gradient(method):
+    losses = []
+    for x in (IMAGES[:8].clone(), IMAGES[:8].clone().requires_grad_()):
+        model = network()
+        loss = AdversarialLoss(model, LABELS, epochs=2, steps=2, method=method)
+        torch.manual_seed(0)
+        found = [loss(model, torch.arange(8), x, LABELS[:8], epoch=epoch) for epoch in range(2)]
+        found[1].backward()
+        losses.append([each.item() for each in found])
+    assert losses[0] == losses[1]
 
 
 def test_a_loss_over_the_whole_batch_is_refused_at_once():
