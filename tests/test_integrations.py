@@ -496,6 +496,22 @@ def test_huggingface_accumulates_gradients_to_those_of_the_whole_batch(tmp_path)
     assert found[0].abs().max() > 1e-3
 
 
+def test_huggingface_gives_the_outputs_that_are_asked_for(tmp_path):
+    trainer = trainer_of(tmp_path)
+    inputs = {"index": torch.arange(4), "pixel_values": IMAGES[:4], "labels": LABELS[:4]}
+    for loss, outputs in (
+        trainer.compute_loss(trainer.model, inputs, True, num_items_in_batch=4),
+        trainer.compute_loss(trainer.model, inputs, return_outputs=True),
+    ):
+        assert loss.requires_grad
+        assert outputs["logits"].shape == (4, CLASSES)
+    assert trainer.compute_loss(trainer.model, inputs).shape == ()
+    with torch.no_grad():
+        clean, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    assert outputs["logits"].shape == (4, CLASSES)
+    assert clean.item() == pytest.approx(cross_entropy(outputs["logits"], LABELS[:4]).item())
+
+
 def test_huggingface_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(UserError, match="same number"):
         trainer_of(tmp_path, num_train_epochs=3)
