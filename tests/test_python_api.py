@@ -358,6 +358,18 @@ def test_numbers_as_labels_count_into_the_classes(missing, tmp_path):
             dpaat.evaluate(own_code_makers.Net(len(classes)), arrays, out=tmp_path / "other", classes=classes, **QUICK)
 
 
+def test_a_model_of_other_classes_in_the_same_folder_leaves_nothing_of_the_first(tmp_path):
+    data = own_code_makers.Shapes()
+    targets = np.array(data.targets)
+    for classes in (2, 3, 3):
+        kept = targets < classes
+        model = own_code_makers.Net(classes)
+        dpaat.evaluate(model, (data.pixels[kept], targets[kept]), out=tmp_path, image_size=24, **QUICK)
+        for kind in ("results", "constant"):
+            assert all(len(entry["metrics"]["support"]) == classes for entry in read_evaluation(tmp_path)[kind])
+    assert len(read_evaluation(tmp_path)["constant"]) == 1
+
+
 @pytest.mark.parametrize("name", ["pgd", "fgsm", "apgd-ce", "square"])
 def test_attacks_by_name(name):
     torch.manual_seed(0)
