@@ -285,6 +285,19 @@ def test_wrong_arguments(wrong):
         pgd(Linear(), x, y, **{"eps": 0.1, **wrong})
 
 
+@pytest.mark.parametrize(("name", "norm"), NAMES_AND_NORMS)
+def test_images_may_require_a_gradient_or_be_none(name, norm):
+    network, (x, y) = make_network(), image_batch(4)
+    options = {"eps": 0.1, "norm": norm}
+    plain = call(name, network, x, y, **options, generator=torch.Generator().manual_seed(0))
+    wanted = x.clone().requires_grad_()
+    found = call(name, network, wanted, y, **options, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found, plain)
+    assert not found.requires_grad
+    assert wanted.grad is None
+    assert call(name, network, x[:0], y[:0], **options).shape == x[:0].shape
+
+
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_images_in_half_precision_are_refused(name, dtype):

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from dpaat import AdaptivePerturbation, AdversarialLoss, Indexed
+from dpaat import AdaptivePerturbation, AdversarialLoss, Indexed, evaluate
 from dpaat.errors import UserError
 from dpaat.integrations.lightning import DPAATCallback
 from dpaat.integrations.loss import parts
+from dpaat.methods import METHODS
 from dpaat.training import train
 from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
@@ -113,6 +114,44 @@ def test_the_teacher_is_the_network_as_the_attacks_began_even_wrapped():
     assert not torch.equal(model[1].weight, then["1.weight"])
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
+def test_the_teacher_is_the_network_as_the_attacks_began_whatever_was_changed(wrap):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+            self.register_buffer("scale", torch.ones(1), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) * self.scale
+
+    model = Scaled()
+    loss = AdversarialLoss(model, LABELS, epochs=2, steps=1)
+    model.double()
+    model.inner[3].weight.data += 1e-12  # beyond float32
+    model.scale.fill_(5.0)
+    images, shown = IMAGES.double(), wrap(model)
+    fit(shown, loss, range(1), images)
+    then = copy.deepcopy(model)
+    fit(shown, loss, range(1, 2), images)
+    teacher = loss.method.teacher.network
+    assert torch.equal(teacher(images), then(images))
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    again = AdversarialLoss(Scaled(), LABELS, epochs=2, steps=1)
+    again.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(again.method.teacher.network(IMAGES), then.float()(IMAGES) / 5)
+
+
+def test_a_model_that_cannot_be_copied_is_told(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(192, CLASSES)))
+    said = r"^self_teacher: the model cannot be copied \(Only Tensors .*\); give self_teacher=0$"
+    with pytest.raises(UserError, match=said):
+        AdversarialLoss(model, LABELS, epochs=2)
+    fit(model, AdversarialLoss(model, LABELS, epochs=2, steps=1, self_teacher=0), range(2))
+    with pytest.raises(UserError, match="Sequential: cannot be copied: Only Tensors"):
+        evaluate(model, (IMAGES, LABELS), out=tmp_path)
+
+
 def test_images_that_the_loader_normalized_are_attacked_as_they_were():
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     columns = [torch.tensor(values).reshape(3, 1, 1) for values in (mean, std)]
@@ -185,6 +224,31 @@ def test_an_index_of_any_integers_is_that_of_int64(method, dtype):
     assert [value for _, kind, value in losses if kind == dtype] == [value for *_, value in losses[:2]]
 
 
+@pytest.mark.parametrize("imbalance", ["none", "weights", "balanced-softmax"])
+def test_a_class_without_an_image_is_to_be_named(imbalance):
+    options = {"epochs": 2, "steps": 1, "imbalance": imbalance}
+    wide = call(model=network(5))
+    with pytest.raises(UserError, match="the model tells 5 classes apart, the labels 3; give num_classes=5"):
+        wide(AdversarialLoss(network(5), LABELS, **options))
+    assert wide(AdversarialLoss(network(5), LABELS, num_classes=5, **options)).isfinite()
+    own = AdversarialLoss(network(5), LABELS, loss=nn.CrossEntropyLoss(reduction="none"), **options)
+    for epoch in range(2):
+        assert call(model=network(5), epoch=epoch)(own).isfinite()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_images_may_require_a_gradient(method):
+    losses = []
+    for x in (IMAGES[:8].clone(), IMAGES[:8].clone().requires_grad_()):
+        model = network()
+        loss = AdversarialLoss(model, LABELS, epochs=2, steps=2, method=method)
+        torch.manual_seed(0)
+        found = [loss(model, torch.arange(8), x, LABELS[:8], epoch=epoch) for epoch in range(2)]
+        found[1].backward()
+        losses.append([each.item() for each in found])
+    assert losses[0] == losses[1]
+
+
 def test_a_loss_over_the_whole_batch_is_refused_at_once():
     with pytest.raises(UserError, match="reduction"):
         call()(AdversarialLoss(network(), LABELS, epochs=4, loss=nn.CrossEntropyLoss()))
@@ -199,6 +263,8 @@ def test_a_loss_over_the_whole_batch_is_refused_at_once():
         ({"eps": 8}, "did you mean 8/255"),
         ({"labels": LABELS.float()}, "labels must be class numbers"),
         ({"labels": []}, "labels must be class numbers"),
+        ({"num_classes": 2}, "num_classes must be above the highest label, 2, not 2"),
+        ({"num_classes": -1}, "num_classes must be above the highest label, 2, not -1"),
         ({"damp": 0.1}, "damp"),
     ],
 )
@@ -428,6 +494,22 @@ def test_huggingface_accumulates_gradients_to_those_of_the_whole_batch(tmp_path)
         found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
     assert torch.allclose(found[0], found[1], atol=1e-6)
     assert found[0].abs().max() > 1e-3
+
+
+def test_huggingface_gives_the_outputs_that_are_asked_for(tmp_path):
+    trainer = trainer_of(tmp_path)
+    inputs = {"index": torch.arange(4), "pixel_values": IMAGES[:4], "labels": LABELS[:4]}
+    for loss, outputs in (
+        trainer.compute_loss(trainer.model, inputs, True, num_items_in_batch=4),
+        trainer.compute_loss(trainer.model, inputs, return_outputs=True),
+    ):
+        assert loss.requires_grad
+        assert outputs["logits"].shape == (4, CLASSES)
+    assert trainer.compute_loss(trainer.model, inputs).shape == ()
+    with torch.no_grad():
+        clean, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    assert outputs["logits"].shape == (4, CLASSES)
+    assert clean.item() == pytest.approx(cross_entropy(outputs["logits"], LABELS[:4]).item())
 
 
 def test_huggingface_refuses_what_does_not_fit(tmp_path):

@@ -6,6 +6,7 @@ from importlib import import_module
 import pytest
 from torch import nn
 
+from dpaat.attacks import ATTACKS
 from dpaat.benchmark.cost import step_passes
 from dpaat.config import TrainConfig, complete
 from dpaat.methods import METHODS, Cost, Method, build_method, complete_options, find_method, register_method
@@ -30,6 +31,25 @@ def test_a_name_is_given_once(monkeypatch):
     for name in ("pgd", "dpaat"):
         with pytest.raises(ValueError, match=f"another method called '{name}' is registered already"):
             register_method(name, "another class", eps=FIXED)(Another)
+
+
+@pytest.mark.parametrize("registry", [METHODS, ATTACKS])
+def test_what_is_defined_again_takes_its_old_place(registry, monkeypatch):
+    monkeypatch.setitem(registry, "mine", registry["pgd"])  # so that it is taken back
+    registry.pop("mine")
+
+    def cell() -> type:
+        class Mine(Standard):
+            pass
+
+        return registry.register("mine", "as a cell of a notebook", cost=registry["pgd"].cost)(Mine)
+
+    first, second = cell(), cell()
+    assert first is not second
+    assert second in vars(registry["mine"]).values()
+    second.__qualname__ = "Another"
+    with pytest.raises(ValueError, match="'mine' is registered already"):
+        cell()
 
 
 def test_a_method_from_elsewhere_can_be_named(monkeypatch):

@@ -343,6 +343,33 @@ def test_arrays_are_evaluated_as_they_are(tmp_path):
     assert sizes == {(3, 20, 20), (3, 24, 24)}
 
 
+@pytest.mark.parametrize("missing", [None, 1])
+def test_numbers_as_labels_count_into_the_classes(missing, tmp_path):
+    data = own_code_makers.Shapes()
+    kept = np.array(data.targets) != missing
+    arrays, model = (data.pixels[kept], np.array(data.targets)[kept]), own_code_makers.Net()
+    named = dpaat.evaluate(model, arrays, out=tmp_path / "named", classes=["c", "a", "b"], image_size=24, **QUICK)
+    plain = dpaat.evaluate(model, arrays, out=tmp_path / "plain", classes=["0", "1", "2"], image_size=24, **QUICK)
+    support = named["results"][0]["metrics"]["support"]
+    assert support == dict(zip("cab", plain["results"][0]["metrics"]["support"].values(), strict=True))
+    assert [e["metrics"]["accuracy"] for e in named["results"]] == [e["metrics"]["accuracy"] for e in plain["results"]]
+    for classes in (["a", "b"], ["1", "2", "3"]):
+        with pytest.raises(UserError, match="classes unknown"):
+            dpaat.evaluate(own_code_makers.Net(len(classes)), arrays, out=tmp_path / "other", classes=classes, **QUICK)
+
+
+def test_a_model_of_other_classes_in_the_same_folder_leaves_nothing_of_the_first(tmp_path):
+    data = own_code_makers.Shapes()
+    targets = np.array(data.targets)
+    for classes in (2, 3, 3):
+        kept = targets < classes
+        model = own_code_makers.Net(classes)
+        dpaat.evaluate(model, (data.pixels[kept], targets[kept]), out=tmp_path, image_size=24, **QUICK)
+        for kind in ("results", "constant"):
+            assert all(len(entry["metrics"]["support"]) == classes for entry in read_evaluation(tmp_path)[kind])
+    assert len(read_evaluation(tmp_path)["constant"]) == 1
+
+
 @pytest.mark.parametrize("name", ["pgd", "fgsm", "apgd-ce", "square"])
 def test_attacks_by_name(name):
     torch.manual_seed(0)

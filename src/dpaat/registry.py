@@ -26,10 +26,13 @@ class Registry(dict[str, Entry], Generic[Entry]):
         self.kind, self.entry = kind, entry
 
     def register(self, name: str, *values: Any, **fields: Any) -> Callable[[Made], Made]:
-        """Decorator that makes a class or function known by a name; ValueError where another one is called so."""
+        """Decorator that makes a class or function known by a name; ValueError where another one is called so.
+
+        One of the same module and name is the same one defined again, as in a notebook, and takes the old one's place.
+        """
 
         def decorate(made: Made) -> Made:
-            if name in self and all(value is not made for value in vars(self[name]).values()):
+            if name in self and not any(_same(value, made) for value in vars(self[name]).values()):
                 raise ValueError(f"another {self.kind} called {name!r} is registered already")
             self[name] = self.entry(name, made, *values, **fields)
             return made
@@ -41,6 +44,11 @@ class Registry(dict[str, Entry], Generic[Entry]):
         if name not in self:
             raise unknown(self.kind, name, self)
         return self[name]
+
+
+def _same(one: object, other: object) -> bool:
+    names = [(getattr(each, "__module__", None), getattr(each, "__qualname__", None)) for each in (one, other)]
+    return one is other or (names[0] == names[1] and None not in names[0])
 
 
 def load_entry_points(group: str) -> None:

@@ -208,7 +208,7 @@ def _first_answer(model: object, highest: int | None) -> Iterator[None]:
     def look(module: nn.Module, inputs: tuple[Tensor, ...], answer: object) -> None:
         hook.remove()
         logits = check_logits(answer, len(inputs[0]))
-        if inputs[0].requires_grad and not logits.requires_grad:
+        if inputs[0].requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             raise BadValueError(
                 "the model's answer has no gradient with respect to the images; attack outside torch.inference_mode, "
                 "and let the model neither detach nor leave autograd"

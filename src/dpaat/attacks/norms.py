@@ -104,7 +104,7 @@ class L2Ball(Ball):
         draw = {"generator": generator, "device": self.x.device, "dtype": self.x.dtype}
         noise = self.direction(torch.randn(self.x.shape, **draw))  # type: ignore[arg-type]
         share = torch.rand(self.eps.expand(len(self.x), *self.eps.shape[1:]).shape, **draw)  # type: ignore[arg-type]
-        radius = self.eps * share.pow(1 / self.x[0].numel())
+        radius = self.eps * share.pow(1 / self.x.shape[1:].numel())
         return self.project_(self.x + noise * radius)
 
     @override
@@ -131,4 +131,5 @@ def make_ball(norm: str, x: Tensor, eps: float | Tensor) -> Ball:
     """Build the allowed set around images `x` `(B, C, H, W)`: `eps` is one radius, or one per sample `(B,)`."""
     if norm not in NORMS:
         raise BadValueError(f"norm must be one of {sorted(NORMS)}, not {norm!r}")
+    x = x.detach()
     return NORMS[norm](x, per_sample(eps, x))

@@ -159,7 +159,7 @@ def pgd_trajectory(
     counting the samples still moving would need.
     """
     alpha = ball.eps * (2.5 / steps) if step_size is None else per_sample(step_size, ball.x)
-    image = first
+    image = first.detach()
     with evaluation_mode(model):
         for _ in range(steps):
             gradient, logits = input_gradient(model, image, y, loss)

@@ -1,6 +1,7 @@
 """Evaluation of weights from elsewhere: what they are, and the images that they are tried on."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def target_of_weights(
     out, source = Path(given.out), open_weights(Path(given.weights)) if given.weights else None
     prepared, left_out = _prepare_for(source, given, data, window, seed=seed, progress=progress)
     outputs, said = _outputs(source, classes or given.classes, prepared)
+    if classes or given.classes:
+        prepared = _numbered(prepared, outputs)
     size = int(prepared.images.shape[2])
     name = given.model or type(module).__name__
     if module is None:
@@ -115,7 +118,10 @@ def of_module(module: nn.Module, given: Foreign, channels: int, size: int, class
     facts = {"stem": "original", "weights": None, "mean": means.tolist(), "std": deviations.tolist()}
     facts |= {"code": type(module).__qualname__, "normalization": "none" if origin == "of timm" else origin}
     facts |= {"input_range": list(stated.range or (0, 1)), "strides": []}
-    model = Classifier(copy.deepcopy(module).cpu().eval(), means, deviations, facts)
+    try:
+        model = Classifier(copy.deepcopy(module).cpu().eval(), means, deviations, facts)
+    except Exception as error:
+        raise UserError(f"{type(module).__name__}: cannot be copied: {first_line(error)}") from None
     try:
         with torch.no_grad():
             logits = model(torch.zeros(2, channels, size, size))
@@ -184,6 +190,17 @@ def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarra
     info = {} if source is None else source.record if source.folder is None else open_run(source.folder).info
     known = info.get("thresholds") or {}
     return np.array([known.get(name, 0.0) for name in outputs])
+
+
+def _numbered(data: PreparedData, outputs: Sequence[str]) -> PreparedData:
+    """Images whose classes are numbers, with the names of these in `outputs`; others as they are."""
+    names = data.classes
+    if data.table.multilabel or set(names) & set(outputs):
+        return data
+    if not all(name.isdecimal() and int(name) < len(outputs) for name in names):
+        return data
+    named = tuple(outputs[int(name)] for name in names)
+    return dataclasses.replace(data, table=dataclasses.replace(data.table, classes=named))
 
 
 def _outputs(

@@ -140,14 +140,16 @@ def merge(
 ) -> Document:
     """Put results into a document in place of earlier ones of the same kind.
 
-    `head` are the top-level fields of the latest command; results of another `checkpoint` than its are left out: they
-    describe a model that is gone. For `result` and `constant` see `result_entry` and `constant_entry`; `analyses` are
-    what was concluded from several results, by name, each with the fields of its population.
+    `head` are the top-level fields of the latest command; results of another `checkpoint`, or of other `classes`, than
+    its are left out: they describe a model that is gone. For `result` and `constant` see `result_entry` and
+    `constant_entry`; `analyses` are what was concluded from several results, by name, each with the fields of its
+    population.
     """
-    found = document or {}
+    found, classes = document or {}, head.get("classes")
 
     def joined(entries: Sequence[Entry], new: Entry | None, key: Callable[[Entry], Any], order: Any) -> list[Entry]:
         kept = [e for e in entries if e.get("checkpoint", head["checkpoint"]) == head["checkpoint"]]
+        kept = [e for e in kept if not (classes and "metrics" in e) or e["metrics"]["support"].keys() == set(classes)]
         return sorted(kept if new is None else [*(e for e in kept if key(e) != key(new)), new], key=order)
 
     named: dict[str, list[Entry]] = found.get("analyses", {})

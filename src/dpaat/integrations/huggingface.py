@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -45,13 +45,15 @@ class DPAATMixin:
                 "DPAATMixin: label_smoothing_factor and compute_loss_func: give AdversarialLoss a loss instead"
             )
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of a batch; without gradients the model's own."""
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The loss of a batch, with the logits of its views if asked for outputs; without gradients the model's own."""
         if not torch.is_grad_enabled():
             inputs = {name: value for name, value in inputs.items() if name != INDEX}
-            return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        loss: Tensor = self.adversarial_loss(model, *parts(inputs), epoch=int(self.state.epoch or 0))
-        return loss
+            return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)  # type: ignore[misc]
+        output = self.adversarial_loss.step(model, *parts(inputs), epoch=int(self.state.epoch or 0))
+        return (output.loss, {"logits": output.logits}) if return_outputs else output.loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint."""

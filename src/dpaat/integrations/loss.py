@@ -81,8 +81,11 @@ class AdversarialLoss(nn.Module):
             raise BadValueError(f"labels must be class numbers (N,), not {tuple(classes.shape)}, {classes.dtype}")
         self.register_buffer("labels", classes.long(), persistent=False)
         self.epochs, self.num_classes = epochs, num_classes or int(classes.max()) + 1
+        if self.num_classes <= int(classes.max()):
+            raise BadValueError(f"num_classes must be above the highest label, {classes.max()}, not {num_classes}")
         self._normalized = normalized
-        self._networks = (model, _Network(model, normalized, self.num_classes))  # in a tuple: no modules of this one
+        network = _Network(model, normalized, self.num_classes, fixed=loss is None)
+        self._networks = (model, network)  # in a tuple: no modules of this one
         own = partial(sample_losses, loss) if loss else None
         context = MethodContext(
             labels=self.labels,
@@ -94,7 +97,7 @@ class AdversarialLoss(nn.Module):
             norm=norm,
             clean_weight=config.clean_weight or 0.0,
             adv_start=config.adv_start or 0.0,
-            teacher=SelfTeacher(self._networks[1], config.self_teacher) if config.self_teacher else None,
+            teacher=SelfTeacher(network, config.self_teacher) if config.self_teacher else None,
         )
         self.method = build_method(find_method(config.method), context, config.options)
         self._clean = Standard(dataclasses.replace(context, teacher=None))
@@ -136,7 +139,8 @@ class AdversarialLoss(nn.Module):
         if self.labels.device != x.device:
             self.to(x.device)
         if model is not self._networks[1].model:
-            self._networks = (self.model, _Network(model, self._normalized, self.num_classes))
+            fixed = self._networks[1].fixed
+            self._networks = (self.model, _Network(model, self._normalized, self.num_classes, fixed=fixed))
         network = self._networks[1]
         x = network.restored(x) if network.normalizes else x
         if not torch.is_grad_enabled():
@@ -167,9 +171,7 @@ class AdversarialLoss(nn.Module):
             warnings.warn(f"AdversarialLoss begins at epoch {epoch}; to go on, load its state_dict", stacklevel=4)
         teacher, first = self.method.teacher, self.method.context.first_attack
         if teacher is not None and self._epoch < first <= epoch:
-            # By their order: what wraps the network puts its own name in front of theirs.
-            weights = zip(teacher.network.state_dict(), network.state_dict().values(), strict=True)
-            teacher.network.load_state_dict(dict(weights))
+            teacher.freeze(network)
         self.method.begin_epoch(epoch)
         self._epoch = epoch
 
@@ -202,14 +204,17 @@ class AdversarialLoss(nn.Module):
 
 
 class _Network(nn.Module):
-    """A network as the methods know it: images in [0, 1] to logits."""
+    """A network as the methods know it: images in [0, 1] to logits, of just so many classes where they are `fixed`."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, normalized: tuple[Numbers, Numbers] | None, num_classes: int) -> None:
+    def __init__(
+        self, model: nn.Module, normalized: tuple[Numbers, Numbers] | None, num_classes: int, *, fixed: bool
+    ) -> None:
         super().__init__()
-        self.model, self.num_classes, self.normalizes = model, num_classes, normalized is not None
+        self.model, self.num_classes, self.fixed = model, num_classes, fixed
+        self.normalizes = normalized is not None
         inner = (part.module for part in model.modules() if isinstance(part, DistributedDataParallel))
         self._attacked = (next(inner, model),)
         for name, values in zip(("mean", "std"), normalized or (0.0, 1.0), strict=True):
@@ -220,8 +225,12 @@ class _Network(nn.Module):
         model = self.model if self.training else self._attacked[0]
         answer = model((x - self.mean) / self.std if self.normalizes else x)
         logits = check_logits(getattr(answer, "logits", answer), len(x))
-        if logits.shape[1] < self.num_classes:
-            raise BadValueError(f"there are {self.num_classes} classes, but the model tells {logits.shape[1]} apart")
+        if (told := logits.shape[1]) < self.num_classes:
+            raise BadValueError(f"there are {self.num_classes} classes, but the model tells {told} apart")
+        if self.fixed and told > self.num_classes:
+            raise BadValueError(
+                f"the model tells {told} classes apart, the labels {self.num_classes}; give num_classes={told}"
+            )
         return logits
 
     def restored(self, x: Tensor) -> Tensor:

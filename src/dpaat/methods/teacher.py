@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dpaat.attacks.losses import kl_divergence
+from dpaat.errors import UserError, first_line
 
 
 class SelfTeacher(nn.Module):
@@ -22,6 +23,9 @@ class SelfTeacher(nn.Module):
         temperature: T, above 0.
         several: whether an image has several labels: then it is the mean of their binary divergences.
 
+    Raises:
+        UserError: a model that cannot be copied.
+
     Source: Distillation: Hinton et al. 2015, arXiv 1503.02531. Guidance by a clean model: Cui et al., ICCV 2021, arXiv
     2011.11164 (LBGAT); Suzuki et al., ICCV 2023, arXiv 2308.16454 (ARREST). A run's own past network in that place is
     this package's choice.
@@ -29,15 +33,27 @@ class SelfTeacher(nn.Module):
 
     def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0, *, several: bool = False) -> None:
         super().__init__()
-        self.network = copy.deepcopy(model).requires_grad_(False).eval()
+        try:
+            self.network = copy.deepcopy(model).requires_grad_(False).eval()
+        except Exception as error:
+            raise UserError(
+                f"self_teacher: the model cannot be copied ({first_line(error)}); give self_teacher=0"
+            ) from None
         for module in self.network.modules():  # those before a forward pass stay: spectral norm is made of them
             module._forward_hooks.clear()
             module._backward_hooks.clear()
         self.weight, self.temperature, self.several = weight, temperature, several
 
     def freeze(self, model: nn.Module) -> None:
-        """Copy the current weights of the network."""
-        self.network.load_state_dict(model.state_dict())
+        """Copy the network as it is now, its kind of numbers and unsaved buffers too; it may be wrapped by now."""
+        # By their order: what wraps the network puts its own name in front of theirs.
+        weights = zip(self.network.state_dict(), model.state_dict().values(), strict=True)
+        self.network.load_state_dict(dict(weights))
+        own, given = ([*each.parameters(), *each.buffers()] for each in (self.network, model))
+        if len(own) == len(given):  # else it has made buffers on its way, as the copy will
+            for tensor, now in zip(own, given, strict=True):
+                kept = tensor.data if tensor.shape == now.shape else torch.empty_like(now, device=tensor.device)
+                tensor.data = kept.to(now.dtype).copy_(now.detach())
 
     def divergence(self, logits: Tensor, x: Tensor) -> Tensor:
         """Loss per sample `(B,)`, from logits `(B, K)` of adversarial views and the clean images `(B, C, H, W)`."""

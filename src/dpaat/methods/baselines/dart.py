@@ -31,7 +31,7 @@ class DART(AdversarialTraining):
     @override
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         ball = make_ball(self.context.norm, x, self.context.eps)
-        x_adv, moving = x, torch.ones_like(y, dtype=torch.bool)
+        x_adv, moving = ball.x, torch.ones_like(y, dtype=torch.bool)
         for number, iterate in enumerate(pgd_trajectory(model, x, y, ball=ball, steps=self.context.steps)):
             if number > 0:  # the first step is always taken; the later ones need the gradient anyway
                 moving = moving & (stationarity(ball, iterate.image, iterate.gradient) > self.threshold)

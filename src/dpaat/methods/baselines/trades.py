@@ -36,7 +36,7 @@ class TRADES(Method):
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:
         context = self.context
         expected, ball = score(model, x), make_ball(context.norm, x, context.eps)
-        x_adv = ball.project_(x + _START * torch.randn_like(x))
+        x_adv = ball.project_(ball.x + _START * torch.randn_like(ball.x))
         loss = lambda logits, _: kl_divergence(expected, logits, several=context.several)  # noqa: E731
         for iterate in pgd_trajectory(model, x_adv, y, ball=ball, steps=context.steps, loss=loss):
             x_adv = iterate.after
