@@ -144,8 +144,8 @@ def corrupt_config(folder: Path) -> tuple[str, ...]:
 
 
 def null_in_config(folder: Path) -> tuple[str, ...]:
-    (folder / "c.yaml").write_text("val_eps: null\n")
-    return f"--config={folder / 'c.yaml'}", "val_eps: needs a value"
+    (folder / "c.yaml").write_text("val_steps: null\n")
+    return f"--config={folder / 'c.yaml'}", "val_steps: needs a value"
 
 
 FILES = [

@@ -394,6 +394,13 @@ def test_recipes_override_what_they_share(tmp_path):
     assert grid.reference == "weak-1"
 
 
+def test_a_family_lists_radii_of_its_norm(tmp_path):
+    recipes = {"l2": {"method": "pgd", "norm": "l2", "eps": [0.25, "128/255", 1, 2.5]}}
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", recipes=recipes))
+    assert [recipe.name for recipe in grid.recipes] == ["l2-0.25", "l2-0.501961", "l2-1", "l2-2.5"]
+    assert [cell.config.radius for cell in grid.cells[:4]] == pytest.approx([0.25, 128 / 255, 1, 2.5])
+
+
 def test_the_draw_takes_radii_and_precision_from_the_main_plan(tmp_path):
     evaluate = {"suites": "standard", "steps": 5, "eps": "1/255", "batch_size": 7}
     drawn = {"attacks": "square,fab-t", "steps": {"square": 10}, "max_samples": 9}

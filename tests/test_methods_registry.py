@@ -9,6 +9,7 @@ from torch import nn
 from dpaat.attacks import ATTACKS
 from dpaat.benchmark.cost import step_passes
 from dpaat.config import TrainConfig, complete
+from dpaat.integrations.loss import AdversarialLoss
 from dpaat.methods import METHODS, Cost, Method, build_method, complete_options, find_method, register_method
 from dpaat.methods.base import Standard
 from dpaat.methods.dpaat import DPAAT
@@ -50,6 +51,38 @@ def test_what_is_defined_again_takes_its_old_place(registry, monkeypatch):
     second.__qualname__ = "Another"
     with pytest.raises(ValueError, match="'mine' is registered already"):
         cell()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_default_radii_are_those_of_the_norm(name):
+    linf, l2 = (complete(TrainConfig(method=name, norm=norm)) for norm in ("linf", "l2"))
+    assert linf.val_eps == "1/255,2/255,4/255,8/255"
+    assert l2.val_eps == "0.25,0.5,1,2"
+    info = METHODS[name]
+    if info.adversarial:
+        assert (linf.eps, l2.eps) in {("2/255", "0.5"), ("4/255", "1"), ("8/255", "2")}
+        assert linf.radius == pytest.approx(info.eps)
+    for field in ("eps", "val_eps", "options"):  # as a run folder has them
+        assert getattr(complete(l2), field) == getattr(l2, field)
+    old = replace(l2, eps=linf.eps, val_eps=linf.val_eps, options=linf.options)
+    assert complete(old) == old, "a run that was begun with radii in Linf goes on with them"
+    if info.adversarial:
+        loss = AdversarialLoss(Network(), [0, 1, 2] * 8, epochs=4, method=name, norm="l2")  # and accepts its options
+        assert loss.method.context.eps == l2.radius
+
+
+def test_options_that_are_radii_have_the_size_that_they_have_in_linf():
+    found = 0
+    for info in METHODS.values():
+        linf, l2 = (complete(TrainConfig(method=info.name, norm=norm)) for norm in ("linf", "l2"))
+        for name, declared in info.build.declared().items():
+            ratio = (l2.radius / linf.radius) ** declared.radius if info.adversarial else 1
+            if isinstance(linf.options[name], float):
+                assert l2.options[name] == pytest.approx(ratio * linf.options[name])
+            found += declared.radius != 0
+    assert found >= 4
+    given = TrainConfig(method="cat", norm="l2", eps="0.1", options={"increment": 0.005}, val_eps="0.1")
+    assert (complete(given).options["increment"], complete(given).val_radii) == (0.005, [0.1])
 
 
 def test_a_method_from_elsewhere_can_be_named(monkeypatch):

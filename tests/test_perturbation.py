@@ -206,6 +206,18 @@ def test_the_distance_of_an_image_that_was_not_moved_is_not_told():
     assert state.distance.tolist() == [0.0]
 
 
+def test_a_sample_attacked_before_there_is_a_threshold_stays_and_its_next_move_is_damped():
+    # With the threshold 1, losses of 0 and 0.625 ask for 0.8.
+    state = solving(4, labels=torch.tensor([0, 1, 1, 1]), num_classes=2, damping=0.5, renew_every=2)
+    visit(state, [0], [1.0], clean_loss=[1.0])
+    visit(state, [1], [0.625], clean_loss=[0.0])
+    assert (state.eps[1], state.visits[1]) == (0.5, 1)
+    visit(state, [3], [3.0], clean_loss=[3.0])
+    visit(state, [1, 2], [0.625, 0.625], clean_loss=[0.0, 0.0])
+    assert state.criterion.tolist() == [1.0, 1.0]
+    assert state.eps[1:3].tolist() == pytest.approx([0.65, 0.8])
+
+
 def test_a_loss_that_does_not_rise_asks_for_the_largest_or_the_smallest():
     state = solving(3)
     visit(state, [0, 1, 2], [0.2, 0.1, 1.0], clean_loss=[0.2, 0.2, 1.1])

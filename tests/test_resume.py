@@ -25,7 +25,7 @@ def with_dropout(*arguments, **options):
     "changes",
     [
         {"method": "dpaat"},
-        {"method": "dpaat-paper", "options": {"rule": "solve", "track": "clean", "damping": 0.7}},
+        {"method": "dpaat-paper", "options": {"rule": "solve", "track": "clean", "damping": 0.7, "eps_min": 0.1}},
         {"method": "dpaat-half", "options": {"radius": "permuted"}},
         {"method": "dpaat", "imbalance": "sampler", "ema_decay": 0.9, "optimizer": "adamw", "schedule": "cosine"},
         {"method": "standard", "dropout": True, "workers": 1},

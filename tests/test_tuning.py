@@ -47,6 +47,7 @@ BAD = {
     "epochs=1.5,3": "whole number",
     "val_eps=1/255,2/255": "cannot be compared",
     "seed=1,2": "cannot be compared",
+    "norm=linf,l2": "cannot be compared",
     "devices=1,2": "cannot be compared",
     "options=1,2": "no single value",
     "lr.x=1,2": "no field",

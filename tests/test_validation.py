@@ -23,7 +23,7 @@ LINES = [
     (TrainConfig, {"optimizer": "adam"}, "unknown optimizer 'adam'; nearest: adamw"),
     (TrainConfig, {"fold": 1}, "fold: needs a text, but YAML reads the number 1"),
     (TrainConfig, {"seed": True}, "seed: needs a number, not true"),
-    (TrainConfig, {"val_eps": None}, "val_eps: needs a value, not null"),
+    (TrainConfig, {"val_steps": None}, "val_steps: needs a value, not null"),
     (EvaluateConfig, {"max_samples": 0}, "max_samples: 0 is out of range"),
     (EvaluateConfig, {"split": "tset"}, "unknown split 'tset'; nearest: test"),
     (EvaluateConfig, {"steps": "pgd=x"}, "steps: 'pgd=x' is not a number of steps"),

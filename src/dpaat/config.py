@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from dpaat.errors import UserError, unknown
 from dpaat.own_code import is_own
-from dpaat.radii import parse_radii, parse_radius
+from dpaat.radii import DEFAULT_RADII, default_radius, parse_radii, parse_radius
 from dpaat.validation import STRICT, Checked, option
 
 AUGMENTATIONS = ("flip", "turn", "crop", "jitter")
@@ -87,7 +87,7 @@ class MethodAndAttack(Checked):
     eps: str | float | None = option(
         None,
         "perturbation radius in [0, 1] pixel units, such as 8/255; the largest one if the method changes it; by "
-        "default the method's own",
+        "default the method's own, in L2 n/4 for its n/255",
     )
     steps: int = option(10, "iterations of the training attack", ge=1)
     norm: Norm = option("linf", "norm of the radius")
@@ -152,7 +152,9 @@ class Optimization(Checked):
         ge=0,
         lt=1,
     )
-    val_eps: str = option("1/255,2/255,4/255,8/255", "radii of the robust validation scores; 0 for none")
+    val_eps: str | None = option(
+        None, "radii of the robust validation scores, 0 for none; by default 1, 2, 4 and 8/255, in L2 0.25 to 2"
+    )
     val_steps: int = option(10, "iterations of the validation attack", ge=1)
     select: Literal["auto", "balanced-accuracy", "robust-balanced-accuracy", "auroc", "last"] = option(
         "auto",
@@ -233,7 +235,8 @@ class TrainConfig(Place, Optimization, MethodAndAttack, Model, Data):  # fields 
     @property
     def val_radii(self) -> list[float]:
         """`val_eps` as numbers, without 0, which is always measured."""
-        radii = parse_radii(self.val_eps, "val_eps", self.norm, pixels=self._most_values)
+        given = DEFAULT_RADII[self.norm] if self.val_eps is None else self.val_eps
+        radii = parse_radii(given, "val_eps", self.norm, pixels=self._most_values)
         return [radius for radius in radii if radius > 0]
 
     @property
@@ -286,9 +289,11 @@ def complete(config: TrainConfig) -> TrainConfig:
     if not method.adversarial:  # no radius and no attack play a part
         eps, own = None, own | {"adv_start": 0.0, "self_teacher": 0.0}
     elif eps is None:
-        eps = f"{round(method.eps * 255)}/255"
-    rates = _rates(config)
-    config = dataclasses.replace(config, eps=eps, options=complete_options(method, config.options), **own, **rates)
+        eps = default_radius(method.eps, config.norm)
+    if config.val_eps is None:
+        own["val_eps"] = ",".join(default_radius(each, config.norm) for each in DEFAULT_RADII["linf"])
+    options = complete_options(method, config.options, config.norm)
+    config = dataclasses.replace(config, eps=eps, options=options, **own, **_rates(config))
     if method.adversarial and config.radius <= 0:
         raise UserError(f"eps: method {method.name!r} needs a radius above 0, such as 8/255")
     assert config.adv_start is not None

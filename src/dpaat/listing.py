@@ -24,7 +24,7 @@ def listing(what: str, containing: str = "") -> Listing:
 def _methods(containing: str) -> Listing:
     from dpaat.methods import METHODS
 
-    rows, notes = [], ["F: one forward pass; K: attack steps; mean over a run"]
+    rows, notes = [], ["F: one forward pass; K: attack steps; mean over a run; in L2, eps n/255 is n/4"]
     for info in METHODS.values():
         if containing not in info.name:
             continue

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from dpaat.config import Norm, Weights
 from dpaat.errors import UserError, unknown
-from dpaat.radii import parse_radii
+from dpaat.radii import DEFAULT_RADII, parse_radii
 from dpaat.validation import STRICT, Checked, option
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ FLAGS = {"suites": "suite", "attacks": "attack"}
 """Option of a field that is called otherwise on the command line."""
 SUITES = ("standard", "quick", "masking", "corruptions", "certified")
 SIGMA, DRAWS = (0.12, 0.25, 0.5), 1000
-DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
 
 
 def _names(value: Any) -> Any:

@@ -63,7 +63,8 @@ class AdaptivePerturbation(SampleState):
         eps_init: size at the start; default `eps_min`.
         statistic: the threshold as a statistic of the tracked losses, a name in `STATISTICS`.
         rule: where a size moves to; default `solved`.
-        damping: share of the old size that is kept at every move but the first, in [0, 1).
+        damping: share of the old size that is kept at every move but that of the first attack after the warm-up, in
+            [0, 1). A sample attacked before its class has a threshold does not move then; its next move is damped.
         warmup: attacks of a sample that are tracked only, before its size moves.
         renew_every: attacks between two renewals of the threshold; default N / 50.
         norm: "linf", where no size beyond 1 has a meaning, or "l2".
@@ -184,7 +185,7 @@ class AdaptivePerturbation(SampleState):
         right = known & (at_zero < EVEN_ODDS)
         nearest = torch.where(right, boundary.clamp(0, 2 * self.eps_max), torch.inf).amin(1).nan_to_num(posinf=0.0)
         moves = usable & (visits > self.warmup) & known.any(1)
-        # The size at the start is no estimate of anything: the first move goes all the way.
+        # The size at the start is no estimate of anything: the move of the first attack goes all the way.
         way = torch.where(visits == self.warmup + 1, 1.0, 1 - self.damping)
         for state, target, told in ((self.eps, size, moves), (self.distance, nearest, moves & (eps > 0))):
             before = state[index].float()

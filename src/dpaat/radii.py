@@ -5,6 +5,11 @@ from collections.abc import Iterable
 
 from dpaat.errors import BadValueError, UserError
 
+DEFAULT_RADII = {"linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0, 2.0)}
+"""Radii to measure at."""
+L2_PER_LINF = DEFAULT_RADII["l2"][0] / DEFAULT_RADII["linf"][0]
+"""What a default radius in Linf is multiplied by in L2: n/255 is n/4 there."""
+
 
 def check_radius(
     value: float, norm: str, *, pixels: int | None = None, name: str = "eps", text: str = "", most: float = 1.0
@@ -58,6 +63,11 @@ def parse_radii(
             fault = "is given twice" if after == before else "is out of order; write radii from small to large"
             raise UserError(f"{name}: {str(text).strip()} {fault}")
     return radii
+
+
+def default_radius(eps: float, norm: str) -> str:
+    """Text of a default radius, given in Linf, in the run's norm: "4/255", or "1" in L2."""
+    return f"{round(eps * 255)}/255" if norm == "linf" else f"{eps * L2_PER_LINF:g}"
 
 
 def format_radius(eps: float) -> str:

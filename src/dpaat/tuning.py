@@ -27,7 +27,7 @@ from dpaat.validation import fields_of, load_yaml
 STUDY, TRIALS, BEST = "study.journal", "trials.csv", "best.yaml"
 RUNGS = 4
 """Parts of a training after each of which it can be given up, with pruning."""
-MEASURE = ("data", "fold", "splits", "seed", "select", "val_eps", "val_steps")
+MEASURE = ("data", "fold", "splits", "seed", "norm", "select", "val_eps", "val_steps")
 """Fields that a validation score depends on by itself: trials that differ in one cannot be compared."""
 NESTED = ("options", "trainer")
 

@@ -198,8 +198,9 @@ def _recipes(grid: BenchmarkGrid, models: tuple[str, ...]) -> Iterator[Recipe]:
         if not isinstance(settings.get("eps"), list):
             yield Recipe(name, None, settings, *axes)
             continue
-        for eps in parse_radii(settings["eps"], f"recipes.{name}.eps"):
-            radius = format_radius(eps)
+        norm = settings.get("norm", "linf")
+        for eps in parse_radii(settings["eps"], f"recipes.{name}.eps", norm):
+            radius = format_radius(eps) if norm == "linf" else f"{eps:g}"
             own = settings | {"eps": radius if "/" in radius else eps}
             yield Recipe(f"{name}-{radius.removesuffix('/255')}", name, own, *axes)
 

@@ -90,7 +90,7 @@ class Method(nn.Module, ABC):
         declared = self.declared()
         for name, value in self.checked(options).items():
             setattr(self, name, value)
-            if declared[name].radius:
+            if declared[name].radius == 1:
                 check_radius(value, context.norm, name=name)
         self.setup()
         self.begin_epoch(context.first_attack)

@@ -37,7 +37,7 @@ class DPAAT(Method):
     track: str = option("clean", "clean | adversarial")  #: losses that the threshold is made of (`step` only)
     damping: float = option(0.5, "[0, 1)")  #: share of the old size that is kept when it is solved
     ramp: float = option(0.5, "(0, 1]")  #: share of the attacks that `step` needs from 0 to `eps`; 4 at the least
-    eps_min: float = option(0.2, "[0, 1]")  #: smallest size, as a share of `eps`
+    eps_min: float = option(0.2, "[0, 1]")  #: smallest size, as a share of `eps`; above 0 with the rule `solve`
     eps_init: float = option(0.0, "[0, 1]")  #: size at the start, as a share of `eps`; never below `eps_min`
     #: an epoch shows both views of an image, or the clean and the adversarial one alternate: clean in the share
     #: `clean_weight` of the epochs
@@ -59,6 +59,8 @@ class DPAAT(Method):
         values = super().checked(options)
         if values["rule"] == "solve" and values["track"] != "clean":
             raise ValueError(f"track must be clean with the rule solve, not {values['track']}")
+        if values["rule"] == "solve" and not values["eps_min"]:  # no attack at 0 would show how far to grow from there
+            raise ValueError("eps_min must be above 0 with the rule solve, such as 0.2")
         return values
 
     @override

@@ -14,12 +14,13 @@ _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 class Option:
     """Default of an option, and what it may be: an interval of numbers, or names separated by "|"; "" is anything.
 
-    A `radius` is one in the run's norm, in pixel units.
+    With `radius` 1 it is a radius in the run's norm, in pixel units, and with -1 something per unit of the radius;
+    the default is then that in Linf.
     """
 
     default: Any
     allowed: str = ""
-    radius: bool = False
+    radius: int = 0
 
     def convert(self, name: str, value: Any) -> Any:
         """A value of a configuration in the type of the default; UserError where it has none, or is no such name."""
@@ -47,7 +48,7 @@ class Option:
                 raise ValueError(f"{name} must lie in {self.allowed}, not {value}")
 
 
-def option(default: Value, allowed: str = "", *, radius: bool = False) -> Value:
+def option(default: Value, allowed: str = "", *, radius: int = 0) -> Value:
     """Declare an option of a method; see `Option`."""
     declared: Any = Option(default, allowed, radius)
     return declared  # type: ignore[no-any-return]

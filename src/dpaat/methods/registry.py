@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from dpaat.errors import UserError, unknown
 from dpaat.methods.base import Method, MethodContext
+from dpaat.radii import L2_PER_LINF
 from dpaat.registry import Registry
 
 FIXED = 4 / 255  #: Default radius of the methods that fix one for all images
@@ -89,9 +90,14 @@ METHODS = Registry("method", MethodInfo)
 register_method, find_method = METHODS.register, METHODS.find
 
 
-def complete_options(info: MethodInfo, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill a method's further options up with its defaults; UserError for one that it does not have, or cannot take."""
+def complete_options(info: MethodInfo, given: Mapping[str, Any], norm: str = "linf") -> dict[str, Any]:
+    """Fill a method's further options up with its defaults; UserError for one that it does not have, or cannot take.
+
+    Defaults that are radii in Linf are taken to the run's `norm`.
+    """
     values, declared = info.defaults, info.build.declared()
+    if norm == "l2":
+        values |= {name: values[name] * L2_PER_LINF**each.radius for name, each in declared.items() if each.radius}
     for name, value in given.items():
         if name not in values:
             if not values:

@@ -27,9 +27,9 @@ class CAT(RadiiMethod):
     """
 
     #: growth of the radius in one visit, eta in the paper, in pixel units
-    increment: float = option(0.005, "(0, inf)", radius=True)
+    increment: float = option(0.005, "(0, inf)", radius=1)
     #: label noise per unit of the radius, c in the paper; times eps at most 1
-    smoothing: float = option(10.0, "[0, inf)")
+    smoothing: float = option(10.0, "[0, inf)", radius=-1)
 
     @override
     def setup(self) -> None:

@@ -27,7 +27,7 @@ class IAAT(RadiiMethod):
     """
 
     #: how much larger the radius is that a sample has to withstand, in pixel units
-    gamma: float = option(1.9 / 255, "(0, inf)", radius=True)
+    gamma: float = option(1.9 / 255, "(0, inf)", radius=1)
     beta: float = option(0.1, "(0, 1]")  #: weight of the new radius against the old one
     #: share of the epochs in which samples that are right get the whole radius and the others none; the authors take
     #: 10 epochs

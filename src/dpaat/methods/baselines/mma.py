@@ -31,7 +31,7 @@ class MMA(RadiiMethod):
 
     beta: float = option(2 / 3, "[0, 1]")  #: weight of the margin term against the clean loss
     #: smallest radius of the attack that gives the direction, in pixel units; at most eps counts
-    least: float = option(0.005, "(0, inf)", radius=True)
+    least: float = option(0.005, "(0, inf)", radius=1)
     takes_clean_weight = False
 
     @override
