@@ -21,7 +21,7 @@ from dpaat.training.module import TrainingModule
 from processes_launch import in_processes
 from training_makers import assert_equal, assert_same_run, checkpoint, metrics, tiny_config
 
-GRADUAL = {"rule": "solve", "eps_min": 0.2}
+GRADUAL = {"rule": "solve", "eps_min": 0.001}
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 UNEVEN = {"method": "dpaat-half", "batch_size": 14, "val_eps": "0", "save_every": 1000}
 """No batch is divided by 2 or 4 without a rest."""

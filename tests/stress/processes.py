@@ -42,7 +42,7 @@ from processes_launch import in_processes
 PROCESSES = (1, 2, 4)
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "eps/mean")
 TOLERANCE = 1e-6
-GRADUAL = {"rule": "solve", "eps_min": 0.2}
+GRADUAL = {"rule": "solve", "eps_min": 0.001}
 
 
 class GroupNorm(nn.GroupNorm):
