@@ -30,7 +30,7 @@ from dpaat.evaluation.target import resolve_device
 from dpaat.models import build_model
 from dpaat.own_code import require_trust
 from dpaat.runs import INFO, open_run
-from dpaat.storage import replacing, writing
+from dpaat.storage import refuse_overwriting, replacing, writing
 from dpaat.validation import misfit
 from dpaat.validation import record as made_of
 from dpaat.weights import open_weights
@@ -198,12 +198,14 @@ def predict(
         `out`.
 
     Raises:
-        UserError: no run, no images, an unreadable image, or an output that cannot be written.
+        UserError: no run, no images, an unreadable image, or an output that cannot be written, or would replace a file
+        that is no earlier one of its kind.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a CSV file")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder")
+    refuse_overwriting(out, "file,predicted,")
     predictor = load(run, device=device)
     names, read, remarks = named_images(images, predictor.frame)
     if console is not None and remarks:
