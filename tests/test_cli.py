@@ -184,6 +184,12 @@ def test_outputs_replace_no_other_file(tiny_run, tiny_images, tmp_path, capsys, 
         assert run(*line, str(tmp_path / rerun)) == 0
 
 
+def test_predict_names_a_file_that_is_no_image(tiny_run, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    assert run("predict", str(tiny_run), str(tmp_path), "--device=cpu", "--out", str(tmp_path / "new.csv")) == 2
+    assert f"cannot read {tmp_path / 'bad.png'}: not an image in a known format" in capsys.readouterr().err
+
+
 # --- through the shell
 
 

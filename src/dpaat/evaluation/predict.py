@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dpaat.data import load_table
-from dpaat.data.cache import in_threads
+from dpaat.data.cache import in_threads, reason_of
 from dpaat.data.csv_file import OPTIONS
 from dpaat.data.files import FileReader, ImageFile, files_below, left_out, parse_spec
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
@@ -97,8 +97,8 @@ class Predictor:
                 try:
                     return function(read(rows[place]))
                 except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
-                    reason = " ".join(str(error).split()) or type(error).__name__
-                    raise UserError(f"cannot read {names[rows[place]]}: {reason}; nothing was written") from None
+                    said = f"cannot read {names[rows[place]]}: {reason_of(error)}"
+                    raise UserError(f"{said}; nothing was written") from None
 
             return list(in_threads(one, len(rows), "", progress=False))
 
