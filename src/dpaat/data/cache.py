@@ -44,9 +44,8 @@ class UnreadableError(UserError):
 
 def reason_of(error: Exception) -> str:
     """Why an image cannot be read, in one line; Pillow's own for what is no image names an object in memory."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "not an image in a known format" if unknown else " ".join(str(error).split()) or type(error).__name__
 
 
 def of_image(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T:
