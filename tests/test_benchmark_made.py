@@ -106,6 +106,20 @@ def test_bad_options_are_one_line(tiny_images, tmp_path, capfd, option):
     assert not (tmp_path / "out" / "cells").exists()
 
 
+@pytest.mark.parametrize("grid", [None, "smoke"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["folder:a", "folder:b"], "folder:a and folder:b are two datasets of one kind, which cannot be in one"),
+        (["medmnist:mine:a.npz", "medmnist:mine:b.npz"], "two datasets of one kind"),
+        (["folder:a", "folder:a"], "folder:a is given twice"),
+    ],
+)
+def test_datasets_of_one_kind_are_not_in_one_benchmark(given, said, grid):
+    with pytest.raises(UserError, match=f"data: .*{said}"):
+        read_grid(grid and Path(grid), data=given, methods=["pgd"])
+
+
 def test_without_data_nothing_is_tried(capfd, tmp_path):
     fails(capfd, "benchmark", f"--out={tmp_path}", names=("--data",))
 

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,34 @@ def test_data_check_tells_problems_by_its_exit_code(tiny_images, tmp_path, capsy
     (broken / "bad.png").write_bytes(b"not an image")
     assert run("data", "check", f"folder:{broken.parent}") == 1
     assert "bad.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["predict", "predict an image", "check", "report", "card"])
+def test_outputs_replace_no_other_file(tiny_run, tiny_images, tmp_path, capsys, command):
+    files = sorted(tiny_images.rglob("*.png"))
+    table, mine, text = tmp_path / "mine.csv", tmp_path / "README.md", "# My project\n"
+    table.write_text("".join(["path,label\n", *(f"{file},{file.parent.name}\n" for file in files)]))
+    mine.write_text(text)
+    image = Path(shutil.copy(files[0], tmp_path / "image.png"))
+    before = {path: path.read_bytes() for path in (table, mine, image)}
+    line, out, rerun = {
+        "predict": (["predict", str(tiny_run), f"csv:{table}", "--device=cpu", "--out"], table, "new.csv"),
+        "predict an image": (["predict", str(tiny_run), str(image), "--device=cpu", "--out"], image, "new.csv"),
+        "check": (["data", "check", f"csv:{table}", "--export"], table, "new.csv"),
+        "report": (["report", str(tiny_run), "--no-images", "--out"], mine, "new.html"),
+        "card": (["report", str(tiny_run), "--format=md", "--out"], mine, "new.md"),
+    }[command]
+    assert run(*line, str(out)) == 2
+    assert f"{out}: holds something else, which would be lost; choose another {line[-1]}" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+    for _ in range(2):  # its own output is replaced
+        assert run(*line, str(tmp_path / rerun)) == 0
+
+
+def test_predict_names_a_file_that_is_no_image(tiny_run, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    assert run("predict", str(tiny_run), str(tmp_path), "--device=cpu", "--out", str(tmp_path / "new.csv")) == 2
+    assert f"cannot read {tmp_path / 'bad.png'}: not an image in a known format" in capsys.readouterr().err
 
 
 # --- through the shell

@@ -154,3 +154,20 @@ def test_random_images_where_the_data_are_gone(tiny_run, tmp_path):
     assert of == "random images"
     assert x.shape == (5, 3, 32, 32)
     assert 0 <= x.min() < x.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["README.md", "rebuild.py", "config.json", "model.json", "model.onnx"])
+def test_files_that_no_export_has_written_stay(tiny_run, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name}: is not of an export; choose another --out"):
+        export(tiny_run, tmp_path, onnx=False)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "{}")]
+
+
+@pytest.mark.parametrize("lost", [(), ("model.json",), ("config.json", "rebuild.py"), ("model.json", "model.onnx")])
+def test_an_earlier_export_is_replaced_whole_or_not(exported, tiny_run, tmp_path, lost):
+    out = shutil.copytree(exported, tmp_path / "out")
+    for name in lost:
+        (out / name).unlink(missing_ok=True)
+    export(tiny_run, out, images=2, onnx=False)
+    assert (out / "model.json").is_file()

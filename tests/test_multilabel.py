@@ -110,6 +110,16 @@ def test_names_with_separators(tmp_path):
     assert any("2 images have none" in note for note in table.notes)
 
 
+def test_a_label_is_not_taken_for_a_column_of_groups(tmp_path):
+    cells = ("1,1,a", "0,0,a", "1,1,b", "0,-1,b", "1,0,c", "0,1,c")
+    rows = "\n".join(["path,edema,nodule,lesion", *(f"{number}.png,{cell}" for number, cell in enumerate(cells))])
+    spec = table_file(tmp_path, rows) + ",labels=edema+nodule"
+    (line,) = load_table(spec).warnings
+    assert "column 'lesion' looks like" in line
+    (tmp_path / "list.csv").write_text(rows.replace(",lesion", ",site"))
+    assert load_table(spec).warnings == ()
+
+
 @pytest.mark.parametrize("nothing", ["", "nan", "NaN", "None", "N/A", "NA", "null", "<NA>", "#N/A"])
 def test_missing_values_are_no_labels(tmp_path, nothing):
     rows = f"path,findings\n0.png,Mass\n1.png,{nothing}\n2.png,Edema|{nothing}\n3.png,{nothing}\n"

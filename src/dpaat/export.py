@@ -74,8 +74,8 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     with torch.inference_mode():
         expected = model(x).numpy()
     with writing(out):
-        if (out / TIMM).exists() and not (out / REBUILD).exists():
-            raise UserError(f"{out / TIMM}: is not of an export; choose another --out")
+        if other := _not_of_an_export(out):
+            raise UserError(f"{other}: is not of an export; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         for name in (CARD, ONNX, TIMM):  # of an earlier export
             (out / name).unlink(missing_ok=True)
@@ -96,6 +96,15 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         card["checked"] = {"images": len(x), "of": of, "largest_difference": differences}
         write_json(out / CARD, card)
     return card
+
+
+def _not_of_an_export(out: Path) -> Path | None:
+    """A file in a folder that an export would replace, though none has written it."""
+    there = [out / name for name in FILES if (out / name).exists()]
+    marks = {REBUILD: Path(rebuild.__file__).read_bytes().partition(b"\n")[0]}
+    marks |= {} if out / TIMM in there else {CARD: b"dpaat_version"}
+    ours = any(out / name in there and mark in (out / name).read_bytes() for name, mark in marks.items())
+    return None if ours or not there else there[0]
 
 
 def thresholds_of(run: Run) -> dict[str, Any]:

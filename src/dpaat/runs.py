@@ -98,7 +98,9 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """Metadata beside the weights in checkpoints and exports, which a state dict does not hold."""
-        config = self.config
+        from dpaat.data.splits import read_splits, split_digest
+
+        config, splits = self.config, self.path / SPLITS
         return {
             **{"model": self.network, "image_size": config.image_size, "fit": config.fit},
             **{name: self.info[name] for name in ("classes", "channels", "fingerprint")},
@@ -107,6 +109,7 @@ class Run:
             **({"options": self.options} if self.options else {}),
             "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
+            **({"split_digest": split_digest(read_splits(splits))} if splits.is_file() else {}),
             **({"code": {config.model: self.info.get("code", {}).get(config.model)}} if is_own(config.model) else {}),
         }
 
@@ -134,10 +137,10 @@ class Run:
         from dpaat.weights import open_weights
 
         require_trust([self.config.model], self.info.get("code"), self.path / CONFIG)
-        weights = open_weights(self.checkpoint)
-        if any(weights.record.get(name, value) != value for name, value in self.record.items()):
+        weights, record = open_weights(self.checkpoint), self.record
+        if any(weights.record.get(name, value) != value for name, value in record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
-        shape: dict[str, Any] = {name: self.record[name] for name in ("channels", "image_size", "stem")}
+        shape: dict[str, Any] = {name: record[name] for name in ("channels", "image_size", "stem")}
         classes = len(self.info["classes"])
         model = build_model(self.network, num_classes=classes, weights=weights, keep_head=True, **shape)
         return model.to(device=torch.device(device)).eval()

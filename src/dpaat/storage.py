@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,13 @@ def writing(path: Path, said: str = "cannot be written", remedy: str = "") -> It
         yield
     except OSError as error:
         raise UserError(f"{path}: {said} ({error.strerror or error}){remedy}") from None
+
+
+def refuse_overwriting(path: Path, begins: str, option: str = "--out") -> None:
+    """Raise UserError where a file would be lost that is no earlier output: it neither begins so nor is empty."""
+    with suppress(OSError), path.open("rb") as file:  # that it cannot be read is said where it is written
+        if (found := file.read(len(begins))) and found != begins.encode():
+            raise UserError(f"{path}: holds something else, which would be lost; choose another {option}")
 
 
 @contextmanager

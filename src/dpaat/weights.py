@@ -29,7 +29,7 @@ RECORD_SHAPE = made(
     stem=maybe(Literal["original", "small"]),
     split=maybe(made(seed=Int, fold=str | None)),
     options=maybe(dict[str, Any]),
-    **dict.fromkeys(("fit", "fingerprint"), maybe(str)),
+    **dict.fromkeys(("fit", "fingerprint", "split_digest"), maybe(str)),
     **dict.fromkeys(("channels", "image_size"), maybe(Int)),
     **dict.fromkeys(("mean", "std"), maybe(list[float])),
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from data_makers import array_table
@@ -15,6 +16,7 @@ from dpaat.data import PreparedData
 from dpaat.data.cache import digest_pixels
 from dpaat.data.seen import SEEN, known_images, leave_out
 from dpaat.data.splits import read_splits
+from dpaat.data.table import SPLITS
 from dpaat.evaluation import evaluate_run
 from dpaat.interpret import explain_run
 from dpaat.report import write_report
@@ -237,3 +239,48 @@ def test_weights_that_have_learned_from_test_images(run, tiny_images, tmp_path, 
             assert f"has learned from {count} images" in found[0]
     written = train(tiny_config(tiny_images, seed=1, epochs=1, method="standard", weights=str(weights)), tmp_path / "r")
     assert found[0] in json.loads((written / "run.json").read_text())["data_warnings"]
+
+
+# found by a user of own images: the data's own split column, changed after the training, was taken for that of then
+@pytest.mark.parametrize("older", [False, True])
+def test_weights_of_a_split_column_that_was_changed(images, tmp_path, older, capfd):
+    own = {file.relative_to(images).as_posix(): SPLITS[n % 3] for n, file in enumerate(sorted(images.rglob("*.png")))}
+    spec = as_csv(images, tmp_path / "t" / "t.csv", split=own)
+    config = tiny_config(images, data=spec, method="standard", epochs=1)
+    weights = train(config, tmp_path / "run") / "checkpoints" / "best.ckpt"
+    alone = tmp_path / "alone.ckpt"
+    content = torch.load(weights, weights_only=True)
+    if older:
+        del content["dpaat"]["split_digest"]
+    torch.save(content, alone)
+    config = tiny_config(images, data=spec, weights=str(alone))
+    given = ["evaluate", "--model=test_resnet", f"--weights={alone}", f"--data={spec}", "--eps=0", "--device=cpu"]
+    assert main([*given, f"--out={tmp_path / 'same'}"]) == 0
+    assert ("do not say which images" in capfd.readouterr().out) is older
+    assert bool(learned_before(config, prepare_data(config, progress=False))) is older
+    turned = {"train": "test", "val": "train", "test": "val"}
+    assert as_csv(images, tmp_path / "t" / "t.csv", split={name: turned[side] for name, side in own.items()}) == spec
+    (line,) = learned_before(config, prepare_data(config, progress=False))
+    assert "has learned from up to 36 images" in line
+    if older:
+        assert main([*given, f"--out={tmp_path / 'changed'}"]) == 0
+        assert "do not say which images" in capfd.readouterr().out
+    else:
+        fails(capfd, *given, f"--out={tmp_path / 'changed'}", names=("alone.ckpt", "by a split that it does not hold"))
+
+
+def test_weights_without_their_run_folder_may_have_learned_from_other_data(run, images, tmp_path):
+    alone = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    add_images(images, 1)
+    config = tiny_config(images, weights=str(alone))
+    (line,) = learned_before(config, prepare_data(config, progress=False))
+    assert "do not say which images they were trained on" in line
+
+
+def test_a_file_of_splits_is_compared_with_that_of_the_weights(run, tiny_images, tmp_path):
+    alone = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    frame = pd.read_csv(run / "splits.csv", dtype=str)[["id", "split"]]
+    for swapped, warned in (({}, False), ({"val": "test", "test": "val"}, True)):
+        frame.assign(split=frame["split"].replace(swapped)).to_csv(tmp_path / "s.csv", index=False)
+        config = tiny_config(tiny_images, weights=str(alone), splits=str(tmp_path / "s.csv"))
+        assert bool(learned_before(config, prepare_data(config, progress=False))) is warned

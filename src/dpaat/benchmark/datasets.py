@@ -1,6 +1,7 @@
 """Datasets by the names that they have on every machine."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from dpaat.errors import UserError
 
@@ -24,14 +25,27 @@ def public_spec(spec: str) -> str:
     return f"{kind}:{argument.partition(':')[0]}" if kind == "medmnist" else spec
 
 
+def of_different_names(specs: Sequence[str]) -> list[str]:
+    """Specs as they are; UserError for two of one name, by which a benchmark tells its datasets apart."""
+    for one, other in combinations(specs, 2):
+        if one == other:
+            raise UserError(f"data: {one} is given twice")
+        if data_name(one) == data_name(other):
+            raise UserError(
+                f"data: {one} and {other} are two datasets of one kind, which cannot be in one benchmark; run it once "
+                "for each, with an --out of its own"
+            )
+    return [*specs]
+
+
 def replace_data(specs: Sequence[str], given: Sequence[str]) -> list[str]:
     """Put the specs of the command line in the place of the grid's: the only one, or those of the same name.
 
-    Raises UserError where there is nothing of that name to replace.
+    Raises UserError where there is nothing of that name to replace, or two are given for it.
     """
     if len(specs) == len(given) == 1:
         return [*given]
-    found = [*specs]
+    found, given = [*specs], of_different_names(given)
     names = [data_name(spec) for spec in specs]
     for spec in given:
         if names.count(data_name(spec)) != 1:

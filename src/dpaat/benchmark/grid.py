@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from dpaat.benchmark.datasets import data_name, public_spec, replace_data
+from dpaat.benchmark.datasets import data_name, of_different_names, public_spec, replace_data
 from dpaat.benchmark.overrides import command_line, find_grid, override, read_yaml, train_fields, unique
 from dpaat.benchmark.plans import Plans, read_plans
 from dpaat.config import SEED, TrainConfig, complete
@@ -156,8 +156,7 @@ def read_grid(
         recipes = tuple(_recipes(grid, tuple(every)))
         if grid.data is None and not data:
             raise UserError("data: the grid names no dataset; give one with --data")
-        specs = [*data] if grid.data is None else replace_data(grid.data, data)
-        unique("data", [data_name(spec) for spec in specs])
+        specs = of_different_names(data if grid.data is None else replace_data(grid.data, data))
         names = unique("recipes", [recipe.name for recipe in recipes])
         named = grid.reference or names[0]
         compared = next((recipe.name for recipe in recipes if named in (recipe.name, recipe.family)), None)

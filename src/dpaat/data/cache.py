@@ -35,13 +35,17 @@ class UnreadableError(UserError):
     """An image or a mask that cannot be read, with the name of its file; `reason` says why."""
 
     def __init__(self, table: ImageTable, row: int, error: Exception, what: str = "") -> None:
-        known = not isinstance(error, UnidentifiedImageError)
-        said = " ".join(str(error).split()) if known else "not an image in a known format"
-        self.reason = said or type(error).__name__
+        self.reason = reason_of(error)
         super().__init__(
             f"cannot read {what}{table.describe(row)}: {self.reason}; replace the file or take it out "
             f"(`dpaat data check {table.spec}` lists all such files)"
         )
+
+
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read, in one line; Pillow's own for what is no image names an object in memory."""
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "not an image in a known format" if unknown else " ".join(str(error).split()) or type(error).__name__
 
 
 def of_image(table: ImageTable, function: Callable[[Encoded], T], row: int) -> T:

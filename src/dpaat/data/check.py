@@ -21,6 +21,7 @@ from dpaat.data.splits import assign_splits, export_splits, import_splits, leaks
 from dpaat.data.table import SPLITS, Encoded, ImageTable
 from dpaat.data.values import AUTO, FULL, parse_window, resolve_window, window_range
 from dpaat.errors import UserError, one_line
+from dpaat.storage import refuse_overwriting
 from dpaat.tables import Row, Table
 
 T = TypeVar("T")
@@ -43,9 +44,12 @@ def check(
     Problems are what is refused in training, unreadable files, leaks across splits, identical images of different
     classes, images without content, masks that do not fit, and what the dataset itself warns of. Arguments are those of
     `dpaat.data.prepare`; the split is written to the CSV file `export`, to be read by `--splits`. Raises UserError if
-    there is no such dataset, or an option is wrong. `problems` are lines, `count` counts every file and pair in them.
+    there is no such dataset, an option is wrong, or `export` is a file of something else. `problems` are lines, `count`
+    counts every file and pair in them.
     """
     console = console or Console()
+    if export is not None:
+        refuse_overwriting(export, "id,split", "--export")
     parse_window(window)
     if fold is not None:
         parse_fold(fold)

@@ -85,7 +85,8 @@ def load(argument: str, spec: str) -> ImageTable:
     if "split" in frame and (frame["split"] != "").any():
         columns["split"] = frame["split"].map(frames.split_name)
         frames.refuse_rows(path, frame["split"], columns["split"].isna(), "split {}; use train, val or test")
-    if unused := [str(name) for name in frame if name not in (*COLUMNS, group, *several)]:
+    others = frame.drop(columns=[name for name in several if name != group])
+    if unused := [str(name) for name in others if name not in (*COLUMNS, group)]:
         notes = (*notes, f"columns that are not used: {listed(unused, 12)}")
     return ImageTable(
         name=path.stem,
@@ -99,7 +100,7 @@ def load(argument: str, spec: str) -> ImageTable:
         read_mask=masks,
         multilabel=bool(several),
         notes=(*said_of, *notes, *reader.notes),
-        warnings=(*problems, *doubts, *_doubts(frame, group, spec, most=len(classes) if alone.all() else len(frame))),
+        warnings=(*problems, *doubts, *_doubts(others, group, spec, most=len(classes) if alone.all() else len(frame))),
     )
 
 

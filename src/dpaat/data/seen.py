@@ -1,19 +1,20 @@
 """Images of a dataset that a run was trained on, recognized by content rather than by name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dpaat.data import PreparedData, fingerprint
-from dpaat.data.splits import connected
+from dpaat.data.splits import connected, split_digest
 
 SEEN = "seen"  # in the place of a split, for images that are left out
 UNNAMED = (
-    "the weights do not say which images they were trained on; scores on any of those are too high, and the run folder "
-    "in place of the weights would leave them out"
+    "the weights do not say which images they were trained on; scores on any of those are too high; give the run "
+    "folder in place of the weights, which knows them"
 )
 UNCHECKED = (
     "images that the model was trained or validated on could be found by their ids only, as the run keeps no digests "
@@ -66,6 +67,18 @@ def leave_out(data: PreparedData, known: pd.DataFrame) -> tuple[PreparedData, Le
     split = np.where(related if same else related | learned, SEEN, np.where(found == "", data.split, found))
     left_out = LeftOut(0 if same else int(learned.sum()), int(related.sum()), by, same)
     return dataclasses.replace(data, split=split), left_out
+
+
+def same_split(record: Mapping[str, Any], data: PreparedData, *, seed: int, fold: str | None) -> bool | None:
+    """Whether weights with a `Run.record` were trained on the split of these, the same, images by this seed and fold.
+
+    None if it is not known: older records have no digest of the split, and the data's own column may have changed.
+    """
+    if (known := record.get("split_digest")) is not None:
+        return bool(known == split_digest(pd.DataFrame({"id": data.ids, "split": data.split})))
+    if record.get("split") != {"seed": seed, "fold": fold}:
+        return False
+    return None if fold is None and "split" in data.table.frame else True
 
 
 def split_before(data: PreparedData, known: pd.DataFrame) -> np.ndarray:

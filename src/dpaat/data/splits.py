@@ -1,5 +1,6 @@
 """Splits that keep lesions, near-duplicates and identical images on one side."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -82,6 +83,12 @@ def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **column
     """Write a CSV file with the columns `id` and `split`, and maybe more."""
     with replacing(path) as temporary:
         pd.DataFrame({"id": list(ids), "split": list(split), **columns}).to_csv(temporary, index=False)
+
+
+def split_digest(frame: pd.DataFrame) -> str:
+    """16 hex digits that identify a split of images, columns `id` and `split`, whatever the order of rows."""
+    rows = sorted(zip(frame["id"].tolist(), frame["split"].tolist(), strict=True))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def read_splits(path: Path) -> pd.DataFrame:

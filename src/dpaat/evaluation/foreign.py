@@ -14,7 +14,7 @@ from torch import nn
 
 from dpaat.data import PreparedData, label_sets, prepare
 from dpaat.data.findings import warnings_of
-from dpaat.data.seen import LeftOut
+from dpaat.data.seen import LeftOut, same_split
 from dpaat.errors import UserError, first_line
 from dpaat.evaluation.target import EvalTarget, check_fit, head_of, resolve_device, unseen, usual_labels
 from dpaat.fitting import channels_of
@@ -170,11 +170,13 @@ def _prepare_for(
         return unseen(prepared, open_run(source.folder))
     if source is None or prepared.fingerprint != record.get("fingerprint"):
         return prepared, LeftOut(0, 0, "nothing") if record else None
-    if record.get("split") is None:
+    split = record.get("split")
+    then = prepare(data, progress=False, **options, **split) if split else prepared
+    if not split or (known := same_split(record, then, **split)) is False:
         raise UserError(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
         )
-    return prepare(data, progress=False, **options, **record["split"]), None
+    return then, LeftOut(0, 0, "nothing") if known is None else None
 
 
 def _side(data: Any) -> int:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.data import load_table
-from dpaat.data.cache import in_threads
+from dpaat.data.cache import in_threads, reason_of
 from dpaat.data.csv_file import OPTIONS
 from dpaat.data.files import FileReader, ImageFile, files_below, left_out, parse_spec
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
@@ -32,7 +32,7 @@ from dpaat.evaluation.target import resolve_device
 from dpaat.models import build_model
 from dpaat.own_code import require_trust
 from dpaat.runs import INFO, open_run
-from dpaat.storage import replacing, writing
+from dpaat.storage import refuse_overwriting, replacing, writing
 from dpaat.validation import misfit
 from dpaat.validation import record as made_of
 from dpaat.weights import open_weights
@@ -99,8 +99,8 @@ class Predictor:
                 try:
                     return function(read(rows[place]))
                 except Exception as error:  # Pillow raises whatever a malformed file makes it stumble over
-                    reason = " ".join(str(error).split()) or type(error).__name__
-                    raise UserError(f"cannot read {names[rows[place]]}: {reason}; nothing was written") from None
+                    said = f"cannot read {names[rows[place]]}: {reason_of(error)}"
+                    raise UserError(f"{said}; nothing was written") from None
 
             return list(in_threads(one, len(rows), "", progress=False))
 
@@ -207,12 +207,14 @@ def predict(
         `out`.
 
     Raises:
-        UserError: no run, no images, an unreadable image, or an output that cannot be written.
+        UserError: no run, no images, an unreadable image, or an output that cannot be written, or would replace a file
+        that is no earlier one of its kind.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a CSV file")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder")
+    refuse_overwriting(out, "file,predicted,")
     predictor = load(run, device=device)
     names, read, remarks = named_images(images, predictor.frame)
     if console is not None and remarks:

@@ -19,10 +19,11 @@ from dpaat.report.drawing import Plot
 from dpaat.report.gallery import data_uri
 from dpaat.report.sections.masking import overview_tables
 from dpaat.report.view import read_run, window_text
-from dpaat.storage import write_text, writing
+from dpaat.storage import refuse_overwriting, write_text, writing
 from dpaat.tables import code_html
 
-FORMATS = ("html", "md")
+FORMATS = {"html": "<!doctype html>", "md": "---\n"}
+"""How a file of each begins."""
 USE = "For research. Not a medical device, and not for use in diagnosis or treatment."
 FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif" '
 """How a drawing begins in a file of its own."""
@@ -52,6 +53,7 @@ def write_report(
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
+    refuse_overwriting(out, FORMATS[format])
     if not runs:
         raise UserError("give at least one run folder to report on")
     views = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]

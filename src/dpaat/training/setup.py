@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 from dpaat.config import TrainConfig
 from dpaat.data import PreparedData, prepare
 from dpaat.data.loading import Batch, KeyedBatchSampler, SplitDataset
-from dpaat.data.seen import recognized, split_before
+from dpaat.data.seen import UNNAMED, recognized, same_split, split_before
 from dpaat.data.splits import read_splits, refusals
 from dpaat.data.values import FULL
 from dpaat.errors import UserError
@@ -119,10 +119,12 @@ def learned_before(config: TrainConfig, data: PreparedData) -> list[str]:
     if source.folder is not None:
         before = split_before(data, read_splits(source.folder / SPLITS))
         count = int(((data.split != "train") & (before == "train") | (data.split == "test") & (before == "val")).sum())
+    elif source.record.get("fingerprint") != data.fingerprint:
+        return [f"{source.path}: {UNNAMED}"] if source.record else []
     else:
-        same = source.record.get("fingerprint") == data.fingerprint
-        other = source.record.get("split") != {"seed": config.seed, "fold": config.fold}
-        count = len(data.split) - len(data.rows("train")) if same and (other or config.splits) else 0
+        same = same_split(source.record, data, seed=config.seed, fold=config.fold)
+        known = "split_digest" in source.record or not config.splits
+        count = 0 if same and known else len(data.split) - len(data.rows("train"))
     if not count:
         return []
     exact = "" if source.folder is not None else "up to "
