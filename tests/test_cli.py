@@ -136,8 +136,10 @@ def test_options_override_a_config_file(tiny_run, tmp_path, capsys):
 
 def test_resuming_where_nothing_was_begun_is_refused(tiny_images, tmp_path, capfd):
     out = tmp_path / "run"
-    fails(capfd, "train", "--resume", f"--out={out}", names=("holds no run to resume",))
-    assert not out.exists()
+    for made in (False, True):
+        fails(capfd, "train", "--resume", f"--out={out}", names=("holds no run to resume",))
+        assert out.exists() == made
+        out.mkdir(exist_ok=True)
 
 
 def test_train_stop_resume_evaluate_predict(tiny_images, tmp_path, capsys):

@@ -214,7 +214,12 @@ def test_images_of_the_same_names_and_other_content_are_not_paired(tmp_path) -> 
 
 def test_command_prints_and_writes(tmp_path, capfd) -> None:
     runs = [make_run(tmp_path, method, method=method, skill=s) for method, s in (("pgd", 0.5), ("dpaat", 2.0))]
-    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "comparison.json")]) == 0
+    command, mine = ["compare", *map(str, runs), "--out"], tmp_path / "README.md"
+    mine.write_text("# My project")
+    assert main([*command, str(mine)]) == 2
+    assert "holds something else" in capfd.readouterr().err
+    for _ in range(2):
+        assert main([*command, str(tmp_path / "comparison.json")]) == 0
     out = capfd.readouterr().out
     assert "dpaat against pgd: made, test, 90 images, PGD-20" in out
     assert json.loads((tmp_path / "comparison.json").read_text())["reference"] == "pgd"

@@ -1,7 +1,6 @@
 """Search for good settings with Optuna: many trainings, judged by their validation scores alone."""
 
 import dataclasses
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from dpaat.config import ATTACK_FIELDS, PLACE, TrainConfig, complete
+from dpaat.data.splits import split_digest
 from dpaat.errors import UserError, at, unknown
 from dpaat.methods import find_method
 from dpaat.runs import write_config
@@ -179,7 +179,7 @@ class _Study:
         """Refuse to go on with a study of something else."""
         asked = {name: value for name, value in vars(self.config).items() if name not in PLACE}
         data = prepare_data(self.config, cache_dir=self.cache_dir, progress=False)
-        split = hashlib.sha256("".join(data.split).encode()).hexdigest()[:16]
+        split = split_digest(pd.DataFrame({"id": data.ids, "split": data.split}))
         now = {"config": yaml.safe_dump(asked), "search": sorted(searches), "data": f"{data.fingerprint} {split}"}
         before, said = self.study.user_attrs or now, "choose another --out, or give the same again"
         for name, value in now.items():

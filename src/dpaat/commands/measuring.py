@@ -6,6 +6,7 @@ from typing import Any
 from dpaat.errors import UserError
 from dpaat.measurement import EvaluateConfig, ExplainConfig, Foreign, Inputs, Reading
 from dpaat.own_code import is_own
+from dpaat.storage import refuse_overwriting
 from dpaat.terminal import announce, console, say, warn
 
 
@@ -104,6 +105,8 @@ def compare(runs: list[Path], /, out: Path | None = None, all: bool = False) -> 
     """
     from dpaat.evaluation.compare import compare_runs, differences_table, write_comparison
 
+    if out is not None:
+        refuse_overwriting(out, '{\n "schema_version"')
     announce(f"comparing {len(runs)} runs")
     document = compare_runs(runs)
     warn(f"{name}: {line}" for name, lines in document["data_warnings"].items() for line in lines)

@@ -41,7 +41,8 @@ def train(
     given = _explicit() if resume else {}
     if resume and (out / "config.yaml").is_file():
         config = _begun(out, {name: value for name, value in given.items() if name in vars(config)})
-    elif resume and not given.get("data") and not any(part.startswith("--config") for part in _argv):
+    told = "data" in given or any(part.startswith("--config") for part in _argv)
+    if resume and not told and not (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out}: holds no run to resume; give the options of the training, to begin it")
     from dpaat import training
     from dpaat.runs import INFO
