@@ -90,6 +90,7 @@ def test_folds_and_seeds_of_a_recipe_are_pooled(tmp_path) -> None:
     ]
     found = compare_runs(runs)
     assert {name: len(paths) for name, paths in found["recipes"].items()} == {"pgd": 4, "dpaat": 4}
+    assert {(each["n"], each["runs"]) for each in found["conditions"]} == {(180, 4)}, "a seed brings no image"
     clean = [json.loads((run / "evaluation.json").read_text())["results"][0]["metrics"] for run in runs[:4]]
     expected = np.mean([m["balanced_accuracy"] for m in clean])
     assert found["conditions"][0]["scores"]["pgd"]["balanced_accuracy"]["value"] == pytest.approx(expected)

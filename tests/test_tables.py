@@ -41,6 +41,18 @@ def test_nothing_is_lost_where_a_terminal_is_narrow():
     assert all(character in text for character in name)
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_columns_that_have_no_room_follow_below(width):
+    columns = [f"APGD-CE-{k}" for k in range(14)]
+    rows = [Row(name, [score_cell(0.1 + k / 100, (0.1, 0.9)) for k in range(14)]) for name in ("mel", "nv")]
+    lines = printed(Table("class", columns, rows), width=width)
+    assert all(len(line) <= width for line in lines)
+    words = [word for line in lines for word in line.split()]
+    assert [word for word in words if word.startswith("APGD")] == columns
+    assert [words.count(f"{10 + k}.0") for k in range(14)] == [2] * 14
+    assert words.count("mel") == words.count("class")
+
+
 def test_markdown():
     lines = TABLE.to_markdown().splitlines()
     assert lines == [

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jinja2 import Environment
 from markupsafe import Markup, escape
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.console import Group as Lines
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -17,6 +18,8 @@ Kind = Literal["", "key", "pass", "warn", "fail", "skipped"]
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skipped": "dim"}
 MAX_HEAD = 16
 """Characters of a heading up to which a terminal does not break it."""
+GAP = 3
+"""Characters between two columns on a terminal."""
 STYLES = {**COLOURS, "key": "bold"}
 HTML = """\
 {% macro names() %}{{ varargs | select | join(" ") }}{% endmacro %}
@@ -116,17 +119,8 @@ class Table:
 
     def to_rich(self) -> Lines:
         """For a terminal: the title, the table, an empty line."""
-        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for head in (Column(self.corner, left=True, whole=self.whole), *self.heads):
-            justify: Literal["left", "right"] = "left" if head.left else "right"
-            unbroken = head.text if len(head.text) <= MAX_HEAD else max(head.text.split(), key=len)
-            options: dict[str, Any] = {"no_wrap": head.whole, "overflow": "fold", "min_width": len(unbroken)}
-            table.add_column(Text(head.text), justify=justify, **options)
-        for row, cells in self.body:
-            shown = (Text(f"{each.text} {each.small}".strip(), style=STYLES.get(each.kind, "")) for each in cells)
-            table.add_row(Text(row.name), *shown, style="dim" if row.quiet else None)
         # A table's own title would be broken at the width of the table, and read as markup.
-        return Lines(*([Text(self.title, style="bold")] if self.title else []), table, Text())
+        return Lines(*([Text(self.title, style="bold")] if self.title else []), _Terminal(self), Text())
 
     def records(self) -> list[dict[str, str]]:
         """For JSON: a row's cells by their headings."""
@@ -151,6 +145,51 @@ class Table:
         environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
         told = {"groups": groups, "starts": starts, "note": code_html(self.note), "colours": COLOURS}
         return Markup(environment.from_string(HTML).render(table=self, heads=heads, **told))
+
+
+class _Terminal:
+    """A table as wide as a terminal; columns that have no room beside the others follow in tables below."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        names = [word for row in table.rows for word in row.name.split()]
+        self.names = max(_unbroken(table.corner), min(MAX_HEAD, max(map(len, names), default=0)))
+        self.widths = [_unbroken(head.text) for head in table.heads]
+        for _, cells in table.body:
+            for k, cell in enumerate(cells):
+                text = f"{cell.text} {cell.small}".strip()
+                parts = [text] if table.heads[k].whole else [] if table.heads[k].left else text.split()
+                self.widths[k] = max(self.widths[k], *map(len, parts), 0)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        parts, room = [list[int]()], 0
+        for k, width in enumerate(self.widths):
+            if parts[-1] and width + GAP > room:
+                parts.append([])
+            room = (room if parts[-1] else options.max_width - self.names) - width - GAP
+            parts[-1].append(k)
+        for number, columns in enumerate(parts):
+            if number:
+                yield Text()
+            yield self._part(columns)
+
+    def _part(self, columns: Sequence[int]) -> RichTable:
+        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        shown.add_column(Text(self.table.corner), overflow="fold", no_wrap=self.table.whole, min_width=self.names)
+        for k in columns:
+            head = self.table.heads[k]
+            justify: Literal["left", "right"] = "left" if head.left else "right"
+            options: dict[str, Any] = {"no_wrap": head.whole, "overflow": "fold", "min_width": self.widths[k]}
+            shown.add_column(Text(head.text), justify=justify, **options)
+        for row, cells in self.table.body:
+            texts = [Text(f"{c.text} {c.small}".strip(), style=STYLES.get(c.kind, "")) for c in cells]
+            shown.add_row(Text(row.name), *(texts[k] for k in columns), style="dim" if row.quiet else None)
+        return shown
+
+
+def _unbroken(heading: str) -> int:
+    """The least width of a heading."""
+    return len(heading) if len(heading) <= MAX_HEAD else max(map(len, heading.split()))
 
 
 def percent(fraction: float | None) -> str:

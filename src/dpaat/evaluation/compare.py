@@ -77,7 +77,10 @@ def compare_runs(runs: Sequence[Path]) -> Document:
                     f"compare: {name} and {reference} were not evaluated on the same images of "
                     f"{entry['data']}, {entry['split']}; evaluate them with the same --max-samples and --seed"
                 )
-        about = {name: entry.get(name) for name in SHOWN} | {"n": sum(len(each.labels) for each in first)}
+        about = {name: entry.get(name) for name in SHOWN} | {
+            "n": sum({tuple(each.ids): len(each.ids) for each in first}.values())
+        }
+        about["runs"] = len(first)
         scores = {}
         for name, each in outcomes.items():
             try:
@@ -122,11 +125,14 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
     worst = [label for label, is_worst in attacks if is_worst]
     shown = worst if worst and not full else [label for label, _ in attacks]
     metrics = METRICS if full else {"balanced_accuracy": "balanced accuracy"}
-    about = dict.fromkeys((e["data"], e["split"], e["n"]) for e in document["conditions"])
+    about = dict.fromkeys((e["data"], e["split"], e["n"], e["runs"]) for e in document["conditions"])
     for images, name, (metric, heading), attack in product(about, others, metrics.items(), shown or ["clean"]):
         rows = []
         for each in document["conditions"]:
-            here = (each["data"], each["split"], each["n"]) == images and each["label"] in ("clean", attack)
+            here = (each["data"], each["split"], each["n"], each["runs"]) == images and each["label"] in (
+                "clean",
+                attack,
+            )
             if here and (found := each["differences"][name].get(metric)):
                 scores = [score_cell(**each["scores"][recipe][metric]) for recipe in (reference, name)]
                 place = "clean" if each["label"] == "clean" else each["eps_text"]
@@ -136,7 +142,8 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
         names = [each if len(each) <= 16 else f"{each[:15]}…" for each in (reference, name)]
         columns = [*(Column(each, whole=True) for each in names), Column("difference")]
         under = "" if attack == "clean" else f", {attack}"
-        title = f"{name} against {reference}: {images[0]}, {images[1]}, {images[2]:,} images{under}: {heading}"
+        many = f" ({images[3]} runs each)" if images[3] > 1 else ""
+        title = f"{name} against {reference}: {images[0]}, {images[1]}, {images[2]:,} images{many}{under}: {heading}"
         tables += [Table("", [*columns, Column("p")], rows, title=title).to_rich()] if rows else []
     hidden = len(attacks) - len(shown)
     notes = [f"note: {line}" for line in document.get("notes", [])]

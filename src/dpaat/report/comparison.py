@@ -148,8 +148,8 @@ class Comparison:
         recipes = {name: [called.get(each, each) for each in runs] for name, runs in document["recipes"].items()}
         reference = recipes.pop(document["reference"])
         about = self.population
-        wanted = (about.data, about.split, about.n * len(reference))
-        conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) == wanted]
+        wanted = [(about.data, about.split, about.n * folds) for folds in (1, len(reference))]
+        conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) in wanted]
         # The runs may share a larger draw of these images, and are compared on that.
         chosen = [e for e in conditions if e["label"] in ("clean", *self.attacks[:1])]
         contrasts = []
