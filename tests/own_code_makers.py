@@ -18,6 +18,31 @@ class Net(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
+class Normed(Net):
+    """Normalizes by buffers of its own."""
+
+    def __init__(self, num_classes: int = 3, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.register_buffer("mean", torch.full((1, in_channels, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((1, in_channels, 1, 1), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x - self.mean) / self.std)
+
+
+class ConvHead(nn.Module):
+    """Has no linear layer, and two layers of one weight."""
+
+    def __init__(self, num_classes: int = 3, in_channels: int = 3) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(2))
+        self.two.weight = self.one.weight
+        self.head = nn.Conv2d(in_channels, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(x)).relu()).mean((2, 3))
+
+
 def monai_densenet(num_classes: int, channels: int) -> nn.Module:
     from monai.networks.nets import DenseNet121
 

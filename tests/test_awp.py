@@ -17,7 +17,7 @@ from dpaat.training import module as training_module
 from dpaat.training import train
 from dpaat.training.awp import perturbed_step, perturbed_weights
 from method_makers import Network, batch, context, plain_loss
-from training_makers import assert_equal, assert_same_run, checkpoint, tiny_config
+from training_makers import assert_equal, assert_same_run, checkpoint, metrics, tiny_config
 
 GAMMA = 0.1
 CONTROLS = ["mean", "class-mean", "permuted", "uniform"]
@@ -208,3 +208,18 @@ def test_resumed_run_equals_an_unbroken_one_and_differs_from_one_without(tiny_im
     steps = {name: value for name, value in found.items() if name.endswith("num_batches_tracked")}
     assert steps
     assert all(torch.equal(value, expected[name]) for name, value in steps.items())
+
+
+def test_a_frozen_body_is_not_perturbed(tiny_images, tmp_path, monkeypatch):
+    epochs = []
+    genuine = training_module.perturbed_step
+
+    def noted(*args, **options):
+        epochs.append(len(metrics(tmp_path / "run")) if (tmp_path / "run" / "metrics.csv").is_file() else 0)
+        return genuine(*args, **options)
+
+    monkeypatch.setattr(training_module, "perturbed_step", noted)
+    first = train(tiny_config(tiny_images, epochs=1, val_eps="0"), tmp_path / "first")
+    changes = {"weights": str(first), "awp": 0.01, "freeze_until": 1, "epochs": 2, "val_eps": "0"}
+    train(tiny_config(tiny_images, **changes), tmp_path / "run")
+    assert set(epochs) == {1}

@@ -58,6 +58,15 @@ def test_a_replaced_head_gives_all_classes_the_same_chance(weights: Path, classe
     assert loss.item() == pytest.approx(math.log(classes))
 
 
+def test_a_head_with_a_relu_after_it_is_not_zero(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = build_model("torchvision:squeezenet1_1", num_classes=5, image_size=64).network
+    torch.save(given.state_dict(), tmp_path / "w.pth")
+    model = build_model("torchvision:squeezenet1_1", num_classes=3, image_size=64, weights=tmp_path / "w.pth").eval()
+    nn.functional.cross_entropy(model(torch.rand(4, 3, 64, 64)), torch.arange(4) % 3).backward()
+    assert sum(parameter.grad.abs().sum() for parameter in model.parameters()) > 0
+
+
 def test_a_head_that_fits_is_kept(weights: Path) -> None:
     model = build_model("test_resnet", num_classes=5, image_size=64, weights=weights)
     assert torch.equal(model.network.fc.weight, read_weights(weights)["fc.weight"])
@@ -265,7 +274,7 @@ def test_a_network_of_torchvision_is_trained_and_read_again(
     run = train(tiny_config(tiny_images, epochs=1, **given), tmp_path / "run")
     found = open_run(run).load_model()
     assert torch.allclose(found.network.features[0].weight, published.features[0].weight, atol=1e-6)  # type: ignore[union-attr,operator,index]
-    assert found.network.classifier[1].weight.abs().max() < 1e-6  # type: ignore[union-attr,operator,index]
+    assert found.network.classifier[1].weight.abs().max() > 0, "a ReLU follows"  # type: ignore[union-attr,operator,index]
     with pytest.raises(UserError, match="torchvision:squeezenet1_1 is not of timm"):
         export(run, tmp_path / "export", images=2)
 

@@ -22,7 +22,8 @@ from dpaat.errors import UserError
 from dpaat.evaluation.target import LATER
 from dpaat.models import build_model
 from dpaat.own_code import named_in
-from training_makers import TINY, assert_equal, checkpoint
+from own_code_makers import Normed
+from training_makers import TINY, assert_equal, checkpoint, make_images
 
 SIDE = 24
 
@@ -86,6 +87,26 @@ def test_networks_learn_from_weights_of_others_too(name, tmp_path):
     assert model.facts["weights"]["head"] == "new"
     assert model.facts["weights"]["loaded"] == 7
     assert model.network is not own_code_makers.ready
+
+
+def test_a_network_that_normalizes_by_itself_is_not_normalized_twice(tmp_path):
+    torch.manual_seed(0)
+    network, x = Normed().eval(), torch.rand(4, 3, SIDE, SIDE)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    options = {"num_classes": 3, "channels": 3, "image_size": SIDE, "keep_head": True}
+    model = build_model(py("Normed"), weights=tmp_path / "w.pth", **options).eval()
+    torch.testing.assert_close(model(x), network(x))
+    assert train(tmp_path / "run", model=py("Normed"), method="dpaat-balanced", epochs=2, ema_decay=0.5) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--eps=2/255", "--steps=1", "--device=cpu"]) == 0
+    assert main(["export", str(tmp_path / "run"), f"--out={tmp_path / 'export'}", "--no-onnx"]) == 0
+
+
+def test_a_head_that_is_not_known_is_not_kept_for_other_classes(tmp_path, capsys):
+    assert train(tmp_path / "run", model=py("ConvHead")) == 0
+    assert main(["export", str(tmp_path / "run"), f"--out={tmp_path / 'export'}", "--no-onnx"]) == 0, "tied weights"
+    other = make_images(tmp_path / "other")
+    assert train(tmp_path / "more", model=py("ConvHead"), weights=tmp_path / "run", data=f"folder:{other}") == 2
+    assert "is for other classes" in capsys.readouterr().err
 
 
 def test_normalization_is_what_is_stated():

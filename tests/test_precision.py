@@ -48,6 +48,13 @@ def test_training_and_evaluation_warn(
     assert "warning: precision: bf16 is emulated on this processor" in capsys.readouterr().out
 
 
+def test_auto_times_several_labels_too(monkeypatch):
+    monkeypatch.setattr(precision, "emulation", lambda *_: None)
+    labels = torch.tensor([[1, 0, -1], [0, 1, 1]], dtype=torch.int8)
+    _, line = precision.bfloat16_pays(torch.nn.Linear(4, 3), torch.rand(2, 4), labels)
+    assert "of the time of 32" in line
+
+
 @pytest.mark.parametrize("half", [True, False])
 def test_auto_takes_the_faster_one_and_says_so(half, tmp_path, monkeypatch, capfd):
     """The clock is that of a machine on which bfloat16 takes half, or twice, the time."""

@@ -4,6 +4,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch.nn import functional as F
 
 from data_makers import write_csv
@@ -16,6 +17,7 @@ from dpaat.methods.dpaat import PRESETS
 from dpaat.methods.imbalance import learning_loss
 from dpaat.runs import open_run, read_config, write_config
 from dpaat.training import train
+from dpaat.training.module import TrainingModule
 from training_makers import TINY, checkpoint, metrics, tiny_config
 
 CLASSES = ("c0", "c1", "c2")
@@ -131,6 +133,29 @@ def test_every_method_trains_with_every_treatment_of_imbalance(tiny_images, tmp_
     assert math.isfinite(table["train/loss"][0])
     assert ("eps/mean" in table) == (method in WITH_RADII) == (run / "perturbation.parquet").exists()
     assert not [name for name in table if "robust" in name]
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_a_run_of_one_step_learns_at_the_peak_rate(tiny_images, tmp_path, schedule, monkeypatch):
+    rates = []
+    genuine = TrainingModule.on_before_optimizer_step
+
+    def noted(self, optimizer):
+        rates.append(optimizer.param_groups[0]["lr"])
+        genuine(self, optimizer)
+
+    monkeypatch.setattr(TrainingModule, "on_before_optimizer_step", noted)
+    changes = {"epochs": 1, "batch_size": 64, "lr": 0.5, "schedule": schedule, "method": "standard", "val_eps": "0"}
+    train(tiny_config(tiny_images, **changes), tmp_path / "run")
+    assert rates == [0.5]
+
+
+def test_weights_are_averaged_once_a_step(tiny_images, tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(ModelEmaV3, "update", lambda self, model, step=None: steps.append(step))
+    config = tiny_config(tiny_images, epochs=1, ema_decay=0.9, val_eps="0", trainer={"accumulate_grad_batches": 2})
+    train(config, tmp_path / "run")
+    assert steps == list(range(1, len(steps) + 1))
 
 
 def test_what_a_method_does_not_use_is_said_and_recorded(tiny_images, tmp_path, capsys):

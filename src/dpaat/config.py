@@ -127,7 +127,7 @@ class Optimization(Checked):
     epochs: int = option(30, "passes over the training set", ge=1)
     batch_size: int = option(128, "images per optimizer step, over all processes together", ge=2)
     optimizer: Literal["sgd", "adamw"] | None = option(
-        None, "sgd (Nesterov momentum 0.9) or adamw; by default sgd, and adamw with --weights or --pretrained"
+        None, "sgd (with Nesterov momentum) or adamw; by default sgd, and adamw with --weights or --pretrained"
     )
     lr: float | None = option(
         None, "peak learning rate; by default 0.001 for adamw, and for sgd 0.1, or 0.01 with weights", gt=0
@@ -136,19 +136,22 @@ class Optimization(Checked):
     freeze_until: int = option(0, "number of epochs in which only the last layer learns, at the beginning", ge=0)
     weight_decay: float = option(5e-4, "of weights; norms and biases are exempt", ge=0)
     schedule: Literal["one-cycle", "cosine"] = option(
-        "one-cycle", "learning rate over the run: one cycle (warm-up, then cosine), or cosine alone"
+        "one-cycle",
+        "learning rate over the run: one cycle (warm-up, then cosine; momentum, adamw's beta1, goes from 0.95 to 0.85 "
+        "and back), or cosine alone (momentum 0.9)",
     )
     awp: float = option(
         0.0,
         "adversarial weight perturbation, for any method: the gradient is taken at weights moved up the loss by this "
-        "share of each tensor's norm, from the first step on; 0 for none, such as 0.005. Adds a forward and a backward "
+        "share of each tensor's norm, once the body learns; 0 for none, such as 0.005. Adds a forward and a backward "
         "pass (3 F) per view learned from",
         ge=0,
         lt=1,
     )
     ema_decay: float = option(
         0.0,
-        "keep an exponential average of the weights and validate and save that; 0 for none, such as 0.999",
+        "keep an exponential average of the weights and validate and save that; 0 for none, such as 0.999. Step t "
+        "takes 1 - (1 + t)^(-2/3) where that is less: 0.99 after 1,000 steps, 0.999 after 32,000",
         ge=0,
         lt=1,
     )

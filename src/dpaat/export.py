@@ -143,7 +143,7 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> None:
 def _write_weights(model: Classifier, run: Run, path: Path) -> None:
     from safetensors.torch import save
 
-    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    state = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
     record = run.record | {name: model.facts[name] for name in ("mean", "std")} | thresholds_of(run)
     path.write_bytes(save(state, {"format": "pt", RECORD: json.dumps(record)}))
 
@@ -204,7 +204,7 @@ def _readme(card: dict[str, Any], onnx: bool) -> str:
             "\nThey are labels of which an image has several or none: probabilities are the sigmoids of the logits, "
             f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
         )
-    by_timm = f"""timm builds it too, and its transform resizes and normalizes as the training did:
+    by_timm = f"""timm builds it too, and its transform resizes and normalizes square images as the training did; cut others:
 
     model = timm.create_model("local-dir:.", pretrained=True).eval()  # hf-hub:USER/NAME once it is pushed
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
@@ -233,10 +233,10 @@ For research. Not a medical device, and not for use in diagnosis or treatment.
 
 
 def _run_onnx(path: Path, x: Tensor) -> np.ndarray:
+    """Logits of two batches of other sizes than it was traced with."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    # In two batches of other sizes than it was traced with.
     parts = [session.run(["logits"], {"images": part.numpy()})[0] for part in (x[:1], x[1:]) if len(part)]
     return np.concatenate(parts)
 

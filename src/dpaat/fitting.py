@@ -33,18 +33,19 @@ class Found:
     inner: Tensors
     outer: Tensors
 
-    @property
-    def statistics(self) -> list[tuple[Tensor, Tensor]]:
-        """Different pairs of mean and std that are beside the network."""
+    def statistics(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Different pairs of mean and std that are beside the network, not within it."""
+        within, place = network.state_dict(), self.prefix.removesuffix("network.")
+        beside = self.outer | {name: value for name, value in self.inner.items() if name not in within}
+        if self.own:  # others are of its copies, or of networks within them
+            beside = {name: self.outer[f"{place}{name}"] for name in ("mean", "std")}
         pairs: list[tuple[Tensor, Tensor]] = []
-        beside = self.outer | self.inner
         for name, mean in beside.items():
-            for one, other in _STATISTICS:
-                std = beside.get(f"{name[: -len(one)]}{other}")
-                if name.rpartition(".")[2] == one and std is not None and mean.numel() == std.numel() in (1, 3):
-                    pair = mean.flatten().float(), std.flatten().float()
-                    if not any(torch.equal(pair[0], m) and torch.equal(pair[1], s) for m, s in pairs):
-                        pairs.append(pair)
+            std = next((beside.get(name[: -len(m)] + s) for m, s in _STATISTICS if name.rpartition(".")[2] == m), None)
+            if std is not None and mean.numel() == std.numel() in (1, 3):
+                pair = mean.flatten().float(), std.flatten().float()
+                if not any(torch.equal(pair[0], m) and torch.equal(pair[1], s) for m, s in pairs):
+                    pairs.append(pair)
         return pairs
 
     @property
@@ -141,6 +142,10 @@ def load(
         if outputs is None:
             fault = f"holds no head ({head[0]} is missing), so it cannot classify; train it first"
         raise UserError(f"{source.path}: {fault}")
+    if new_head and not head:
+        raise UserError(
+            f"{source.path}: is for other classes, and no linear layer is the network's last: no known head"
+        )
     fresh = bool(new_head or not fits)
     state |= {n: own[n] for n in head if fresh}
     filled = {n: t for n, t in own.items() if n not in state}

@@ -120,7 +120,7 @@ def build_model(
         other_classes = classes is not None and (source.classes or tuple(classes)) != tuple(classes)
         new_head = False if keep_head else other_classes or None
         loaded = load(source, found, network, config, num_classes=num_classes, channels=channels, new_head=new_head)
-        unit, stored = found.own or bool(record), found.statistics
+        unit, stored = found.own or bool(record), found.statistics(network)
         if not stored and "mean" in record:
             stored = [(torch.tensor(record["mean"]), torch.tensor(record["std"]))]
         stem = _stem_of_weights(source, stem, image_size, own=found.own)
@@ -133,10 +133,12 @@ def build_model(
         facts["weights"] = {"file": place, "head": "kept" if kept else "new", "classes": num_classes}
         if ":" in name and "architecture" in config:
             facts |= {"architecture": config["architecture"]} | ({"options": options} if options else {})
+    head: dict[nn.Parameter, Tensor] = {}
     if facts["weights"] and facts["weights"]["head"] == "new":
-        for layer in head_layers(network, num_classes):
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)  # all classes are as likely, and the first step leaves the body alone
+        layers = head_layers(network, num_classes)
+        head = {each: each.detach().clone() for layer in layers for each in layer.parameters()}
+    for parameter in head:
+        nn.init.zeros_(parameter)  # all classes are as likely, and the first step leaves the body alone
     facts["stem"] = resolved_stem(stem, image_size)
     facts["strides"] = _shrink_stem(network, name, channels) if facts["stem"] == "small" else []
     default = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
@@ -147,7 +149,22 @@ def build_model(
     facts["input_range"] = list(stated.range or (0, 1))
     model = Classifier(network, means, deviations, facts)
     _check_fits(model, name, channels, image_size, num_classes)
+    if head and not _learns(model, [*head], channels, image_size):
+        with torch.no_grad():
+            for parameter, values in head.items():
+                parameter.copy_(values)
     return model
+
+
+def _learns(model: nn.Module, head: Sequence[nn.Parameter], channels: int, image_size: int) -> bool:
+    """Whether a head at zero has a gradient; a ReLU after it, as in SqueezeNet, would never let it move."""
+    training = model.training
+    with torch.enable_grad():
+        x = torch.rand(2, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
+        loss = nn.functional.cross_entropy(model.eval()(x), torch.zeros(2, dtype=torch.int64))
+        gradients = torch.autograd.grad(loss, head, allow_unused=True)
+    model.train(training)
+    return any(each is not None and each.any() for each in gradients)
 
 
 def resolved_stem(stem: Stem, image_size: int) -> Stem:

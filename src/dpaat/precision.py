@@ -7,7 +7,8 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+
+from dpaat.attacks.losses import cross_entropy
 
 BATCHES = 5  #: Batches that are timed in either precision
 
@@ -38,7 +39,7 @@ def bfloat16_pays(model: nn.Module, x: Tensor, y: Tensor) -> tuple[bool, str]:
         for half, seconds in times.items():
             start = time.perf_counter()
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-                loss = cross_entropy(copy(x).float(), y)
+                loss = cross_entropy(copy(x), y).mean()
             loss.backward()
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)

@@ -67,6 +67,7 @@ class TrainingModule(L.LightningModule):
         self.epoch_scores: dict[str, float] = {}
         self.record: dict[str, Any] = {}
         self.one_answer: str | None = None
+        self._stepped = False
         self.thresholds: np.ndarray | None = None  # of the answers to several labels, see `choose_thresholds`
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), list[Tensor]()
         self.register_buffer("_weights", label_weights(method.context.labels), persistent=False)
@@ -92,7 +93,7 @@ class TrainingModule(L.LightningModule):
         optimizer = make_optimizer(self.model, config, len(self.classes))
         total = int(self.trainer.estimated_stepping_batches)
         scheduler: LRScheduler
-        if config.schedule == "one-cycle":
+        if config.schedule == "one-cycle" and total > 1:  # a cycle of one step would end before it
             warmup = 0.25 if total != 4 else 0.5  # a warm-up of exactly one step divides by zero
             rates = [group["lr"] for group in optimizer.param_groups]
             scheduler = OneCycleLR(optimizer, max_lr=rates, total_steps=total, pct_start=warmup)
@@ -101,7 +102,8 @@ class TrainingModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave the body as it is while it is frozen."""
+        """Leave the body as it is while it is frozen, and note that weights are about to change."""
+        self._stepped = True
         if self.current_epoch < self.config.freeze_until:
             freeze_body(self.model, len(self.classes))
 
@@ -154,7 +156,8 @@ class TrainingModule(L.LightningModule):
         objective = self.method if self.attacking else self._clean
         # Unchecked, as no step waits for the device, and whole grey levels over 255 lie in [0, 1].
         with unchecked(), weighing(self._weights):
-            step = partial(perturbed_step, objective, gamma=self.config.awp) if self.config.awp else objective
+            perturbs = self.config.awp and self.current_epoch >= self.config.freeze_until
+            step = partial(perturbed_step, objective, gamma=self.config.awp) if perturbs else objective
             output: StepOutput = step(self.model, index, x, y)
         correct = right_answers(output.logits, y)
         # Summed later, on the CPU: no step waits for the device, and not every device has float64.
@@ -173,7 +176,8 @@ class TrainingModule(L.LightningModule):
             self.method.after_step(output)
         eps = None if self.perturbation is None else self.perturbation.eps
         self._watch.look(self.trainer.fit_loop.total_batch_idx, output, eps)
-        if self.ema is not None:
+        if self.ema is not None and self._stepped:  # not after every batch where gradients are accumulated
+            self._stepped = False
             self.ema.update(self.model, step=self.global_step)
         if self.device.type == "cpu" or self.trainer.is_last_batch or (batch_idx + 1) % LOOK_EVERY == 0:
             self._watch.check()
