@@ -204,7 +204,7 @@ def _readme(card: dict[str, Any], onnx: bool) -> str:
             "\nThey are labels of which an image has several or none: probabilities are the sigmoids of the logits, "
             f"and the answer is yes where a logit is above its value in `thresholds` of `{CARD}`."
         )
-    by_timm = f"""timm builds it too, and its transform resizes and normalizes square images as the training did; cut others:
+    by_timm = f"""timm builds it too; its transform treats square images as the training did (cut others first):
 
     model = timm.create_model("local-dir:.", pretrained=True).eval()  # hf-hub:USER/NAME once it is pushed
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
