@@ -145,6 +145,19 @@ def test_masking_verdicts_are_beside_the_scores(tmp_path: Path, verdict: str, wo
     assert "Not checked for gradient masking" not in page.text
 
 
+@pytest.mark.parametrize(("verdict", "word"), [("pass", "believable"), ("fail", "masked")])
+def test_masking_checks_on_a_draw_are_shown_with_their_evidence(tmp_path: Path, verdict: str, word: str) -> None:
+    run, found = make_run(tmp_path / "run"), masking(verdict, word)
+    found["checks"][0]["values"] = {"images": 57}  # type: ignore[index]
+    add_analyses(run, masking={**found, "n": 60})
+    text = read_page([run], tmp_path / "report.html").text
+    section = text[text.index("Masking checks: ham10000") :]
+    assert "12 of 50 images stand at 0.5" in section
+    assert re.search(r"\b57\b", section[: section.index("Each check")])
+    assert "Not checked" not in section
+    assert ("no sign of gradient masking in 57 images" in text) == (verdict == "pass")
+
+
 def test_unchecked_runs_are_named(page: Page) -> None:
     assert "Not checked for gradient masking: standard, adaptive" in page.text
     assert "not checked" in page.text

@@ -11,6 +11,7 @@ import numpy as np
 from dpaat.errors import UserError
 from dpaat.evaluation.compare import compare_runs
 from dpaat.evaluation.entries import Entry, Population, groups, population_of
+from dpaat.evaluation.masking_verdicts import PREDICTIONS
 from dpaat.evaluation.metrics import curve_area, one_answer
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.report.figures import Estimate
@@ -21,6 +22,12 @@ from dpaat.report.view import RunView
 def estimate(entry: Entry, key: str = "balanced_accuracy") -> Estimate:
     """A score of a result with its interval."""
     return Estimate(entry["metrics"][key], (entry.get("intervals") or {}).get(key))
+
+
+def images_checked(masking: Entry) -> int:
+    """Images that masking checks ran on, which draw from those that were evaluated."""
+    drawn = (check.get("values", {}).get("images") for check in masking["checks"] if check["name"] == PREDICTIONS)
+    return int(next((n for n in drawn if n), masking["n"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +102,11 @@ class Comparison:
         wanted = (self.population.fingerprint, self.population.split)
         return next((e for e in [*here, *found] if (e["fingerprint"], e["split"]) == wanted), None)
 
+    @property
+    def masked(self) -> dict[str, Entry]:
+        """Masking checks by run, of the runs that were checked."""
+        return {name: entry for name in self.runs if (entry := self.masking(name))}
+
     @cached_property
     def support(self) -> dict[str, int]:
         """Images per class."""
@@ -125,7 +137,7 @@ class Comparison:
                     name,
                     {e["eps_text"] if e["eps"] else "clean": estimate(e) for e in entries},
                     masking=str(masking["summary"]).split()[0] if masking else "",
-                    checked=masking["n"] if masking else 0,
+                    checked=images_checked(masking) if masking else 0,
                     one_answer=self.one_answers.get(name),
                     validation=self.validation(name),
                 )
