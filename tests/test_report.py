@@ -330,6 +330,45 @@ def test_classes_have_one_order(page: Page) -> None:
     assert re.findall(rf"\b({'|'.join(HAM)})\b", table)[:7] == order
 
 
+def in_norm(run: Path, norm: str) -> None:
+    """Give results under attack in L2 as well, or instead."""
+    document = json.loads((run / "evaluation.json").read_text())
+    attacked = [e for e in document["results"] if e["attack"] != "clean"]
+    others = [{**e, "norm": "l2", "label": f"{e['label']} L2", "predictions": "gone.parquet"} for e in attacked]
+    kept = [e for e in document["results"] if norm == "both" or e["attack"] == "clean"]
+    (run / "evaluation.json").write_text(json.dumps({**document, "results": [*others, *kept]}))
+
+
+def test_what_was_found_in_another_norm_does_not_vouch_for_the_scores(tmp_path: Path) -> None:
+    run, curve = make_run(tmp_path / "run"), {"eps": [0, 4 / 255], "balanced_accuracy": [0.6, 0.3]}
+    add_analyses(run, masking={**masking("pass", "believable"), "norm": "l2"}, curve={**curve, "norm": "l2"})
+    page = read_page([run], tmp_path / "linf.html")
+    assert "Not checked for gradient masking: run" in page.text
+    assert "no sign" not in page.text
+    assert not any(alt.startswith("Security curve") for alt in page.alts)
+    assert "Left out, as they are not in the norm of the attack above: security curve, masking checks." in page.text
+    in_norm(run, "l2")
+    page = read_page([run], tmp_path / "l2.html")
+    assert "no sign of gradient masking in 402 images" in page.text
+    assert any(alt.startswith("Security curve, L2") for alt in page.alts)
+    assert "at 4/255 L2" in page.text
+    assert "Left out" not in page.text
+
+
+def test_a_page_about_both_norms_goes_by_linf_and_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    in_norm(run, "both")
+    for norm, last in (("l2", 0.111), ("linf", 0.222)):
+        curve = {"eps": [0, 4 / 255], "balanced_accuracy": [0.6, last], "norm": norm}
+        add_analyses(run, curve=curve, masking={**masking("pass", "believable"), "norm": norm})
+    page = read_page([run], tmp_path / "report.html")
+    assert "PGD-20: ham10000, test split, 402 images, Linf" in page.text
+    assert "Masking checks: ham10000, test split, 402 images, Linf" in page.text
+    (curve_alt,) = [alt for alt in page.alts if alt.startswith("Security curve, Linf")]
+    assert "22.2 %" in curve_alt
+    assert "Left out, as they are not in the norm of the attack above: security curve, masking checks." in page.text
+
+
 @pytest.mark.parametrize(
     ("last", "words"),
     [

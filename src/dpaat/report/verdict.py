@@ -85,9 +85,20 @@ def verdict(
     return lines
 
 
+def condition_of(entry: Mapping[str, Any]) -> str:
+    """Name a result's condition: "clean", or the radius such as "4/255" or "0.5 L2"."""
+    radius = f"{entry['eps_text']} L2" if entry["norm"] == "l2" else str(entry["eps_text"])
+    return CLEAN if entry["label"] == CLEAN else radius
+
+
 def at(condition: str) -> str:
     """A condition in a sentence, such as "at 4/255"."""
     return condition if condition == CLEAN else f"at {condition}"
+
+
+def under_attack(attack: str) -> str:
+    """Such as "under PGD-20", or "in the worst case"."""
+    return f"in the {attack}" if attack.startswith("worst case") else f"under {attack}"
 
 
 def written(score: Estimate) -> str:

@@ -43,6 +43,12 @@ class RunView:
         """Whether the model was trained elsewhere, so that nothing is known of that."""
         return self.config.method == ELSEWHERE
 
+    @property
+    def analyses(self) -> dict[str, list[Entry]]:
+        """What was concluded from results, such as "masking"."""
+        found: dict[str, list[Entry]] = (self.evaluation or {}).get("analyses", {})
+        return found
+
     @cached_property
     def classes(self) -> list[str]:
         """Classes in the order of every table and figure: the most frequent of the training set first."""

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.masking_verdicts import images_checked
 from dpaat.evaluation.tables import MASKING, score_cells, verdict_table
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Fold, Heading, Text, register_section
-from dpaat.report.comparison import Comparison, Report, images_checked, under_attack
+from dpaat.report.comparison import Comparison, Report
+from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 
@@ -20,7 +22,7 @@ def masking(report: Report) -> list[Block]:
         found = {name: entry for name, entry in comparison.masked.items() if entry not in shown}
         shown += found.values()
         if found:
-            blocks += [Heading(f"Masking checks: {comparison.title}"), _summary(found)]
+            blocks += [Heading(f"Masking checks: {comparison.title}{comparison.in_norm}"), _summary(found)]
             evidence = [
                 block
                 for name, entry in found.items()
@@ -87,7 +89,7 @@ def overview_tables(comparisons: Sequence[Comparison]) -> list[Table]:
 
 def _overview(chosen: Comparison) -> Table:
     columns, rows = [Column("clean")], []
-    note = f"Balanced accuracy in percent with 95 % intervals; {chosen.title}."
+    note = f"Balanced accuracy in percent with 95 % intervals; {chosen.title}{chosen.in_norm}."
     if chosen.reference is not None:
         at = f"{chosen.attacks[0]} {format_radius(chosen.reference)}"
         columns += [Column(at), Column("area"), Column("gradient masking", left=True)]

@@ -8,9 +8,10 @@ from dpaat.evaluation.specs import WORST_CASE
 from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
-from dpaat.report.comparison import Comparison, Report, estimate, under_attack
+from dpaat.report.comparison import Comparison, Report, estimate
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, line_plot, pareto_plot
+from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, percent
 
 DIFFERENCES = (
@@ -20,6 +21,7 @@ DIFFERENCES = (
 )
 BALANCED = "balanced_accuracy"
 SCORES = {"accuracy": "acc.", BALANCED: "bal.", "map": "mAP"}
+KINDS = {"curve": "security curve", "quick": "quick suite", "masking": "masking checks"}
 CURVES = {BALANCED: "balanced accuracy", "map": "mean average precision"}
 
 
@@ -29,11 +31,16 @@ def robustness(report: Report) -> list[Block]:
     blocks: list[Block] = []
     for number, comparison in enumerate(report.comparisons):
         shown = [*_attacked(comparison), *_differences(comparison)]
+        if left_out := comparison.other_norm:
+            names = ", ".join(KINDS.get(kind, kind.replace("_", " ")) for kind in left_out)
+            text = f"Left out, as they are not in the norm of the attack above: {names}."
+            shown.append(Text(text, "note"))
         if found := comparison.first("corruptions"):
             shown.append(Fold("Everyday faults of images", [corruptions_table(found)]))
         if shown:
             attack = f"{comparison.attacks[0]}: " if comparison.attacks else ""
-            blocks += first_open(number, f"{attack[:1].upper()}{attack[1:]}{comparison.title}", shown)
+            title = f"{attack[:1].upper()}{attack[1:]}{comparison.title}{comparison.in_norm}"
+            blocks += first_open(number, title, shown)
     if not any(comparison.attacks for comparison in report.comparisons):
         blocks.append(Text("No run has been attacked yet: `dpaat evaluate RUN --suite standard` does it.", "warn"))
     return blocks
@@ -91,7 +98,7 @@ def _curves(comparison: Comparison, attack: str) -> list[Plot]:
         plots.append(
             line_plot(
                 lines,
-                x_label=f"radius ({'L2' if attack.endswith('L2') else 'Linf'})",
+                x_label=f"radius ({(comparison.norm or 'linf').capitalize()})",
                 y_label=label,
                 caption=f"{label.capitalize()} {under_attack(attack)}{known}.",
                 level=(f"always {constant['predicts']}", constant["metrics"][key]) if constant else None,
@@ -107,7 +114,7 @@ def _security_curve(comparison: Comparison) -> list[Plot]:
     if not curves:
         return []
     lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
-    caption = "Security curve: balanced accuracy in the worst case over radii that double."
+    caption = f"Security curve{comparison.in_norm}: balanced accuracy in the worst case over radii that double."
     for name, entry in curves.items():
         if left_out := spared(entry):
             caption += f" {name}: {left_out}."

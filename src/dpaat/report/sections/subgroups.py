@@ -10,9 +10,10 @@ from dpaat.evaluation.tables import condition, of_labels, operating_points_table
 from dpaat.radii import format_radius
 from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Figures, Fold, Text, first_open, register_section
-from dpaat.report.comparison import Comparison, Report, under_attack
+from dpaat.report.comparison import Comparison, Report
 from dpaat.report.drawing import MAX_ROWS, Plot
 from dpaat.report.figures import Estimate, whisker_plot
+from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 MAX_WRITTEN = 12
