@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dpaat.evaluation.compare import METRICS, difference_cell
 from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.specs import WORST_CASE
-from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells, spared
+from dpaat.evaluation.tables import condition, constant_row, corruptions_table, of_labels, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
 from dpaat.report.comparison import Comparison, Report, estimate
@@ -119,14 +119,20 @@ def _security_curve(comparison: Comparison) -> list[Plot]:
         if left_out := spared(entry):
             caption += f" {name}: {left_out}."
         if entry[BALANCED][-1] > 0:
-            caption += f" {name} ends at {_not_zero(entry, sum(n > 0 for n in comparison.support.values()))}"
+            several = any(map(of_labels, comparison.results[name]))
+            classes = 0 if several else sum(n > 0 for n in comparison.support.values())
+            caption += f" {name} ends at {_not_zero(entry, classes)}"
     return [line_plot(lines, x_label="radius", y_label=CURVES[BALANCED], caption=caption, radii=True, even=True)]
 
 
 def _not_zero(entry: Entry, classes: int) -> str:
-    """Why a security curve does not fall to 0."""
+    """Why a security curve does not fall to 0; `classes` are 0 for several labels an image."""
     radius, left = entry["eps"][-1], entry[BALANCED][-1]
     found = f"{percent(left)} %, not at 0:"
+    if not classes:
+        text = f"{found} the curve is flat where images fell at a smaller radius, as these are attacked no further."
+        stand = [at.get("", 0) for at in entry.get("fallen_to", [])[-1:]]
+        return text + "".join(f" Of {entry['n']:,} images {n:,} stand at {format_radius(radius)}." for n in stand)
     if entry.get("norm") == "l2" or radius < 0.5:
         return f"{found} larger radii were not tried."
     limit = f"{percent(1 / classes)} %"
