@@ -131,6 +131,17 @@ def test_a_flat_curve_of_labels_does_not_say_that_the_attack_failed(runs, tmp_pa
     assert f"attacked no further. Of {curve['n']} images {stand} stand at 0.5." in text
 
 
+def test_a_report_counts_images_where_labels_are_more(runs, tmp_path):
+    run = runs["standard"]
+    sizes, (n, *_) = open_run(run).info["split_sizes"], {e["n"] for e in document(run)["results"]}
+    text = write_report([run], tmp_path / "report.html", images=False).read_text()
+    assert n < sum(document(run)["results"][0]["metrics"]["support"].values())
+    assert f"{n} test images: too few for subgroups" in text
+    assert f"{sum(sizes.values())} images ({', '.join(f'{size} {name}' for name, size in sizes.items())})" in text
+    assert "Every image has several labels" in text
+    assert "mean recall over the classes" not in text.replace("\n", " ")
+
+
 def test_the_table_on_the_terminal_is_by_label(runs, capsys):
     assert main(["evaluate", str(runs["standard"]), "--attack", "pgd", "--steps", "2", "--eps", "1/255"]) == 0
     said = capsys.readouterr().out

@@ -172,7 +172,7 @@ class Comparison:
             )
         constant = self.constant and self.constant["metrics"]["balanced_accuracy"]
         about: dict[str, Any] = {"attack": (self.attacks or [""])[0], "constant": constant, "support": self.support}
-        return verdict(found, self.pairs[1], split=self.population.split, **about)
+        return verdict(found, self.pairs[1], images=self.population.n, split=self.population.split, **about)
 
     @cached_property
     def pairs(self) -> tuple[list[Entry], list[Contrast], str]:

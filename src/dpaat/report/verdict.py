@@ -58,14 +58,18 @@ def verdict(
     attack: str,
     constant: float | None,
     support: Mapping[str, int],
+    images: int | None = None,
     split: str = "test",
 ) -> list[Line]:
     """Write the box, of `runs` on the same images of a split, with `support` of them per class.
 
+    `images` is their number, by default the sum of `support`, which is larger where images have several labels.
+
     There are no `contrasts` for a single run, or where runs could not be paired; `attack` is such as "worst case" or
     "PGD-20", "" for none; `constant` the balanced accuracy of the constant answer.
     """
-    n, known = sum(support.values()), {run.name: run for run in runs}
+    n = sum(support.values()) if images is None else images
+    known = {run.name: run for run in runs}
     lines = [_contrast(each, known, n) for each in contrasts]
     if not contrasts:
         lines += [Line(run.name, "; ".join(f"{at(c)} {written(s)}" for c, s in run.scores.items())) for run in runs]
@@ -79,7 +83,7 @@ def verdict(
         if not attack.startswith("worst case"):
             lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
-    lines += _images(support, split)
+    lines += _images(n, support, split)
     if contrasts and all(len(each.runs) == 1 for each in contrasts):
         lines.append(Line("training", "one run each: the intervals say nothing about another seed", True))
     return lines
@@ -159,8 +163,8 @@ def _optimism(run: Findings, split: str) -> Line | None:
     return Line(run.name, f"clean: {chosen}, {written(clean)} on {split}: the score on {split} counts", True)
 
 
-def _images(support: Mapping[str, int], split: str) -> list[Line]:
-    n, rare = sum(support.values()), [name for name, count in support.items() if 0 < count < RARE]
+def _images(n: int, support: Mapping[str, int], split: str) -> list[Line]:
+    rare = [name for name, count in support.items() if 0 < count < RARE]
     parts = [f"{n:,} {split} images" + (": too few for subgroups" if n < FEW else "")]
     parts += [f"fewer than {RARE} of {', '.join(rare)}: too few for their recall"] if rare else []
     return [Line("images", "; ".join(parts), n < FEW or bool(rare))]
