@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Population, result_entry
 from dpaat.evaluation.metrics import verdict_metrics
@@ -22,6 +23,7 @@ from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
 from dpaat.report.blocks import Fold, Heading, Text, first_open, folded
 from dpaat.report.page import _names
+from dpaat.runs import write_config
 from report_makers import HAM, RADII, Page, add_analyses, make_run, masking, read_page
 
 QUESTIONS = [
@@ -367,6 +369,27 @@ def test_a_page_about_both_norms_goes_by_linf_and_says_so(tmp_path: Path) -> Non
     (curve_alt,) = [alt for alt in page.alts if alt.startswith("Security curve, Linf")]
     assert "22.2 %" in curve_alt
     assert "Left out, as they are not in the norm of the attack above: security curve, masking checks." in page.text
+
+
+def test_radii_in_l2_are_not_255ths(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", method="dpaat", radii=(0.5, 1.0), loss_per_radius=1)
+    config = TrainConfig(data="ham10000:DIR", method="dpaat", norm="l2", eps="1", epochs=1)
+    write_config(run / "config.yaml", config)
+    in_norm(run, "l2")
+    task = {"task": "melanoma", "specificity_wanted": 0.9, "specificity": 0.9, "specificity_interval": [0.8, 1.0]}
+    points = {
+        at: [{**task, "sensitivity": share, "sensitivity_interval": [0.1, 0.9]}]
+        for at, share in (("clean", 0.7), ("255/255", 0.444), ("510/255", 0.333))  # as older files have them
+    }
+    add_analyses(run, operating_points={"conditions": points, "norm": "l2"})
+    page = read_page([run], tmp_path / "report.html")
+    assert "at 1 L2" in page.text
+    assert "PGD-20 L2 1 " in page.text
+    assert "44.4" in page.text
+    assert "33.3" not in page.text
+    (told,) = [alt for alt in page.alts if "90th percentile in L2" in alt]
+    assert max(map(float, re.findall(r"\b\d\.\d+", told))) <= 1
+    assert page.text.count("255/255") == 1  # the condition of the older file
 
 
 @pytest.mark.parametrize(

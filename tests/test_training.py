@@ -1,9 +1,11 @@
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from torch.nn import functional as F
 
 from data_makers import write_csv
@@ -131,6 +133,12 @@ def test_every_method_trains_with_every_treatment_of_imbalance(tiny_images, tmp_
     assert math.isfinite(table["train/loss"][0])
     assert ("eps/mean" in table) == (method in WITH_RADII) == (run / "perturbation.parquet").exists()
     assert not [name for name in table if "robust" in name]
+
+
+def test_the_mean_radius_is_written_in_the_unit_of_its_norm(tiny_images, tmp_path, capsys):
+    for norm, eps, wanted in (("l2", "1", r"mean eps [\d.]+  left"), ("linf", "8/255", r"mean eps [\d.]+/255  left")):
+        train(tiny_config(tiny_images, method="dpaat", norm=norm, eps=eps), tmp_path / norm, console=Console())
+        assert re.search(wanted, capsys.readouterr().out)
 
 
 def test_what_a_method_does_not_use_is_said_and_recorded(tiny_images, tmp_path, capsys):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.evaluation.tables import MASKING
+from dpaat.radii import format_radius
 from dpaat.report.figures import Estimate, around
 
 CLEAN = "clean"
@@ -91,7 +92,7 @@ def verdict(
 
 def condition_of(entry: Mapping[str, Any]) -> str:
     """Name a result's condition: "clean", or the radius such as "4/255" or "0.5 L2"."""
-    radius = f"{entry['eps_text']} L2" if entry["norm"] == "l2" else str(entry["eps_text"])
+    radius = format_radius(entry["eps"]) + (" L2" if entry["norm"] == "l2" else "")
     return CLEAN if entry["label"] == CLEAN else radius
 
 
