@@ -413,3 +413,11 @@ def test_the_choice_of_the_epoch_is_beside_the_test_score(page: Page) -> None:
     section = page.text[page.text.index("Selection optimism") : page.text.index("Calibration: are")]
     assert "adaptive" in section
     assert "validation" in section
+
+
+def test_nothing_is_said_of_a_choice_where_no_epoch_was_chosen(tmp_path: Path) -> None:
+    few, last, chosen = (make_run(tmp_path / name, epochs=n) for name, n in (("few", 1), ("last", 6), ("chosen", 6)))
+    write_config(last / "config.yaml", TrainConfig(data="ham10000:DIR", method="pgd", epochs=6, select="last"))
+    for run in (few, last, chosen):
+        text = read_page([run], tmp_path / f"{run.name}.html").text
+        assert ("Selection optimism" in text) == ("epoch was chosen" in text) == (run == chosen)

@@ -61,13 +61,14 @@ class RunView:
 
     @cached_property
     def validation(self) -> float | None:
-        """Clean balanced accuracy on the validation split in the epoch that was kept; None where it is not logged."""
+        """Clean balanced accuracy on the validation split in the epoch that was chosen; None if none was, or no log."""
         name = "val/balanced_accuracy"
         if self.epochs is None or name not in self.epochs or "val/score" not in self.epochs:
             return None
-        best = self.epochs["val/score"].dropna()
-        row = -1 if self.config.select == "last" or best.empty else self.epochs.index.get_loc(best.idxmax())
-        value = float(self.epochs[name].to_numpy()[row])
+        scores = self.epochs["val/score"].dropna()
+        if self.config.select == "last" or len(scores) < 2:
+            return None
+        value = float(self.epochs[name].to_numpy()[self.epochs.index.get_loc(scores.idxmax())])
         return value if np.isfinite(value) else None
 
     def predictions(self, entry: Entry) -> pd.DataFrame | None:

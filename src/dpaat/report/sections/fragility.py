@@ -117,7 +117,7 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
         f"Up to {EACH} training images with the largest and with the smallest radii of each class{most}: the image, "
         "its perturbation by the attack of training at that radius, magnified, the adversarial image, and the absolute "
         "gradient of the true class's logit on both. Below them the radius over the epochs, from 0 to "
-        f"{_radius(run, run.config.radius)}. The weights are those of the best epoch; radii are the last."
+        f"{_radius(run, run.config.radius)}. The weights are those of the epoch that was kept; radii are the last."
     )
     gone = f" {missing} images chosen are not in the data any more." if missing else ""
     licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.{gone}"
