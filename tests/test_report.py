@@ -421,3 +421,12 @@ def test_nothing_is_said_of_a_choice_where_no_epoch_was_chosen(tmp_path: Path) -
     for run in (few, last, chosen):
         text = read_page([run], tmp_path / f"{run.name}.html").text
         assert ("Selection optimism" in text) == ("epoch was chosen" in text) == (run == chosen)
+
+
+def test_two_seeds_that_could_not_be_paired_are_two_runs(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("s0", "s1")]
+    for seed, run in enumerate(runs):
+        document = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps({**document, "recipe": "r", "training_seed": seed}))
+    assert "say nothing about another seed" in read_page(runs[:1], tmp_path / "one.html").text
+    assert "say nothing about another seed" not in read_page(runs, tmp_path / "two.html").text

@@ -168,6 +168,7 @@ class Comparison:
                     checked=images_checked(masking) if masking else 0,
                     one_answer=self.one_answers.get(name),
                     validation=self.validation(name),
+                    recipe=str((self.runs[name].evaluation or {}).get("recipe") or ""),
                 )
             )
         constant = self.constant and self.constant["metrics"]["balanced_accuracy"]

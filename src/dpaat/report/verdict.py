@@ -1,5 +1,6 @@
 """Verdict box of a report: from scores with intervals to sentences, by the rules of `docs/verdict.md`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class Findings:
     checked: int = 0  # images that were checked
     one_answer: str | None = None  # such as "answers nv for all 40 images: the constant answer"
     validation: float | None = None  # clean balanced accuracy where the epoch was chosen
+    recipe: str = ""  # the same for runs that differ in seed or fold only, "" where nothing else is known to be alike
 
     @property
     def invalid(self) -> bool:
@@ -85,8 +87,10 @@ def verdict(
             lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
     lines += _images(n, support, split)
-    if contrasts and all(len(each.runs) == 1 for each in contrasts):
-        lines.append(Line("training", "one run each: the intervals say nothing about another seed", True))
+    recipes = Counter(run.recipe or run.name for run in runs)
+    if max(recipes.values(), default=0) == 1:
+        count = "one run each" if len(recipes) > 1 else "one run"
+        lines.append(Line("training", f"{count}: the intervals say nothing about another seed", True))
     return lines
 
 
