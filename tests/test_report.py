@@ -406,7 +406,7 @@ def test_a_security_curve_says_why_it_does_not_end_at_0(tmp_path: Path, last: fl
     add_analyses(run, curve={"eps": [0, 4 / 255, 0.5], "balanced_accuracy": [0.6, 0.6, last], "spared": spared})
     text = read_page([run], tmp_path / "report.html").text
     assert (words in text) if words else ("not at 0" not in text)
-    assert "3 attacks left out on images that had withstood all at a larger radius" in text
+    assert text.count("3 attacks left out on images that had withstood all at a larger radius") == 1
 
 
 def test_the_choice_of_the_epoch_is_beside_the_test_score(page: Page) -> None:
@@ -430,3 +430,13 @@ def test_two_seeds_that_could_not_be_paired_are_two_runs(tmp_path: Path) -> None
         (run / "evaluation.json").write_text(json.dumps({**document, "recipe": "r", "training_seed": seed}))
     assert "say nothing about another seed" in read_page(runs[:1], tmp_path / "one.html").text
     assert "say nothing about another seed" not in read_page(runs, tmp_path / "two.html").text
+
+
+@pytest.mark.parametrize("kind", ["curve", "quick"])
+def test_attacks_that_a_suite_left_out_are_named_in_page_and_card(tmp_path: Path, kind: str) -> None:
+    run = make_run(tmp_path / "run")
+    curve = {"eps": [0, 4 / 255], "accuracy": [0.6, 0.3], "balanced_accuracy": [0.6, 0.3]}
+    add_analyses(run, **{kind: {**curve, "spared": {"SQUARE-500 1/255": 1200, "SQUARE-500 2/255": 34}}})
+    for suffix in ("html", "md"):
+        text = write_report([run], tmp_path / f"report.{suffix}", format=suffix, images=False).read_text()
+        assert "run: 1,234 attacks left out on images that had withstood all at a larger radius." in text

@@ -30,7 +30,7 @@ def robustness(report: Report) -> list[Block]:
     """Scores under attack, curves, the front of several runs, differences, and corruptions."""
     blocks: list[Block] = []
     for number, comparison in enumerate(report.comparisons):
-        shown = [*_attacked(comparison), *_differences(comparison)]
+        shown = [*_attacked(comparison), *_spared(comparison), *_differences(comparison)]
         if left_out := comparison.other_norm:
             names = ", ".join(KINDS.get(kind, kind.replace("_", " ")) for kind in left_out)
             text = f"Left out, as they are not in the norm of the attack above: {names}."
@@ -65,6 +65,13 @@ def _attacked(comparison: Comparison) -> list[Block]:
     if more:
         blocks.append(Fold("Mean average precision and larger radii", [Figures(more)]))
     return [*blocks, Fold("Each attack alone", [_others(comparison, others)])] if others else blocks
+
+
+def _spared(comparison: Comparison) -> list[Block]:
+    """What the suites left out, in words that a model card has as well."""
+    curves = [(n, e) for n in comparison.runs for kind in ("curve", "quick") for e in comparison.analyses(n, kind)]
+    found = dict.fromkeys(f"{name}: {left_out}." for name, entry in curves if (left_out := spared(entry)))
+    return [Text(text, "note") for text in found]
 
 
 def _others(comparison: Comparison, attacks: Sequence[str]) -> Table:
@@ -116,8 +123,6 @@ def _security_curve(comparison: Comparison) -> list[Plot]:
     lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
     caption = f"Security curve{comparison.in_norm}: balanced accuracy in the worst case over radii that double."
     for name, entry in curves.items():
-        if left_out := spared(entry):
-            caption += f" {name}: {left_out}."
         if entry[BALANCED][-1] > 0:
             several = any(map(of_labels, comparison.results[name]))
             classes = 0 if several else sum(n > 0 for n in comparison.support.values())
