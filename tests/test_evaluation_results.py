@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,11 @@ from rich.console import Console
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Population, constant_entry, groups, result_entry
 from dpaat.evaluation.metrics import classification_metrics, constant_predictor, verdict_metrics
-from dpaat.evaluation.results import prediction_rows, read_evaluation, save_result
+from dpaat.evaluation.results import check_results, prediction_rows, read_evaluation, save_result
 from dpaat.evaluation.specs import CLEAN, AttackSpec
 from dpaat.evaluation.suite import Result
 from dpaat.evaluation.tables import comparison_table, evaluation_table
+from dpaat.radii import format_radius
 
 CLASSES = ["akiec", "nv", "<b>[red]"]
 POPULATION = Population("ham10000", "0123456789abcdef", "test", 12)
@@ -70,6 +72,20 @@ def test_same_kind_is_replaced_and_others_are_kept(tmp_path) -> None:
     assert replaced["metrics"] == _result(pgd, 2 / 255, seed=1).metrics
     assert len(list((tmp_path / "predictions.parquet").iterdir())) == 6
     assert [g.population.split for g in groups(document)] == ["test", "val"]
+
+
+def test_whole_radii_are_written_plainly_and_as_255ths_still_read(tmp_path: Path) -> None:
+    radii = (0, 0.25, 8 / 255, 0.5, 1, 2, 16)
+    assert [format_radius(eps) for eps in radii] == ["0", "0.25", "8/255", "0.5", "1", "2", "16"]
+    document = _save(tmp_path, AttackSpec("pgd", 20, "l2"), 1.0)
+    assert document["results"][0]["eps_text"] == "1"
+    check_results(tmp_path)
+    text = (tmp_path / "evaluation.json").read_text()
+    (tmp_path / "evaluation.json").write_text(text.replace('"eps_text": "1"', '"eps_text": "255/255"'))
+    check_results(tmp_path)
+    (tmp_path / "evaluation.json").write_text(text.replace('"eps_text": "1"', '"eps_text": "2"'))
+    with pytest.raises(UserError, match="disagrees"):
+        check_results(tmp_path)
 
 
 def test_the_worst_case_has_verdicts_only(tmp_path) -> None:

@@ -168,3 +168,8 @@ def test_catastrophic_overfitting_is_reported(tiny_images, tmp_path, monkeypatch
 def test_overfitting_is_looked_for_at_radii_that_are_trained_on(method, radius):
     config = complete(TrainConfig(method=method, val_eps="2/255,4/255,16/255"))
     assert attacked_radius(config) == (radius and f"val/robust_balanced_accuracy@{radius}")
+
+
+def test_whole_radii_keep_their_names_in_the_log():
+    config = complete(TrainConfig(method="pgd", norm="l2", eps="1", val_eps="0.5,1"))
+    assert attacked_radius(config) == "val/robust_balanced_accuracy@255/255"

@@ -15,6 +15,7 @@ from dpaat.evaluation import evaluate_run
 from dpaat.evaluation.compare import compare_runs
 from dpaat.evaluation.results import check_results
 from dpaat.export import export
+from dpaat.report import write_report
 from dpaat.report.view import by_label
 from dpaat.runs import open_run
 from dpaat.training import train
@@ -119,6 +120,26 @@ def test_compare_report_explain_predict_and_export(runs, chest, tmp_path, capsys
     again = load(tmp_path / "export").predict(f"medmnist:chestmnist:{chest}")
     assert again["predicted"].tolist() == frame["predicted"].tolist()
     capsys.readouterr()
+
+
+def test_a_flat_curve_of_labels_does_not_say_that_the_attack_failed(runs, tmp_path):
+    (curve,) = document(runs["standard"])["analyses"]["curve"]
+    stand = curve["fallen_to"][-1].get("", 0)
+    assert curve["balanced_accuracy"][-1] > 1 / 14
+    text = write_report([runs["standard"]], tmp_path / "report.html", images=False).read_text()
+    assert "The attack failed" not in text
+    assert f"attacked no further. Of {curve['n']} images {stand} stand at 0.5." in text
+
+
+def test_a_report_counts_images_where_labels_are_more(runs, tmp_path):
+    run = runs["standard"]
+    sizes, (n, *_) = open_run(run).info["split_sizes"], {e["n"] for e in document(run)["results"]}
+    text = write_report([run], tmp_path / "report.html", images=False).read_text()
+    assert n < sum(document(run)["results"][0]["metrics"]["support"].values())
+    assert f"{n} test images: too few for subgroups" in text
+    assert f"{sum(sizes.values())} images ({', '.join(f'{size} {name}' for name, size in sizes.items())})" in text
+    assert "Every image has several labels" in text
+    assert "mean recall over the classes" not in text.replace("\n", " ")
 
 
 def test_the_table_on_the_terminal_is_by_label(runs, capsys):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.evaluation.entries import Population, result_entry
 from dpaat.evaluation.metrics import verdict_metrics
@@ -22,6 +23,7 @@ from dpaat.evaluation.suite import Result
 from dpaat.report import write_report
 from dpaat.report.blocks import Fold, Heading, Text, first_open, folded
 from dpaat.report.page import _names
+from dpaat.runs import write_config
 from report_makers import HAM, RADII, Page, add_analyses, make_run, masking, read_page
 
 QUESTIONS = [
@@ -143,6 +145,19 @@ def test_masking_verdicts_are_beside_the_scores(tmp_path: Path, verdict: str, wo
     assert "12 of 50 images stand at 0.5" in page.text
     assert f'class="{verdict}">{verdict}<' in page.raw
     assert "Not checked for gradient masking" not in page.text
+
+
+@pytest.mark.parametrize(("verdict", "word"), [("pass", "believable"), ("fail", "masked")])
+def test_masking_checks_on_a_draw_are_shown_with_their_evidence(tmp_path: Path, verdict: str, word: str) -> None:
+    run, found = make_run(tmp_path / "run"), masking(verdict, word)
+    found["checks"][0]["values"] = {"images": 57}  # type: ignore[index]
+    add_analyses(run, masking={**found, "n": 60})
+    text = read_page([run], tmp_path / "report.html").text
+    section = text[text.index("Masking checks: ham10000") :]
+    assert "12 of 50 images stand at 0.5" in section
+    assert re.search(r"\b57\b", section[: section.index("Each check")])
+    assert "Not checked" not in section
+    assert ("no sign of gradient masking in 57 images" in text) == (verdict == "pass")
 
 
 def test_unchecked_runs_are_named(page: Page) -> None:
@@ -317,6 +332,66 @@ def test_classes_have_one_order(page: Page) -> None:
     assert re.findall(rf"\b({'|'.join(HAM)})\b", table)[:7] == order
 
 
+def in_norm(run: Path, norm: str) -> None:
+    """Give results under attack in L2 as well, or instead."""
+    document = json.loads((run / "evaluation.json").read_text())
+    attacked = [e for e in document["results"] if e["attack"] != "clean"]
+    others = [{**e, "norm": "l2", "label": f"{e['label']} L2", "predictions": "gone.parquet"} for e in attacked]
+    kept = [e for e in document["results"] if norm == "both" or e["attack"] == "clean"]
+    (run / "evaluation.json").write_text(json.dumps({**document, "results": [*others, *kept]}))
+
+
+def test_what_was_found_in_another_norm_does_not_vouch_for_the_scores(tmp_path: Path) -> None:
+    run, curve = make_run(tmp_path / "run"), {"eps": [0, 4 / 255], "balanced_accuracy": [0.6, 0.3]}
+    add_analyses(run, masking={**masking("pass", "believable"), "norm": "l2"}, curve={**curve, "norm": "l2"})
+    page = read_page([run], tmp_path / "linf.html")
+    assert "Not checked for gradient masking: run" in page.text
+    assert "no sign" not in page.text
+    assert not any(alt.startswith("Security curve") for alt in page.alts)
+    assert "Left out, as they are not in the norm of the attack above: security curve, masking checks." in page.text
+    in_norm(run, "l2")
+    page = read_page([run], tmp_path / "l2.html")
+    assert "no sign of gradient masking in 402 images" in page.text
+    assert any(alt.startswith("Security curve, L2") for alt in page.alts)
+    assert "at 4/255 L2" in page.text
+    assert "Left out" not in page.text
+
+
+def test_a_page_about_both_norms_goes_by_linf_and_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    in_norm(run, "both")
+    for norm, last in (("l2", 0.111), ("linf", 0.222)):
+        curve = {"eps": [0, 4 / 255], "balanced_accuracy": [0.6, last], "norm": norm}
+        add_analyses(run, curve=curve, masking={**masking("pass", "believable"), "norm": norm})
+    page = read_page([run], tmp_path / "report.html")
+    assert "PGD-20: ham10000, test split, 402 images, Linf" in page.text
+    assert "Masking checks: ham10000, test split, 402 images, Linf" in page.text
+    (curve_alt,) = [alt for alt in page.alts if alt.startswith("Security curve, Linf")]
+    assert "22.2 %" in curve_alt
+    assert "Left out, as they are not in the norm of the attack above: security curve, masking checks." in page.text
+
+
+def test_radii_in_l2_are_not_255ths(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", method="dpaat", radii=(0.5, 1.0), loss_per_radius=1)
+    config = TrainConfig(data="ham10000:DIR", method="dpaat", norm="l2", eps="1", epochs=1)
+    write_config(run / "config.yaml", config)
+    in_norm(run, "l2")
+    task = {"task": "melanoma", "specificity_wanted": 0.9, "specificity": 0.9, "specificity_interval": [0.8, 1.0]}
+    points = {
+        at: [{**task, "sensitivity": share, "sensitivity_interval": [0.1, 0.9]}]
+        for at, share in (("clean", 0.7), ("255/255", 0.444), ("510/255", 0.333))  # as older files have them
+    }
+    add_analyses(run, operating_points={"conditions": points, "norm": "l2"})
+    page = read_page([run], tmp_path / "report.html")
+    assert "at 1 L2" in page.text
+    assert "PGD-20 L2 1 " in page.text
+    assert "44.4" in page.text
+    assert "33.3" not in page.text
+    (told,) = [alt for alt in page.alts if "90th percentile in L2" in alt]
+    assert max(map(float, re.findall(r"\b\d\.\d+", told))) <= 1
+    assert page.text.count("255/255") == 1  # the condition of the older file
+
+
 @pytest.mark.parametrize(
     ("last", "words"),
     [
@@ -331,10 +406,37 @@ def test_a_security_curve_says_why_it_does_not_end_at_0(tmp_path: Path, last: fl
     add_analyses(run, curve={"eps": [0, 4 / 255, 0.5], "balanced_accuracy": [0.6, 0.6, last], "spared": spared})
     text = read_page([run], tmp_path / "report.html").text
     assert (words in text) if words else ("not at 0" not in text)
-    assert "3 attacks left out on images that had withstood all at a larger radius" in text
+    assert text.count("3 attacks left out on images that had withstood all at a larger radius") == 1
 
 
 def test_the_choice_of_the_epoch_is_beside_the_test_score(page: Page) -> None:
     section = page.text[page.text.index("Selection optimism") : page.text.index("Calibration: are")]
     assert "adaptive" in section
     assert "validation" in section
+
+
+def test_nothing_is_said_of_a_choice_where_no_epoch_was_chosen(tmp_path: Path) -> None:
+    few, last, chosen = (make_run(tmp_path / name, epochs=n) for name, n in (("few", 1), ("last", 6), ("chosen", 6)))
+    write_config(last / "config.yaml", TrainConfig(data="ham10000:DIR", method="pgd", epochs=6, select="last"))
+    for run in (few, last, chosen):
+        text = read_page([run], tmp_path / f"{run.name}.html").text
+        assert ("Selection optimism" in text) == ("epoch was chosen" in text) == (run == chosen)
+
+
+def test_two_seeds_that_could_not_be_paired_are_two_runs(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("s0", "s1")]
+    for seed, run in enumerate(runs):
+        document = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps({**document, "recipe": "r", "training_seed": seed}))
+    assert "say nothing about another seed" in read_page(runs[:1], tmp_path / "one.html").text
+    assert "say nothing about another seed" not in read_page(runs, tmp_path / "two.html").text
+
+
+@pytest.mark.parametrize("kind", ["curve", "quick"])
+def test_attacks_that_a_suite_left_out_are_named_in_page_and_card(tmp_path: Path, kind: str) -> None:
+    run = make_run(tmp_path / "run")
+    curve = {"eps": [0, 4 / 255], "accuracy": [0.6, 0.3], "balanced_accuracy": [0.6, 0.3]}
+    add_analyses(run, **{kind: {**curve, "spared": {"SQUARE-500 1/255": 1200, "SQUARE-500 2/255": 34}}})
+    for suffix in ("html", "md"):
+        text = write_report([run], tmp_path / f"report.{suffix}", format=suffix, images=False).read_text()
+        assert "run: 1,234 attacks left out on images that had withstood all at a larger radius." in text

@@ -113,10 +113,27 @@ def test_a_single_run_gets_its_scores() -> None:
 
 
 def test_seeds_are_pooled_and_runs_that_were_not_paired_are_named() -> None:
-    known = [Findings(name, {"clean": score(0.7)}) for name in ("a0", "a1", "b0", "b1")]
+    known = [Findings(name, {"clean": score(0.7)}, recipe=name[0]) for name in ("a0", "a1", "b0", "b1")]
     pooled = Contrast(["b0", "b1"], ["a0", "a1"], {"clean": gap(0.1)})
     lines = verdict(known, [pooled], attack="", constant=None, support=MANY)
     assert lines[0][:2] == ("b0, b1 against a0, a1", "clean: b0, b1 +10.0 points [7.0, 13.0]")
     assert all(line.about != "training" for line in lines)
     (line, *_) = verdict(known, [Contrast(["b0"], ["a0"])], attack="", constant=None, support=MANY)
     assert line[1:] == ("not compared on these images", True)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a0"], "one run: the intervals say nothing about another seed"),
+        (["a0", "b0"], "one run each: the intervals say nothing about another seed"),
+        (["a0", "a1"], None),
+        (["a0", "a1", "b0"], None),
+    ],
+)
+@pytest.mark.parametrize("paired", [True, False])
+def test_another_seed_is_spoken_of_by_the_runs_of_a_method(names: list[str], said: str | None, paired: bool) -> None:
+    runs = [Findings(name, {"clean": score(0.7)}, recipe=name[0]) for name in names]
+    contrasts = [Contrast([name], [names[0]], {"clean": gap(0.1)} if paired else {}) for name in names[1:]]
+    lines = verdict(runs, contrasts, attack="", constant=None, support=MANY)
+    assert [line.text for line in lines if line.about == "training"] == ([said] if said else [])

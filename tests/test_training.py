@@ -1,9 +1,11 @@
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from timm.utils import ModelEmaV3
 from torch.nn import functional as F
 
@@ -156,6 +158,12 @@ def test_weights_are_averaged_once_a_step(tiny_images, tmp_path, monkeypatch):
     config = tiny_config(tiny_images, epochs=1, ema_decay=0.9, val_eps="0", trainer={"accumulate_grad_batches": 2})
     train(config, tmp_path / "run")
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_mean_radius_is_written_in_the_unit_of_its_norm(tiny_images, tmp_path, capsys):
+    for norm, eps, wanted in (("l2", "1", r"mean eps [\d.]+  left"), ("linf", "8/255", r"mean eps [\d.]+/255  left")):
+        train(tiny_config(tiny_images, method="dpaat", norm=norm, eps=eps), tmp_path / norm, console=Console())
+        assert re.search(wanted, capsys.readouterr().out)
 
 
 def test_what_a_method_does_not_use_is_said_and_recorded(tiny_images, tmp_path, capsys):

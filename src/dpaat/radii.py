@@ -71,7 +71,12 @@ def default_radius(eps: float, norm: str) -> str:
 
 
 def format_radius(eps: float) -> str:
-    """Write a radius the way the field does: "8/255" where it is a whole number of 255ths, else decimals."""
+    """Write a radius the way the field does: "8/255" where it is a whole number of 255ths below 1, else decimals."""
+    return radius_name(eps) if eps < 1 else f"{eps:g}"
+
+
+def radius_name(eps: float) -> str:
+    """Write a radius as the names of metrics in `metrics.csv` have it, which resumed runs must keep: 1 is "255/255"."""
     grey_levels = eps * 255
     whole = eps and abs(grey_levels - round(grey_levels)) < 1e-4
     return f"{round(grey_levels)}/255" if whole else f"{eps:g}"

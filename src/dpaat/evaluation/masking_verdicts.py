@@ -1,6 +1,6 @@
 """Verdicts of the gradient-masking diagnostics: from what was measured to pass, warn or fail."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,6 +53,12 @@ def summary(checks: Sequence[Check]) -> tuple[Summary, str]:
     if named["fail"]:
         verdict = "degenerate" if PREDICTIONS in named["fail"] else "masked"
     return verdict, f"{verdict} ({'; '.join(parts)})"
+
+
+def images_checked(masking: Mapping[str, Any]) -> int:
+    """Images that masking checks ran on, which draw from those that were evaluated."""
+    drawn = (check.get("values", {}).get("images") for check in masking["checks"] if check["name"] == PREDICTIONS)
+    return int(next((n for n in drawn if n), masking["n"]))
 
 
 def judge_predictions(logits: np.ndarray, labels: np.ndarray) -> Check:

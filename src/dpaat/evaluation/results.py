@@ -18,7 +18,7 @@ from dpaat.evaluation.labels import label_metrics, named
 from dpaat.evaluation.metrics import Metrics, classification_metrics, verdict_metrics
 from dpaat.evaluation.schema import damage
 from dpaat.evaluation.suite import Result
-from dpaat.radii import format_radius
+from dpaat.radii import format_radius, radius_name
 from dpaat.runs import BEST
 from dpaat.storage import RESULTS, locked, read_json, remove_leftovers, replacing, write_text, writing
 
@@ -85,7 +85,8 @@ def _metrics_of(part: Path, classes: Sequence[str], entry: Entry) -> Metrics | N
 def _agrees(entry: Entry, found: Metrics | None) -> bool:
     """Whether metrics are the same; other versions may rank ties otherwise, which moves no score by 0.5 points."""
     written = entry["metrics"]
-    if found is None or entry["eps_text"] != format_radius(entry["eps"]) or written["support"] != found["support"]:
+    texts = (format_radius(entry["eps"]), radius_name(entry["eps"]))  # the latter in older files
+    if found is None or entry["eps_text"] not in texts or written["support"] != found["support"]:
         return False
     recall = found["per_class_recall"]
     pairs = [(written["per_class_recall"][name], value, 1e-6) for name, value in recall.items()]

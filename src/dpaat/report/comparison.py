@@ -11,11 +11,15 @@ import numpy as np
 from dpaat.errors import UserError
 from dpaat.evaluation.compare import compare_runs
 from dpaat.evaluation.entries import Entry, Population, groups, population_of
+from dpaat.evaluation.masking_verdicts import images_checked
 from dpaat.evaluation.metrics import curve_area, one_answer
 from dpaat.evaluation.specs import is_worst_case
 from dpaat.report.figures import Estimate
-from dpaat.report.verdict import Contrast, Findings, Line, verdict
+from dpaat.report.verdict import Contrast, Findings, Line, condition_of, verdict
 from dpaat.report.view import RunView
+
+ANY_NORM = ("corruptions", "certified")
+"""Analyses that hold whatever the norm of the attack, or say their own."""
 
 
 def estimate(entry: Entry, key: str = "balanced_accuracy") -> Estimate:
@@ -39,12 +43,45 @@ class Comparison:
 
     @cached_property
     def attacks(self) -> list[str]:
-        """Labels of the attacks: the worst case, or else that with most results, the stronger of two."""
-        attacked = [e for results in self.results.values() for e in results if e["attack"] != "clean"]
+        """Labels of the attacks, those in Linf first: the worst case, else that with most results, stronger of two."""
+        attacked = self._attacked
         steps = {e["label"]: e["steps"] or 1 for e in attacked}
         count = Counter(e["label"] for e in attacked)
         worst = {e["label"] for e in attacked if is_worst_case(e["attack"])}
-        return sorted(steps, key=lambda label: (label not in worst, -count[label], -steps[label]))
+        l2 = {e["label"] for e in attacked if e["norm"] == "l2"}
+        return sorted(steps, key=lambda label: (label in l2, label not in worst, -count[label], -steps[label]))
+
+    @property
+    def _attacked(self) -> list[Entry]:
+        return [e for results in self.results.values() for e in results if e["attack"] != "clean"]
+
+    @cached_property
+    def norm(self) -> str | None:
+        """Norm of the first attack, "linf" or "l2", by which analyses are taken; None where there is no attack."""
+        return next((e["norm"] for e in self._attacked if e["label"] == self.attacks[0]), None)
+
+    @cached_property
+    def in_norm(self) -> str:
+        """What to add to a title: the norm, such as ", L2"; "" where all is in Linf."""
+        shown = self.norm == "l2" or self.other_norm or any(e["norm"] == "l2" for e in self._attacked)
+        return f", {self.norm.capitalize()}" if self.norm and shown else ""
+
+    @cached_property
+    def other_norm(self) -> list[str]:
+        """Analyses that are left out, as they are in another norm than the first attack."""
+        found = {
+            kind
+            for run in self.runs.values()
+            for kind, entries in run.analyses.items()
+            if kind not in ANY_NORM and any(self._here(e) and not self._same_norm(e) for e in entries)
+        }
+        return sorted(found)
+
+    def _here(self, entry: Entry) -> bool:
+        return (entry["fingerprint"], entry["split"]) == (self.population.fingerprint, self.population.split)
+
+    def _same_norm(self, entry: Entry) -> bool:
+        return self.norm is None or entry.get("norm") in (None, self.norm)
 
     @property
     def clean(self) -> dict[str, Entry]:
@@ -69,7 +106,8 @@ class Comparison:
     def at_reference(self, name: str, attack: str | None = None) -> Entry | None:
         """A run's result at the reference radius, under the first attack or another by its key."""
         key, wanted = ("attack", attack) if attack else ("label", self.attacks[0] if self.attacks else None)
-        return next((e for e in self.results[name] if e[key] == wanted and e["eps"] == self.reference), None)
+        found = (e for e in self.results[name] if e[key] == wanted and e["eps"] == self.reference)
+        return next((e for e in found if e["norm"] == self.norm), None)
 
     def area(self, name: str) -> float | None:
         """Area under balanced accuracy over the radii of the first attack, divided by the largest of them.
@@ -83,17 +121,19 @@ class Comparison:
         return curve_area(radii, [everything[name][eps]["metrics"]["balanced_accuracy"] for eps in radii])
 
     def analyses(self, name: str, kind: str) -> list[Entry]:
-        """What was concluded from a run's results on these images, such as "masking"."""
-        document = self.runs[name].evaluation or {}
-        found = document.get("analyses", {}).get(kind, [])
-        return [entry for entry in found if population_of(entry) == self.population]
+        """What was concluded from a run's results on these images, such as "masking", in the norm of the attack."""
+        found = [e for e in self.runs[name].analyses.get(kind, []) if population_of(e) == self.population]
+        return [e for e in found if kind in ANY_NORM or self._same_norm(e)]
 
     def masking(self, name: str) -> Entry | None:
         """Masking checks of a run on these images or, if there are none, on a draw from the same split."""
-        here = self.analyses(name, "masking")
-        found = (self.runs[name].evaluation or {}).get("analyses", {}).get("masking", [])
-        wanted = (self.population.fingerprint, self.population.split)
-        return next((e for e in [*here, *found] if (e["fingerprint"], e["split"]) == wanted), None)
+        found = [*self.analyses(name, "masking"), *self.runs[name].analyses.get("masking", [])]
+        return next((e for e in found if self._here(e) and self._same_norm(e)), None)
+
+    @property
+    def masked(self) -> dict[str, Entry]:
+        """Masking checks by run, of the runs that were checked."""
+        return {name: entry for name in self.runs if (entry := self.masking(name))}
 
     @cached_property
     def support(self) -> dict[str, int]:
@@ -123,16 +163,17 @@ class Comparison:
             found.append(
                 Findings(
                     name,
-                    {e["eps_text"] if e["eps"] else "clean": estimate(e) for e in entries},
+                    {condition_of(e): estimate(e) for e in entries},
                     masking=str(masking["summary"]).split()[0] if masking else "",
-                    checked=masking["n"] if masking else 0,
+                    checked=images_checked(masking) if masking else 0,
                     one_answer=self.one_answers.get(name),
                     validation=self.validation(name),
+                    recipe=str((self.runs[name].evaluation or {}).get("recipe") or ""),
                 )
             )
         constant = self.constant and self.constant["metrics"]["balanced_accuracy"]
         about: dict[str, Any] = {"attack": (self.attacks or [""])[0], "constant": constant, "support": self.support}
-        return verdict(found, self.pairs[1], split=self.population.split, **about)
+        return verdict(found, self.pairs[1], images=self.population.n, split=self.population.split, **about)
 
     @cached_property
     def pairs(self) -> tuple[list[Entry], list[Contrast], str]:
@@ -155,7 +196,7 @@ class Comparison:
         contrasts = []
         for name, runs in recipes.items():
             found = {
-                e["label"] if e["label"] == "clean" else e["eps_text"]: e["differences"][name]["balanced_accuracy"]
+                condition_of(e): e["differences"][name]["balanced_accuracy"]
                 for e in chosen
                 if e["label"] == "clean" or np.isclose(e["eps"], self.reference or 0)
             }
@@ -192,11 +233,6 @@ class Report:
         """What the runs say in fields of `run.json`, texts or lists of them, each only once."""
         found = (run.info.get(field) or [] for run in self.runs for field in fields)
         return list(dict.fromkeys(text for each in found for text in ([each] if isinstance(each, str) else each)))
-
-
-def under_attack(attack: str) -> str:
-    """Such as "under PGD-20", or "in the worst case"."""
-    return f"in the {attack}" if attack.startswith("worst case") else f"under {attack}"
 
 
 def side_by_side(runs: Sequence[RunView]) -> list[Comparison]:

@@ -106,7 +106,8 @@ def _facts(report: Report) -> Facts:
     """Date, author, data and use, for the head of the page."""
     described = []
     for info in {run.info["fingerprint"]: run.info for run in report.runs}.values():
-        splits = {name: sum(counts.values()) for name, counts in (info.get("split_counts") or {}).items()}
+        counts, sizes = info.get("split_counts") or {}, info.get("split_sizes") or {}  # sizes where labels are several
+        splits = {name: sizes.get(name, sum(each.values())) for name, each in counts.items()}
         images = f"{sum(splits.values()):,} images ({', '.join(f'{n:,} {name}' for name, n in splits.items())}), "
         licence = info.get("licence") or "unknown"
         text = f"{info['data']}: {images if splits else ''}{len(info['classes'])} classes, licence {licence}"

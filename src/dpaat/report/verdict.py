@@ -1,11 +1,13 @@
 """Verdict box of a report: from scores with intervals to sentences, by the rules of `docs/verdict.md`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.evaluation.tables import MASKING
+from dpaat.radii import format_radius
 from dpaat.report.figures import Estimate, around
 
 CLEAN = "clean"
@@ -27,6 +29,7 @@ class Findings:
     checked: int = 0  # images that were checked
     one_answer: str | None = None  # such as "answers nv for all 40 images: the constant answer"
     validation: float | None = None  # clean balanced accuracy where the epoch was chosen
+    recipe: str = ""  # the same for runs that differ in seed or fold only, "" where nothing else is known to be alike
 
     @property
     def invalid(self) -> bool:
@@ -58,14 +61,18 @@ def verdict(
     attack: str,
     constant: float | None,
     support: Mapping[str, int],
+    images: int | None = None,
     split: str = "test",
 ) -> list[Line]:
     """Write the box, of `runs` on the same images of a split, with `support` of them per class.
 
+    `images` is their number, by default the sum of `support`, which is larger where images have several labels.
+
     There are no `contrasts` for a single run, or where runs could not be paired; `attack` is such as "worst case" or
     "PGD-20", "" for none; `constant` the balanced accuracy of the constant answer.
     """
-    n, known = sum(support.values()), {run.name: run for run in runs}
+    n = sum(support.values()) if images is None else images
+    known = {run.name: run for run in runs}
     lines = [_contrast(each, known, n) for each in contrasts]
     if not contrasts:
         lines += [Line(run.name, "; ".join(f"{at(c)} {written(s)}" for c, s in run.scores.items())) for run in runs]
@@ -79,15 +86,28 @@ def verdict(
         if not attack.startswith("worst case"):
             lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
-    lines += _images(support, split)
-    if contrasts and all(len(each.runs) == 1 for each in contrasts):
-        lines.append(Line("training", "one run each: the intervals say nothing about another seed", True))
+    lines += _images(n, support, split)
+    recipes = Counter(run.recipe or run.name for run in runs)
+    if max(recipes.values(), default=0) == 1:
+        count = "one run each" if len(recipes) > 1 else "one run"
+        lines.append(Line("training", f"{count}: the intervals say nothing about another seed", True))
     return lines
+
+
+def condition_of(entry: Mapping[str, Any]) -> str:
+    """Name a result's condition: "clean", or the radius such as "4/255" or "0.5 L2"."""
+    radius = format_radius(entry["eps"]) + (" L2" if entry["norm"] == "l2" else "")
+    return CLEAN if entry["label"] == CLEAN else radius
 
 
 def at(condition: str) -> str:
     """A condition in a sentence, such as "at 4/255"."""
     return condition if condition == CLEAN else f"at {condition}"
+
+
+def under_attack(attack: str) -> str:
+    """Such as "under PGD-20", or "in the worst case"."""
+    return f"in the {attack}" if attack.startswith("worst case") else f"under {attack}"
 
 
 def written(score: Estimate) -> str:
@@ -148,8 +168,8 @@ def _optimism(run: Findings, split: str) -> Line | None:
     return Line(run.name, f"clean: {chosen}, {written(clean)} on {split}: the score on {split} counts", True)
 
 
-def _images(support: Mapping[str, int], split: str) -> list[Line]:
-    n, rare = sum(support.values()), [name for name, count in support.items() if 0 < count < RARE]
+def _images(n: int, support: Mapping[str, int], split: str) -> list[Line]:
+    rare = [name for name, count in support.items() if 0 < count < RARE]
     parts = [f"{n:,} {split} images" + (": too few for subgroups" if n < FEW else "")]
     parts += [f"fewer than {RARE} of {', '.join(rare)}: too few for their recall"] if rare else []
     return [Line("images", "; ".join(parts), n < FEW or bool(rare))]

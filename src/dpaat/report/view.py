@@ -43,6 +43,12 @@ class RunView:
         """Whether the model was trained elsewhere, so that nothing is known of that."""
         return self.config.method == ELSEWHERE
 
+    @property
+    def analyses(self) -> dict[str, list[Entry]]:
+        """What was concluded from results, such as "masking"."""
+        found: dict[str, list[Entry]] = (self.evaluation or {}).get("analyses", {})
+        return found
+
     @cached_property
     def classes(self) -> list[str]:
         """Classes in the order of every table and figure: the most frequent of the training set first."""
@@ -55,13 +61,14 @@ class RunView:
 
     @cached_property
     def validation(self) -> float | None:
-        """Clean balanced accuracy on the validation split in the epoch that was kept; None where it is not logged."""
+        """Clean balanced accuracy on the validation split in the epoch that was chosen; None if none was, or no log."""
         name = "val/balanced_accuracy"
         if self.epochs is None or name not in self.epochs or "val/score" not in self.epochs:
             return None
-        best = self.epochs["val/score"].dropna()
-        row = -1 if self.config.select == "last" or best.empty else self.epochs.index.get_loc(best.idxmax())
-        value = float(self.epochs[name].to_numpy()[row])
+        scores = self.epochs["val/score"].dropna()
+        if self.config.select == "last" or len(scores) < 2:
+            return None
+        value = float(self.epochs[name].to_numpy()[self.epochs.index.get_loc(scores.idxmax())])
         return value if np.isfinite(value) else None
 
     def predictions(self, entry: Entry) -> pd.DataFrame | None:

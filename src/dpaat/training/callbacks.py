@@ -76,7 +76,7 @@ class EpochLog(L.Callback):
         for logger in trainer.loggers:
             seen = {tracked_name(logger, name): value for name, value in row.items() if name != "epoch"}
             logger.log_metrics(seen, step=epoch)
-        self._print(trainer, row, now, pl_module.one_answer)
+        self._print(trainer, row, now, pl_module)
 
     def _write_perturbation(self, epoch: int, module: TrainingModule) -> None:
         state = module.perturbation
@@ -91,16 +91,19 @@ class EpochLog(L.Callback):
         with replacing(part) as temporary:
             pd.DataFrame(rows).to_parquet(temporary, index=False)
 
-    def _print(self, trainer: L.Trainer, row: dict[str, Any], now: float, answer: str | None) -> None:
+    def _print(self, trainer: L.Trainer, row: dict[str, Any], now: float, module: TrainingModule) -> None:
         if self.console is None:
             return
         done, epochs = row["epoch"] + 1, trainer.max_epochs or 0
         left = (now - self._run_started) / (done - self._first_epoch) * (epochs - done)
+        mean, answer = "", module.one_answer
+        if (eps := row.get("eps/mean")) is not None:
+            mean = f"  mean eps {255 * eps:.2f}/255" if module.config.norm == "linf" else f"  mean eps {eps:.3g}"
         text = (
             f"epoch {done:>{len(str(epochs))}}/{epochs}  loss {row['train/loss']:.3f}  val: accuracy "
             f"{row['val/accuracy']:.1%}, balanced {row['val/balanced_accuracy']:.1%}, score {row['val/score']:.1%}"
-        ) + (f"  mean eps {row['eps/mean'] * 255:.2f}/255" if "eps/mean" in row else "")
-        self.console.print(f"{text}  left {_clock(left)}", highlight=False, soft_wrap=True)
+        )
+        self.console.print(f"{text}{mean}  left {_clock(left)}", highlight=False, soft_wrap=True)
         for warning in (self.watch(), answer and f"on validation, the model {answer}"):
             if warning and warning not in self._warned:
                 self._warned.add(warning)

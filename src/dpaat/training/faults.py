@@ -13,7 +13,7 @@ from dpaat.config import TrainConfig
 from dpaat.errors import out_of_memory
 from dpaat.methods import StepOutput, base, find_method
 from dpaat.methods.dpaat import MIN_RAMP
-from dpaat.radii import format_radius
+from dpaat.radii import radius_name
 
 LOSS, EPS, WEIGHTS = "the loss is not finite", "a perturbation size has exploded", "the weights are not finite"
 ADVICE = {LOSS: "try a smaller --lr", EPS: "try a smaller --eps", WEIGHTS: "try a smaller --lr"}
@@ -108,7 +108,7 @@ def attacked_radius(config: TrainConfig) -> str | None:
     if not radii:
         return None
     radius = min(radii) if find_method(config.method).moves_radius else max(radii)
-    return f"val/robust_balanced_accuracy@{format_radius(radius)}"
+    return f"val/robust_balanced_accuracy@{radius_name(radius)}"
 
 
 def overfitted(folder: Path, config: TrainConfig, num_classes: int) -> str | None:

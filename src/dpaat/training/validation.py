@@ -11,7 +11,7 @@ from dpaat.attacks import pgd, unchecked
 from dpaat.attacks.losses import cross_entropy
 from dpaat.evaluation.labels import label_metrics
 from dpaat.evaluation.metrics import classification_metrics
-from dpaat.radii import format_radius
+from dpaat.radii import radius_name
 
 
 class RobustOutputs:
@@ -100,7 +100,7 @@ def validation_scores(
             if thresholds is None
             else label_metrics(logits.numpy() > thresholds, labels.numpy(), classes, logits.numpy())
         )
-        at = f"@{format_radius(radius)}" if radius else ""
+        at = f"@{radius_name(radius)}" if radius else ""
         robust = "robust_" if radius else ""
         if not radius:
             scores["val/loss"] = float(

@@ -49,9 +49,9 @@ def accuracy(report: Report) -> list[Block]:
     for number, comparison in enumerate(report.comparisons):
         rows = [constant_row(comparison.constant, SCORES)] if comparison.constant else []
         rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
-        table = Table("percent", list(SCORES.values()), rows, note="" if number else NOTE)
-        shown: list[Block] = [table, *(Text(f"{n} {answer}.", "warn") for n, answer in comparison.one_answers.items())]
         several = {name: entry for name, entry in comparison.clean.items() if of_labels(entry)}
+        table = Table("percent", list(SCORES.values()), rows, note="" if number or several else NOTE)
+        shown: list[Block] = [table, *(Text(f"{n} {answer}.", "warn") for n, answer in comparison.one_answers.items())]
         shown += [label_table(f"{name}: labels", entry) for name, entry in several.items()]
         shown += [Text(LABELS, "note")] if several else []
         for name, results in comparison.results.items():

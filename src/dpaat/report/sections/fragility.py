@@ -42,7 +42,7 @@ def _radii(run: RunView) -> list[Plot]:
         return []
     columns = [*map(str, run.epochs.columns)]
     names = [name for name in run.classes if f"eps/mean/{name}" in columns]
-    unit, scale = ("255ths", 255) if run.config.norm == "linf" else (run.config.norm.upper(), 1)
+    unit, scale = _unit(run)
     criterion = {n: f"{CRITERION}{n}" for n in [*run.classes, "all"] if f"{CRITERION}{n}" in columns}
     quantiles, by_class = {f"{q} %": f"eps/q{q}" for q in (90, 50, 10)}, {name: f"eps/mean/{name}" for name in names}
     shares = {"at 0": "eps/share_zero", "at the maximum": "eps/share_max"}
@@ -60,13 +60,19 @@ def _radii(run: RunView) -> list[Plot]:
     ]
     if run.radii is not None and len(run.radii):
         caption = f"{run.name}: radii of the training images after the last epoch{cut(len(names))}."
-        plots.append(_radius_map(by_label(run.radii, run.info), names, run.config.radius, caption))
+        plots.append(_radius_map(by_label(run.radii, run.info), names, run, caption))
     return plots
 
 
+def _unit(run: RunView) -> tuple[str, int]:
+    """The unit in which a run's radii are written, by their norm, and how many of them there are in 1."""
+    return ("255ths", 255) if run.config.norm == "linf" else (run.config.norm.upper(), 1)
+
+
 @draw.STYLED
-def _radius_map(frame: pd.DataFrame, classes: Sequence[str], eps_max: float, caption: str) -> Plot:
+def _radius_map(frame: pd.DataFrame, classes: Sequence[str], run: RunView, caption: str) -> Plot:
     """How the radii of each class are distributed: a row per class, darker where more of its images are."""
+    eps_max, (unit, scale) = run.config.radius, _unit(run)
     present = {*frame["class"]}
     names = [name for name in classes if name in present] or frame["class"].value_counts().index.tolist()
     names = names[: draw.MAX_ROWS]
@@ -85,13 +91,13 @@ def _radius_map(frame: pd.DataFrame, classes: Sequence[str], eps_max: float, cap
     draw.percent_axis(bar.ax.yaxis)
     bar.outline.set_visible(False)
     quantiles = frame.groupby("class")["eps"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
-    told = "; ".join(f"{name} {', '.join(f'{255 * q:.1f}' for q in map(float, quantiles.loc[name]))}" for name in names)
+    told = "; ".join(f"{n} {', '.join(f'{scale * q:.3g}' for q in map(float, quantiles.loc[n]))}" for n in names)
     data = [
         (name, *edges[k : k + 2].tolist(), share)
         for name, found in zip(names, shares.tolist(), strict=True)
         for k, share in enumerate(found)
     ]
-    told = f"10th, 50th and 90th percentile in 255ths: {told}."
+    told = f"10th, 50th and 90th percentile in {unit}: {told}."
     return draw.finish(axes, caption, told, ["class", "eps from", "eps to", "share"], data)
 
 
@@ -111,7 +117,7 @@ def _gallery(run: RunView, *, images: bool) -> list[Block]:
         f"Up to {EACH} training images with the largest and with the smallest radii of each class{most}: the image, "
         "its perturbation by the attack of training at that radius, magnified, the adversarial image, and the absolute "
         "gradient of the true class's logit on both. Below them the radius over the epochs, from 0 to "
-        f"{_radius(run, run.config.radius)}. The weights are those of the best epoch; radii are the last."
+        f"{_radius(run, run.config.radius)}. The weights are those of the epoch that was kept; radii are the last."
     )
     gone = f" {missing} images chosen are not in the data any more." if missing else ""
     licence = f"Images: {run.info['data']}, {run.info.get('licence') or 'licence unknown'}.{gone}"

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from dpaat.evaluation.entries import Entry
+from dpaat.evaluation.masking_verdicts import images_checked
 from dpaat.evaluation.tables import MASKING, score_cells, verdict_table
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Fold, Heading, Text, register_section
-from dpaat.report.comparison import Comparison, Report, under_attack
+from dpaat.report.comparison import Comparison, Report
+from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 
@@ -14,16 +16,20 @@ from dpaat.tables import Cell, Column, Row, Table, score_cell
 def masking(report: Report) -> list[Block]:
     """The verdicts of all checks, runs side by side, and the evidence of each."""
     blocks: list[Block] = []
+    shown: list[Entry] = []
     for comparison in report.comparisons:
-        if found := comparison.first("masking"):
-            blocks += [Heading(f"Masking checks: {comparison.title}"), _summary(found)]
+        # Checks on a draw count for all images of their split, but are shown once.
+        found = {name: entry for name, entry in comparison.masked.items() if entry not in shown}
+        shown += found.values()
+        if found:
+            blocks += [Heading(f"Masking checks: {comparison.title}{comparison.in_norm}"), _summary(found)]
             evidence = [
                 block
                 for name, entry in found.items()
                 for block in (Heading(name), verdict_table("check", {each["name"]: each for each in entry["checks"]}))
             ]
             blocks.append(Fold("Each check, and its evidence", [_verdicts(found), *evidence]))
-    checked = {name for each in report.comparisons for name in each.first("masking")}
+    checked = {name for each in report.comparisons for name in each.masked}
     attacked = dict.fromkeys(name for each in report.comparisons if each.attacks for name in each.runs)
     if missing := [name for name in attacked if name not in checked]:
         text = (
@@ -46,12 +52,12 @@ def _verdicts(found: dict[str, Entry]) -> Table:
 def _summary(found: dict[str, Entry]) -> Table:
     """The verdict of all checks together, and which passed."""
     rows = [
-        Row(name, [_verdict(entry), str(entry["summary"]).partition(" ")[2].strip("()")])
+        Row(name, [_verdict(entry), f"{images_checked(entry):,}", str(entry["summary"]).partition(" ")[2].strip("()")])
         for name, entry in found.items()
     ]
     words = dict.fromkeys(word for entry in found.values() if (word := _word(entry)) in MASKING)
     note = "; ".join(f"{MASKING[word][1]}: {MASKING[word][2]}" for word in words) + "."
-    columns = [Column("gradient masking", left=True), Column("checks", left=True, long=True)]
+    columns = [Column("gradient masking", left=True), Column("images"), Column("checks", left=True, long=True)]
     return Table("run", columns, rows, note=note)
 
 
@@ -83,7 +89,7 @@ def overview_tables(comparisons: Sequence[Comparison]) -> list[Table]:
 
 def _overview(chosen: Comparison) -> Table:
     columns, rows = [Column("clean")], []
-    note = f"Balanced accuracy in percent with 95 % intervals; {chosen.title}."
+    note = f"Balanced accuracy in percent with 95 % intervals; {chosen.title}{chosen.in_norm}."
     if chosen.reference is not None:
         at = f"{chosen.attacks[0]} {format_radius(chosen.reference)}"
         columns += [Column(at), Column("area"), Column("gradient masking", left=True)]

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dpaat.evaluation.compare import METRICS, difference_cell
 from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.specs import WORST_CASE
-from dpaat.evaluation.tables import condition, constant_row, corruptions_table, score_cells, spared
+from dpaat.evaluation.tables import condition, constant_row, corruptions_table, of_labels, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
-from dpaat.report.comparison import Comparison, Report, estimate, under_attack
+from dpaat.report.comparison import Comparison, Report, estimate
 from dpaat.report.drawing import Plot
 from dpaat.report.figures import Estimate, line_plot, pareto_plot
+from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, percent
 
 DIFFERENCES = (
@@ -20,6 +21,7 @@ DIFFERENCES = (
 )
 BALANCED = "balanced_accuracy"
 SCORES = {"accuracy": "acc.", BALANCED: "bal.", "map": "mAP"}
+KINDS = {"curve": "security curve", "quick": "quick suite", "masking": "masking checks"}
 CURVES = {BALANCED: "balanced accuracy", "map": "mean average precision"}
 
 
@@ -28,12 +30,17 @@ def robustness(report: Report) -> list[Block]:
     """Scores under attack, curves, the front of several runs, differences, and corruptions."""
     blocks: list[Block] = []
     for number, comparison in enumerate(report.comparisons):
-        shown = [*_attacked(comparison), *_differences(comparison)]
+        shown = [*_attacked(comparison), *_spared(comparison), *_differences(comparison)]
+        if left_out := comparison.other_norm:
+            names = ", ".join(KINDS.get(kind, kind.replace("_", " ")) for kind in left_out)
+            text = f"Left out, as they are not in the norm of the attack above: {names}."
+            shown.append(Text(text, "note"))
         if found := comparison.first("corruptions"):
             shown.append(Fold("Everyday faults of images", [corruptions_table(found)]))
         if shown:
             attack = f"{comparison.attacks[0]}: " if comparison.attacks else ""
-            blocks += first_open(number, f"{attack[:1].upper()}{attack[1:]}{comparison.title}", shown)
+            title = f"{attack[:1].upper()}{attack[1:]}{comparison.title}{comparison.in_norm}"
+            blocks += first_open(number, title, shown)
     if not any(comparison.attacks for comparison in report.comparisons):
         blocks.append(Text("No run has been attacked yet: `dpaat evaluate RUN --suite standard` does it.", "warn"))
     return blocks
@@ -58,6 +65,13 @@ def _attacked(comparison: Comparison) -> list[Block]:
     if more:
         blocks.append(Fold("Mean average precision and larger radii", [Figures(more)]))
     return [*blocks, Fold("Each attack alone", [_others(comparison, others)])] if others else blocks
+
+
+def _spared(comparison: Comparison) -> list[Block]:
+    """What the suites left out, in words that a model card has as well."""
+    curves = [(n, e) for n in comparison.runs for kind in ("curve", "quick") for e in comparison.analyses(n, kind)]
+    found = dict.fromkeys(f"{name}: {left_out}." for name, entry in curves if (left_out := spared(entry)))
+    return [Text(text, "note") for text in found]
 
 
 def _others(comparison: Comparison, attacks: Sequence[str]) -> Table:
@@ -91,7 +105,7 @@ def _curves(comparison: Comparison, attack: str) -> list[Plot]:
         plots.append(
             line_plot(
                 lines,
-                x_label=f"radius ({'L2' if attack.endswith('L2') else 'Linf'})",
+                x_label=f"radius ({(comparison.norm or 'linf').capitalize()})",
                 y_label=label,
                 caption=f"{label.capitalize()} {under_attack(attack)}{known}.",
                 level=(f"always {constant['predicts']}", constant["metrics"][key]) if constant else None,
@@ -107,19 +121,23 @@ def _security_curve(comparison: Comparison) -> list[Plot]:
     if not curves:
         return []
     lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
-    caption = "Security curve: balanced accuracy in the worst case over radii that double."
+    caption = f"Security curve{comparison.in_norm}: balanced accuracy in the worst case over radii that double."
     for name, entry in curves.items():
-        if left_out := spared(entry):
-            caption += f" {name}: {left_out}."
         if entry[BALANCED][-1] > 0:
-            caption += f" {name} ends at {_not_zero(entry, sum(n > 0 for n in comparison.support.values()))}"
+            several = any(map(of_labels, comparison.results[name]))
+            classes = 0 if several else sum(n > 0 for n in comparison.support.values())
+            caption += f" {name} ends at {_not_zero(entry, classes)}"
     return [line_plot(lines, x_label="radius", y_label=CURVES[BALANCED], caption=caption, radii=True, even=True)]
 
 
 def _not_zero(entry: Entry, classes: int) -> str:
-    """Why a security curve does not fall to 0."""
+    """Why a security curve does not fall to 0; `classes` are 0 for several labels an image."""
     radius, left = entry["eps"][-1], entry[BALANCED][-1]
     found = f"{percent(left)} %, not at 0:"
+    if not classes:
+        text = f"{found} the curve is flat where images fell at a smaller radius, as these are attacked no further."
+        stand = [at.get("", 0) for at in entry.get("fallen_to", [])[-1:]]
+        return text + "".join(f" Of {entry['n']:,} images {n:,} stand at {format_radius(radius)}." for n in stand)
     if entry.get("norm") == "l2" or radius < 0.5:
         return f"{found} larger radii were not tried."
     limit = f"{percent(1 / classes)} %"

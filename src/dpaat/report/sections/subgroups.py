@@ -7,12 +7,13 @@ import pandas as pd
 
 from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.tables import condition, of_labels, operating_points_table
-from dpaat.radii import format_radius
+from dpaat.radii import format_radius, radius_name
 from dpaat.report import drawing as draw
 from dpaat.report.blocks import Block, Figures, Fold, Text, first_open, register_section
-from dpaat.report.comparison import Comparison, Report, under_attack
+from dpaat.report.comparison import Comparison, Report
 from dpaat.report.drawing import MAX_ROWS, Plot
 from dpaat.report.figures import Estimate, whisker_plot
+from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, score_cell
 
 MAX_WRITTEN = 12
@@ -126,9 +127,9 @@ def _confusion(frame: pd.DataFrame, classes: Sequence[str], title: str) -> Plot:
 
 def _conditions(comparison: Comparison, entry: Entry) -> dict[str, Entry]:
     """Clean, and the reference radius where the entry has it, else its last condition."""
-    reference = "" if comparison.reference is None else format_radius(comparison.reference)
-    names = list(entry["conditions"])
-    chosen = (names[0], reference if reference in names else names[-1])
+    eps, names = comparison.reference, list(entry["conditions"])
+    texts = () if eps is None else (format_radius(eps), radius_name(eps))  # the latter in older files
+    chosen = (names[0], next((name for name in names if name in texts), names[-1]))
     return {name: entry["conditions"][name] for name in chosen}
 
 
