@@ -32,6 +32,7 @@ def make_run(
     radii: tuple[float, ...] = (4 / 255,),
     loss_per_radius: float = 20.0,
     data: str = "ham10000",
+    first: int = 0,
     **info: object,
 ) -> Path:
     """A run folder as training and evaluation leave it, with made-up numbers; but there is no checkpoint."""
@@ -114,7 +115,7 @@ def make_run(
         )
         metrics = result.metrics
         around = {key: [metrics[key] - 0.031, metrics[key] + 0.042] for key in ("accuracy", "balanced_accuracy", "map")}
-        ids = [f"image-{number}" for number in range(len(labels))]
+        ids = [f"image-{first + number}" for number in range(len(labels))]
         save_result(
             path,
             head,

@@ -432,6 +432,14 @@ def test_two_seeds_that_could_not_be_paired_are_two_runs(tmp_path: Path) -> None
     assert "say nothing about another seed" not in read_page(runs, tmp_path / "two.html").text
 
 
+def test_runs_that_were_tested_on_other_images_are_not_shown_as_alike(tmp_path: Path) -> None:
+    one, same, other = (make_run(tmp_path / f"run{k}", first=first) for k, first in enumerate((0, 0, 30)))
+    line = "The runs were not tested on the same images: all of them share"
+    assert line not in read_page([one, same], tmp_path / "same.html").text
+    n = sum(HAM.values())
+    assert f"{line} {n - 30:,} of {n:,}." in read_page([one, other], tmp_path / "other.html").text
+
+
 @pytest.mark.parametrize("kind", ["curve", "quick"])
 def test_attacks_that_a_suite_left_out_are_named_in_page_and_card(tmp_path: Path, kind: str) -> None:
     run = make_run(tmp_path / "run")

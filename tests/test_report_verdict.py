@@ -61,7 +61,10 @@ def test_a_difference_that_the_adjustment_takes_back_is_not_claimed() -> None:
 def test_too_few_images() -> None:
     found = told(gap(0.05, 0.2), support={"nv": 33, "mel": 7, "df": 0})
     assert found[PAIR].startswith("clean: cannot be told from 40 images, +5.0 points [-15.0, 25.0]")
-    assert found["images"] == "40 test images: too few for subgroups; fewer than 10 of mel: too few for their recall"
+    assert found["images"] == (
+        "40 test images: too few for subgroups; fewer than 10 of mel: too few for their recall; none of df: the scores "
+        "say nothing about it"
+    )
 
 
 @pytest.mark.parametrize("word", ["masked", "degenerate"])

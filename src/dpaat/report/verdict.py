@@ -170,6 +170,8 @@ def _optimism(run: Findings, split: str) -> Line | None:
 
 def _images(n: int, support: Mapping[str, int], split: str) -> list[Line]:
     rare = [name for name, count in support.items() if 0 < count < RARE]
+    absent = [name for name, count in support.items() if not count]
     parts = [f"{n:,} {split} images" + (": too few for subgroups" if n < FEW else "")]
     parts += [f"fewer than {RARE} of {', '.join(rare)}: too few for their recall"] if rare else []
-    return [Line("images", "; ".join(parts), n < FEW or bool(rare))]
+    parts += [f"none of {', '.join(absent)}: the scores say nothing about it"] if absent else []
+    return [Line("images", "; ".join(parts), n < FEW or bool(rare or absent))]

@@ -51,7 +51,8 @@ def accuracy(report: Report) -> list[Block]:
         rows += [Row(name, score_cells(entry, SCORES)) for name, entry in comparison.clean.items()]
         several = {name: entry for name, entry in comparison.clean.items() if of_labels(entry)}
         table = Table("percent", list(SCORES.values()), rows, note="" if number or several else NOTE)
-        shown: list[Block] = [table, *(Text(f"{n} {answer}.", "warn") for n, answer in comparison.one_answers.items())]
+        shown: list[Block] = [table, *_not_shared(comparison)]
+        shown += [*(Text(f"{n} {answer}.", "warn") for n, answer in comparison.one_answers.items())]
         shown += [label_table(f"{name}: labels", entry) for name, entry in several.items()]
         shown += [Text(LABELS, "note")] if several else []
         for name, results in comparison.results.items():
@@ -60,6 +61,16 @@ def accuracy(report: Report) -> list[Block]:
         shown += [*_selection(comparison), *_calibration(comparison)]
         blocks += first_open(number, f"Clean images: {comparison.title}", shown)
     return blocks
+
+
+def _not_shared(comparison: Comparison) -> list[Block]:
+    """A warning where runs of other splits, on as many images of a dataset, stand side by side."""
+    frames = [comparison.runs[name].predictions(entry) for name, entry in comparison.clean.items()]
+    ids = [set(frame["id"]) for frame in frames if frame is not None]
+    if len(ids) < 2 or all(each == ids[0] for each in ids):
+        return []
+    shared = f"{len(set.intersection(*ids)):,} of {comparison.population.n:,}"
+    return [Text(f"The runs were not tested on the same images: all of them share {shared}.", "warn")]
 
 
 def _selection(comparison: Comparison) -> list[Block]:
