@@ -17,8 +17,8 @@ from rich.text import Text
 Kind = Literal["", "key", "pass", "warn", "fail", "skipped"]
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skipped": "dim"}
 MAX_HEAD = 16
-"""Characters of a heading up to which a terminal does not break it."""
-GAP = 3
+"""Characters of a heading or a score up to which a terminal does not break it."""
+GAP = 2
 """Characters between two columns on a terminal."""
 STYLES = {**COLOURS, "key": "bold"}
 HTML = """\
@@ -158,7 +158,8 @@ class _Terminal:
         for _, cells in table.body:
             for k, cell in enumerate(cells):
                 text = f"{cell.text} {cell.small}".strip()
-                parts = [text] if table.heads[k].whole else [] if table.heads[k].left else text.split()
+                unbroken = table.heads[k].whole or len(text) <= MAX_HEAD
+                parts = [] if table.heads[k].left else [text] if unbroken else text.split()
                 self.widths[k] = max(self.widths[k], *map(len, parts), 0)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -174,7 +175,7 @@ class _Terminal:
             yield self._part(columns)
 
     def _part(self, columns: Sequence[int]) -> RichTable:
-        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         shown.add_column(Text(self.table.corner), overflow="fold", no_wrap=self.table.whole, min_width=self.names)
         for k in columns:
             head = self.table.heads[k]
