@@ -151,7 +151,7 @@ class Optimization(Checked):
     ema_decay: float = option(
         0.0,
         "keep an exponential average of the weights and validate and save that; 0 for none, such as 0.999. Step t "
-        "takes 1 - (1 + t)^(-2/3) where that is less: 0.99 after 1,000 steps, 0.999 after 32,000",
+        "takes at most 1 - (1+t)^(-2/3): 0.99 after 1,000 steps, 0.999 after 32,000",
         ge=0,
         lt=1,
     )
