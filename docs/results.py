@@ -18,7 +18,7 @@ from dpaat.evaluation.statistics import SIGNIFICANT
 from dpaat.tables import percent, score_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/method.md", "docs/statistics.md")
+PAGES = ("README.md", "docs/results.md", "docs/method.md", "docs/statistics.md", "docs/howto/fine-tuning.md")
 APPENDIX = "docs/appendix.md"
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 GRIDS = {
@@ -28,6 +28,7 @@ GRIDS = {
     "pneumoniamnist": "PneumoniaMNIST (`default` is `dpaat`, `dpaat` is `dpaat-v1`)",
     "second-version-32px": "variants of `dpaat` on development images of HAM10000",
     "fast-32px": "`dpaat-half` (`dpaat` then) and `dpaat-fast`",
+    "pretrained-96px": "a pretrained network at 96 px, six epochs",
     "synthetic-multi": "several labels an image (seconds are those of a busy machine and compare nothing)",
 }
 SIX = "all models"
@@ -309,6 +310,12 @@ def pneumonia() -> str:
     return scores_table("pneumoniamnist", recipes, "test_resnet")
 
 
+def pretrained() -> str:
+    """A pretrained network, fine-tuned in a few epochs."""
+    recipes = {"standard": "standard", "dpaat": "`dpaat`", "dpaat-balanced": "`dpaat-balanced`", "pgd-1": "PGD 1/255"}
+    return scores_table("pretrained-96px", recipes, "tf_efficientnet_lite0")
+
+
 def published() -> str:
     """Standard training beside a published row."""
     rows, total = [], []
@@ -549,6 +556,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "development": development,
     "rivals": rivals,
     "pneumoniamnist": pneumonia,
+    "pretrained": pretrained,
     "attention": attention,
     "published": published,
     "step-cost": step_cost,
