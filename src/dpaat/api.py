@@ -221,7 +221,7 @@ def _target(
     if isinstance(model, Predictor):
         model = unchanged(model)
     path = None if isinstance(model, nn.Module) else Path(model)
-    if isinstance(data, tuple) and len(data) == 2:
+    if _of_arrays(data):
         data = list(zip(*data, strict=True))
     known = path is not None and any((path / name).is_file() for name in (INFO, SUBJECT))
     if path is not None and known and (out is None or Path(out).resolve() == path.resolve()):

@@ -100,7 +100,8 @@ class Run:
         """Metadata beside the weights in checkpoints and exports, which a state dict does not hold."""
         from dpaat.data.splits import read_splits, split_digest
 
-        config, splits = self.config, self.path / SPLITS
+        config, path = self.config, self.path / SPLITS
+        splits = read_splits(path) if path.is_file() else None
         return {
             **{"model": self.network, "image_size": config.image_size, "fit": config.fit},
             **{name: self.info[name] for name in ("classes", "channels", "fingerprint")},
@@ -109,7 +110,7 @@ class Run:
             **({"options": self.options} if self.options else {}),
             "stem": self.stem,
             "split": None if config.splits else {"seed": config.seed, "fold": config.fold},
-            **({"split_digest": split_digest(read_splits(splits))} if splits.is_file() else {}),
+            **({} if splits is None else {"split_digest": split_digest(splits["id"], splits["split"])}),
             **({"code": {config.model: self.info.get("code", {}).get(config.model)}} if is_own(config.model) else {}),
         }
 

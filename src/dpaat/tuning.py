@@ -179,7 +179,7 @@ class _Study:
         """Refuse to go on with a study of something else."""
         asked = {name: value for name, value in vars(self.config).items() if name not in PLACE}
         data = prepare_data(self.config, cache_dir=self.cache_dir, progress=False)
-        split = split_digest(pd.DataFrame({"id": data.ids, "split": data.split}))
+        split = split_digest(data.ids, data.split)
         now = {"config": yaml.safe_dump(asked), "search": sorted(searches), "data": f"{data.fingerprint} {split}"}
         before, said = self.study.user_attrs or now, "choose another --out, or give the same again"
         for name, value in now.items():

@@ -76,7 +76,7 @@ def benchmark(
         UserError: something is wrong with the data or the known cells, found before anything runs.
     """
     work = _Work(grid, out, only, known)
-    chosen = [run for run in work.chosen if run.cell.name not in work.elsewhere]
+    chosen = work.here
     for run in chosen:
         run.check()
     if not summary_only:
@@ -121,9 +121,9 @@ def list_cells(
     """Print and return the cells of a grid with what each is expected to cost; arguments as for `benchmark`."""
     work = _Work(grid, out, only, known)
     passes = {run.cell.name: work.passes(run) for run in work.chosen}
-    left = [run for run in work.chosen if run.cell.name not in work.elsewhere and not run.finished]
+    left = [run for run in work.here if not run.finished]
     here = executor == "local"
-    check_finished([run for run in work.chosen if run.cell.name not in work.elsewhere])
+    check_finished(work.here)
     pace, rows = work.pace(left, here=here), []
     for run in work.chosen:
         name, seconds = run.cell.name, pace.get((run.cell.data, run.cell.model))
@@ -151,6 +151,7 @@ class _Work:
             raise UserError(f"--only {only}: matches none of the {len(self.runs)} cells, such as {grid.cells[0].name}")
         own = {run.cell.name for run in self.runs if run.cell.name in found and run.finished}
         self.elsewhere = {name: outcome for name, outcome in found.items() if name not in own}
+        self.here = [run for run in self.chosen if run.cell.name not in self.elsewhere]
         self._sizes: dict[str, Size] = {}
 
     def passes(self, run: JobRun) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from dpaat.errors import UserError, at, unknown
-from dpaat.evaluation.specs import WORST_CASE, AttackSpec, is_worst_case, worst_of
+from dpaat.evaluation.specs import WORST_CASE, AttackSpec, is_worst_case, worst_of, worst_of_suite
 from dpaat.evaluation.suite import SCORED, SUITE_ATTACKS
 from dpaat.measurement import DRAWS, FLAGS, SIGMA, EvaluateConfig
 from dpaat.validation import STRICT, fields_of, option
@@ -80,8 +80,8 @@ def attacks_of(plan: EvaluateConfig) -> list[AttackSpec]:
     """Attacks of a plan whose results are in `evaluation.json`, including the worst case over several."""
     if not plan.suites:
         return plan.specs + ([worst_of(plan.all_specs)] if plan.ensemble_specs else [])
-    budgets = tuple((spec.name, spec.steps) for spec in map(plan.spec, SUITE_ATTACKS) if spec.steps)
-    return [*(plan.spec(name) for name in SCORED), AttackSpec(WORST_CASE, norm=plan.norm, budgets=budgets)]
+    worst = worst_of_suite(WORST_CASE, [plan.spec(name) for name in SUITE_ATTACKS], plan.norm)
+    return [*(plan.spec(name) for name in SCORED), worst]
 
 
 def ranked_attack(plan: EvaluateConfig) -> AttackSpec:

@@ -75,7 +75,7 @@ def same_split(record: Mapping[str, Any], data: PreparedData, *, seed: int, fold
     None if it is not known: older records have no digest of the split, and the data's own column may have changed.
     """
     if (known := record.get("split_digest")) is not None:
-        return bool(known == split_digest(pd.DataFrame({"id": data.ids, "split": data.split})))
+        return bool(known == split_digest(data.ids, data.split))
     if record.get("split") != {"seed": seed, "fold": fold}:
         return False
     return None if fold is None and "split" in data.table.frame else True

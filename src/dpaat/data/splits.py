@@ -85,9 +85,9 @@ def export_splits(path: Path, ids: Iterable[str], split: Iterable[str], **column
         pd.DataFrame({"id": list(ids), "split": list(split), **columns}).to_csv(temporary, index=False)
 
 
-def split_digest(frame: pd.DataFrame) -> str:
-    """16 hex digits that identify a split of images, columns `id` and `split`, whatever the order of rows."""
-    rows = sorted(zip(frame["id"].tolist(), frame["split"].tolist(), strict=True))
+def split_digest(ids: Iterable[str], split: Iterable[str]) -> str:
+    """16 hex digits that identify a split of images, whatever their order."""
+    rows = sorted((str(name), str(side)) for name, side in zip(ids, split, strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 

@@ -68,6 +68,11 @@ def takes_source(name: str) -> bool:
     return any(each in ATTACKS and find_attack(each).needs_source for each in names)
 
 
+def worst_of_suite(name: str, specs: Sequence[AttackSpec], norm: str) -> AttackSpec:
+    """The worst case of a suite, which is called by its name, with the budgets of its attacks."""
+    return AttackSpec(name, norm=norm, budgets=tuple((spec.name, spec.steps) for spec in specs if spec.steps))
+
+
 def worst_of(specs: Sequence[AttackSpec]) -> AttackSpec:
     """The worst case over some attacks, at least one, named after them."""
     names = (spec.name + (f"-{spec.steps}" if spec.steps else "") for spec in specs)

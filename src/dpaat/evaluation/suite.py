@@ -14,7 +14,7 @@ from dpaat.evaluation.attacking import Attacker, ImageArray, Outputs
 from dpaat.evaluation.cascade import Cascade, run_cascade
 from dpaat.evaluation.labels import verdicts
 from dpaat.evaluation.metrics import Metrics, curve_area
-from dpaat.evaluation.specs import CLEAN, QUICK, WORST_CASE, AttackSpec, attack_spec, worst_of
+from dpaat.evaluation.specs import CLEAN, QUICK, WORST_CASE, AttackSpec, attack_spec, worst_of, worst_of_suite
 from dpaat.radii import format_radius, parse_radii
 
 SCORED = ("fgsm", "pgd", "apgd-ce")
@@ -151,8 +151,7 @@ def run_standard(
     beyond = [] if quick else [eps for eps in CURVE[norm] if eps > max(radii, default=0.0)]
     names = ((), QUICK_ATTACKS) if quick else (SCORED, ENSEMBLE)
     scored, ensemble = ([specs[name] for name in some] for some in names)
-    budgets = tuple((spec.name, spec.steps) for spec in (*scored, *ensemble) if spec.steps)
-    worst = AttackSpec(QUICK if quick else WORST_CASE, norm=norm, budgets=budgets)
+    worst = worst_of_suite(QUICK if quick else WORST_CASE, [*scored, *ensemble], norm)
     cascade = yield from run_ensemble(
         attacker, scored, ensemble, radii, classes, beyond=beyond, worst=worst, spare=True
     )
@@ -169,7 +168,7 @@ def run_standard(
         balanced_accuracy_area=curve_area(eps[:fixed], balanced[:fixed]),
         fallen_to=[dict(Counter(fell_to.tolist())) for _, fell_to, _ in verdicts],
         spared=cascade.spared,
-        budgets=dict(budgets),
+        budgets=dict(worst.budgets),
     )
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dpaat.errors import UserError
 from dpaat.evaluation.compare import compare_runs
@@ -69,13 +70,8 @@ class Comparison:
     @cached_property
     def other_norm(self) -> list[str]:
         """Analyses that are left out, as they are in another norm than the first attack."""
-        found = {
-            kind
-            for run in self.runs.values()
-            for kind, entries in run.analyses.items()
-            if kind not in ANY_NORM and any(self._here(e) and not self._same_norm(e) for e in entries)
-        }
-        return sorted(found)
+        every = ((kind, e) for run in self.runs.values() for kind, found in run.analyses.items() for e in found)
+        return sorted({k for k, e in every if k not in ANY_NORM and self._here(e) and not self._same_norm(e)})
 
     def _here(self, entry: Entry) -> bool:
         return (entry["fingerprint"], entry["split"]) == (self.population.fingerprint, self.population.split)
@@ -142,10 +138,15 @@ class Comparison:
         return {name: support[name] for name in next(iter(self.runs.values())).ordered(support)}
 
     @cached_property
+    def predicted(self) -> dict[str, pd.DataFrame]:
+        """Predictions on clean images, by the names of the runs that have them."""
+        frames = {name: self.runs[name].predictions(entry) for name, entry in self.clean.items()}
+        return {name: frame for name, frame in frames.items() if frame is not None}
+
+    @cached_property
     def one_answers(self) -> dict[str, str]:
         """What to say of the runs whose answer on clean images is always the same, by name."""
-        frames = {name: self.runs[name].predictions(entry) for name, entry in self.clean.items()}
-        pairs = {n: (f["predicted"].to_numpy(), f["label"].to_numpy()) for n, f in frames.items() if f is not None}
+        pairs = {n: (f["predicted"].to_numpy(), f["label"].to_numpy()) for n, f in self.predicted.items()}
         return {name: answer for name, pair in pairs.items() if (answer := one_answer(*pair))}
 
     def validation(self, name: str) -> float | None:

@@ -65,8 +65,7 @@ def accuracy(report: Report) -> list[Block]:
 
 def _not_shared(comparison: Comparison) -> list[Block]:
     """A warning where runs of other splits, on as many images of a dataset, stand side by side."""
-    frames = [comparison.runs[name].predictions(entry) for name, entry in comparison.clean.items()]
-    ids = [set(frame["id"]) for frame in frames if frame is not None]
+    ids = [set(frame["id"]) for frame in comparison.predicted.values()]
     if len(ids) < 2 or all(each == ids[0] for each in ids):
         return []
     shared = f"{len(set.intersection(*ids)):,} of {comparison.population.n:,}"
