@@ -75,8 +75,8 @@ def test_same_kind_is_replaced_and_others_are_kept(tmp_path) -> None:
 
 
 def test_whole_radii_are_written_plainly_and_as_255ths_still_read(tmp_path: Path) -> None:
-    radii = (0, 0.25, 8 / 255, 0.5, 1, 2, 16)
-    assert [format_radius(eps) for eps in radii] == ["0", "0.25", "8/255", "0.5", "1", "2", "16"]
+    radii = (0, 0.2, 0.25, 8 / 255, 0.5, 0.6, 1, 2, 16)
+    assert [format_radius(eps) for eps in radii] == ["0", "0.2", "0.25", "8/255", "0.5", "0.6", "1", "2", "16"]
     document = _save(tmp_path, AttackSpec("pgd", 20, "l2"), 1.0)
     assert document["results"][0]["eps_text"] == "1"
     check_results(tmp_path)

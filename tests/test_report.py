@@ -376,6 +376,8 @@ def test_radii_in_l2_are_not_255ths(tmp_path: Path) -> None:
     config = TrainConfig(data="ham10000:DIR", method="dpaat", norm="l2", eps="1", epochs=1)
     write_config(run / "config.yaml", config)
     in_norm(run, "l2")
+    epochs = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(epochs.replace("@8/255", "@255/255").replace("@2/255", "@51/255"))
     task = {"task": "melanoma", "specificity_wanted": 0.9, "specificity": 0.9, "specificity_interval": [0.8, 1.0]}
     points = {
         at: [{**task, "sensitivity": share, "sensitivity_interval": [0.1, 0.9]}]
@@ -387,6 +389,9 @@ def test_radii_in_l2_are_not_255ths(tmp_path: Path) -> None:
     assert "PGD-20 L2 1 " in page.text
     assert "44.4" in page.text
     assert "33.3" not in page.text
+    (course,) = [alt for alt in page.alts if "Balanced accuracy on the validation split" in alt]
+    assert " at 1:" in course
+    assert " at 0.2:" in course
     (told,) = [alt for alt in page.alts if "90th percentile in L2" in alt]
     assert max(map(float, re.findall(r"\b\d\.\d+", told))) <= 1
     assert page.text.count("255/255") == 1  # the condition of the older file

@@ -71,8 +71,11 @@ def default_radius(eps: float, norm: str) -> str:
 
 
 def format_radius(eps: float) -> str:
-    """Write a radius the way the field does: "8/255" where it is a whole number of 255ths below 1, else decimals."""
-    return radius_name(eps) if eps < 1 else f"{eps:g}"
+    """Write a radius the way the field does: "8/255" where it is a whole number of 255ths, else decimals.
+
+    Whole fifths, such as 0.2 and 1, are decimals: they are 255ths by chance, mostly in L2.
+    """
+    return f"{eps:g}" if abs(5 * eps - round(5 * eps)) < 1e-6 else radius_name(eps)
 
 
 def radius_name(eps: float) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dpaat.models import describe_weights
+from dpaat.radii import format_radius, parse_radius
 from dpaat.report.blocks import Block, Facts, Figures, Fold, Heading, Listing, Text, register_section
 from dpaat.report.comparison import Report
 from dpaat.report.drawing import Plot
@@ -91,7 +92,8 @@ def _course(run: RunView) -> list[Plot]:
         return []
     losses = {"training": "train/loss", "validation, clean": "val/loss"}
     robust = [name for name in map(str, run.epochs.columns) if name.startswith(ROBUST)]
-    scores = {"clean": "val/balanced_accuracy"} | {f"at {name.removeprefix(ROBUST)}": name for name in robust}
+    at = {f"at {format_radius(parse_radius(name.removeprefix(ROBUST), norm='l2'))}": name for name in robust}
+    scores = {"clean": "val/balanced_accuracy"} | at
     loss, score = "Loss over training; the training loss is the method's own objective.", "Balanced accuracy on the"
     return [
         *over_epochs(run, losses, "loss", loss),
