@@ -104,8 +104,11 @@ SCENARIOS = (
 LIMITS = (
     Scenario("all 0.02, all 0.05, alike", (0.02,) * K, (0.05,) * K, shared=0.8, scores=False),
     Scenario("typical, 3 folds, noisy training", TYPICAL, WEAKER, folds=3, training=0.2, scores=False),
+    Scenario("typical, 2 seeds", TYPICAL, WEAKER, seeds=2, training=0.2, scores=False),
+    Scenario("typical, 2 seeds, very noisy training", TYPICAL, WEAKER, seeds=2, training=0.4, scores=False),
+    Scenario("typical, 3 folds of 2 seeds", TYPICAL, WEAKER, folds=3, seeds=2, training=0.2, scores=False),
 )
-"""Where the intervals are known to fall short; reported, and left out of the extremes."""
+"""Few runs, and where the intervals are known to fall short; reported, and left out of the extremes."""
 
 
 @cache

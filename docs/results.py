@@ -434,7 +434,7 @@ def coverage() -> str:
     """How often intervals hold the truth."""
     head = ["true recalls", "draws", "balanced accuracy", "accuracy", "mAP", "worst recall"]
     rows = []
-    for name in ("interval-coverage", "interval-coverage-4000"):
+    for name in ("interval-coverage", "interval-coverage-4000", "interval-coverage-replicates"):
         document = load(f"benchmarks/results/{name}.json")
         for entry in [*document["scenarios"], *document.get("limits", [])]:
             found = entry["coverage"]
@@ -507,8 +507,8 @@ TABLES: dict[str, tuple[str, str, Callable[[], str]]] = {
     ),
     "Coverage of the intervals": (
         "benchmarks/results/interval-coverage.json",
-        "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. The last "
-        "two rows were repeated with more draws.",
+        "How often 95 % intervals hold the truth, percent: first recipe / second recipe / paired difference. "
+        "Two rows were repeated with more draws.",
         coverage,
     ),
     "Cost beside other libraries": (

@@ -29,6 +29,7 @@ from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
 from dpaat.errors import UserError
+from dpaat.evaluation.statistics import few_runs
 from dpaat.methods import METHODS
 from dpaat.runs import read_config
 from training_makers import fails
@@ -103,6 +104,8 @@ def test_markdown_and_plot_show_every_recipe(finished_grid):
         "| pgd-8",
         "| pgd-8",
     ]
+    caution = f"standard, pgd-8: {few_runs([('1/2', 0), ('2/2', 0)])}"
+    assert text.count(caution) == (finished_grid / "out" / "report.html").read_text().count(caution) == 1
     drawing = "".join(ElementTree.parse(finished_grid / "out" / "pareto.svg").getroot().itertext())
     assert all(word in drawing for word in ("standard", "pgd", "8", "folder, test_resnet", "mAP at 2/255", "clean mAP"))
 

@@ -15,7 +15,7 @@ from dpaat.evaluation.entries import Population, result_entry
 from dpaat.evaluation.metrics import classification_metrics, verdict_metrics
 from dpaat.evaluation.results import prediction_rows, read_evaluation, save_result
 from dpaat.evaluation.specs import CLEAN, AttackSpec
-from dpaat.evaluation.statistics import holm
+from dpaat.evaluation.statistics import few_runs, holm
 from dpaat.evaluation.suite import Result
 
 CLASSES = ["a", "b", "c"]
@@ -89,6 +89,8 @@ def test_folds_and_seeds_of_a_recipe_are_pooled(tmp_path) -> None:
         for seed in (0, 1)
     ]
     found = compare_runs(runs)
+    assert found["notes"] == []
+    assert compare_runs([*runs[:2], *runs[4:6]])["notes"] == [few_runs([("1/2", 0), ("1/2", 1)])]
     assert {name: len(paths) for name, paths in found["recipes"].items()} == {"pgd": 4, "dpaat": 4}
     assert {(each["n"], each["runs"]) for each in found["conditions"]} == {(180, 4)}, "a seed brings no image"
     clean = [json.loads((run / "evaluation.json").read_text())["results"][0]["metrics"] for run in runs[:4]]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dpaat.evaluation.statistics import few_runs
 from dpaat.report.figures import Estimate
 from dpaat.report.verdict import Contrast, Findings, verdict
 
@@ -120,7 +121,6 @@ def test_seeds_are_pooled_and_runs_that_were_not_paired_are_named() -> None:
     pooled = Contrast(["b0", "b1"], ["a0", "a1"], {"clean": gap(0.1)})
     lines = verdict(known, [pooled], attack="", constant=None, support=MANY)
     assert lines[0][:2] == ("b0, b1 against a0, a1", "clean: b0, b1 +10.0 points [7.0, 13.0]")
-    assert all(line.about != "training" for line in lines)
     (line, *_) = verdict(known, [Contrast(["b0"], ["a0"])], attack="", constant=None, support=MANY)
     assert line[1:] == ("not compared on these images", True)
 
@@ -130,8 +130,9 @@ def test_seeds_are_pooled_and_runs_that_were_not_paired_are_named() -> None:
     [
         (["a0"], "one run: the intervals say nothing about another seed"),
         (["a0", "b0"], "one run each: the intervals say nothing about another seed"),
-        (["a0", "a1"], None),
-        (["a0", "a1", "b0"], None),
+        (["a0", "a1"], few_runs([(None, 0), (None, 1)])),
+        (["a0", "a1", "b0"], few_runs([(None, 0), (None, 1)])),
+        (["a0", "a1", "a2", "b0"], None),
     ],
 )
 @pytest.mark.parametrize("paired", [True, False])

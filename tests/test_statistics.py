@@ -1,5 +1,7 @@
 import json
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from dpaat.evaluation.means import design_effect, recall_interval
 from dpaat.evaluation.metrics import classification_metrics
 from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.resampling import find_clusters, leave_out_precision, merge_clusters, recall_moments
-from dpaat.evaluation.statistics import holm, intervals, paired_difference, pooled_intervals
+from dpaat.evaluation.statistics import few_runs, holm, intervals, paired_difference, pooled_intervals
 
 CLASSES = ("a", "b", "c")
 LESIONS = (12, 30, 60)
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def images_of(lesions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -238,6 +241,34 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("replicates", "scenarios"),
+    [
+        ([(None, 0), (None, 1)], ("typical, 2 seeds", "typical, 2 seeds, very noisy training")),
+        ([("1/3", 0), ("2/3", 0), ("3/3", 0)], ("typical, 3 folds, noisy training",)),
+    ],
+)
+def test_too_short_intervals_of_few_runs_are_spoken_of_as_measured(replicates, scenarios):
+    files = ("interval-coverage", "interval-coverage-replicates")
+    entries = [e for f in files for e in json.loads((RESULTS / f"{f}.json").read_text())["limits"]]
+    found = [each["coverage"] for each in entries if each["scenario"]["name"] in scenarios]
+    shares = [100 * share for metrics in found for sides in metrics.values() for share in sides.values()]
+    assert f"{math.floor(min(shares))} to {math.ceil(max(shares))} %" in few_runs(replicates)
+
+
+@pytest.mark.parametrize(
+    "replicates",
+    [
+        [(None, 0)],
+        [(None, 0), (None, 1), (None, 2)],
+        [(f"{fold}/3", seed) for fold in (1, 2, 3) for seed in (0, 1)],
+        [(f"{fold}/5", 0) for fold in range(1, 6)],
+    ],
+)
+def test_nothing_is_said_of_runs_whose_intervals_hold(replicates):
+    assert few_runs(replicates) is None
 
 
 def test_coverage():

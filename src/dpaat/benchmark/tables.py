@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dpaat.benchmark.document import Document, front_comparisons, table_title
 from dpaat.benchmark.outcomes import AREA, METRICS
+from dpaat.evaluation.statistics import few_runs
 from dpaat.radii import format_radius
 from dpaat.tables import Cell, Row, Table, percent, score_cell
 
@@ -34,8 +35,10 @@ def sections(document: Document, *, full: bool) -> list[Table]:
 
 def benchmark_table(document: Document) -> Lines:
     """All sections for the terminal."""
-    answers = (Text(f"warning: {line}") for line in [*_data_warnings(document), *_one_answers(document)])
-    return Lines(*(table.to_rich() for table in sections(document, full=False)), *answers, Text(FOOTNOTE))
+    lines = [f"warning: {line}" for line in [*_data_warnings(document), *_one_answers(document)]]
+    lines += [f"note: {line}" for line in _few_runs(document)]
+    tables = (table.to_rich() for table in sections(document, full=False))
+    return Lines(*tables, *map(Text, lines), Text(FOOTNOTE))
 
 
 def benchmark_markdown(document: Document, name: str) -> str:
@@ -156,6 +159,7 @@ def doubts(document: Document) -> dict[str, list[str]]:
     found = {
         "Doubts about the data": _data_warnings(document),
         "Answer one class only": _one_answers(document),
+        "Few runs": _few_runs(document),
         "Gradient masking": _evidence(document),
         "Failed": [f"{cell['name']}: {cell['error']}" for cell in document["cells"] if cell["status"] == "failed"],
     }
@@ -170,6 +174,19 @@ def _data_warnings(document: Document) -> list[str]:
 def _one_answers(document: Document) -> list[str]:
     """The cells whose model is the constant predictor."""
     return [f"{cell['name']} {cell['one_answer']}" for cell in document["cells"] if cell.get("one_answer")]
+
+
+def _few_runs(document: Document) -> list[str]:
+    """Cautions about the intervals of recipes that have few runs of a model."""
+    cells = {cell["name"]: cell for cell in document["cells"]}
+    found: dict[str, dict[str, None]] = {}
+    for row in (row for table in document["tables"] for row in table["rows"]):
+        runs: dict[str, list[tuple[str | None, int]]] = {}
+        for cell in map(cells.__getitem__, row["cells"]):
+            runs.setdefault(cell["model"], []).append((cell["fold"], cell["seed"]))
+        for line in filter(None, map(few_runs, runs.values())):
+            found.setdefault(line, {})[row["recipe"]] = None
+    return [f"{', '.join(recipes)}: {line}" for line, recipes in found.items()]
 
 
 def _evidence(document: Document) -> list[str]:

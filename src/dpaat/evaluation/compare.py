@@ -16,7 +16,7 @@ from dpaat.evaluation.replicates import Predictions
 from dpaat.evaluation.results import EVALUATION_FILE, check_results, read_evaluation, require_present
 from dpaat.evaluation.schema import COMPARED
 from dpaat.evaluation.specs import is_worst_case
-from dpaat.evaluation.statistics import adjust, paired_difference, pooled_intervals
+from dpaat.evaluation.statistics import adjust, few_runs, paired_difference, pooled_intervals
 from dpaat.evaluation.stored import read_predictions
 from dpaat.evaluation.tables import SCORES
 from dpaat.storage import write_text, writing
@@ -65,6 +65,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
             )
     conditions: list[Document] = []
     shared, notes = _common(documents)
+    notes += [line] if (line := few_runs(replicates)) else []
     for key, entry in shared.items():
         outcomes = {
             name: [_predictions(runs[each], documents[runs[each]], key) for each in replicates]

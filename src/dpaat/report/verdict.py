@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dpaat.evaluation.statistics import SIGNIFICANT
+from dpaat.evaluation.statistics import SIGNIFICANT, few_runs
 from dpaat.evaluation.tables import MASKING
 from dpaat.radii import format_radius
 from dpaat.report.figures import Estimate, around
@@ -91,6 +91,8 @@ def verdict(
     if max(recipes.values(), default=0) == 1:
         count = "one run each" if len(recipes) > 1 else "one run"
         lines.append(Line("training", f"{count}: the intervals say nothing about another seed", True))
+    cautions = (few_runs((None, seed) for seed in range(count)) for count in recipes.values())
+    lines += [Line("training", text, True) for text in dict.fromkeys(filter(None, cautions))]
     return lines
 
 
