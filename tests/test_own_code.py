@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset
 
 import own_code_makers
 from dpaat.cli import main
@@ -134,6 +135,45 @@ def test_the_same_images_are_the_same_data_in_whatever_form(tmp_path):
     assert moved.table.frame["group"].tolist() == np.roll(group[found.ids[0]] and list(group.values()), 24).tolist()
     assert prepared(py("shapes"), tmp_path).fingerprint == found.fingerprint
     assert prepared(own_code_makers.Shapes(), tmp_path).fingerprint == found.fingerprint
+
+
+def named(labels: list[int], classes: tuple[str, ...] = ()) -> Dataset:
+    made = own_code_makers.Shapes(len(labels), len(labels))
+    made.targets, made.classes = labels, classes
+    return made
+
+
+def test_a_split_that_lacks_a_class_is_read_by_its_own_numbers(tmp_path):
+    parts = {"train": named([0, 1, 2, 1], ("a", "b", "c")), "test": named([0, 1, 1], ("a", "c"))}
+    table = load_table(parts)
+    assert table.classes == ("a", "b", "c")
+    assert table.frame["label"].tolist() == [0, 1, 2, 1, 0, 2, 2]
+    only = load_table({**parts, "val": named([0, 0], ("z",))})
+    assert only.classes == ("a", "b", "c", "z")
+    assert only.frame["label"].tolist()[-2:] == [3, 3]
+    hugging_face = pytest.importorskip("datasets")
+    kinds = {"image": hugging_face.Image(), "label": None}
+    saved = {}
+    for split, names, labels in (("train", ["a", "b", "c"], [0, 1, 2]), ("test", ["a", "c"], [0, 1])):
+        images = [Image.fromarray(x) for x in own_code_makers.Shapes(len(labels), len(labels)).pixels]
+        features = hugging_face.Features({**kinds, "label": hugging_face.ClassLabel(names=names)})
+        saved[split] = hugging_face.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    hugging_face.DatasetDict(saved).save_to_disk(str(tmp_path / "disk"))
+    table = load_table(f"hf:{tmp_path / 'disk'}")
+    assert [table.classes[k] for k in table.frame["label"]] == ["a", "b", "c", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (ConcatDataset([named([0, 1, 2], ("a", "b", "c")), named([0, 1], ("a", "c"))]), "a, b, c and a, c"),
+        ({"train": named([0, 2], ("a", "b", "c")), "test": named([0, 2], ("a", "c"))}, "label 2 is none of its 2"),
+        ({"train": named([0, 1], ("a", "b")), "val": named([0], ("b",)), "test": named([0])}, "one not at all"),
+    ],
+)
+def test_numbers_that_may_mean_several_classes_are_refused(made, said):
+    with pytest.raises(UserError, match=said):
+        load_table(made)
 
 
 @pytest.mark.parametrize("nobody", [None, float("nan"), "unknown", ""])

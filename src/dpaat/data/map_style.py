@@ -21,7 +21,7 @@ from dpaat.data.frames import class_order, is_unknown, metadata, order_notes, sp
 from dpaat.data.images import channels_of, header_channels
 from dpaat.data.registry import register_dataset
 from dpaat.data.table import UNGROUPED, Encoded, ImageTable
-from dpaat.errors import UserError, first_line
+from dpaat.errors import UserError, first_line, listed
 from dpaat.own_code import PREFIX, call, resolve
 
 FORMS = "a map-style dataset of (image, label), or a dict of those by split"
@@ -72,8 +72,8 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
         raise UserError(f"{spec}: no images")
     channels = reader.look(raw)
     labels = [_label(value, reader.describe(row)) for row, value in enumerate(reader.labels)]
-    names = next(filter(None, map(_class_names, parts.values())), None)
-    classes, numbers = _classes(labels, names, spec)
+    names = [_class_names(part, spec) for part in parts.values()]
+    classes, numbers = _classes(labels, np.repeat(np.arange(len(parts)), [*map(len, parts.values())]), names, spec)
     reader.known = [str(value) for value in labels]
     frame = pd.DataFrame({"id": list(map(str, columns.get("ids", reader.names))), "label": numbers})
     groups = pd.Series(list(map(str, columns["groups"]))) if "groups" in columns else frame["id"]
@@ -96,7 +96,7 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
         channels=channels,
         read=reader,
         describe=reader.describe,
-        notes=(*(() if names else order_notes(classes)), *notes),
+        notes=(*(() if any(names) else order_notes(classes)), *notes),
         warnings=problems,
     )
 
@@ -244,7 +244,8 @@ def _column(dataset: Any, count: int, *names: str, strict: str = "") -> list[Any
     return [value for column in columns for value in column or ()]
 
 
-def _class_names(dataset: Any) -> list[str] | None:
+def _class_names(dataset: Any, spec: str) -> list[str] | None:
+    """Names in the order of the numbers; UserError where parts of one dataset have different ones."""
     if found := getattr(dataset, "classes", None):
         return list(map(str, found))
     if found := getattr((getattr(dataset, "features", None) or {}).get("label"), "names", None):  # of `datasets`
@@ -252,7 +253,12 @@ def _class_names(dataset: Any) -> list[str] | None:
     if isinstance(found := getattr(dataset, "class_to_idx", None), Mapping):
         return sorted(map(str, found), key=lambda name: found[name])
     inner = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
-    return next(filter(None, (_class_names(each) for each in inner if each is not None)), None)
+    lists = [names for each in inner if each is not None and (names := _class_names(each, spec))]
+    for names in lists:
+        if names != lists[0]:
+            both = f"{listed(lists[0])} and {listed(names)}"
+            raise UserError(f"{spec}: datasets that were put together number their classes differently, {both}")
+    return lists[0] if lists else None
 
 
 def _label(value: Any, place: str) -> int | str:
@@ -272,13 +278,26 @@ def _label(value: Any, place: str) -> int | str:
     return int(one)
 
 
-def _classes(labels: Sequence[int | str], names: list[str] | None, spec: str) -> tuple[tuple[str, ...], list[int]]:
-    """Class names in the order of their numbers, and the number of every label."""
-    if names is None:
+def _classes(
+    labels: Sequence[int | str], parts: np.ndarray, names: Sequence[list[str] | None], spec: str
+) -> tuple[tuple[str, ...], list[int]]:
+    """Class names in the order of their numbers, and the number of every label.
+
+    `parts` is the part of each label, `(N,)`; each part may have `names` of its own, which number its labels.
+    """
+    lists = [each for each in names if each]
+    if not lists:
         classes = class_order(map(str, labels))
         number = {name: k for k, name in enumerate(classes)}
         return classes, [number[str(label)] for label in labels]
-    known: dict[int | str, int] = {k: k for k in range(len(names))} | {name: k for k, name in enumerate(names)}
-    if strange := [label for label in labels if label not in known]:
-        raise UserError(f"{spec}: label {strange[0]!r} is none of its {len(names)} classes, {', '.join(names)}")
-    return tuple(names), [known[label] for label in labels]
+    if len(lists) < len(names) and any(each != lists[0] for each in lists):
+        raise UserError(f"{spec}: its splits name their classes differently, and one not at all; name them in all")
+    place = {name: k for k, name in enumerate(dict.fromkeys(name for each in lists for name in each))}
+    numbers = []
+    for label, part in zip(labels, parts, strict=True):
+        own = names[part] or lists[0]
+        name = own[label] if isinstance(label, int) and label < len(own) else label
+        if name not in own:
+            raise UserError(f"{spec}: label {label!r} is none of its {len(own)} classes, {', '.join(own)}")
+        numbers.append(place[name])
+    return tuple(place), numbers
