@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -11,11 +12,13 @@ import torch
 import yaml
 
 import dpaat
+from dpaat import training
 from dpaat.attacks import ATTACKS
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
+from dpaat.errors import UserError
 from dpaat.methods import METHODS
-from dpaat.runs import read_config
+from dpaat.runs import read_config, write_config
 from training_makers import fails, tiny_arguments, tiny_config
 
 COMMANDS = [
@@ -132,6 +135,61 @@ def test_options_override_a_config_file(tiny_run, tmp_path, capsys):
     assert {name: printed[name] for name in vars(config) if name != "seed"} == {
         name: value for name, value in vars(config).items() if name != "seed"
     }
+
+
+@pytest.mark.parametrize("python", [False, True])
+@pytest.mark.parametrize(
+    ("begun", "changes"),
+    [
+        ({"method": "standard"}, {"method": "dpaat"}),
+        ({"method": "dpaat"}, {"method": "dpaat-balanced"}),
+        ({"method": "dpaat", "options": {"radius": "mean"}}, {"method": "dpaat-balanced"}),
+        ({"method": "dpaat"}, {"method": "pgd"}),
+        ({"method": "pgd", "eps": "2/255", "clean_weight": 0.25}, {"method": "trades"}),
+        ({"method": "dpaat"}, {"norm": "l2"}),
+        ({"method": "standard"}, {"pretrained": True}),
+        ({"method": "dpaat", "optimizer": "adamw", "lr": 0.003}, {"pretrained": True}),
+        ({"method": "dpaat", "epochs": 1}, {"epochs": 30}),
+    ],
+)
+def test_defaults_of_the_run_before_are_no_choices_of_the_next(begun, changes, python, tmp_path, monkeypatch):
+    seen = []
+
+    def train(config, *arguments, **further):
+        seen.append(config)
+        raise UserError("no further")
+
+    monkeypatch.setattr(training, "train", train)
+    write_config(tmp_path / "config.yaml", complete(TrainConfig(data="synthetic:60", **begun)))
+    if python:
+        with pytest.raises(UserError, match="no further"):
+            dpaat.train(tmp_path / "config.yaml", tmp_path / "next", **changes)
+    else:
+        typed = [f"--{name}={str(value).lower()}" for name, value in changes.items()]
+        assert run("train", "--config", str(tmp_path / "config.yaml"), f"--out={tmp_path / 'next'}", *typed) == 2
+    assert complete(seen[0]) == complete(TrainConfig(data="synthetic:60", **{**begun, **changes}))
+
+
+def test_what_is_written_by_hand_is_a_choice(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("data: synthetic:60\neps: 8/255\noptions: {beta: 3}\n")
+    seen = []
+    monkeypatch.setattr(training, "train", lambda config, *arguments, **further: seen.append(config))
+    run("train", "--config", str(tmp_path / "mine.yaml"), "--method=trades", f"--out={tmp_path / 'run'}")
+    assert (seen[0].eps, seen[0].options, seen[0].method) == ("8/255", {"beta": 3}, "trades")
+
+
+def test_python_resumes_as_the_command_does(tiny_images, tmp_path):
+    with pytest.raises(UserError, match="holds no run to resume"):
+        dpaat.train(out=tmp_path / "typo", resume=True)
+    images = shutil.copytree(tiny_images, tmp_path / "images")
+    config = tiny_config(images)
+    training.train(config, tmp_path / "run", stop_after=1)
+    with pytest.raises(UserError, match=r"was begun with epochs 2, not 60"):
+        dpaat.train(out=tmp_path / "run", resume=True, epochs=60)
+    moved = images.rename(tmp_path / "moved")
+    dpaat.train(config, out=tmp_path / "run", resume=True, data=f"folder:{moved}")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert read_config(tmp_path / "run" / "config.yaml").data == f"folder:{moved}"
 
 
 def test_resuming_where_nothing_was_begun_is_refused(tiny_images, tmp_path, capfd):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
-from dpaat.config import TrainConfig
+from dpaat.config import TrainConfig, chosen
+from dpaat.consistency import check_choices, require_begun
 from dpaat.errors import UserError
 from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import Document
@@ -21,7 +22,7 @@ from dpaat.evaluation.run import source_of
 from dpaat.evaluation.target import EvalTarget
 from dpaat.measurement import FLAGS, EvaluateConfig, ExplainConfig, Foreign
 from dpaat.own_code import FIELDS, require_trust, trusting
-from dpaat.runs import INFO, SUBJECT, open_run, read_config
+from dpaat.runs import CONFIG, INFO, SUBJECT, open_run, read_config
 from dpaat.weights import open_weights
 
 Config = TrainConfig | Mapping[str, Any] | str | Path
@@ -41,7 +42,7 @@ def train(
     Args:
         config: a `TrainConfig`, its fields, or a file of them such as a run's `config.yaml`.
         out: the run folder to make; by default the first free one of `runs/train`, `runs/train-2`, ...
-        resume: go on with the run in `out`.
+        resume: go on with the run in `out`, by its own configuration; other fields than its own are refused.
         trust: run the code of one's own (`py:`) that a file names.
         **fields: fields of `TrainConfig`, which come before those of `config`, such as `data="folder:images"`.
 
@@ -61,12 +62,19 @@ def train(
             require_trust((given[name] for name in FIELDS if name not in fields), None, config)
         elif config is not None:
             given = dict(config) if isinstance(config, Mapping) else vars(config)
+        if given and fields:
+            given = vars(chosen(TrainConfig(**given)))
         if live := [name for name in ("model", "data") if not isinstance(fields.get(name, ""), str)]:
             raise UserError(f"{live[0]}: give a name, as a run has to find it again: py:PKG.MODULE:NAME for your own")
         if out is None:
             names = chain(["train"], (f"train-{number}" for number in count(2)))
             out = next(folder for name in names if not (folder := Path("runs") / name).exists())
-        return fit(TrainConfig(**{**given, **fields}), out, resume=resume)
+        if resume and (Path(out) / CONFIG).is_file():
+            check_choices(Path(out), read_config(Path(out) / CONFIG), {**given, **fields})
+        elif resume and not given and "data" not in fields:
+            require_begun(Path(out))
+        data = fields.get("data") if resume else None
+        return fit(TrainConfig(**{**given, **fields}), out, resume=resume, data=data)
 
 
 def load(path: str | Path, *, device: str = "auto", trust: bool = False) -> Predictor:

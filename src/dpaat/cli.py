@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
@@ -137,6 +137,7 @@ def _run(argv: list[str]) -> int:
             raise UserError("trust: give it on the command line, not in a configuration file")
         with trusting(named_in(argv), everything=given.trust), silenced(given.quiet, given.get("json")):
             require_trust((given.get(name) for name in FIELDS), None, "--config")
+            _drop_defaults(given, parser, hyphenated)
             explicit = lambda: vars(parser.parse_args(hyphenated, defaults=False))  # noqa: E731
             found = call(command, given, _argv=argv, _explicit=explicit)
     except Exception as error:
@@ -147,6 +148,29 @@ def _run(argv: list[str]) -> int:
             print(json.dumps(found, indent=1))
         return int(bool(found and found.get("problems")))
     raise UserError(_too_little_memory(asked, given.get("batch_size")))
+
+
+def _drop_defaults(given: Namespace, parser: Parser, argv: Sequence[str]) -> None:
+    """Of what a run's --config says and nobody typed, forget what its method, norm and weights have by default."""
+    files, typed = list[str](), list[str]()
+    parts = iter(argv)
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if name == "--config":
+            files.append(f"--config={value if equals else next(parts, '')}")
+        else:
+            typed.append(part)
+    if not files:
+        return
+    from dpaat.config import TrainConfig, chosen
+
+    fields = TrainConfig.__dataclass_fields__
+    said, here = parser.parse_args(files), parser.parse_args(typed, defaults=False)
+    kept = chosen(TrainConfig(**{name: said[name] for name in fields}))
+    given.options = kept.options | dict(here.get("options") or {})
+    for name in fields:
+        if name != "options" and name not in here:
+            given[name] = getattr(kept, name)
 
 
 def _no_command(argv: Sequence[str]) -> int:

@@ -310,6 +310,26 @@ def complete(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def chosen(config: TrainConfig) -> TrainConfig:
+    """Of a complete configuration, such as a run's `config.yaml`, what differs from the defaults of its method.
+
+    What equals a default of its method, norm and weights is None: with another method, the defaults are others. A
+    configuration that is not complete is returned as it is. Raises UserError as `complete`.
+    """
+    from dpaat.methods.old_names import present_names
+
+    config, filled = TrainConfig(**present_names(vars(config))), ("eps", "val_eps", "optimizer", *OWN_DEFAULTS)
+    if any(getattr(config, name) is None for name in (*filled[1:], "lr")):
+        return config
+    nothing: dict[str, Any] = dict.fromkeys([*filled, "lr"])
+    own = complete(dataclasses.replace(config, **nothing, options={}, freeze_until=0))
+    same: dict[str, Any] = {name: None for name in filled if getattr(config, name) == getattr(own, name)}
+    if config.lr == _rates(dataclasses.replace(config, lr=None, freeze_until=0))["lr"]:
+        same["lr"] = None
+    options = {name: value for name, value in config.options.items() if own.options.get(name) != value}
+    return dataclasses.replace(config, options=options, **same)
+
+
 def _rates(config: TrainConfig) -> dict[str, Any]:
     """Optimizer and learning rate, as `docs/howto/fine-tuning.md` says why, where they are not given."""
     tuned = bool(config.weights) or config.pretrained

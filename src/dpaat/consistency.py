@@ -1,6 +1,7 @@
 """Consistency checks: the files of a run folder belong to one training and evaluation."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dpaat.config import PLACE, TrainConfig
+from dpaat.config import PLACE, TrainConfig, complete
 from dpaat.errors import UserError
 
 CONFIG, SPLITS = "config.yaml", "splits.csv"
@@ -28,6 +29,29 @@ def seal_end(folder: Path) -> dict[str, Any]:
     """What `run.json` keeps of a training that has ended or paused: a digest of each file that it wrote."""
     paths = [folder / LOG, *folder.glob("checkpoints/*.ckpt"), *folder.glob("perturbation.parquet/*.parquet")]
     return {"files": {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(paths) if p.is_file()}}
+
+
+def require_begun(out: Path) -> None:
+    """Refuse to resume in a folder where nothing was begun, and nobody says what."""
+    if not (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out}: holds no run to resume; give the options of the training, to begin it")
+
+
+def check_choices(out: Path, begun: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """How a run was begun, at the place that is given now; refuses other options than it was begun with."""
+    same_method = given.get("method", begun.method) == begun.method
+    kept = {"options": begun.options if same_method else {}, "trainer": begun.trainer}
+    nested = {name: values | given.get(name, {}) for name, values in kept.items()}
+    wanted = complete(dataclasses.replace(begun, **dict(given) | nested))
+    for name in given:
+        before, now = getattr(begun, name), getattr(wanted, name)
+        # The data may have been moved: the training looks at the images.
+        if before != now and name not in MOVABLE and (name != "eps" or begun.radius != wanted.radius):
+            raise UserError(
+                f"{out}: was begun with {name} {before!r}, not {now!r}; resume it without that option, or train anew "
+                "into another --out"
+            )
+    return dataclasses.replace(begun, **{name: given[name] for name in PLACE if name in given})
 
 
 def is_sealed(folder: Path, name: str, info: Mapping[str, Any]) -> bool:

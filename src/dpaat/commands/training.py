@@ -1,12 +1,11 @@
 """Commands that train: train, tune, profile, quickstart."""
 
-import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpaat.config import PLACE, TrainConfig
+from dpaat.config import TrainConfig
 from dpaat.errors import UserError
 from dpaat.terminal import console
 
@@ -38,14 +37,16 @@ def train(
     """
     if out is None:
         raise UserError("out: name the run folder to make, such as --out runs/ham")
+    from dpaat.consistency import check_choices, require_begun
+    from dpaat.runs import CONFIG, INFO, read_config
+
     given = _explicit() if resume else {}
-    if resume and (out / "config.yaml").is_file():
-        config = _begun(out, {name: value for name, value in given.items() if name in vars(config)})
-    told = "data" in given or any(part.startswith("--config") for part in _argv)
-    if resume and not told and not (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out}: holds no run to resume; give the options of the training, to begin it")
+    if resume and (out / CONFIG).is_file():
+        options = {name: value for name, value in given.items() if name in vars(config)}
+        config = check_choices(out, read_config(out / CONFIG), options)
+    if resume and "data" not in given and not any(part.startswith("--config") for part in _argv):
+        require_begun(out)
     from dpaat import training
-    from dpaat.runs import INFO
     from dpaat.storage import read_json
 
     training.train(
@@ -59,27 +60,6 @@ def train(
         console=console(),
     )
     return {"run": str(out.resolve())} | read_json(out / INFO)
-
-
-def _begun(out: Path, given: dict[str, Any]) -> TrainConfig:
-    """How a run was begun, at the place that is given now; refuses other options than it was begun with."""
-    from dpaat.config import complete
-    from dpaat.runs import read_config
-
-    begun = read_config(out / "config.yaml")
-    same_method = given.get("method", begun.method) == begun.method
-    kept = {"options": begun.options if same_method else {}, "trainer": begun.trainer}
-    nested = {name: values | given.get(name, {}) for name, values in kept.items()}
-    wanted = complete(dataclasses.replace(begun, **given | nested))
-    for name in given:
-        before, now = getattr(begun, name), getattr(wanted, name)
-        # The data may have been moved: the training looks at the images.
-        if before != now and name not in (*PLACE, "data") and (name != "eps" or begun.radius != wanted.radius):
-            raise UserError(
-                f"{out}: was begun with {name} {before!r}, not {now!r}; resume it without that option, or train anew "
-                "into another --out"
-            )
-    return dataclasses.replace(begun, **{name: given[name] for name in PLACE if name in given})
 
 
 def tune(

@@ -299,5 +299,5 @@ def _classes(
         name = own[label] if isinstance(label, int) and label < len(own) else label
         if name not in own:
             raise UserError(f"{spec}: label {label!r} is none of its {len(own)} classes, {', '.join(own)}")
-        numbers.append(place[name])
+        numbers.append(place[str(name)])
     return tuple(place), numbers
