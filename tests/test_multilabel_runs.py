@@ -1,6 +1,8 @@
 """Several labels an image, from training to report: every stage works, or says in one line why not."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,8 @@ from dpaat.report import write_report
 from dpaat.report.view import by_label
 from dpaat.runs import open_run
 from dpaat.training import train
+from dpaat.training.folder import RunFolder
+from dpaat.weights import open_weights
 from test_multilabel import chest_file
 from training_makers import TINY
 
@@ -174,3 +178,21 @@ def test_a_stopped_run_goes_on_alike(chest, tmp_path):
     train(config, tmp_path / "parts", stop_after=1)
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(whole, tmp_path / "parts")
+
+
+def test_an_interrupted_run_answers_at_the_thresholds_of_its_weights(runs, tmp_path):
+    kept = open_run(runs["dpaat"]).info["thresholds"]
+    assert any(kept.values())
+    for noted in (None, dict.fromkeys(kept, 9.0)):
+        run = shutil.copytree(runs["dpaat"], tmp_path / f"run-{noted is None}")
+        info = json.loads((run / "run.json").read_text())
+        info.pop("thresholds")
+        (run / "run.json").write_text(json.dumps(info if noted is None else {**info, "thresholds": noted}))
+        assert open_run(run).info["thresholds"] == kept
+        assert load(run).thresholds.tolist() == list(kept.values())
+        folder = RunFolder(run, None)
+        folder.info = info
+        folder.pause(status="stopped")
+        assert json.loads((run / "run.json").read_text())["thresholds"] == kept
+    copied = shutil.copy(runs["dpaat"] / "checkpoints" / "best.ckpt", tmp_path / "copied.ckpt")
+    assert open_weights(Path(copied)).record["thresholds"] == kept

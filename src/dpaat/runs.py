@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from dpaat.data import PreparedData
     from dpaat.models import Stem
 
-SCHEMA_VERSION = 1
-INFO = "run.json"
+SCHEMA_VERSION, INFO = 1, "run.json"
 SUBJECT = "subject.json"
 """In its place beside the results of a model from elsewhere; of the same form, with how to make the model again."""
 ELSEWHERE = "elsewhere"
@@ -142,8 +141,9 @@ class Run:
         if any(weights.record.get(name, value) != value for name, value in record.items()):
             raise UserError(f"{self.checkpoint}: is of another run; {ANEW}")
         shape: dict[str, Any] = {name: record[name] for name in ("channels", "image_size", "stem")}
-        classes = len(self.info["classes"])
-        model = build_model(self.network, num_classes=classes, weights=weights, keep_head=True, **shape)
+        model = build_model(
+            self.network, num_classes=len(self.info["classes"]), weights=weights, keep_head=True, **shape
+        )
         return model.to(device=torch.device(device)).eval()
 
     def prepare(self, *, progress: bool = True) -> "PreparedData":
@@ -171,8 +171,7 @@ class Run:
         if prepare(spec, window=data.window, progress=False, **options).fingerprint == then:
             raise UserError(f"{self.path / INFO}: damaged, its classes are not those of {spec} in their order")
         raise UserError(
-            f"{spec}: fingerprint {data.fingerprint} differs from {then}, with which {self.path} was trained; the data "
-            "have changed since"
+            f"{spec}: the data have changed since {self.path} was trained ({data.fingerprint}, then {then})"
         )
 
 
@@ -194,6 +193,10 @@ def open_run(path: str | Path) -> Run:
     if not run.checkpoint.is_file():
         raise UserError(f"{path}: has no checkpoint ({BEST}); its training did not finish an epoch, train it again")
     check_checkpoint(run.checkpoint)
+    if run.info.get("multilabel"):  # those of the weights: a training that was killed has noted others, or none
+        from dpaat.weights import open_weights
+
+        run.info["thresholds"] = open_weights(run.checkpoint).record.get("thresholds") or run.info.get("thresholds")
     return run
 
 

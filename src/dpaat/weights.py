@@ -74,6 +74,8 @@ def open_weights(path: Path) -> WeightsFile:
     if record is None and folder is not None:
         record = Run(folder, read_config(folder / CONFIG), read_info(folder / INFO)).record
     record = record if isinstance(record, dict) else {}
+    if record and "thresholds" in content:
+        record |= {"thresholds": content["thresholds"]}
     if record and (where := misfit(record, RECORD_SHAPE)):
         raise UserError(f"{path}: damaged, its record of the training has no usable {where!r}")
     told = record.get("model") or content.get("arch")

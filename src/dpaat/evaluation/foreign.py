@@ -189,8 +189,9 @@ def _side(data: Any) -> int:
 
 def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:
     """Thresholds of the labels' logits as the weights' run says, else 0: a probability of a half."""
-    info = {} if source is None else source.record if source.folder is None else open_run(source.folder).info
-    known = info.get("thresholds") or {}
+    known = {} if source is None else source.record.get("thresholds") or {}
+    if not known and source is not None and source.folder is not None:
+        known = open_run(source.folder).info.get("thresholds") or {}
     return np.array([known.get(name, 0.0) for name in outputs])
 
 

@@ -136,16 +136,13 @@ class RunFolder:
         """Note why a run has ended early, and how far it has come."""
         log = self.path / "metrics.csv"
         done = len(log.read_text(encoding="utf-8").splitlines()) - 1 if log.exists() else 0
-        self.note(**why, epochs_done=done, **seal_end(self.path))
+        self.note(**why, epochs_done=done, kept_score=None, **self._kept(), **seal_end(self.path))
 
     def finish(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Note how far the run has come, with which score, and what to be wary of."""
         config, out, info = module.config, self.path, self.info
         best = trainer.checkpoint_callbacks[0]
         assert isinstance(best, ModelCheckpoint)
-        kept = (
-            torch.load(out / BEST, map_location="cpu", weights_only=True, mmap=True) if (out / BEST).is_file() else {}
-        )
         score = module.epoch_scores.get("val/score") if config.select == "last" else best.best_model_score
         found = overfitted(out, config, 2 if info.get("multilabel") else len(info["classes"]))
         self.note(
@@ -154,10 +151,16 @@ class RunFolder:
             kept_score=float(score) if score is not None and math.isfinite(score) else None,
             device=provenance(str(trainer.strategy.root_device))["device"],
             warnings=[*self.lost, *([found] if found else [])],
-            one_answer=kept.get("one_answer"),
-            **({"thresholds": kept["thresholds"]} if "thresholds" in kept else {}),
+            **self._kept(),
             **seal_end(out),
         )
+
+    def _kept(self) -> dict[str, Any]:
+        """What the checkpoint that is kept answers to validation images."""
+        path = self.path / BEST
+        kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else {}
+        thresholds = {"thresholds": kept["thresholds"]} if "thresholds" in kept else {}
+        return {"one_answer": kept.get("one_answer"), **thresholds}
 
     def closing(self, config: TrainConfig, seconds: float) -> str:
         """The line after the last epoch."""
