@@ -1,6 +1,7 @@
 import io
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,8 +10,9 @@ from PIL import Image
 
 from data_makers import array_table, half_mask, jpeg
 from dpaat.data import cache as cache_module
+from dpaat.data import prepare
 from dpaat.data.cache import _default_folder, survey
-from dpaat.data.images import decode_image, decode_mask
+from dpaat.data.images import decode_image, decode_mask, require_same_aspect
 from dpaat.errors import UserError
 
 
@@ -60,6 +62,44 @@ def test_exif_rotation_is_undone():
     turned = rgb(encode(Image.fromarray(pixels), "JPEG", exif=exif, quality=100), size=16)
     assert turned[0, :, 12:].mean() > 240
     assert turned[0, :, :4].mean() < 15
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_fits_an_image_as_it_is_shown(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = encode(Image.new("L", (40, 20)), kind, exif=exif)
+    upright, lying = (encode(Image.new("L", size), "PNG") for size in ((20, 40), (40, 20)))
+    fits, other = (upright, lying) if orientation > 4 else (lying, upright)
+    require_same_aspect(fits, image)
+    with pytest.raises(ValueError, match="another aspect"):
+        require_same_aspect(other, image)
+
+
+def stack(pages: Sequence[int]) -> bytes:
+    first, *others = [Image.new("L", (16, 16), grey) for grey in pages]
+    return encode(first, "TIFF", save_all=True, append_images=others)
+
+
+@pytest.mark.parametrize("frame", ["3", "middle"])
+def test_a_mask_is_of_the_frame_that_is_meant(tmp_path, frame):
+    rows = []
+    for number in range(8):
+        (tmp_path / f"{number}.tif").write_bytes(stack([10, 90 + number, 200 + number]))
+        pages = [np.zeros((16, 16), np.uint8) for _ in range(3)]
+        for page, columns in enumerate((4, 8, 12)):
+            pages[page][:, :columns] = 255
+        first, *others = map(Image.fromarray, pages if number else pages[:1])
+        (tmp_path / f"mask{number}.tif").write_bytes(encode(first, "TIFF", save_all=True, append_images=others))
+        rows.append(f"{number}.tif,{'ab'[number % 2]},mask{number}.tif\n")
+    (tmp_path / "list.csv").write_text("path,label,mask\n" + "".join(rows))
+    data = prepare(f"csv:{tmp_path / 'list.csv'},frame={frame}", image_size=16, cache_dir=tmp_path / "cache")
+    grey, columns = (200, 12) if frame == "3" else (90, 8)
+    assert data.images[:, 0, 0, 0].tolist() == [grey + number for number in range(8)]
+    masks = data.masks()
+    assert (masks[1:].sum(2) == columns).all()
+    assert (masks[0].sum(1) == 4).all(), "a mask of one frame is taken as it is"
 
 
 def test_modes():

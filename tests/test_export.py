@@ -7,9 +7,11 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import dpaat.export
+from dpaat import load
 from dpaat.cli import main
 from dpaat.data import prepare
 from dpaat.errors import UserError
@@ -171,3 +173,16 @@ def test_an_earlier_export_is_replaced_whole_or_not(exported, tiny_run, tmp_path
         (out / name).unlink(missing_ok=True)
     export(tiny_run, out, images=2, onnx=False)
     assert (out / "model.json").is_file()
+
+
+def test_an_export_reads_the_frame_that_its_run_reads(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": f"{config['data']},frame=3"}))
+    export(run, tmp_path / "export", onnx=False)
+    assert (load(run).frame, load(tmp_path / "export").frame) == ("3", "3")
+    pages = [Image.new("RGB", (20, 20), (grey, grey, grey)) for grey in (10, 90, 200)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    pages[2].save(tmp_path / "third.tif", save_all=True, append_images=[pages[2], pages[2]])
+    stack, third = (load(tmp_path / "export").predict(tmp_path / name) for name in ("stack.tif", "third.tif"))
+    assert stack.iloc[0, 2:].tolist() == third.iloc[0, 2:].tolist()

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCardData
 from torch import Tensor, nn
 
 from dpaat import rebuild
+from dpaat.data.csv_file import frame_of
 from dpaat.errors import UserError, first_line
 from dpaat.models import Classifier
 from dpaat.own_code import is_own
@@ -62,7 +63,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         "run": run.path.name,
         "checkpoint": run.checkpoint_digest,
         **run.record,
-        **thresholds_of(run),
+        **use_of(run),
         **{name: model.facts[name] for name in ("strides", "mean", "std")},
         "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit}
         | {"window": run.info.get("window") or "full"},
@@ -107,9 +108,10 @@ def _not_of_an_export(out: Path) -> Path | None:
     return None if ours or not there else there[0]
 
 
-def thresholds_of(run: Run) -> dict[str, Any]:
-    """What tells yes from no where an image has several labels; empty for classes."""
-    return {"thresholds": run.info.get("thresholds")} if run.info.get("multilabel") else {}
+def use_of(run: Run) -> dict[str, Any]:
+    """What predictions need beside the record: which frame of a file is read; what tells yes from no of labels."""
+    thresholds = {"thresholds": run.info.get("thresholds")} if run.info.get("multilabel") else {}
+    return thresholds | ({"frame": frame} if (frame := frame_of(run.config.data)) else {})
 
 
 def _test_images(run: Run, count: int) -> tuple[Tensor, str]:
@@ -144,7 +146,7 @@ def _write_weights(model: Classifier, run: Run, path: Path) -> None:
     from safetensors.torch import save
 
     state = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
-    record = run.record | {name: model.facts[name] for name in ("mean", "std")} | thresholds_of(run)
+    record = run.record | {name: model.facts[name] for name in ("mean", "std")} | use_of(run)
     path.write_bytes(save(state, {"format": "pt", RECORD: json.dumps(record)}))
 
 

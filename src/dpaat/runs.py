@@ -31,7 +31,6 @@ SUBJECT = "subject.json"
 ELSEWHERE = "elsewhere"
 """Means there the method by which the model was trained."""
 BEST, LAST, PREVIOUS = (f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))
-
 INFO_SHAPE = record(
     schema_version=Int,
     classes=Annotated[list[str], Field(min_length=2)],
@@ -81,8 +80,7 @@ class Run:
         """The stem it was trained with: as recorded, or for older runs by the rule of their time."""
         from dpaat.models import resolved_stem
 
-        recorded = (self.info.get("network") or {}).get("stem")
-        return recorded or resolved_stem(self.config.stem, self.config.image_size)
+        return (self.info.get("network") or {}).get("stem") or resolved_stem(self.config.stem, self.config.image_size)
 
     @property
     def network(self) -> str:

@@ -71,7 +71,7 @@ def load(argument: str, spec: str) -> ImageTable:
         classes = frames.class_order(frame["label"])
         labels, said_of = frame["label"].map(classes.index).astype(np.int64), [*frames.order_notes(classes)]
     reader = FileReader(_files(path, frame["path"]), frame_meant)
-    masks = _masks(path, frame)
+    masks = _masks(path, frame, frame_meant)
     kept, problems = frames.metadata(frame, {name: name for name in METADATA})
     channels, whose = reader.peek()
     by_header = group not in frame
@@ -150,13 +150,18 @@ def _files(path: Path, names: pd.Series) -> tuple[ImageFile, ...]:
     return files
 
 
-def _masks(path: Path, frame: pd.DataFrame) -> FileReader | None:
+def frame_of(spec: str) -> str:
+    """The frame or slice of files of several that the name of a dataset says is meant; "" where it says none."""
+    return parse_spec(spec, OPTIONS)[1]["frame"] or ""
+
+
+def _masks(path: Path, frame: pd.DataFrame, frame_meant: str) -> FileReader | None:
     if "mask" not in frame or (frame["mask"] == "").all():
         return None
     files = tuple(None if frames.is_missing(name) else ImageFile(located(path.parent, name)) for name in frame["mask"])
     if absent := [file for file in files if file is not None and not is_file(file.path)]:
         raise UserError(f"{path}: {len(absent)} masks are absent, the first is {absent[0]}; leave the cell empty")
-    return FileReader(files)
+    return FileReader(files, frame_meant, stacks=True)
 
 
 def _doubts(frame: pd.DataFrame, group: str, spec: str, *, most: int) -> Iterator[str]:

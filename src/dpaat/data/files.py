@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dpaat.data.frames import is_windows_path
-from dpaat.data.images import SUFFIXES, peek
+from dpaat.data.images import SUFFIXES, peek, pixel_kind
 from dpaat.data.patients import Patient
 from dpaat.data.scan import file_format, framed
 from dpaat.errors import UserError, listed
@@ -64,13 +64,15 @@ class FileReader:
 
     files: Sequence[ImageFile | None]
     frame: str = ""  # of files that hold several
+    stacks: bool = False  # whether it is meant of files that hold several only
 
     def __call__(self, row: int) -> bytes:
         """Return the encoded bytes; KeyError for a row that has no file."""
         file = self.files[row]
         if file is None:
             raise KeyError(row)
-        return framed(file.read(), self.frame)
+        content = file.read()
+        return content if self.stacks and pixel_kind(content)[1] == 1 else framed(content, self.frame)
 
     def describe(self, row: int) -> str:
         """Return the name to show for a row."""

@@ -70,10 +70,7 @@ def is_empty_mask(encoded: Encoded) -> bool:
 
 
 def pixel_kind(encoded: Encoded) -> tuple[str, int]:
-    """Kind of the pixels and number of frames, by an image's header; ("8-bit", 1) for what is no image.
-
-    Where it is said which frame is meant, it counts as the only one. Raises what is wrong with DICOM and NIfTI.
-    """
+    """Kind of the pixels and number of frames (1 where it is said which) by the header; ("8-bit", 1) for no image."""
     if not isinstance(encoded, bytes) or encoded.startswith(b"\xff\xd8"):  # JPEG, the most frequent, has one kind
         return EIGHT, 1
     try:
@@ -142,8 +139,10 @@ def _upright_size(encoded: Encoded) -> tuple[int, int]:
     if not isinstance(encoded, bytes):
         return encoded.shape[1], encoded.shape[0]
     with _header(encoded) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (width, height)
+        (width, height), tags = image.size, getattr(image, "tag_v2", {})
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        already = (tags.get(256, width), tags.get(257, height)) != image.size  # ImageWidth, ImageLength of a TIFF
+        return (height, width) if turned and not already else (width, height)
 
 
 def _open(encoded: Encoded, draft: int | None = None) -> Image.Image:

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from dpaat.attacks.gradient import evaluation_mode
 from dpaat.data import load_table
 from dpaat.data.cache import in_threads, reason_of
-from dpaat.data.csv_file import OPTIONS
-from dpaat.data.files import FileReader, ImageFile, files_below, left_out, parse_spec
+from dpaat.data.csv_file import frame_of
+from dpaat.data.files import FileReader, ImageFile, files_below, left_out
 from dpaat.data.images import decode_image, pixel_kind, pixel_quantiles
 from dpaat.data.map_style import encoded
 from dpaat.data.registry import DATASETS, import_loaders
@@ -156,7 +156,7 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
     if not (path / CARD).is_file() or (path / INFO).is_file():
         run = open_run(path)
         model, record, reading = run.load_model(device=target), run.record, run.reading
-        frame, thresholds = parse_spec(run.config.data, OPTIONS)[1]["frame"] or "", run.info.get("thresholds") or {}
+        frame, thresholds = frame_of(run.config.data), run.info.get("thresholds") or {}
     else:
         source = open_weights(path)
         record = source.record
@@ -166,7 +166,7 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
         options: dict[str, Any] = {name: record[name] for name in ("channels", "image_size", "stem")}
         number = len(record["classes"])
         made = build_model(record["model"], num_classes=number, weights=source, keep_head=True, **options)
-        thresholds = record.get("thresholds") or {}
+        frame, thresholds = record.get("frame") or "", record.get("thresholds") or {}
         model, reading = made.to(torch.device(target)).eval(), {name: record[name] for name in ("window", "known")}
     classes, channels = tuple(record["classes"]), int(record["channels"])
     at = np.array([thresholds.get(name, 0.0) for name in classes]) if record.get("multilabel") else None
