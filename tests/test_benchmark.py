@@ -23,12 +23,13 @@ from dpaat.benchmark.archive import check_data
 from dpaat.benchmark.cost import Size, cell_passes, step_passes
 from dpaat.benchmark.datasets import data_name, public_spec
 from dpaat.benchmark.jobs import JobRun
-from dpaat.benchmark.outcomes import read_outcome
+from dpaat.benchmark.outcomes import _Reader, read_outcome
 from dpaat.benchmark.plans import digest
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.data import prepare
 from dpaat.errors import UserError
+from dpaat.evaluation.results import read_evaluation
 from dpaat.evaluation.statistics import few_runs
 from dpaat.methods import METHODS
 from dpaat.runs import read_config
@@ -519,6 +520,76 @@ def test_finished_cells_of_data_that_have_changed_are_refused(finished_grid, tin
     next((images / "c0").iterdir()).rename(images / "c1" / "moved.png")
     for more in ([], ["--dry-run"]):
         fails(capfd, *command, *more, names=(CELLS[0], "data that have changed since"))
+
+
+def test_cells_of_the_grid_before_are_not_summed_up_with_others(finished_grid, tiny_images, tmp_path, capfd):
+    out = tmp_path / "out"
+    shutil.copytree(finished_grid / "out", out)
+    grid = write_grid(tmp_path / "grid.yaml", train={**GRID["train"], "lr": 0.25})
+    shutil.rmtree(out / "cells" / CELLS[3])
+    command = ["benchmark", grid, "--data", f"folder:{tiny_images}", "--out", out]
+    kept = (out / "outcomes" / f"{CELLS[0]}.npz").read_bytes()
+    for more in (["--only", CELLS[3]], ["--summary-only"]):
+        fails(capfd, *command, *more, names=("was begun with lr",))
+    assert (out / "outcomes" / f"{CELLS[0]}.npz").read_bytes() == kept
+    assert not (out / "cells" / CELLS[3]).exists()
+
+
+@pytest.mark.parametrize("kept", ["best", "previous"])
+def test_a_cell_without_its_last_checkpoint_is_not_thrown_away(finished_grid, tmp_path, kept):
+    shutil.copytree(finished_grid / "out" / "cells" / CELLS[0], tmp_path / "cells" / CELLS[0])
+    (cell,) = (each for each in read_grid(finished_grid / "grid.yaml").cells if each.name == CELLS[0])
+    job = JobRun(cell, tmp_path)
+    for name in {"best", "last", "previous"} - {kept}:
+        (job.folder / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)
+    (job.folder / "checkpoints" / f"{kept}.ckpt").touch()
+    assert job.begun
+    job.begin(None)
+    assert (job.folder / "evaluation.json").is_file()
+    with pytest.raises(UserError, match="was begun with lr"):
+        JobRun(dataclasses.replace(cell, config=dataclasses.replace(cell.config, lr=0.25)), tmp_path).check()
+
+
+@pytest.mark.parametrize(
+    ("plan", "stored", "named"),
+    [
+        ({"max_samples": 9, "seed": 1}, {"n": 9, "draw": 0}, "lacks PGD-2"),
+        ({"max_samples": 9, "seed": 1}, {"n": 9, "draw": 1, "seed": 1}, None),
+        ({"seed": 1}, {"seed": 0}, "lacks PGD-2"),
+        ({"batch_size": 7}, {}, "lacks PGD-2"),
+        ({"precision": "bf16"}, {}, "lacks PGD-2"),
+        ({}, {}, None),
+    ],
+)
+def test_a_cell_is_read_from_the_results_of_its_own_plan(finished_grid, plan, stored, named):
+    cell = read_grid(finished_grid / "grid.yaml").cells[0]
+    run = JobRun(cell, finished_grid / "out")
+    changed = dataclasses.replace(cell.plans.main, **plan)
+    document = read_evaluation(run.folder)
+    wanted = changed.spec("pgd")
+    entries = [{**entry, **stored} for entry in document["results"] if entry["attack"] in ("clean", "pgd")]
+    reader = _Reader(run, {**document, "results": entries})
+    if named is None:
+        assert reader.entry(changed, wanted, 2 / 255)["attack"] == "pgd"
+    else:
+        with pytest.raises(UserError, match=named):
+            reader.entry(changed, wanted, 2 / 255)
+
+
+def test_masking_checks_of_other_plans_are_not_counted(finished_grid):
+    cell = read_grid(finished_grid / "grid.yaml").cells[0]
+    main = cell.plans.main
+    masking = dataclasses.replace(main, suites=["masking"], attacks=["pgd"], steps={}, max_samples=9)
+    plans = dataclasses.replace(cell.plans, masking=masking)
+    run = JobRun(dataclasses.replace(cell, plans=plans), finished_grid / "out")
+    document = read_evaluation(run.folder)
+    about = {"fingerprint": document["data_fingerprint"], "split": "test", "n": 9, "norm": "linf", "seed": 0}
+    entries = [
+        {**about, **other, "verdict": f"{number}", "summary": "", "checks": [], "batch_size": 128, "precision": "32"}
+        for number, other in enumerate([{"norm": "l2"}, {"n": 10}, {"draw": 1, "seed": 1}, {"split": "val"}, {}])
+    ]
+    found = _Reader(run, {**document, "analyses": {"masking": entries}}).masking()
+    assert [entry["verdict"] for entry in found] == ["4"]
 
 
 def test_cells_that_were_tested_on_other_images_are_not_compared(finished_grid, tiny_images):

@@ -9,8 +9,9 @@ import pytest
 
 from benchmark_makers import CELLS, GRID, Commands, document, here, run, write_grid
 from dpaat.benchmark import read_grid, runner
-from dpaat.benchmark.archive import read_outcomes
+from dpaat.benchmark.archive import read_outcomes, write_outcome
 from dpaat.benchmark.jobs import JobRun, comparable
+from dpaat.benchmark.outcomes import read_outcome
 from dpaat.benchmark.overrides import GRIDS as PACKAGED
 from dpaat.cli import main
 from dpaat.errors import UserError
@@ -71,9 +72,31 @@ def test_models_are_kept_and_dropped_by_name(tmp_path):
         read_grid(grid, models=["c"])
 
 
-def test_attacks_on_what_stands_are_as_good_as_attacks_on_all(finished_grid, known, tiny_images, tmp_path):
+def test_attacks_on_what_stands_are_as_good_as_attacks_on_all(finished_grid, tmp_path):
+    runs, others = (
+        [JobRun(cell, tmp_path) for cell in read_grid(write_grid(tmp_path / name, **evaluation(**attacks))).cells]
+        for name, attacks in (
+            ("all.yaml", {"attacks": ["apgd-ce", "pgd"]}),
+            ("standing.yaml", {"attacks": ["apgd-ce"], "ensemble": ["pgd"]}),
+        )
+    )
+    outcome = read_outcome(JobRun(read_grid(finished_grid / "grid.yaml").cells[0], finished_grid / "out"))
+    write_outcome(tmp_path / "known", runs[0].cell, outcome)
+    assert [*read_outcomes(tmp_path / "known", others)] == [runs[0].cell.name]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_outcomes_ranked_under_another_attack_are_refused(finished_grid, known, tiny_images, tmp_path, capfd, older):
+    if older:  # whose files do not say which attack it was
+        for path in known.iterdir():
+            with np.load(path) as arrays:
+                changed = dict(arrays)
+            head = json.loads(str(changed["head"]))
+            del head["content"]["evaluate"]["ranked"]
+            np.savez(path, **{**changed, "head": np.array(json.dumps(head))})
     grid = write_grid(tmp_path / "grid.yaml", **evaluation(attacks=["fgsm"], ensemble=["pgd"]))
-    assert main(["benchmark", str(grid), "--data", f"folder:{tiny_images}", "--known", str(known), "--dry-run"]) == 0
+    command = ["benchmark", grid, "--data", f"folder:{tiny_images}", "--known", known, "--dry-run"]
+    fails(capfd, *command, names=(f"evaluate ranked {None if older else 'PGD-2'!r}, the grid says 'FGSM'",))
 
 
 def test_cells_of_both_places_make_one_table(finished_grid, known, tiny_images, tmp_path, monkeypatch):

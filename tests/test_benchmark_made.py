@@ -8,12 +8,37 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmark_makers import CELLS, write_grid
+from benchmark_makers import CELLS, GRID, write_grid
 from dpaat.benchmark import read_grid
 from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from test_report_browser import CHROMIUM, open_page
 from training_makers import fails
+
+
+def test_a_leaderboard_in_l2_is_attacked_in_l2():
+    grid = read_grid(None, data=["synthetic:60"], methods=["pgd", "dpaat"], train={"norm": "l2", "eps": "0.5,1"})
+    assert {cell.config.norm for cell in grid.cells} == {grid.plans.main.norm} == {"l2"}
+    assert grid.plans.main.radii == [0.25, 0.5, 1.0, 2.0]
+
+
+def test_a_typed_option_leaves_those_that_make_a_recipe(tmp_path):
+    recipes = {
+        "mean": {"method": "dpaat", "options": {"radius": "mean"}},
+        "own": {"method": "dpaat"},
+        "damped": {"method": "dpaat", "options": {"damping": 0.9}},
+    }
+    train = {**GRID["train"], "options": {"eps_min": 0.1}}
+    grid = read_grid(
+        write_grid(tmp_path / "grid.yaml", recipes=recipes, train=train), train={"options": {"damping": 0.3}}
+    )
+    options = {cell.recipe: cell.config.options for cell in grid.cells}
+    assert {name: (o["radius"], o["damping"]) for name, o in options.items()} == {
+        "mean": ("mean", 0.3),
+        "own": ("own", 0.3),
+        "damped": ("own", 0.3),
+    }
+    assert options["own"]["eps_min"] == 0.1
 
 
 def test_a_grid_without_a_file(tiny_images):

@@ -133,11 +133,12 @@ def test_seeds_are_pooled_and_runs_that_were_not_paired_are_named() -> None:
         (["a0", "a1"], few_runs([(None, 0), (None, 1)])),
         (["a0", "a1", "b0"], few_runs([(None, 0), (None, 1)])),
         (["a0", "a1", "a2", "b0"], None),
+        (["a0/1", "a0/2", "a0/3"], few_runs([("1/3", 0), ("2/3", 0), ("3/3", 0)])),
     ],
 )
 @pytest.mark.parametrize("paired", [True, False])
 def test_another_seed_is_spoken_of_by_the_runs_of_a_method(names: list[str], said: str | None, paired: bool) -> None:
-    runs = [Findings(name, {"clean": score(0.7)}, recipe=name[0]) for name in names]
+    runs = [Findings(n, {"clean": score(0.7)}, recipe=n[0], replicate=(n[2:] or None, int(n[1]))) for n in names]
     contrasts = [Contrast([name], [names[0]], {"clean": gap(0.1)} if paired else {}) for name in names[1:]]
     lines = verdict(runs, contrasts, attack="", constant=None, support=MANY)
     assert [line.text for line in lines if line.about == "training"] == ([said] if said else [])

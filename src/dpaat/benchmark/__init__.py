@@ -77,8 +77,9 @@ def benchmark(
     """
     work = _Work(grid, out, only, known)
     chosen = work.here
-    for run in chosen:
-        run.check()
+    for run in work.runs:
+        if run in chosen or (run.finished and not no_summary):  # what is summed up must be of this grid, too
+            run.check()
     if not summary_only:
         check_finished(chosen)
     if left := [] if summary_only else [run for run in chosen if not run.finished]:

@@ -13,7 +13,7 @@ import numpy as np
 from dpaat.benchmark.grid import Job
 from dpaat.benchmark.jobs import JobRun, comparable
 from dpaat.benchmark.outcomes import JobOutcome, Outcome
-from dpaat.benchmark.plans import values_of
+from dpaat.benchmark.plans import RANKED, ranked_attack, values_of
 from dpaat.errors import UserError
 from dpaat.evaluation.replicates import Fold, Predictions, of_labels
 from dpaat.evaluation.resampling import find_clusters, merge_clusters
@@ -92,6 +92,7 @@ def _content(cell: Job) -> dict[str, dict[str, Any]]:
         # All attacks on all images: where they succeed does not depend on which were left out.
         every = plan and dataclasses.replace(plan, attacks=[*plan.attacks, *plan.ensemble], ensemble=[])
         found[name] = {} if every is None else values_of(every)
+    found["evaluate"]["ranked"] = ranked_attack(plans.main).label  # which does depend on it
     return found
 
 
@@ -101,6 +102,8 @@ def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str
         known = dict(before[part])
         if known:
             known = comparable(known) if part == "train" else {**values_of(EvaluateConfig()), **known}
+        if part == "evaluate" and "ranked" not in known and (known["suites"] or known["attacks"][:1] == [RANKED]):
+            known["ranked"] = fields["ranked"]  # older files do not say it, and of these there is no doubt
         for name in fields or known:
             if (then := known.get(name)) != (wanted := fields.get(name)):
                 raise UserError(f"{path}: was computed with {part} {name} {then!r}, the grid says {wanted!r}")

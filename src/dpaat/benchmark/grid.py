@@ -140,7 +140,8 @@ def read_grid(
         UserError: what is wrong, naming the file and the field.
     """
     if path is None:
-        evaluation = read_yaml(find_grid(QUICK))["evaluate"] | {"masking": None}
+        own = {} if (norm := (train or {}).get("norm", "linf")) == "linf" else {"norm": norm, "eps": None}
+        evaluation = read_yaml(find_grid(QUICK))["evaluate"] | {"masking": None} | own
         content = {"recipes": {}, "models": [*models] or ["resnet18"], "evaluate": evaluation}
     else:
         path = find_grid(path)

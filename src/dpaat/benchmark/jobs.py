@@ -22,7 +22,7 @@ from dpaat.evaluation.results import EVALUATION_FILE
 from dpaat.measurement import EvaluateConfig
 from dpaat.methods import complete_options, find_method
 from dpaat.methods.old_names import present_names
-from dpaat.runs import CONFIG, INFO, LAST, SPLITS, write_config
+from dpaat.runs import BEST, CONFIG, INFO, LAST, PREVIOUS, SPLITS, write_config
 from dpaat.storage import read_json, write_json, writing
 from dpaat.validation import load_yaml, misfit
 
@@ -78,7 +78,7 @@ class JobRun:
     @property
     def begun(self) -> bool:
         """Whether there is a training that can be resumed."""
-        return (self.folder / LAST).is_file()
+        return any((self.folder / name).is_file() for name in (LAST, PREVIOUS, BEST))
 
     @property
     def trained(self) -> bool:

@@ -70,7 +70,7 @@ def read_outcome(run: JobRun) -> JobOutcome:
         "torch_version": document["torch_version"],
         "fingerprint": document["data_fingerprint"],
         "scores": scores_of(main, plans.main.radii),
-        "masking": _masking(document),
+        "masking": reader.masking(),
     }
     clean = main.clean.images
     if answer := one_answer(*(named(each, clean.classes) for each in (clean.predicted, clean.labels))):
@@ -82,7 +82,7 @@ def read_outcome(run: JobRun) -> JobOutcome:
 
 class _Reader:
     def __init__(self, run: JobRun, document: Document) -> None:
-        self.folder, self.document = run.folder, document
+        self.folder, self.plans, self.document = run.folder, run.cell.plans, document
         counts = {split: sum(classes.values()) for split, classes in run.info["split_counts"].items()}
         counts |= run.info.get("split_sizes") or {}
         self.sizes = counts | {"all": sum(counts.values())}
@@ -111,7 +111,7 @@ class _Reader:
         return read_predictions(self.folder, self.document, self.entry(plan, spec, eps), remedy=REMEDY)
 
     def entry(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> Entry:
-        images = min(plan.max_samples or self.sizes[plan.split], self.sizes[plan.split])
+        images = self.count(plan)
         for entry in self.document["results"]:
             if (
                 (entry["fingerprint"], entry["split"]) == (self.document["data_fingerprint"], plan.split)
@@ -120,9 +120,39 @@ class _Reader:
                 and entry.get("budgets") in (None, dict(spec.budgets))
                 and abs(entry["eps"] - eps) < 1e-9
                 and entry["norm"] in (None, spec.norm)
+                and self.is_of(plan, entry)
             ):
                 return dict(entry)
         raise self.lacks(plan, spec, eps)
+
+    def masking(self) -> list[dict[str, Any]]:
+        """What the masking checks of the cell's plans concluded, with their evidence; empty where none was made."""
+        plans, found = [plan for plan in self.plans.all if "masking" in plan.suites], []
+        for entry in self.document["analyses"].get("masking", []):
+            own = entry["fingerprint"] == self.document["data_fingerprint"]
+            if own and any(self.checked_by(plan, entry) for plan in plans):
+                evidence = {check["name"]: check["evidence"] for check in entry["checks"] if check["verdict"] != "pass"}
+                found.append({"verdict": entry["verdict"], "summary": entry["summary"], "evidence": evidence})
+        return found
+
+    def checked_by(self, plan: EvaluateConfig, entry: Entry) -> bool:
+        about = (plan.split, self.count(plan), plan.norm)
+        return (entry["split"], entry["n"], entry["norm"]) == about and self.is_of(plan, entry)
+
+    def count(self, plan: EvaluateConfig) -> int:
+        """How many images a plan is about."""
+        size = int(self.sizes[plan.split])
+        return min(plan.max_samples or size, size)
+
+    def is_of(self, plan: EvaluateConfig, entry: Entry) -> bool:
+        """Whether an entry is about a plan's draw, and computed with its seed, batches and precision."""
+        draw = plan.seed if self.count(plan) < self.sizes[plan.split] else 0
+        if entry.get("draw", draw) != draw:
+            return False
+        settings: dict[str, Any] = {"seed": plan.seed, "batch_size": plan.batch_size}
+        if plan.precision != "auto":
+            settings["precision"] = plan.precision
+        return entry["norm"] is None or all(entry.get(name, now) == now for name, now in settings.items())
 
     def lacks(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> UserError:
         return UserError(
@@ -168,16 +198,3 @@ def scores_of(outcome: Outcome, radii: Sequence[float]) -> dict[str, float]:
         for condition in conditions([outcome], radii)
         for metric, name in condition.names.items()
     }
-
-
-def _masking(document: Document) -> list[dict[str, Any]]:
-    """What the masking checks concluded, with their evidence; empty where none was made."""
-    return [
-        {
-            "verdict": entry["verdict"],
-            "summary": entry["summary"],
-            "evidence": {check["name"]: check["evidence"] for check in entry["checks"] if check["verdict"] != "pass"},
-        }
-        for entry in document["analyses"].get("masking", [])
-        if entry["fingerprint"] == document["data_fingerprint"]
-    ]

@@ -87,11 +87,16 @@ def override(
         return
     common = {**(content.get("train") or {}), **fields}
     eps = common.pop("eps", None) if "eps" in fields else None
+    options = fields.get("options")
+    if options and (before := (content.get("train") or {}).get("options")):
+        common["options"] = {**before, **options}
     content["train"] = common
     places = [each for each in (*content["recipes"].values(), *content["models"]) if isinstance(each, dict)]
     for own in places:
         for name in fields:
-            own.pop(name, None)
+            before = own.pop(name, None)
+            if name == "options" and before:  # those that are not typed may be what makes the recipe
+                own[name] = {**before, **fields[name]}
     radii = [part.strip() for part in str(eps).split(",")]
     for recipe in content["recipes"].values() if eps is not None else ():
         if find_method(recipe.get("method", common.get("method", TrainConfig.method))).adversarial:

@@ -1,6 +1,7 @@
 """Paired comparison of runs, image by image, with p-values adjusted by Holm's method."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -47,6 +48,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
     for fewer than two recipes, a run that was not evaluated, or nothing that all were evaluated on.
     """
     documents = {path: _evaluated(path) for path in dict.fromkeys(runs)}
+    names = run_names([*documents])
     recipes = _recipes(documents)
     reference, *others = recipes
     if not others:
@@ -98,7 +100,7 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         "schema_version": SCHEMA_VERSION,
         "dpaat_version": dpaat.__version__,
         "reference": reference,
-        "recipes": {name: [path.resolve().name for path in runs.values()] for name, runs in recipes.items()},
+        "recipes": {name: [names[path] for path in runs.values()] for name, runs in recipes.items()},
         "fingerprints": sorted({document["data_fingerprint"] for document in documents.values()}),
         "data_warnings": {
             str(path): found for path, document in documents.items() if (found := document.get("data_warnings"))
@@ -106,6 +108,12 @@ def compare_runs(runs: Sequence[Path]) -> Document:
         "notes": notes,
         "conditions": conditions,
     }
+
+
+def run_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The names of run folders in a comparison; of those of the same name, the whole paths."""
+    counts = Counter(path.resolve().name for path in paths)
+    return {path: name if counts[name := path.resolve().name] == 1 else str(path) for path in paths}
 
 
 def write_comparison(document: Document, out: Path) -> None:

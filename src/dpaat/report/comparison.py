@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpaat.errors import UserError
-from dpaat.evaluation.compare import compare_runs
+from dpaat.evaluation.compare import compare_runs, run_names
 from dpaat.evaluation.entries import Entry, Population, groups, population_of
 from dpaat.evaluation.masking_verdicts import images_checked
 from dpaat.evaluation.metrics import curve_area, one_answer
@@ -93,7 +93,7 @@ class Comparison:
 
     @cached_property
     def reference(self) -> float | None:
-        """The radius that represents all: the middle one, or the lower of two, under the first attack."""
+        """The radius that represents all: the middle one, or the upper of two, under the first attack."""
         if not self.attacks:
             return None
         radii = sorted({eps for found in self.under(self.attacks[0]).values() for eps in found if eps})
@@ -160,7 +160,7 @@ class Comparison:
         found = []
         for name in self.runs:
             entries = self.under(self.attacks[0] if self.attacks else "clean")[name].values()
-            masking = self.masking(name)
+            masking, about = self.masking(name), self.runs[name].evaluation or {}
             found.append(
                 Findings(
                     name,
@@ -169,12 +169,13 @@ class Comparison:
                     checked=images_checked(masking) if masking else 0,
                     one_answer=self.one_answers.get(name),
                     validation=self.validation(name),
-                    recipe=str((self.runs[name].evaluation or {}).get("recipe") or ""),
+                    recipe=str(about.get("recipe") or ""),
+                    replicate=(about.get("fold"), about.get("training_seed")),
                 )
             )
         constant = self.constant and self.constant["metrics"]["balanced_accuracy"]
-        about: dict[str, Any] = {"attack": (self.attacks or [""])[0], "constant": constant, "support": self.support}
-        return verdict(found, self.pairs[1], images=self.population.n, split=self.population.split, **about)
+        facts: dict[str, Any] = {"attack": (self.attacks or [""])[0], "constant": constant, "support": self.support}
+        return verdict(found, self.pairs[1], images=self.population.n, split=self.population.split, **facts)
 
     @cached_property
     def pairs(self) -> tuple[list[Entry], list[Contrast], str]:
@@ -186,7 +187,7 @@ class Comparison:
         except UserError as error:
             first, *others = self.runs
             return [], [Contrast([name], [first]) for name in others], str(error)
-        called = {run.path.resolve().name: name for name, run in self.runs.items()}
+        called = dict(zip(run_names([run.path for run in self.runs.values()]).values(), self.runs, strict=True))
         recipes = {name: [called.get(each, each) for each in runs] for name, runs in document["recipes"].items()}
         reference = recipes.pop(document["reference"])
         about = self.population

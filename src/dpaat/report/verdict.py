@@ -1,6 +1,5 @@
 """Verdict box of a report: from scores with intervals to sentences, by the rules of `docs/verdict.md`."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ class Findings:
     checked: int = 0  # images that were checked
     one_answer: str | None = None  # such as "answers nv for all 40 images: the constant answer"
     validation: float | None = None  # clean balanced accuracy where the epoch was chosen
+    replicate: tuple[str | None, int | None] = (None, None)  # its fold and seed
     recipe: str = ""  # the same for runs that differ in seed or fold only, "" where nothing else is known to be alike
 
     @property
@@ -87,12 +87,14 @@ def verdict(
             lines.append(Line("attack", f"{attack} only: further attacks can only lower the scores", True))
     lines += [line for run in runs if (line := _optimism(run, split))]
     lines += _images(n, support, split)
-    recipes = Counter(run.recipe or run.name for run in runs)
-    if max(recipes.values(), default=0) == 1:
+    recipes: dict[str, list[tuple[str | None, int | None]]] = {}
+    for run in runs:
+        recipes.setdefault(run.recipe or run.name, []).append(run.replicate)
+    if max(map(len, recipes.values()), default=0) == 1:
         count = "one run each" if len(recipes) > 1 else "one run"
         lines.append(Line("training", f"{count}: the intervals say nothing about another seed", True))
-    cautions = (few_runs((None, seed) for seed in range(count)) for count in recipes.values())
-    lines += [Line("training", text, True) for text in dict.fromkeys(filter(None, cautions))]
+    cautions = filter(None, map(few_runs, recipes.values()))
+    lines += [Line("training", text, True) for text in dict.fromkeys(cautions)]
     return lines
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dpaat.evaluation.compare import METRICS, difference_cell
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.specs import WORST_CASE
+from dpaat.evaluation.specs import WORST_CASE, own_budgets
 from dpaat.evaluation.tables import condition, constant_row, corruptions_table, of_labels, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
@@ -117,7 +117,10 @@ def _curves(comparison: Comparison, attack: str) -> list[Plot]:
 
 
 def _security_curve(comparison: Comparison) -> list[Plot]:
-    curves = {n: e for n in comparison.runs for e in comparison.analyses(n, "curve")}
+    scored = [e for each in comparison.results.values() for e in each if e["label"] in comparison.attacks[:1]]
+    wanted = own_budgets(scored[0].get("budgets") or {}) if scored else []  # as the scores beside it
+    every = ((n, e) for n in comparison.runs for e in comparison.analyses(n, "curve"))
+    curves = {n: e for n, e in every if own_budgets(e.get("budgets") or {}) == wanted}
     if not curves:
         return []
     lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
