@@ -11,7 +11,7 @@ from dpaat.benchmark.plans import digest
 from dpaat.cli import main
 from dpaat.errors import UserError
 from dpaat.evaluation.attacking import Attacker
-from dpaat.evaluation.certified import ABSTAINS, certify, run_certified
+from dpaat.evaluation.certified import ABSTAINS, certify, outvoted, run_certified
 from dpaat.evaluation.results import read_evaluation
 from dpaat.journal import Journal
 from dpaat.measurement import EvaluateConfig
@@ -136,3 +136,13 @@ def test_the_method_gaussian_learns_from_noisy_images():
         assert (seen[-1] - x).std().item() == pytest.approx(sigma, rel=0.15)
     with pytest.raises(UserError, match="sigma must lie in"):
         build_method(find_method("gaussian"), context, {"sigma": 0.0})
+
+
+def test_a_class_that_wins_without_a_majority_is_not_broken_by_nothing():
+    wins, loses, even = [450, 300, 250], [300, 450, 250], [400, 400, 200]
+    found = outvoted(np.array([wins, loses, even]), np.zeros(3, np.int64), 0.001)
+    assert found.tolist() == [False, True, False]
+    draws = np.random.default_rng(0).multinomial(1000, [0.45, 0.45, 0.1], size=20_000)
+    assert outvoted(draws, np.zeros(20_000, np.int64), 0.05).mean() <= 0.05, "the truth is a tie"
+    two = np.random.default_rng(0).multinomial(1000, [0.5, 0.5], size=20_000)
+    assert 0.03 <= outvoted(two, np.zeros(20_000, np.int64), 0.05).mean() <= 0.05

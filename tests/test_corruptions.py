@@ -2,17 +2,29 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from dpaat.data.synthetic import CLASSES, render
 from dpaat.errors import UserError
+from dpaat.evaluation.attacking import Attacker
 from dpaat.evaluation.corruption_images import CAST_STRENGTH, CORRUPTIONS, HAIRS, RULER
-from dpaat.evaluation.corruptions import SEVERITIES, corrupt, corruption_summary, corruptions_for
+from dpaat.evaluation.corruptions import SEVERITIES, corrupt, corruption_summary, corruptions_for, run_corruptions
+from dpaat.evaluation.images import RowView
 
 COLOUR = np.stack([render(k % len(CLASSES), k, 0)[0].transpose(2, 0, 1) for k in range(14)])
 GREY = np.rint(COLOUR.mean(axis=1, keepdims=True)).astype(np.uint8)
 IDS = [f"syn-{k}" for k in range(len(COLOUR))]
 CHANCE = ("noise", "brightness", "vignette", "hairs", "ruler", "colour-cast")
+
+
+class Mean(nn.Module):
+    """Light above the middle of the range, else dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        light = x.mean(1) - 0.47
+        return torch.stack([-light, light], 1)
 
 
 def cases() -> list[tuple[str, str]]:
@@ -230,3 +242,15 @@ def test_summary_by_hand():
 def test_errors_that_are_none_are_refused(errors, clean):
     with pytest.raises(ValueError, match="error"):
         corruption_summary(errors, clean)
+
+
+def test_grey_images_are_corrupted_as_grey_ones_for_a_model_of_three_channels():
+    grey = np.full((6, 1, 32, 32), 120, np.uint8)
+    views = {channels: RowView(grey, np.arange(6), channels) for channels in (1, 3)}
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Mean())
+    found = {}
+    for channels, view in views.items():
+        with Attacker(model, view, np.array([0, 1] * 3), num_classes=2, progress=False) as attacker:
+            found[channels] = run_corruptions(attacker, np.array(list("abcdef")), ["dark", "light"])
+    assert found[1] == found[3]
+    assert found[3]["skipped"] == ["colour-cast"]

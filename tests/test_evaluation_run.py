@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
+import dpaat
 from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
-from dpaat.evaluation import Attacker, evaluate_run, predict
+from dpaat.evaluation import Attacker, attack_spec, evaluate_model, evaluate_run, predict
 from dpaat.evaluation.entries import groups, note_of
+from dpaat.evaluation.foreign import target_of_weights
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.results import read_evaluation
+from dpaat.evaluation.tables import calibration_table
+from dpaat.measurement import EvaluateConfig, Foreign
 from dpaat.models import build_model
-from dpaat.runs import write_config
+from dpaat.runs import read_config, write_config
 from dpaat.storage import write_json
 
 SHADES = {"dark": 60, "grey": 120, "light": 190}
@@ -279,3 +285,68 @@ def test_predict_refuses_in_one_line(run: Path, tmp_path: Path) -> None:
             predict(run, images, out, **QUIET)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "p.csv").exists()
+
+
+def test_the_size_of_the_images_is_part_of_a_model_from_elsewhere(run: Path, tmp_path: Path) -> None:
+    weights = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "w.ckpt")
+    config = read_config(run / "config.yaml")
+    about = {"window": None, "seed": 0, "device": "cpu", "progress": False}
+    found = {
+        size: target_of_weights(
+            Foreign(out=str(tmp_path / "out"), model=config.model, weights=str(weights), stem="small", image_size=size),
+            config.data,
+            **about,
+        ).head["checkpoint"]
+        for size in (None, 64, 16)
+    }
+    assert found[None] == found[64] != found[16]
+
+
+def test_images_that_weights_have_learned_are_said(run: Path, tmp_path: Path) -> None:
+    config = read_config(run / "config.yaml")
+    options = {"attacks": ["fgsm"], "eps": "2/255", "split": "all", "device": "cpu"}
+    own = evaluate_run(run, **options, progress=False)["results"][0]["learned"]
+    given = {"weights": str(run / "checkpoints" / "best.ckpt"), "out": tmp_path / "out"}
+    assert dpaat.evaluate(config.model, config.data, **given, **options)["results"][0]["learned"] == own > 0
+    entry = dpaat.explain(run, split="all", max_samples=6, device="cpu")["explanations"][0]
+    assert 0 < entry["learned"] <= 6
+
+
+def test_a_source_of_another_size_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(read_config(run / "config.yaml"), image_size=48)
+    monkeypatch.setattr("dpaat.evaluation.run.read_config", lambda path: other)
+    with pytest.raises(UserError, match="takes images of 48 px, not"):
+        evaluate_run(run, attacks=["transfer"], eps="2/255", source=run, device="cpu", progress=False)
+
+
+def test_analyses_of_other_budgets_stand_side_by_side(run: Path) -> None:
+    for steps in (2, 1):
+        options = {"suites": ["standard"], "eps": "2/255", "steps": f"{steps},square=2", "device": "cpu"}
+        document = evaluate_run(run, **options, progress=False)
+    assert [entry["budgets"]["apgd-ce"] for entry in document["analyses"]["calibration"]] == [1, 2]
+    titles = [calibration_table({"run": entry}).title for entry in document["analyses"]["calibration"]]
+    assert ["PGD-1," in titles[0], "PGD-2," in titles[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("images", "specs", "said"),
+    [
+        (torch.rand(4, 3, 16, 16), [attack_spec("pgd", steps=1), attack_spec("pgd", steps=2)], "each once"),
+        (torch.rand(4, 3, 16, 16), [attack_spec("fgsm"), attack_spec("pgd", norm="l2")], "of one norm"),
+        (torch.rand(4, 3, 16, 24), None, "16 x 24 would be cropped"),
+    ],
+)
+def test_what_a_folder_cannot_keep_is_refused(images, specs, said, tmp_path: Path) -> None:
+    options = {"classes": ["a", "b"], "radii": [1 / 255], "specs": specs, "out": tmp_path / "out"}
+    with pytest.raises(UserError, match=said):
+        evaluate_model(torch.nn.Flatten(), images, np.array([0, 1, 0, 1]), **options)
+
+
+def test_images_that_are_not_square_are_not_cropped_unsaid() -> None:
+    with pytest.raises(UserError, match=r"images of 16 x 24: give .* image_size=16"):
+        dpaat.evaluate(torch.nn.Flatten(), (torch.rand(4, 3, 16, 24), [0, 1, 0, 1]), classes=["a", "b"], out="never")
+
+
+def test_a_seed_below_0_is_refused() -> None:
+    with pytest.raises(UserError, match="seed"):
+        EvaluateConfig(seed=-1)

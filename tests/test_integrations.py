@@ -231,7 +231,11 @@ def test_a_class_without_an_image_is_to_be_named(imbalance):
     with pytest.raises(UserError, match="the model tells 5 classes apart, the labels 3; give num_classes=5"):
         wide(AdversarialLoss(network(5), LABELS, **options))
     assert wide(AdversarialLoss(network(5), LABELS, num_classes=5, **options)).isfinite()
-    own = AdversarialLoss(network(5), LABELS, loss=nn.CrossEntropyLoss(reduction="none"), **options)
+    mine = {"loss": nn.CrossEntropyLoss(reduction="none")}
+    if imbalance != "none":
+        with pytest.raises(UserError, match=f"imbalance='{imbalance}' would be ignored"):
+            AdversarialLoss(network(5), LABELS, **mine, **options)
+    own = AdversarialLoss(network(5), LABELS, **mine, **{**options, "imbalance": None})
     for epoch in range(2):
         assert call(model=network(5), epoch=epoch)(own).isfinite()
 

@@ -226,6 +226,16 @@ def test_iaat_step_by_hand():
     assert close(output.rows["loss"], [math.log1p(math.exp(pixel - 0.65)) for pixel in (0.55, 0.6, 0.65, 0.9)])
 
 
+@pytest.mark.parametrize(("adv_start", "first", "last"), [(0.0, 0, 0), (0.5, 10, 10), (0.95, 19, 19)])
+def test_iaat_warms_up_when_the_attacks_begin(adv_start, first, last):
+    made = IAAT(context(epochs=20, adv_start=adv_start))
+    warm = []
+    for epoch in range(first, 20):
+        made.begin_epoch(epoch)
+        warm += [epoch] * made.warming
+    assert (warm[0], warm[-1]) == (first, last)
+
+
 def test_iaat_never_passes_the_radius_of_the_run():
     made = make(IAAT, own_context=two_classes(1), options={"gamma": 0.1, "beta": 0.5})
     made.perturbation.eps.fill_(0.48)
@@ -323,7 +333,7 @@ def test_cat_softens_a_label_as_far_as_it_is_learned_beside_a_teacher(weight, cl
     soft = (1 - share) * torch.eye(CLASSES)[y] + share * noise
     loss = -(soft * logits[-6:].log_softmax(1)).sum(1)
     if teacher is not None:
-        loss = (1 - weight) * loss + weight * teacher.divergence(logits[-6:], x)
+        loss = (1 - weight) * loss + weight * teacher.divergence(logits[-6:], x, y)
     loss = (1 - clean_weight) * loss + (clean_weight * plain_loss(logits[:6], y) if clean_weight else 0)
     assert torch.allclose(output.loss, loss.mean(), rtol=1e-5)
 

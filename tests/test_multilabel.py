@@ -212,7 +212,9 @@ def test_one_label_is_the_question_of_two_classes():
     of_label = y[:, None].to(torch.int8)
     assert torch.allclose(cross_entropy(z, of_label), cross_entropy(two, y))
     assert torch.equal(fooled(z, of_label), fooled(two, y))
-    assert torch.allclose(kl_divergence(z, z + 1, several=True), kl_divergence(two, two + torch.tensor([0.0, 1.0])))
+    assert torch.allclose(
+        kl_divergence(z, z + 1, torch.ones_like(z)), kl_divergence(two, two + torch.tensor([0.0, 1.0]))
+    )
     labels = torch.tensor([0, 0, 0, 1] * 3)
     for imbalance in ("none", "balanced-softmax", "weights"):
         one = learning_loss(imbalance, labels, 2)(two, y)
@@ -560,10 +562,38 @@ def test_the_state_takes_no_more_than_16_bytes_a_sample():
 
 def test_the_teacher_teaches_every_label():
     model, x = network(), torch.rand(5, 3, 4, 4)
-    teacher = SelfTeacher(model, 1.0, several=True)
+    teacher = SelfTeacher(model, 1.0)
     p, q = (model(x) / 2).sigmoid(), (model(x) / 2 + 0.5).sigmoid()
     binary = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-    assert torch.allclose(teacher.divergence(model(x) + 1, x), 4 * binary.mean(1), atol=1e-5)
+    y = torch.ones(5, 3, dtype=torch.int8)
+    assert torch.allclose(teacher.divergence(model(x) + 1, x, y), 4 * binary.mean(1), atol=1e-5)
+    y[:, 1] = -1
+    assert torch.allclose(teacher.divergence(model(x) + 1, x, y), 4 * binary[:, [0, 2]].mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"), [("pgd", 0.0), ("trades", 0.0), ("pgd", 1.0), ("trades", 0.5), ("dpaat", 1.0)]
+)
+def test_ignored_labels_are_neither_learned_nor_attacked(name, weight):
+    labels = torch.tensor([[1, -1, -1], [0, -1, -1]] * 4, dtype=torch.int8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    context = MethodContext(
+        labels=labels,
+        num_classes=3,
+        epochs=2,
+        learn_loss=learning_loss("none", labels, 3),
+        eps=8 / 255,
+        steps=2,
+        norm="linf",
+        clean_weight=0.0,
+        teacher=SelfTeacher(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), weight) if weight else None,
+    )
+    method = build_method(find_method(name), context, {})
+    method(model, torch.arange(8), torch.rand(8, 3, 4, 4), labels).loss.backward()
+    gradient = model[1].weight.grad.abs().sum(1)
+    assert gradient[0] > 0
+    assert gradient[1:].tolist() == [0, 0]
 
 
 CONTROLS = [{"radius": name} for name in ("mean", "class-mean", "permuted", "uniform")]
@@ -592,7 +622,7 @@ def test_methods_take_a_step_on_labels(name, options):
         steps=2,
         norm="linf",
         clean_weight=0.0 if name == "trades" else 0.5,
-        teacher=SelfTeacher(model, 0.5, several=True),
+        teacher=SelfTeacher(model, 0.5),
     )
     method = build_method(find_method(name), context, options)
     x, index = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12)

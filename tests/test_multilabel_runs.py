@@ -13,6 +13,7 @@ from dpaat import load
 from dpaat.cli import main
 from dpaat.config import TrainConfig
 from dpaat.data.label_sets import from_text
+from dpaat.errors import UserError
 from dpaat.evaluation import evaluate_run
 from dpaat.evaluation.compare import compare_runs
 from dpaat.evaluation.results import check_results
@@ -196,3 +197,8 @@ def test_an_interrupted_run_answers_at_the_thresholds_of_its_weights(runs, tmp_p
         assert json.loads((run / "run.json").read_text())["thresholds"] == kept
     copied = shutil.copy(runs["dpaat"] / "checkpoints" / "best.ckpt", tmp_path / "copied.ckpt")
     assert open_weights(Path(copied)).record["thresholds"] == kept
+
+
+def test_several_labels_cannot_be_certified(runs):
+    with pytest.raises(UserError, match="suite certified: is for one class an image"):
+        evaluate_run(runs["dpaat"], suites=["certified"], eps="0.1", norm="l2", progress=False)

@@ -453,3 +453,18 @@ def test_attacks_that_a_suite_left_out_are_named_in_page_and_card(tmp_path: Path
     for suffix in ("html", "md"):
         text = write_report([run], tmp_path / f"report.{suffix}", format=suffix, images=False).read_text()
         assert "run: 1,234 attacks left out on images that had withstood all at a larger radius." in text
+
+
+def test_runs_of_the_same_name_are_compared_as_what_they_are(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name / "run", loss_per_radius=loss) for name, loss in (("x", 20), ("y", 40), ("z", 5))]
+    page = read_page(runs, tmp_path / "report.html")
+    for other in runs[1:]:
+        assert f"{other} against {runs[0]}" in page.text
+        assert f"{other} against {other}" not in page.text
+
+
+def test_masking_checks_at_smaller_radii_do_not_vouch_for_larger_ones(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", radii=(4 / 255, 8 / 255))
+    for eps, said in ((4 / 255, "Not checked for gradient masking"), (8 / 255, "no sign of gradient masking")):
+        add_analyses(run, masking={**masking("pass", "believable"), "eps": eps})
+        assert said in read_page([run], tmp_path / "report.html").text

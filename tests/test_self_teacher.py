@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dpaat import AdversarialLoss
 from dpaat.cli import main
 from dpaat.config import TrainConfig, complete
 from dpaat.errors import UserError
@@ -14,9 +15,11 @@ from dpaat.methods import METHODS
 from dpaat.methods.teacher import SelfTeacher
 from dpaat.runs import open_run
 from dpaat.training import train
+from dpaat.training.faults import first_attack
 from method_makers import Network, batch, close, context
 from training_makers import assert_equal, assert_same_run, checkpoint, fails, metrics, tiny_arguments, tiny_config
 
+Y = torch.zeros(1, dtype=torch.long)
 QUICK = {"steps": 1, "val_eps": "0", "batch_size": 16}
 
 
@@ -37,19 +40,19 @@ class Answer(nn.Module):
 
 def test_divergence_by_hand():
     teacher = SelfTeacher(Answer(0.0, 2 * math.log(3)), 0.5)  # at temperature 2: 1/4 and 3/4
-    found = teacher.divergence(torch.tensor([[0.0, 0.0], [0.0, 2 * math.log(3)]]), torch.zeros(2, 1, 1, 1))
+    found = teacher.divergence(torch.tensor([[0.0, 0.0], [0.0, 2 * math.log(3)]]), torch.zeros(2, 1, 1, 1), Y)
     assert close(found, [4 * (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)), 0.0])
     hotter = SelfTeacher(Answer(0.0, math.log(3)), 0.5, temperature=1.0)
-    assert close(hotter.divergence(torch.zeros(1, 2), torch.zeros(1, 1, 1, 1)), [float(found[0]) / 4])
+    assert close(hotter.divergence(torch.zeros(1, 2), torch.zeros(1, 1, 1, 1), Y), [float(found[0]) / 4])
 
 
 def test_its_loss_is_mixed_in_by_its_weight():
     loss, logits, x = torch.tensor([2.0]), torch.zeros(1, 2), torch.zeros(1, 1, 1, 1)
     teacher = SelfTeacher(Answer(0.0, 2 * math.log(3)), 0.7)
-    expected = 0.3 * loss + 0.7 * teacher.divergence(logits, x)
-    assert torch.equal(context(teacher=teacher).with_teacher(loss, logits, x), expected)
-    assert torch.equal(context().with_teacher(loss, logits, x), loss)
-    nothing = context(teacher=teacher).with_teacher(loss[:0], logits[:0], x[:0])
+    expected = 0.3 * loss + 0.7 * teacher.divergence(logits, x, Y)
+    assert torch.equal(context(teacher=teacher).with_teacher(loss, logits, x, Y), expected)
+    assert torch.equal(context().with_teacher(loss, logits, x, Y), loss)
+    nothing = context(teacher=teacher).with_teacher(loss[:0], logits[:0], x[:0], Y[:0])
     assert nothing.shape == (0,), "no image of the batch is attacked"
 
 
@@ -60,7 +63,7 @@ def test_what_looks_at_the_network_does_not_see_the_teacher():
     model.register_forward_hook(lambda *_, **__: seen.append("forward"), with_kwargs=True, always_call=True)
     model.register_full_backward_hook(lambda *_: seen.append("backward"))
     teacher, x = SelfTeacher(model, 0.5), torch.ones(1, 2, requires_grad=True)
-    teacher.divergence(torch.zeros(1, 2), x)
+    teacher.divergence(torch.zeros(1, 2), x, Y)
     assert teacher.network(x).requires_grad
     teacher.network(x).sum().backward()
     assert not seen
@@ -78,7 +81,7 @@ def test_it_is_frozen():
     assert model.training
     assert not any(module.training for module in teacher.modules())
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    teacher.divergence(model(x), x).sum().backward()
+    teacher.divergence(model(x), x, Y).sum().backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
@@ -197,3 +200,22 @@ def test_a_run_with_a_teacher_is_evaluated_with_its_own_weights(tiny_images, tmp
     assert all(torch.equal(value, state[f"{prefix}{name}"]) for name, value in loaded.items())
     assert not all(torch.equal(value, state[f"method.teacher.network.{name}"]) for name, value in loaded.items())
     assert main(["evaluate", str(run), "--eps=2/255", "--steps=1", "--device=cpu"]) == 0
+
+
+@pytest.mark.parametrize(("name", "first"), [("taet", 3), ("amat", 3), ("pgd", 1)])
+def test_the_teacher_is_frozen_when_the_attacks_begin(name, first):
+    labels = torch.arange(8) % 2
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    adversarial = AdversarialLoss(model, labels, epochs=10, method=name, steps=1, adv_start=0.1, self_teacher=0.5)
+    assert adversarial.method.first_attack == first
+    config = complete(TrainConfig(method=name, epochs=10, adv_start=0.1, self_teacher=0.5))
+    assert first_attack(config) == first
+    x, index = torch.rand(8, 1, 2, 2), torch.arange(8)
+    before = []
+    for epoch in range(5):
+        before.append(model[1].weight.detach().clone())
+        adversarial(model, index, x, labels, epoch=epoch).backward()
+        with torch.no_grad():
+            model[1].weight += 1.0
+        model.zero_grad()
+    assert torch.equal(adversarial.method.teacher.network.state_dict()["model.1.weight"], before[first])

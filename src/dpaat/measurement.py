@@ -104,7 +104,7 @@ class Measurement(Checked):
     split: Split = option("test", "images to take")
     max_samples: int | None = option(None, "a seeded stratified draw of so many; by default all", ge=1)
     batch_size: int = option(128, "images per batch", ge=1)
-    seed: int = option(0, "of the draw and of random starts")
+    seed: int = option(0, "of the draw and of random starts", ge=0)
 
 
 @dataclass(config=STRICT)

@@ -127,6 +127,11 @@ def test_too_seldom_to_move_a_size() -> None:
     assert never is not None
     assert never[0].endswith("too seldom to move a size; give a smaller --clean-weight")
     assert adaptation(config_of("pgd")) is None
+    for method, epochs in (("taet", 1), ("amat", 2)):
+        none = adaptation(config_of(method, epochs, adv_start=0.5 if epochs > 1 else 0.0))
+        assert none is not None
+        assert "no image will be attacked" in none[0]
+        assert none[1]
 
 
 def test_a_run_says_how_often_it_attacks(tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

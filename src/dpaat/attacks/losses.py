@@ -72,15 +72,15 @@ def mean_known(values: Tensor, y: Tensor) -> Tensor:
     return torch.where(known, values, 0.0).sum(1) / known.sum(1).clamp(min=1)
 
 
-def kl_divergence(expected: Tensor, found: Tensor, *, several: bool = False) -> Tensor:
+def kl_divergence(expected: Tensor, found: Tensor, y: Tensor | None = None) -> Tensor:
     """KL divergence of the second distribution from the first, `(B,)`, by their logits `(B, K)`.
 
-    Of `several` labels an image it is the mean of the K binary ones.
+    Where the labels `y` are several an image, `(B, K)`, it is the mean of the binary ones of those known.
     """
     both = (expected.float(), found.float())
-    if several:
+    if y is not None and y.ndim == 2:
         first, second = (torch.stack([F.logsigmoid(each), F.logsigmoid(-each)]) for each in both)
-        return F.kl_div(second, first, reduction="none", log_target=True).sum(0).mean(1)
+        return mean_known(F.kl_div(second, first, reduction="none", log_target=True).sum(0), y)
     first, second = (each.log_softmax(1) for each in both)
     return F.kl_div(second, first, reduction="none", log_target=True).sum(1)
 

@@ -1,7 +1,7 @@
 """Robustness to common corruptions: what they do to images, and what they cost a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from dpaat.data.loading import key
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.attacking import Attacker, ImageArray
 from dpaat.evaluation.corruption_images import CORRUPTIONS
+from dpaat.evaluation.images import RowView
 from dpaat.evaluation.labels import verdicts
 from dpaat.evaluation.specs import CLEAN
 
@@ -64,12 +65,14 @@ class _CorruptedView:
     name: str
     severity: int
     seed: int
+    channels: int  # wanted, see `RowView`
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        return corrupt(self.images[rows], self.name, self.severity, seed=self.seed, ids=self.ids[rows])
+        images = corrupt(self.images[rows], self.name, self.severity, seed=self.seed, ids=self.ids[rows])
+        return np.repeat(images, self.channels // images.shape[1], axis=1)
 
 
 def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -78,12 +81,15 @@ def run_corruptions(attacker: Attacker, ids: np.ndarray, classes: Sequence[str])
     Returns "accuracy" and "balanced_accuracy", five scores by severity for every corruption and one under "clean";
     "error" and "balanced_error", their `corruption_summary`; "skipped", corruptions without a meaning for grey images.
     """
-    names, skipped = corruptions_for(attacker.images[np.arange(1)].shape[1])
+    images = own = attacker.images
+    if isinstance(images, RowView):  # grey images are corrupted as such, whatever the model takes
+        own = replace(images, channels=images.images.shape[1])
+    channels, (names, skipped) = images[np.arange(1)].shape[1], corruptions_for(own[np.arange(1)].shape[1])
     conditions = [("clean", 0), *((name, severity) for name in names for severity in SEVERITIES)]
     scores: dict[str, dict[str, list[float]]] = {"accuracy": {}, "balanced_accuracy": {}}
     for number, (name, severity) in enumerate(conditions):
         attacker.bar.expect(f"{name} {severity or ''}", (len(conditions) - number) * len(attacker))
-        view = _CorruptedView(attacker.images, ids, name, severity, attacker.seed) if severity else attacker.images
+        view = _CorruptedView(own, ids, name, severity, attacker.seed, channels) if severity else images
         outputs = attacker.on(view, f"corruptions/{name}-{severity}").outputs(CLEAN)
         metrics = verdicts(outputs.predicted, attacker.labels, classes)
         scores["accuracy"].setdefault(name, []).append(metrics["accuracy"])

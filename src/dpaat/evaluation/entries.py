@@ -1,6 +1,7 @@
 """Entries of `evaluation.json`: what they say, which images they are about, how they are told apart and sorted."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +119,12 @@ def _details(entry: Entry) -> list[str]:
     """What tells results of one attack apart: budgets of a suite's attacks that are not the default, and the source."""
     source = source_of(entry) if "attack" in entry else None
     return [*own_budgets(entry.get("budgets") or {}), *([source] if source else [])]
+
+
+def own_words(entries: Iterable[Entry]) -> str:
+    """What to add to a title: budgets that are not the attacks' own, such as " (PGD-1)"; "" where there are none."""
+    own = dict.fromkeys(text for entry in entries for text in own_budgets(entry.get("budgets") or {}))
+    return f" ({', '.join(own)})" if own else ""
 
 
 def subject_of(entry: Entry) -> tuple[Any, ...]:

@@ -51,7 +51,7 @@ def target_of_weights(
     assert given.out
     device = resolve_device(device)
     out, source = Path(given.out), open_weights(Path(given.weights)) if given.weights else None
-    prepared, left_out = _prepare_for(source, given, data, window, seed=seed, progress=progress)
+    prepared, left_out, own_splits = _prepare_for(source, given, data, window, seed=seed, progress=progress)
     outputs, said = _outputs(source, classes or given.classes, prepared)
     if classes or given.classes:
         prepared = _numbered(prepared, outputs)
@@ -80,6 +80,8 @@ def target_of_weights(
         out.mkdir(parents=True, exist_ok=True)
     # The same file read in another way is another model.
     read = {key: model.facts[key] for key in ("stem", "mean", "std")}
+    if size != ((source.record if source else {}).get("image_size") or _side(data)):
+        read["image_size"] = size
     if source is not None:
         identity = json.dumps([source.digest, given.model, read | {"key": model.facts["weights"]["key"]}, outputs])
     else:
@@ -93,6 +95,7 @@ def target_of_weights(
         data=prepared,
         own_data=prepared,
         left_out=left_out,
+        own_splits=own_splits,
         majority=usual_labels(info) if several else max(counts, key=counts.__getitem__),
         thresholds=_thresholds(source, outputs) if several else None,
         head=head_of(
@@ -153,10 +156,13 @@ def _channels(source: WeightsFile | None, model: str) -> int | None:
 
 def _prepare_for(
     source: WeightsFile | None, given: Foreign, data: Any, window: str | None, *, seed: int, progress: bool
-) -> tuple[PreparedData, LeftOut | None]:
-    """Load a dataset as the record of the weights says; the data of the training are split as then."""
+) -> tuple[PreparedData, LeftOut | None, bool]:
+    """Load a dataset as the record of the weights says; the data of the training are split as then.
+
+    Returns them, what is left out, and whether the splits are those of the training.
+    """
     if isinstance(data, PreparedData):
-        return data, None
+        return data, None, False
     record = source.record if source is not None else {}
     options: dict[str, Any] = {
         "image_size": given.image_size or record.get("image_size") or _side(data),
@@ -167,24 +173,28 @@ def _prepare_for(
         options |= {"window": record["window"], "known": tuple(record["known"])}
     prepared = prepare(data, seed=seed, training=False, progress=progress, **options)
     if source is not None and source.folder is not None:
-        return unseen(prepared, open_run(source.folder))
+        prepared, left_out = unseen(prepared, open_run(source.folder))
+        return prepared, left_out, left_out is None or left_out.own
     if source is None or prepared.fingerprint != record.get("fingerprint"):
-        return prepared, LeftOut(0, 0, "nothing") if record else None
+        return prepared, LeftOut(0, 0, "nothing") if record else None, False
     split = record.get("split")
     then = prepare(data, progress=False, **options, **split) if split else prepared
     if not split or (known := same_split(record, then, **split)) is False:
         raise UserError(
             f"{source.path}: was trained on these data by a split that it does not hold; evaluate its run folder"
         )
-    return then, LeftOut(0, 0, "nothing") if known is None else None
+    return then, LeftOut(0, 0, "nothing") if known is None else None, True
 
 
 def _side(data: Any) -> int:
     """Pixels at the shorter side of images that are in memory, else 64."""
     pair = data[0] if isinstance(data, list) and data else None
-    shape = getattr(pair[0], "shape", ()) if isinstance(pair, tuple) else ()
+    shape: Any = getattr(pair[0], "shape", ()) if isinstance(pair, tuple) else ()
     last = isinstance(pair, tuple) and isinstance(pair[0], np.ndarray) and shape[2:] in ((1,), (3,), (4,))
-    return int(min(shape[:2] if last else shape[-2:])) if len(shape) >= 2 else 64
+    height, width = (shape[:2] if last else shape[-2:]) if len(shape) >= 2 else (64, 64)
+    if height != width:
+        raise UserError(f"images of {height} x {width}: give the side of the squares to cut, as image_size={height}")
+    return int(height)
 
 
 def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:

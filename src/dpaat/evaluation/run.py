@@ -31,6 +31,7 @@ from dpaat.evaluation.target import EvalTarget
 from dpaat.evaluation.writer import Analyses, Writer
 from dpaat.measurement import EvaluateConfig, Foreign
 from dpaat.precision import bfloat16_pays
+from dpaat.runs import CONFIG, SUBJECT, read_config, read_info
 from dpaat.storage import writing
 from dpaat.validation import misfit
 
@@ -78,6 +79,9 @@ def source_of(target: EvalTarget, run: Path | None) -> EvalTarget | None:
             f"source {run}: classes {', '.join(source.classes)} of {source.channels}-channel images, not "
             f"{', '.join(target.classes)} of {target.channels}; take a run of the same classes in the same order"
         )
+    config = vars(read_config(run / CONFIG)) if (run / CONFIG).is_file() else read_info(run / SUBJECT)["config"]
+    if (side := config.get("image_size")) != (own := target.data.images.shape[-1]):
+        raise UserError(f"source {run}: takes images of {side} px, not {own}; take a run of the same size")
     return source
 
 
@@ -116,6 +120,10 @@ def evaluate_arrays(
     else:
         options |= {"attacks": [spec.name for spec in specs], "norm": specs[0].norm if specs else options["norm"]}
         options["steps"] = {spec.name: spec.steps for spec in specs if spec.steps}
+    if specs and (len({spec.name for spec in specs}) < len(specs) or len({spec.norm for spec in specs}) > 1):
+        raise UserError("out: keeps attacks of one norm, each once; leave it out, or make several calls")
+    if images.shape[-1] != images.shape[-2]:
+        raise UserError(f"out: images of {images.shape[-2]} x {images.shape[-1]} would be cropped; make them square")
     plan, given = EvaluateConfig(split="all", **options), Foreign(out=str(out), image_size=int(images.shape[-1]))
     data = [(image, classes[label]) for image, label in zip(images, labels, strict=True)]
     about: dict[str, Any] = {"module": model, "classes": classes, "seed": plan.seed}
@@ -129,6 +137,8 @@ def _written(target: EvalTarget, plan: EvaluateConfig, *, source: EvalTarget | N
         raise UserError("attack 'transfer' makes its images on another model: give --source RUN")
     if source is not None and not (transfers or "masking" in plan.suites):
         raise UserError("source: nothing here takes one; add transfer to --attack, or masking to --suite")
+    if "certified" in plan.suites and target.thresholds is not None:
+        raise UserError("suite certified: is for one class an image, not for several labels")
     target.check_radii(plan.radii, plan.norm)
     check_writable(target.folder)
     require_present(target.folder, target.head)
@@ -159,15 +169,16 @@ def _measured(writer: Writer, attacker: Attacker) -> Iterator[Result | Analyses]
     elif not plan.suites:
         yield from run_attacks(attacker, plan.specs, eps, classes)
     if "quick" in plan.suites or "standard" in plan.suites:
-        quick, parts = "quick" in plan.suites, list[Result]()
+        quick, parts, budgets = "quick" in plan.suites, list[Result](), dict[str, int]()
         for part in run_standard(attacker, eps, classes, norm=plan.norm, steps=plan.steps, quick=quick):
             if isinstance(part, Curve):
+                budgets = part.budgets
                 yield {"quick" if quick else "curve": vars(part)}
             else:
                 yield part
                 parts.append(part)
         if not quick:
-            yield _clinical(writer, parts)
+            yield _clinical(writer, parts, budgets)
     if "certified" in plan.suites:
         yield next(run_attacks(attacker, [], [], classes))
         noise = run_certified(attacker, eps, norm=plan.norm, sigmas=plan.sigma, draws=plan.draws)
@@ -182,7 +193,7 @@ def _measured(writer: Writer, attacker: Attacker) -> Iterator[Result | Analyses]
         yield {"corruptions": run_corruptions(attacker, writer.ids, classes)}
 
 
-def _clinical(writer: Writer, results: Sequence[Result]) -> Analyses:
+def _clinical(writer: Writer, results: Sequence[Result], budgets: dict[str, int]) -> Analyses:
     """Clinical analyses; thresholds are chosen on the model's own validation images, unless they are evaluated here."""
     target, plan, table, validation = writer.target, writer.plan, writer.target.data.table, None
     own, evaluated = target.own_data, plan.split in ("val", "all")
@@ -200,7 +211,7 @@ def _clinical(writer: Writer, results: Sequence[Result]) -> Analyses:
         tasks=tasks_of(table),
         classes=target.classes,
     )
-    return {name: {"conditions": values} for name, values in found.items()}
+    return {name: {"conditions": values, "budgets": budgets} for name, values in found.items()}
 
 
 def check_writable(folder: Path) -> None:

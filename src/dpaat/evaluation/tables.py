@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from rich.console import Group as Lines
 from rich.text import Text
 
-from dpaat.evaluation.entries import Document, Entry, Group, Population, groups
-from dpaat.evaluation.specs import is_worst_case, own_budgets
+from dpaat.evaluation.entries import Document, Entry, Group, Population, groups, own_words
+from dpaat.evaluation.specs import is_worst_case
 from dpaat.radii import format_radius
 from dpaat.tables import Cell, Column, Kind, Row, Table, percent, score_cell
 
@@ -128,7 +128,7 @@ def calibration_table(found: Mapping[str, Entry]) -> Table:
     ]
     temperatures = (next(iter(e["conditions"].values())).get("temperature") for e in found.values())
     known = ", ".join(f"{each:.2f}" for each in temperatures if each)
-    title = f"calibration (percent); temperature {known} from clean validation images"
+    title = f"calibration{own_words(found.values())} (percent); temperature {known} from clean validation images"
     return Table("", ["calibration error", "with temperature"], rows, title=title, note=CALIBRATION)
 
 
@@ -142,7 +142,8 @@ def operating_points_table(found: Mapping[str, Entry], only: Collection[str] | N
                     scores = [score_cell(points[number][k], points[number][f"{k}_interval"]) for k in POINT]
                     task = f"{first['task']}, specificity {first['specificity_wanted']:.0%}"
                     rows.append(Row(_of(run, task) if name == "clean" else "", [_named(name), *scores]))
-    title = "sensitivity at thresholds that give the wanted specificity on clean validation images (percent)"
+    thresholds = "thresholds that give the wanted specificity on clean validation images"
+    title = f"sensitivity at {thresholds}{own_words(found.values())} (percent)"
     return Table("", [Column("images", left=True), *POINT], rows, title=title, note=OPERATING_POINTS)
 
 
@@ -212,8 +213,8 @@ def _curve(found: Mapping[str, Entry]) -> Table:
     rows = [Row(format_radius(eps), [percent(accuracy), percent(balanced)]) for eps, accuracy, balanced in points]
     areas = [percent(entry[name]) for name in ("accuracy_area", "balanced_accuracy_area")]
     rows.append(Row(f"area to {format_radius(entry['area'])}", areas))
-    own = f" ({', '.join(budgets)})" if (budgets := own_budgets(entry.get("budgets") or {})) else ""
-    title = "; ".join(filter(None, (f"worst case{own} over growing radii, {_about(entry)} (percent)", spared(entry))))
+    about = f"worst case{own_words([entry])} over growing radii, {_about(entry)} (percent)"
+    title = "; ".join(filter(None, (about, spared(entry))))
     return Table("radius", ["accuracy", "balanced"], rows, title=title)
 
 

@@ -47,7 +47,7 @@ class AdversarialLoss(nn.Module):
             None of images in [0, 1], whose normalization, if any, is the model's.
         loss: to learn from, instead of the cross-entropy: logits `(B, K)`, labels `(B,)` to losses `(B,)`.
         method: this and all that follows as of `dpaat train`, with its defaults; `imbalance="sampler"` leaves that to
-            the loader.
+            the loader, and `loss` treats the classes itself.
         **options: further ones of the method.
     """
 
@@ -63,7 +63,7 @@ class AdversarialLoss(nn.Module):
         normalized: tuple[Numbers, Numbers] | None = None,
         loss: LearnLoss | None = None,
         method: str = "dpaat",
-        imbalance: Literal["none", "weights", "sampler", "balanced-softmax"] = "balanced-softmax",
+        imbalance: Literal["none", "weights", "sampler", "balanced-softmax"] | None = None,
         eps: str | float | None = None,
         steps: int = 10,
         norm: Literal["linf", "l2"] = "linf",
@@ -73,6 +73,9 @@ class AdversarialLoss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if loss is not None and imbalance not in (None, "none", "sampler"):
+            raise BadValueError(f"loss: treats the classes itself, so that imbalance={imbalance!r} would be ignored")
+        imbalance = imbalance or "balanced-softmax"
         shares: dict[str, Any] = {"clean_weight": clean_weight, "adv_start": adv_start, "self_teacher": self_teacher}
         given: dict[str, Any] = {"imbalance": imbalance, "eps": eps, "steps": steps, "norm": norm, "epochs": epochs}
         config = complete(TrainConfig(method=method, options=options, **shares, **given))
@@ -169,7 +172,7 @@ class AdversarialLoss(nn.Module):
             )
         if self._epoch < 0 < epoch:
             warnings.warn(f"AdversarialLoss begins at epoch {epoch}; to go on, load its state_dict", stacklevel=4)
-        teacher, first = self.method.teacher, self.method.context.first_attack
+        teacher, first = self.method.teacher, self.method.first_attack
         if teacher is not None and self._epoch < first <= epoch:
             teacher.freeze(network)
         self.method.begin_epoch(epoch)

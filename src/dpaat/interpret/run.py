@@ -77,7 +77,7 @@ def explain(target: EvalTarget, plan: ExplainConfig, *, progress: bool = True) -
         x = torch.from_numpy(images[np.array([0])]).to(target.device).float() / 255
         layer = find_layer(target.model, x, plan.layer)
     options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed}
-    options |= {"device": target.device, "progress": progress}
+    options |= {"device": target.device, "progress": progress, "thresholds": target.thresholds}
     with Attacker(target.model, images, answers, num_classes=len(target.classes), **options) as attacker:
         found = measure(attacker, labels, plan.kinds, layer=layer, spec=plan.spec, radii=plan.radii, keep=keep)
     table, names, conditions = target.data.table, [kind.name for kind in plan.kinds], [0.0, *plan.radii]
@@ -90,6 +90,7 @@ def explain(target: EvalTarget, plan: ExplainConfig, *, progress: bool = True) -
         "data_spec": table.spec,
         "checkpoint": target.head["checkpoint"],
         **({} if target.left_out is None else {"left_out": vars(target.left_out)}),
+        **({"learned": learned} if plan.split == "all" and (learned := target.learned(rows)) else {}),
         "attack": {name: getattr(plan.spec, name) for name in ("name", "steps", "norm", "label", "start")},
         "eps": plan.radii,
         "maps": {kind.name: kind.description for kind in plan.kinds},

@@ -1,6 +1,7 @@
 """Training methods: their base classes, the run they serve, and the losses and searches that several share."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,11 +50,11 @@ class MethodContext:
         """The first epoch with attacks, from 0; the last one always has them."""
         return first_attack(self.adv_start, self.epochs)
 
-    def with_teacher(self, loss: Tensor, logits: Tensor, x: Tensor) -> Tensor:
+    def with_teacher(self, loss: Tensor, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Mix the self-teacher's loss, if there is one, into that `(B,)` of views of `x` with these logits."""
         if self.teacher is None or not len(x):  # not every network takes an empty batch
             return loss
-        return (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.divergence(logits, x)
+        return (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.divergence(logits, x, y)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Method(nn.Module, ABC):
     multilabel = False  #: whether this very class also learns images of several labels; not inherited
     takes_clean_weight = True  #: False where an objective weighs clean and adversarial loss by an option of its own
 
-    #: option that is the share of the epochs that learn from clean images only, and the least number of these
+    #: option that is the share of the epochs that learn from clean images only, and the least number after `adv_start`
     clean_first: tuple[str, int] | None = None
 
     def __init__(self, context: MethodContext, **options: Any) -> None:
@@ -111,6 +112,12 @@ class Method(nn.Module, ABC):
         for name, found in declared.items():
             found.check(name, values[name])
         return values
+
+    @property
+    def first_attack(self) -> int:
+        """The first epoch with attacks, from 0: after `adv_start`, and after the clean epochs of the method's own."""
+        first, own = self.context.first_attack, self.clean_first
+        return max(first + own[1], math.ceil(float(getattr(self, own[0])) * self.context.epochs)) if own else first
 
     def setup(self) -> None:
         """Make the method's state, when its options are set."""
@@ -207,9 +214,9 @@ def mixed_loss(
     weight = context.clean_weight
     if weight == 0:
         logits = model(x_adv)
-        return context.with_teacher(context.learn_loss(logits, y), logits, x).mean(), logits, None
+        return context.with_teacher(context.learn_loss(logits, y), logits, x, y).mean(), logits, None
     clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
-    on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
+    on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x, y)
     loss = (1 - weight) * on_adversarial + weight * context.learn_loss(clean, y)
     return loss.mean(), adversarial, clean
 
@@ -239,5 +246,5 @@ def margin_loss(
 ) -> tuple[Tensor, Tensor]:
     """Loss `(B,)` (1 - beta) * loss(x) + beta * loss(at_margin), the latter of the counted, and its logits `(B, K)`."""
     clean, adversarial = model(torch.cat([x, at_margin])).chunk(2)
-    on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x)
+    on_adversarial = context.with_teacher(context.learn_loss(adversarial, y), adversarial, x, y)
     return (1 - beta) * context.learn_loss(clean, y) + beta * counted * on_adversarial, adversarial

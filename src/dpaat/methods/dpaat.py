@@ -131,10 +131,10 @@ class DPAAT(Method):
         if not self._both:
             logits = model(view)
             losses = context.learn_loss(logits, y)
-            losses = losses.index_copy(0, rows, context.with_teacher(losses[rows], logits[rows], x[rows]))
+            losses = losses.index_copy(0, rows, context.with_teacher(losses[rows], logits[rows], x[rows], y[rows]))
             return losses.mean(), logits.detach(), None
         clean, adversarial = model(torch.cat([x, view[rows]])).split([len(x), len(rows)])
-        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y[rows]), adversarial, x[rows])
+        on_adversarial = context.with_teacher(context.learn_loss(adversarial, y[rows]), adversarial, x[rows], y[rows])
         weight = context.clean_weight
         losses = weight * context.learn_loss(clean, y)
         losses = losses.index_add(0, rows, (1 - weight) / self._share * on_adversarial)

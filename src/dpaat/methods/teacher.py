@@ -21,7 +21,6 @@ class SelfTeacher(nn.Module):
         model: the network, whose weights are copied.
         weight: share of this loss in the loss on an adversarial view, in (0, 1].
         temperature: T, above 0.
-        several: whether an image has several labels: then it is the mean of their binary divergences.
 
     Raises:
         UserError: a model that cannot be copied.
@@ -31,7 +30,7 @@ class SelfTeacher(nn.Module):
     this package's choice.
     """
 
-    def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0, *, several: bool = False) -> None:
+    def __init__(self, model: nn.Module, weight: float, temperature: float = 2.0) -> None:
         super().__init__()
         try:
             self.network = copy.deepcopy(model).requires_grad_(False).eval()
@@ -42,7 +41,7 @@ class SelfTeacher(nn.Module):
         for module in self.network.modules():  # those before a forward pass stay: spectral norm is made of them
             module._forward_hooks.clear()
             module._backward_hooks.clear()
-        self.weight, self.temperature, self.several = weight, temperature, several
+        self.weight, self.temperature = weight, temperature
 
     def freeze(self, model: nn.Module) -> None:
         """Copy the network as it is now, its kind of numbers and unsaved buffers too; it may be wrapped by now."""
@@ -55,12 +54,15 @@ class SelfTeacher(nn.Module):
                 kept = tensor.data if tensor.shape == now.shape else torch.empty_like(now, device=tensor.device)
                 tensor.data = kept.to(now.dtype).copy_(now.detach())
 
-    def divergence(self, logits: Tensor, x: Tensor) -> Tensor:
-        """Loss per sample `(B,)`, from logits `(B, K)` of adversarial views and the clean images `(B, C, H, W)`."""
+    def divergence(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss per sample `(B,)`, from logits `(B, K)` of adversarial views and the clean images `(B, C, H, W)`.
+
+        Of the labels `y`, only those that are unknown matter: the network's answers to them teach nothing.
+        """
         with torch.no_grad():
             expected = self.network(x).float() / self.temperature
         found = logits.float() / self.temperature
-        return self.temperature**2 * kl_divergence(expected, found, several=self.several)
+        return self.temperature**2 * kl_divergence(expected, found, y)
 
     @override
     def train(self, mode: bool = True) -> Self:

@@ -14,18 +14,13 @@ from dpaat.evaluation.compare import compare_runs, run_names
 from dpaat.evaluation.entries import Entry, Population, groups, population_of
 from dpaat.evaluation.masking_verdicts import images_checked
 from dpaat.evaluation.metrics import curve_area, one_answer
-from dpaat.evaluation.specs import is_worst_case
-from dpaat.report.figures import Estimate
+from dpaat.evaluation.specs import is_worst_case, own_budgets
+from dpaat.report.figures import estimate
 from dpaat.report.verdict import Contrast, Findings, Line, condition_of, verdict
 from dpaat.report.view import RunView
 
 ANY_NORM = ("corruptions", "certified")
 """Analyses that hold whatever the norm of the attack, or say their own."""
-
-
-def estimate(entry: Entry, key: str = "balanced_accuracy") -> Estimate:
-    """A score of a result with its interval."""
-    return Estimate(entry["metrics"][key], (entry.get("intervals") or {}).get(key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +74,10 @@ class Comparison:
     def _same_norm(self, entry: Entry) -> bool:
         return self.norm is None or entry.get("norm") in (None, self.norm)
 
+    def _same_budgets(self, entry: Entry) -> bool:
+        first = next((e for e in self._attacked if e["label"] == self.attacks[0]), {})
+        return "budgets" not in entry or own_budgets(entry["budgets"]) == own_budgets(first.get("budgets") or {})
+
     @property
     def clean(self) -> dict[str, Entry]:
         """Results on clean images, by run."""
@@ -117,14 +116,15 @@ class Comparison:
         return curve_area(radii, [everything[name][eps]["metrics"]["balanced_accuracy"] for eps in radii])
 
     def analyses(self, name: str, kind: str) -> list[Entry]:
-        """What was concluded from a run's results on these images, such as "masking", in the norm of the attack."""
+        """What was concluded from a run's results on these images, in norm and budgets of the first attack."""
         found = [e for e in self.runs[name].analyses.get(kind, []) if population_of(e) == self.population]
-        return [e for e in found if kind in ANY_NORM or self._same_norm(e)]
+        return [e for e in found if kind in ANY_NORM or (self._same_norm(e) and self._same_budgets(e))]
 
     def masking(self, name: str) -> Entry | None:
-        """Masking checks of a run on these images or, if there are none, on a draw from the same split."""
+        """Masking checks of a run, up to the largest radius shown, on these images or else on a draw of the split."""
         found = [*self.analyses(name, "masking"), *self.runs[name].analyses.get("masking", [])]
-        return next((e for e in found if self._here(e) and self._same_norm(e)), None)
+        large = max((e["eps"] for e in self._attacked if e["label"] == self.attacks[0]), default=0.0)
+        return next((e for e in found if self._here(e) and self._same_norm(e) and e.get("eps", large) >= large), None)
 
     @property
     def masked(self) -> dict[str, Entry]:
@@ -194,15 +194,12 @@ class Comparison:
         wanted = [(about.data, about.split, about.n * folds) for folds in (1, len(reference))]
         conditions = [each for each in document["conditions"] if (each["data"], each["split"], each["n"]) in wanted]
         # The runs may share a larger draw of these images, and are compared on that.
-        chosen = [e for e in conditions if e["label"] in ("clean", *self.attacks[:1])]
-        contrasts = []
-        for name, runs in recipes.items():
-            found = {
-                condition_of(e): e["differences"][name]["balanced_accuracy"]
-                for e in chosen
-                if e["label"] == "clean" or np.isclose(e["eps"], self.reference or 0)
-            }
-            contrasts.append(Contrast(runs, reference, found))
+        middle = [e for e in conditions if e["label"] in self.attacks[:1] and np.isclose(e["eps"], self.reference or 0)]
+        chosen = [*(e for e in conditions if e["label"] == "clean"), *middle]
+        contrasts = [
+            Contrast(runs, reference, {condition_of(e): e["differences"][name]["balanced_accuracy"] for e in chosen})
+            for name, runs in recipes.items()
+        ]
         for each in conditions:
             each["differences"] = {", ".join(recipes[name]): found for name, found in each["differences"].items()}
         return conditions, contrasts, ""

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 
+from dpaat.evaluation.entries import Entry
 from dpaat.evaluation.fronts import pareto_front
 from dpaat.radii import format_radius
 from dpaat.report import drawing as draw
@@ -29,6 +30,11 @@ class Estimate(NamedTuple):
     def row(self) -> tuple[object, ...]:
         """Value, lower and upper end; empty texts where there is no interval."""
         return (self.value, *(self.interval or ("", "")))
+
+
+def estimate(entry: Entry, key: str = "balanced_accuracy") -> Estimate:
+    """A score of a result with its interval."""
+    return Estimate(entry["metrics"][key], (entry.get("intervals") or {}).get(key))
 
 
 @draw.STYLED

@@ -85,7 +85,9 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
         x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
     with evaluation_mode(model), torch.no_grad():
         logits = [model(each).numpy() for each in (x, x_adv)]
-        given = [(each > 0).astype(np.int8) if several else each.argmax(axis=1) for each in logits]
+        known_at = run.info.get("thresholds") or {}
+        at = np.array([known_at.get(name, 0.0) for name in classes])
+        given = [(each > at).astype(np.int8) if several else each.argmax(axis=1) for each in logits]
         answers = [named(each, classes).tolist() for each in given]
         maps = [input_gradient_map(model, each, of).numpy() for each in (x, x_adv)]
     over_epochs = view.radii_over_epochs(known["id"].tolist())

@@ -143,7 +143,7 @@ def first_attack(config: TrainConfig) -> int:
     first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
     if method.build.clean_first:
         option, least = method.build.clean_first
-        first = max(first, least, math.ceil(float(config.options[option]) * config.epochs))
+        first = max(first + least, math.ceil(float(config.options[option]) * config.epochs))
     return first
 
 
@@ -156,9 +156,12 @@ def attacked_visits(config: TrainConfig) -> float:
 def adaptation(config: TrainConfig) -> tuple[str, bool] | None:
     """How often a method that moves radii attacks an image in this run, and whether that is too seldom to move a size.
 
-    None for other methods. With the rule "step" a size moves by one increment at an attack, after the first one.
+    None for other methods, unless they attack no image at all. With the rule "step" a size moves by one increment at an
+    attack, after the first one.
     """
-    method = find_method(config.method)
+    method, first = find_method(config.method), first_attack(config)
+    if method.adversarial and first >= config.epochs:
+        return f"no image will be attacked: the first {_counted(first, 'epoch')} learn clean images; train longer", True
     if not method.moves_radius:
         return None
     visits, needed = attacked_visits(config), 1.0

@@ -120,7 +120,7 @@ class TrainingModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Begin the epoch and its sums."""
         self.begin_epoch(self.current_epoch)
-        if self.method.teacher is not None and self.current_epoch == self.method.context.first_attack:
+        if self.method.teacher is not None and self.current_epoch == self.method.first_attack:
             self.method.teacher.freeze(self.evaluated)
         self._train_sums, self._unsummed = torch.zeros(3, dtype=torch.float64), []
 

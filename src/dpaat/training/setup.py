@@ -176,7 +176,7 @@ def build(config: TrainConfig, data: PreparedData, *, begun: Run | None = None) 
         norm=config.norm,
         clean_weight=float(config.clean_weight or 0.0),
         adv_start=float(config.adv_start or 0.0),
-        teacher=SelfTeacher(model, config.self_teacher, several=data.table.multilabel) if config.self_teacher else None,
+        teacher=SelfTeacher(model, config.self_teacher) if config.self_teacher else None,
         static_shapes=config.static_shapes,
     )
     objective = build_method(method, context, config.options)

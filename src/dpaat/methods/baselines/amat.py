@@ -34,7 +34,7 @@ class AMAT(IMA):
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
         # Epochs before `adv_start` leave no losses here: one more yields them.
-        self.warming = epoch < max(self.context.first_attack + 1, self.warmup * self.context.epochs)
+        self.warming = epoch < self.first_attack
         state = self.perturbation
         if not self.warming and state.criterion.isnan():
             losses = state.loss[state.visits > 0]

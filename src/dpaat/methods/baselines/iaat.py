@@ -29,13 +29,14 @@ class IAAT(RadiiMethod):
     #: how much larger the radius is that a sample has to withstand, in pixel units
     gamma: float = option(1.9 / 255, "(0, inf)", radius=1)
     beta: float = option(0.1, "(0, 1]")  #: weight of the new radius against the old one
-    #: share of the epochs in which samples that are right get the whole radius and the others none; the authors take
-    #: 10 epochs
+    #: share of the epochs with attacks in which samples that are right get the whole radius and the others none; the
+    #: authors take 10 epochs
     warmup: float = option(0.05, "[0, 1]")
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        self.warming = epoch < self.warmup * self.context.epochs
+        first = self.first_attack
+        self.warming = epoch - first < self.warmup * (self.context.epochs - first)
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:

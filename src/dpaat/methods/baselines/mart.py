@@ -34,7 +34,7 @@ class MART(Method):
         doubt = 1 - clean.float().softmax(1).gather(1, y[:, None])[:, 0]
         loss = context.learn_loss(adversarial, y) + margin_term(adversarial, y)
         loss = loss + self.beta * kl_divergence(clean, adversarial) * doubt
-        return StepOutput(context.with_teacher(loss, adversarial, x).mean(), adversarial.detach(), index)
+        return StepOutput(context.with_teacher(loss, adversarial, x, y).mean(), adversarial.detach(), index)
 
 
 def margin_term(logits: Tensor, y: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class TAET(AdversarialTraining):
 
     @override
     def begin_epoch(self, epoch: int) -> None:
-        self.clean_only = epoch < self.first_stage * self.context.epochs
+        self.clean_only = epoch < self.first_attack
 
     @override
     def forward(self, model: nn.Module, index: Tensor, x: Tensor, y: Tensor) -> StepOutput:

@@ -37,10 +37,10 @@ class TRADES(Method):
         context = self.context
         expected, ball = score(model, x), make_ball(context.norm, x, context.eps)
         x_adv = ball.project_(ball.x + _START * torch.randn_like(ball.x))
-        loss = lambda logits, _: kl_divergence(expected, logits, several=context.several)  # noqa: E731
+        loss = lambda logits, labels: kl_divergence(expected, logits, labels)  # noqa: E731
         for iterate in pgd_trajectory(model, x_adv, y, ball=ball, steps=context.steps, loss=loss):
             x_adv = iterate.after
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
-        divergence = kl_divergence(clean, adversarial, several=context.several)
-        objective = context.learn_loss(clean, y) + self.beta * context.with_teacher(divergence, adversarial, x)
+        divergence = kl_divergence(clean, adversarial, y)
+        objective = context.learn_loss(clean, y) + self.beta * context.with_teacher(divergence, adversarial, x, y)
         return StepOutput(objective.mean(), adversarial.detach(), index)

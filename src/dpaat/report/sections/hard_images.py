@@ -38,13 +38,15 @@ def hard_images(report: Report) -> list[Block]:
 
 
 def estimates(run: RunView) -> pd.DataFrame | None:
-    """The last epoch of the perturbation log, hardest first; None for a run without estimates.
+    """The last epoch of the perturbation log, hardest first; None for a run without estimates of the nearest label.
 
     Columns id, class, distance, eps, loss and `loss_above_class`, the loss less the mean of its class; `distance` is
     NaN for an image that was never attacked.
     """
     frame = run.radii
     if frame is None or run.config.options.get("rule") != "solve":  # by increments, an image may have no size at all
+        return None
+    if run.info.get("multilabel") and run.config.options.get("scope") != "class":  # of the mean of all labels' losses
         return None
     if "distance" not in frame or frame["distance"].isna().all():
         return None

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from dpaat.evaluation.compare import METRICS, difference_cell
 from dpaat.evaluation.entries import Entry
-from dpaat.evaluation.specs import WORST_CASE, own_budgets
+from dpaat.evaluation.specs import WORST_CASE
 from dpaat.evaluation.tables import condition, constant_row, corruptions_table, of_labels, score_cells, spared
 from dpaat.radii import format_radius
 from dpaat.report.blocks import Block, Figures, Fold, Heading, Text, first_open, register_section
-from dpaat.report.comparison import Comparison, Report, estimate
+from dpaat.report.comparison import Comparison, Report
 from dpaat.report.drawing import Plot
-from dpaat.report.figures import Estimate, line_plot, pareto_plot
+from dpaat.report.figures import Estimate, estimate, line_plot, pareto_plot
 from dpaat.report.verdict import under_attack
 from dpaat.tables import Cell, Column, Row, Table, percent
 
@@ -117,10 +117,7 @@ def _curves(comparison: Comparison, attack: str) -> list[Plot]:
 
 
 def _security_curve(comparison: Comparison) -> list[Plot]:
-    scored = [e for each in comparison.results.values() for e in each if e["label"] in comparison.attacks[:1]]
-    wanted = own_budgets(scored[0].get("budgets") or {}) if scored else []  # as the scores beside it
-    every = ((n, e) for n in comparison.runs for e in comparison.analyses(n, "curve"))
-    curves = {n: e for n, e in every if own_budgets(e.get("budgets") or {}) == wanted}
+    curves = comparison.first("curve")
     if not curves:
         return []
     lines = {name: list(zip(entry["eps"], entry[BALANCED], strict=True)) for name, entry in curves.items()}
