@@ -163,6 +163,13 @@ def test_a_split_that_lacks_a_class_is_read_by_its_own_numbers(tmp_path):
     assert [table.classes[k] for k in table.frame["label"]] == ["a", "b", "c", "a", "c"]
 
 
+def test_colour_among_grey_images_is_not_lost_unsaid(tmp_path):
+    made = own_code_makers.Shapes(80)
+    made.pixels = [pixels if number == 1 else pixels[..., 0] for number, pixels in enumerate(made.pixels)]
+    with pytest.raises(UserError, match=r"item 1 of .* it is in colour, but those that were looked at are grey"):
+        prepare(made, image_size=SIDE, cache_dir=tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [

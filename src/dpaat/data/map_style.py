@@ -70,7 +70,7 @@ def table_of(made: Any, *, name: str, spec: str) -> ImageTable:
             raise UserError(f"{spec}: only some of its splits have {wanted!r}")
     if not raw:
         raise UserError(f"{spec}: no images")
-    channels = reader.look(raw)
+    channels = reader.channels = reader.look(raw)
     labels = [_label(value, reader.describe(row)) for row, value in enumerate(reader.labels)]
     names = [_class_names(part, spec) for part in parts.values()]
     classes, numbers = _classes(labels, np.repeat(np.arange(len(parts)), [*map(len, parts.values())]), names, spec)
@@ -149,6 +149,7 @@ class _Items:
     labels: list[Any] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     floating: bool = False
+    channels: int = 3
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -163,7 +164,10 @@ class _Items:
         image, label = self._pair(row)
         if self.known and str(_label(label, self.describe(row))) != self.known[row]:
             raise ValueError(f"its label is {label!r}, but its targets say {self.known[row]!r}")
-        return encoded(image)
+        found = encoded(image)
+        if self.channels == 1 and self.known and _channels_of(found) == 3:
+            raise ValueError("it is in colour, but those that were looked at are grey; give all of them in one kind")
+        return found
 
     def look(self, labels: Sequence[Any]) -> int:
         """Complete the labels, look at some images, or at all if need be, and tell how many channels there are."""
@@ -210,9 +214,12 @@ def _channels(image: Any) -> int:
     if isinstance(image, Image.Image):
         return channels_of(image)
     with suppress(ValueError, OSError):
-        found = encoded(image)
-        return header_channels(found) if isinstance(found, bytes) else found.ndim if found.ndim == 3 else 1
+        return _channels_of(encoded(image))
     return 1
+
+
+def _channels_of(image: Encoded) -> int:
+    return header_channels(image) if isinstance(image, bytes) else image.ndim if image.ndim == 3 else 1
 
 
 def _file(image: Image.Image) -> bytes:

@@ -28,7 +28,8 @@ class DPAAT(Method):
     known from the clean view or the first pass of the attack, its adversarial loss from the pass that learns, so moving
     the size costs nothing. The objective is (1 - w) * loss(x_adv) + w * loss(x) in the mean over the epochs, with w the
     `clean_weight`; with a self-teacher, the adversarial view learns its answer to the clean one as well. In a control
-    (`radius`), sizes move as ever, by losses of an attack of their own; the objective is taken at other ones.
+    (`radius`), sizes move by losses of an attack of their own, in evaluation mode: with BatchNorm these are other ones
+    than those of the pass that learns, and the sizes a little smaller. The objective is taken at the control's sizes.
     """
 
     rule: str = option("solve", "solve | step")  #: solve the size from the losses, or step it by fixed increments
