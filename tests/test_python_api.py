@@ -354,8 +354,9 @@ def test_numbers_as_labels_count_into_the_classes(missing, tmp_path):
     assert support == dict(zip("cab", plain["results"][0]["metrics"]["support"].values(), strict=True))
     assert [e["metrics"]["accuracy"] for e in named["results"]] == [e["metrics"]["accuracy"] for e in plain["results"]]
     for classes in (["a", "b"], ["1", "2", "3"]):
+        options = {"out": tmp_path / "other", "classes": classes, "image_size": 24, **QUICK}
         with pytest.raises(UserError, match="classes unknown"):
-            dpaat.evaluate(own_code_makers.Net(len(classes)), arrays, out=tmp_path / "other", classes=classes, **QUICK)
+            dpaat.evaluate(own_code_makers.Net(len(classes)), arrays, **options)
 
 
 def test_a_model_of_other_classes_in_the_same_folder_leaves_nothing_of_the_first(tmp_path):

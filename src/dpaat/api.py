@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpaat.attacks import find_attack
 from dpaat.config import TrainConfig, chosen
-from dpaat.consistency import check_choices, require_begun
+from dpaat.consistency import check_choices
 from dpaat.errors import UserError
 from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import Document
@@ -22,7 +22,7 @@ from dpaat.evaluation.run import source_of
 from dpaat.evaluation.target import EvalTarget
 from dpaat.measurement import FLAGS, EvaluateConfig, ExplainConfig, Foreign
 from dpaat.own_code import FIELDS, require_trust, trusting
-from dpaat.runs import CONFIG, INFO, SUBJECT, open_run, read_config
+from dpaat.runs import INFO, SUBJECT, open_run, read_config
 from dpaat.weights import open_weights
 
 Config = TrainConfig | Mapping[str, Any] | str | Path
@@ -62,19 +62,15 @@ def train(
             require_trust((given[name] for name in FIELDS if name not in fields), None, config)
         elif config is not None:
             given = dict(config) if isinstance(config, Mapping) else vars(config)
-        if given and fields:
-            given = vars(chosen(TrainConfig(**given)))
+        given = vars(chosen(TrainConfig(**given))) if given and fields else given
         if live := [name for name in ("model", "data") if not isinstance(fields.get(name, ""), str)]:
             raise UserError(f"{live[0]}: give a name, as a run has to find it again: py:PKG.MODULE:NAME for your own")
         if out is None:
             names = chain(["train"], (f"train-{number}" for number in count(2)))
             out = next(folder for name in names if not (folder := Path("runs") / name).exists())
-        if resume and (Path(out) / CONFIG).is_file():
-            check_choices(Path(out), read_config(Path(out) / CONFIG), {**given, **fields})
-        elif resume and not given and "data" not in fields:
-            require_begun(Path(out))
-        data = fields.get("data") if resume else None
-        return fit(TrainConfig(**{**given, **fields}), out, resume=resume, data=data)
+        if resume:
+            check_choices(Path(out), {**given, **fields}, told=bool(given))
+        return fit(TrainConfig(**{**given, **fields}), out, resume=resume, data=fields.get("data") if resume else None)
 
 
 def load(path: str | Path, *, device: str = "auto", trust: bool = False) -> Predictor:
@@ -226,11 +222,9 @@ def _target(
     **options: Any,
 ) -> EvalTarget:
     """Evaluation target: a folder, or a model from elsewhere with a folder for its results."""
-    if isinstance(model, Predictor):
-        model = unchanged(model)
+    model = unchanged(model) if isinstance(model, Predictor) else model
     path = None if isinstance(model, nn.Module) else Path(model)
-    if _of_arrays(data):
-        data = list(zip(*data, strict=True))
+    data = list(zip(*data, strict=True)) if _of_arrays(data) else data
     known = path is not None and any((path / name).is_file() for name in (INFO, SUBJECT))
     if path is not None and known and (out is None or Path(out).resolve() == path.resolve()):
         if how or classes:

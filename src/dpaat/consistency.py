@@ -31,14 +31,18 @@ def seal_end(folder: Path) -> dict[str, Any]:
     return {"files": {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(paths) if p.is_file()}}
 
 
-def require_begun(out: Path) -> None:
-    """Refuse to resume in a folder where nothing was begun, and nobody says what."""
-    if not (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out}: holds no run to resume; give the options of the training, to begin it")
+def check_choices(out: Path, given: Mapping[str, Any], *, told: bool) -> TrainConfig | None:
+    """How a run was begun, at the place that is given now; None where one is begun that somebody `told` of.
 
+    Raises UserError for other options than it was begun with, or where neither is so.
+    """
+    from dpaat.runs import read_config
 
-def check_choices(out: Path, begun: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """How a run was begun, at the place that is given now; refuses other options than it was begun with."""
+    if not (out / CONFIG).is_file():
+        if not told and "data" not in given and not (out.is_dir() and any(out.iterdir())):
+            raise UserError(f"{out}: holds no run to resume; give the options of the training, to begin it")
+        return None
+    begun = read_config(out / CONFIG)
     same_method = given.get("method", begun.method) == begun.method
     kept = {"options": begun.options if same_method else {}, "trainer": begun.trainer}
     nested = {name: values | given.get(name, {}) for name, values in kept.items()}

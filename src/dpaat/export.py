@@ -47,9 +47,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
     """
     missing = [name for name in NEEDED if onnx and importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"export needs {', '.join(missing)}: pip install 'dpaat[export]', or leave ONNX out (--no-onnx)"
-        )
+        raise UserError(f"export needs {', '.join(missing)}: pip install 'dpaat[export]', or give --no-onnx")
     if images < 1:
         raise UserError(f"images: {images} must be at least 1")
     run = open_run(path)
@@ -62,8 +60,7 @@ def export(path: Path, out: Path, *, images: int = 100, onnx: bool = True) -> di
         "timm_version": timm.__version__,
         "run": run.path.name,
         "checkpoint": run.checkpoint_digest,
-        **run.record,
-        **use_of(run),
+        **record_of(run),
         **{name: model.facts[name] for name in ("strides", "mean", "std")},
         "input": {"name": "images", "shape": ["batch", *x.shape[1:]], "range": [0, 1], "fit": run.config.fit}
         | {"window": run.info.get("window") or "full"},
@@ -108,10 +105,10 @@ def _not_of_an_export(out: Path) -> Path | None:
     return None if ours or not there else there[0]
 
 
-def use_of(run: Run) -> dict[str, Any]:
-    """What predictions need beside the record: which frame of a file is read; what tells yes from no of labels."""
+def record_of(run: Run) -> dict[str, Any]:
+    """A run's record with what predictions need: the frame of a file that is read; what tells yes from no of labels."""
     thresholds = {"thresholds": run.info.get("thresholds")} if run.info.get("multilabel") else {}
-    return thresholds | ({"frame": frame} if (frame := frame_of(run.config.data)) else {})
+    return run.record | thresholds | ({"frame": frame} if (frame := frame_of(run.config.data)) else {})
 
 
 def _test_images(run: Run, count: int) -> tuple[Tensor, str]:
@@ -146,7 +143,7 @@ def _write_weights(model: Classifier, run: Run, path: Path) -> None:
     from safetensors.torch import save
 
     state = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
-    record = run.record | {name: model.facts[name] for name in ("mean", "std")} | use_of(run)
+    record = record_of(run) | {name: model.facts[name] for name in ("mean", "std")}
     path.write_bytes(save(state, {"format": "pt", RECORD: json.dumps(record)}))
 
 

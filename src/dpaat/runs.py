@@ -168,9 +168,7 @@ class Run:
             return data
         if prepare(spec, window=data.window, progress=False, **options).fingerprint == then:
             raise UserError(f"{self.path / INFO}: damaged, its classes are not those of {spec} in their order")
-        raise UserError(
-            f"{spec}: the data have changed since {self.path} was trained ({data.fingerprint}, then {then})"
-        )
+        raise UserError(f"{spec}: changed since {self.path} was trained (fingerprint {data.fingerprint}, then {then})")
 
 
 @contextmanager

@@ -37,15 +37,14 @@ def train(
     """
     if out is None:
         raise UserError("out: name the run folder to make, such as --out runs/ham")
-    from dpaat.consistency import check_choices, require_begun
-    from dpaat.runs import CONFIG, INFO, read_config
+    from dpaat.consistency import check_choices
+    from dpaat.runs import INFO
 
     given = _explicit() if resume else {}
-    if resume and (out / CONFIG).is_file():
+    if resume:
+        told = any(part.startswith("--config") for part in _argv)
         options = {name: value for name, value in given.items() if name in vars(config)}
-        config = check_choices(out, read_config(out / CONFIG), options)
-    if resume and "data" not in given and not any(part.startswith("--config") for part in _argv):
-        require_begun(out)
+        config = check_choices(out, options, told=told) or config
     from dpaat import training
     from dpaat.storage import read_json
 

@@ -165,7 +165,7 @@ def _prepare_for(
         return data, None, False
     record = source.record if source is not None else {}
     options: dict[str, Any] = {
-        "image_size": given.image_size or record.get("image_size") or _side(data),
+        "image_size": given.image_size or record.get("image_size") or _side(data, square=True),
         "fit": record.get("fit", "crop"),
         "window": window or "auto",
     }
@@ -186,15 +186,16 @@ def _prepare_for(
     return then, LeftOut(0, 0, "nothing") if known is None else None, True
 
 
-def _side(data: Any) -> int:
+def _side(data: Any, *, square: bool = False) -> int:
     """Pixels at the shorter side of images that are in memory, else 64."""
     pair = data[0] if isinstance(data, list) and data else None
     shape: Any = getattr(pair[0], "shape", ()) if isinstance(pair, tuple) else ()
     last = isinstance(pair, tuple) and isinstance(pair[0], np.ndarray) and shape[2:] in ((1,), (3,), (4,))
     height, width = (shape[:2] if last else shape[-2:]) if len(shape) >= 2 else (64, 64)
-    if height != width:
-        raise UserError(f"images of {height} x {width}: give the side of the squares to cut, as image_size={height}")
-    return int(height)
+    if square and height != width:
+        side = min(height, width)
+        raise UserError(f"images of {height} x {width}: give the side of the squares to cut, as image_size={side}")
+    return int(min(height, width))
 
 
 def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarray:
