@@ -10,6 +10,7 @@ import yaml
 
 from benchmark_makers import CELLS, GRID, write_grid
 from dpaat.benchmark import read_grid
+from dpaat.benchmark.leaderboard import write_leaderboard
 from dpaat.errors import UserError
 from dpaat.methods import METHODS
 from test_report_browser import CHROMIUM, open_page
@@ -164,6 +165,14 @@ def test_the_leaderboard_has_a_row_a_recipe_and_links_every_run(finished_grid):
         score = row["scores"]["area"]
         low, high = score["interval"]
         assert f'key">{100 * score["value"]:.1f}<small>[{100 * low:.1f}, {100 * high:.1f}]' in page
+
+
+@pytest.mark.parametrize(("suites", "said"), [(["standard"], True), (["standard", "masking"], False)])
+def test_the_leaderboard_of_a_suite_without_checks_says_so(finished_grid, tmp_path, suites, said):
+    document = json.loads((finished_grid / "out" / "benchmark.json").read_text())
+    document["evaluation"]["suites"] = suites
+    write_leaderboard(document, [], "made", tmp_path)
+    assert ("No masking checks were made" in (tmp_path / "report.html").read_text()) == said
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -397,6 +397,21 @@ def test_intervals_hold_their_scores_and_differences_are_paired():
     assert worse["p_value"] < 0.01
 
 
+def test_one_patient_tells_nothing_of_others():
+    labels, logits = some_labels()
+    ids, groups = np.arange(80).astype(str), np.zeros(80, np.int64)
+    runs = [
+        Predictions(ids, labels, groups, (z > 0).astype(np.int8), expit(z), tuple("abcd"))
+        for z in (logits, logits, logits - 2 * labels)
+    ]
+    worse = paired_difference(runs[2:], runs[:1])["map"]
+    assert worse["difference"] < -0.1
+    assert worse["interval"][0] < 0 < worse["interval"][1]
+    assert worse["p_value"] > 0.05
+    same = paired_difference(runs[:1], runs[1:2])["map"]
+    assert (same["difference"], same["interval"], same["p_value"]) == (0.0, [0.0, 0.0], 1.0)
+
+
 def test_published_outcomes_keep_all_that_scores_are_made_of():
     labels, logits = some_labels()
     ids, groups, classes = np.arange(80).astype(str), (np.arange(80) // 2).astype(str), list("abcd")

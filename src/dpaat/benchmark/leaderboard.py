@@ -67,7 +67,7 @@ def write_leaderboard(document: Document, runs: Sequence[JobRun], name: str, out
             done=sum(cell["status"] == "finished" for cell in cells),
             parts=parts,
             doubts=doubts(document),
-            unchecked=document["masking"] is None and not document["evaluation"]["suites"],
+            unchecked=document["masking"] is None and "masking" not in document["evaluation"]["suites"],
             notes=[FOOTNOTE, ADJUSTED],
             script=SORTING,
             seal=seal,

@@ -172,7 +172,10 @@ def _label_moments(folds: Sequence[Fold], *, paired: bool) -> dict[str, Moments]
         scores = [table[:, number] for table in tables]
         if not any(np.isnan(each[:, 0]).any() for each in scores):
             value = float(np.mean([each[:, 0].mean() for each in scores]))
-            variances = np.array([np.nanvar(each[:, 1:].mean(axis=0), ddof=1) for each in scores]) / len(scores) ** 2
+            variances = np.array([np.nanvar(each[:, 1:].mean(axis=0), ddof=1) for each in scores])
+            # Resampling one lesion shows nothing: the most there can be.
+            variances[(lesions < 2) & [bool(each.any()) for each in scores]] = 1.0 if paired else 0.25
+            variances /= len(scores) ** 2
             share = 0.0 if paired else SMOOTHING / lesions.sum()
             moments = Moments(value, (value + share / 2) / (1 + share), variances, np.maximum(lesions - 1.0, 1.0))
             found[name] = _with_training(moments, [each[:, 0] for each in scores])
