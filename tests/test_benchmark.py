@@ -563,8 +563,9 @@ def test_a_cell_without_its_last_checkpoint_is_not_thrown_away(finished_grid, tm
 )
 def test_a_cell_is_read_from_the_results_of_its_own_plan(finished_grid, plan, stored, named):
     cell = read_grid(finished_grid / "grid.yaml").cells[0]
-    run = JobRun(cell, finished_grid / "out")
     changed = dataclasses.replace(cell.plans.main, **plan)
+    plans = dataclasses.replace(cell.plans, main=changed)
+    run = JobRun(dataclasses.replace(cell, plans=plans), finished_grid / "out")
     document = read_evaluation(run.folder)
     wanted = changed.spec("pgd")
     entries = [{**entry, **stored} for entry in document["results"] if entry["attack"] in ("clean", "pgd")]

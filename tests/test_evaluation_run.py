@@ -16,8 +16,8 @@ from dpaat.data import prepare
 from dpaat.data.splits import export_splits
 from dpaat.errors import UserError
 from dpaat.evaluation import Attacker, attack_spec, evaluate_model, evaluate_run, predict
+from dpaat.evaluation.elsewhere import target_from_elsewhere, target_of_folder
 from dpaat.evaluation.entries import groups, note_of
-from dpaat.evaluation.foreign import target_of_weights
 from dpaat.evaluation.images import stratified_draw
 from dpaat.evaluation.metrics import constant_predictor
 from dpaat.evaluation.results import read_evaluation
@@ -290,16 +290,16 @@ def test_predict_refuses_in_one_line(run: Path, tmp_path: Path) -> None:
 def test_the_size_of_the_images_is_part_of_a_model_from_elsewhere(run: Path, tmp_path: Path) -> None:
     weights = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "w.ckpt")
     config = read_config(run / "config.yaml")
-    about = {"window": None, "seed": 0, "device": "cpu", "progress": False}
-    found = {
-        size: target_of_weights(
-            Foreign(out=str(tmp_path / "out"), model=config.model, weights=str(weights), stem="small", image_size=size),
-            config.data,
-            **about,
-        ).head["checkpoint"]
-        for size in (None, 64, 16)
-    }
-    assert found[None] == found[64] != found[16]
+    about = {"seed": 0, "device": "cpu", "progress": False}
+    out, found = tmp_path / "out", []
+    for size in (None, 64, 16, 16, 64):
+        given = Foreign(out=str(out), model=config.model, weights=str(weights), stem="small", image_size=size)
+        target = target_from_elsewhere(given, config.data, **about)
+        found.append(target.head["checkpoint"])
+        again = target_of_folder(out, data=target.data, device="cpu", progress=False)
+        assert again.head["checkpoint"] == found[-1], "in whatever form the data come"
+    assert found[0] == found[1] == found[4]
+    assert found[2] == found[3] != found[0]
 
 
 def test_images_that_weights_have_learned_are_said(run: Path, tmp_path: Path) -> None:

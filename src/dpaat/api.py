@@ -62,15 +62,15 @@ def train(
             require_trust((given[name] for name in FIELDS if name not in fields), None, config)
         elif config is not None:
             given = dict(config) if isinstance(config, Mapping) else vars(config)
-        given = vars(chosen(TrainConfig(**given))) if given and fields else given
         if live := [name for name in ("model", "data") if not isinstance(fields.get(name, ""), str)]:
             raise UserError(f"{live[0]}: give a name, as a run has to find it again: py:PKG.MODULE:NAME for your own")
         if out is None:
             names = chain(["train"], (f"train-{number}" for number in count(2)))
             out = next(folder for name in names if not (folder := Path("runs") / name).exists())
+        choices = {**(chosen(given) if fields else given), **fields}
         if resume:
-            check_choices(Path(out), {**given, **fields}, told=bool(given))
-        return fit(TrainConfig(**{**given, **fields}), out, resume=resume, data=fields.get("data") if resume else None)
+            check_choices(Path(out), choices, told=bool(given))
+        return fit(TrainConfig(**choices), out, resume=resume, data=choices.get("data") if resume else None)
 
 
 def load(path: str | Path, *, device: str = "auto", trust: bool = False) -> Predictor:

@@ -8,13 +8,15 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 import dpaat
 from dpaat.errors import Interrupted, UserError, one_line, out_of_memory, unknown
@@ -114,7 +116,7 @@ def _run(argv: list[str]) -> int:
 
     set_parsing_settings(validate_defaults=False)
     set_loader("yaml", lambda text: load_yaml(text, YAML), exceptions=(yaml.YAMLError,))
-    hyphenated = [with_underscores(argument) for argument in argv[len(asked.split()) :]]
+    hyphenated = _with_choices([with_underscores(argument) for argument in argv[len(asked.split()) :]])
     command = _function(asked)
     parser = command_parser(command, asked)
     try:
@@ -137,7 +139,6 @@ def _run(argv: list[str]) -> int:
             raise UserError("trust: give it on the command line, not in a configuration file")
         with trusting(named_in(argv), everything=given.trust), silenced(given.quiet, given.get("json")):
             require_trust((given.get(name) for name in FIELDS), None, "--config")
-            _drop_defaults(given, parser, hyphenated)
             explicit = lambda: vars(parser.parse_args(hyphenated, defaults=False))  # noqa: E731
             found = call(command, given, _argv=argv, _explicit=explicit)
     except Exception as error:
@@ -150,27 +151,23 @@ def _run(argv: list[str]) -> int:
     raise UserError(_too_little_memory(asked, given.get("batch_size")))
 
 
-def _drop_defaults(given: Namespace, parser: Parser, argv: Sequence[str]) -> None:
-    """Of what a run's --config says and nobody typed, forget what its method, norm and weights have by default."""
-    files, typed = list[str](), list[str]()
-    parts = iter(argv)
+def _with_choices(argv: Sequence[str]) -> list[str]:
+    """In the place of a run's --config file, its text without what its method, norm and weights have by default."""
+    from dpaat.config import chosen
+    from dpaat.validation import load_yaml
+
+    found, parts = list[str](), iter(argv)
     for part in parts:
         name, equals, value = part.partition("=")
         if name == "--config":
-            files.append(f"--config={value if equals else next(parts, '')}")
-        else:
-            typed.append(part)
-    if not files:
-        return
-    from dpaat.config import TrainConfig, chosen
-
-    fields = TrainConfig.__dataclass_fields__
-    said, here = parser.parse_args(files), parser.parse_args(typed, defaults=False)
-    kept = chosen(TrainConfig(**{name: said[name] for name in fields}))
-    given.options = kept.options | dict(here.get("options") or {})
-    for name in fields:
-        if name != "options" and name not in here:
-            given[name] = getattr(kept, name)
+            value = value if equals else next(parts, "")
+            with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, UserError):  # the parser will tell
+                values = load_yaml(Path(value).read_text(encoding="utf-8"))
+                if (kept := chosen(values)) != values:
+                    value = yaml.safe_dump({name: each for name, each in kept.items() if each is not None})
+            part = f"--config={value}"
+        found.append(part)
+    return found
 
 
 def _no_command(argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Every choice of a training run, in one place: field, type, default, range and help."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -310,24 +311,25 @@ def complete(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def chosen(config: TrainConfig) -> TrainConfig:
+def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
     """Of a complete configuration, such as a run's `config.yaml`, what differs from the defaults of its method.
 
-    What equals a default of its method, norm and weights is None: with another method, the defaults are others. A
-    configuration that is not complete is returned as it is. Raises UserError as `complete`.
+    What equals a default of its method, norm and weights is None: with another method, the defaults are others. Values
+    that are not a complete configuration are returned as they are. Raises UserError as `complete`.
     """
     from dpaat.methods.old_names import present_names
 
-    config, filled = TrainConfig(**present_names(vars(config))), ("eps", "val_eps", "optimizer", *OWN_DEFAULTS)
-    if any(getattr(config, name) is None for name in (*filled[1:], "lr")):
-        return config
+    filled = ("eps", "val_eps", "optimizer", *OWN_DEFAULTS)
+    if any(values.get(name) is None for name in (*filled[1:], "lr")):
+        return dict(values)
+    config = TrainConfig(**present_names(dict(values)))
     nothing: dict[str, Any] = dict.fromkeys([*filled, "lr"])
     own = complete(dataclasses.replace(config, **nothing, options={}, freeze_until=0))
     same: dict[str, Any] = {name: None for name in filled if getattr(config, name) == getattr(own, name)}
     if config.lr == _rates(dataclasses.replace(config, lr=None, freeze_until=0))["lr"]:
         same["lr"] = None
     options = {name: value for name, value in config.options.items() if own.options.get(name) != value}
-    return dataclasses.replace(config, options=options, **same)
+    return vars(config) | {"options": options} | same
 
 
 def _rates(config: TrainConfig) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def check_choices(out: Path, given: Mapping[str, Any], *, told: bool) -> TrainCo
     for name in given:
         before, now = getattr(begun, name), getattr(wanted, name)
         # The data may have been moved: the training looks at the images.
-        if before != now and name not in MOVABLE and (name != "eps" or begun.radius != wanted.radius):
+        same = before == now or (name == "precision" and now == "auto")  # which has been settled since
+        if not same and name not in MOVABLE and (name != "eps" or begun.radius != wanted.radius):
             raise UserError(
                 f"{out}: was begun with {name} {before!r}, not {now!r}; resume it without that option, or train anew "
                 "into another --out"

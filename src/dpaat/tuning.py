@@ -18,6 +18,7 @@ from dpaat.config import ATTACK_FIELDS, PLACE, TrainConfig, complete
 from dpaat.data.splits import split_digest
 from dpaat.errors import UserError, at, unknown
 from dpaat.methods import find_method
+from dpaat.methods.old_names import present_names
 from dpaat.runs import write_config
 from dpaat.storage import BusyError, locked, write_text
 from dpaat.tables import Column, Row, Table, percent
@@ -177,11 +178,12 @@ class _Study:
 
     def require_same(self, searches: Sequence[str]) -> None:
         """Refuse to go on with a study of something else."""
-        asked = {name: value for name, value in vars(self.config).items() if name not in PLACE}
         data = prepare_data(self.config, cache_dir=self.cache_dir, progress=False)
         split = split_digest(data.ids, data.split)
-        now = {"config": yaml.safe_dump(asked), "search": sorted(searches), "data": f"{data.fingerprint} {split}"}
-        before, said = self.study.user_attrs or now, "choose another --out, or give the same again"
+        settings, data_now = _completed(vars(self.config)), f"{data.fingerprint} {split}"
+        now = {"config": settings, "search": sorted(searches), "data": data_now}
+        before, said = dict[str, Any](self.study.user_attrs or now), "choose another --out, or give the same again"
+        before["config"] = _completed(yaml.safe_load(before["config"]))
         for name, value in now.items():
             if before.get(name, value) != value:  # a study of before this was noted has no data
                 other = "data that have changed since" if name == "data" else f"another {name}"
@@ -249,6 +251,12 @@ class _Study:
         said = f"written to {out / BEST}, {out / TRIALS}; the test split was not looked at"
         console.print(said, highlight=False, soft_wrap=True)
         return out / BEST
+
+
+def _completed(values: Mapping[str, Any]) -> str:
+    """A configuration as text, whether it was given complete or not, without where it is computed."""
+    config = complete(TrainConfig(**present_names(dict(values))))
+    return str(yaml.safe_dump({name: value for name, value in vars(config).items() if name not in PLACE}))
 
 
 def _changed(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

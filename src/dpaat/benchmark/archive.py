@@ -102,7 +102,11 @@ def _check(path: Path, before: Mapping[str, Mapping[str, Any]], now: Mapping[str
         known = dict(before[part])
         if known:
             known = comparable(known) if part == "train" else {**values_of(EvaluateConfig()), **known}
-        if part == "evaluate" and "ranked" not in known and (known["suites"] or known["attacks"][:1] == [RANKED]):
+        if (
+            part == "evaluate"
+            and "ranked" not in known
+            and (known["suites"] or known["attacks"][:1] == [RANKED] or len(known["attacks"]) == 1)
+        ):
             known["ranked"] = fields["ranked"]  # older files do not say it, and of these there is no doubt
         for name in fields or known:
             if (then := known.get(name)) != (wanted := fields.get(name)):

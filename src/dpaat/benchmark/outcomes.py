@@ -137,7 +137,7 @@ class _Reader:
 
     def checked_by(self, plan: EvaluateConfig, entry: Entry) -> bool:
         about = (plan.split, self.count(plan), plan.norm)
-        return (entry["split"], entry["n"], entry["norm"]) == about and self.is_of(plan, entry)
+        return (entry["split"], entry["n"], entry.get("norm", plan.norm)) == about and self.is_of(plan, entry)
 
     def count(self, plan: EvaluateConfig) -> int:
         """How many images a plan is about."""
@@ -149,16 +149,23 @@ class _Reader:
         draw = plan.seed if self.count(plan) < self.sizes[plan.split] else 0
         if entry.get("draw", draw) != draw:
             return False
-        settings: dict[str, Any] = {"seed": plan.seed, "batch_size": plan.batch_size}
-        if plan.precision != "auto":
-            settings["precision"] = plan.precision
-        return entry["norm"] is None or all(entry.get(name, now) == now for name, now in settings.items())
+        # Of two plans about the same images, the later may have made an attack anew.
+        own = [each for each in self.plans.all if (each.split, self.count(each)) == (plan.split, self.count(plan))]
+        return entry.get("norm") is None or any(_has_settings(entry, each) for each in (plan, *own))
 
     def lacks(self, plan: EvaluateConfig, spec: AttackSpec, eps: float) -> UserError:
         return UserError(
             f"{self.folder}: its evaluation lacks {spec.label} at {eps:g} on the images of split {plan.split!r}; "
             "delete the cell's cell.json to evaluate it again"
         )
+
+
+def _has_settings(entry: Entry, plan: EvaluateConfig) -> bool:
+    """Whether an entry was computed with a plan's seed, batches and precision; what it does not say counts as so."""
+    settings: dict[str, Any] = {"seed": plan.seed, "batch_size": plan.batch_size}
+    if plan.precision != "auto":
+        settings["precision"] = plan.precision
+    return all(entry.get(name, now) == now for name, now in settings.items())
 
 
 @dataclass(frozen=True)

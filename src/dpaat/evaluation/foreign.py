@@ -22,7 +22,7 @@ from dpaat.measurement import Foreign
 from dpaat.models import Classifier, build_model
 from dpaat.normalization import normalization, parse_normalization
 from dpaat.own_code import is_own
-from dpaat.runs import open_run
+from dpaat.runs import SUBJECT, open_run, read_info
 from dpaat.storage import writing
 from dpaat.weights import WeightsFile, open_weights
 
@@ -80,8 +80,6 @@ def target_of_weights(
         out.mkdir(parents=True, exist_ok=True)
     # The same file read in another way is another model.
     read = {key: model.facts[key] for key in ("stem", "mean", "std")}
-    if size != ((source.record if source else {}).get("image_size") or _side(data)):
-        read["image_size"] = size
     if source is not None:
         identity = json.dumps([source.digest, given.model, read | {"key": model.facts["weights"]["key"]}, outputs])
     else:
@@ -102,7 +100,7 @@ def target_of_weights(
             prepared,
             outputs,
             device,
-            checkpoint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            checkpoint=_told_apart(out, identity, size),
             run=out.resolve().name,
             model=name,
             **dict.fromkeys(("method", "training_seed", "fold", "recipe")),
@@ -111,6 +109,15 @@ def target_of_weights(
             **({"multilabel": True} if several else {}),
         ),
     )
+
+
+def _told_apart(out: Path, identity: str, size: int) -> str:
+    """16 hex digits of a model's identity; of the image size too where its results at another are in the folder."""
+    plain, sized = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (identity, f"{identity} {size} px"))
+    path = out / SUBJECT
+    known = read_info(path) if path.is_file() else {}
+    before, then = (known.get("subject") or {}).get("checkpoint"), (known.get("config") or {}).get("image_size")
+    return sized if before == sized or (before == plain and then != size) else plain
 
 
 def of_module(module: nn.Module, given: Foreign, channels: int, size: int, classes: int) -> Classifier:

@@ -123,7 +123,7 @@ class Comparison:
     def masking(self, name: str) -> Entry | None:
         """Masking checks of a run, up to the largest radius shown, on these images or else on a draw of the split."""
         found = [*self.analyses(name, "masking"), *self.runs[name].analyses.get("masking", [])]
-        large = max((e["eps"] for e in self._attacked if e["label"] == self.attacks[0]), default=0.0)
+        large = max((e["eps"] for e in self.results[name] if e["label"] in self.attacks[:1]), default=0.0)
         return next((e for e in found if self._here(e) and self._same_norm(e) and e.get("eps", large) >= large), None)
 
     @property

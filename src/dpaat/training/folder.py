@@ -136,7 +136,10 @@ class RunFolder:
         """Note why a run has ended early, and how far it has come."""
         log = self.path / "metrics.csv"
         done = len(log.read_text(encoding="utf-8").splitlines()) - 1 if log.exists() else 0
-        self.note(**why, epochs_done=done, kept_score=None, **self._kept(), **seal_end(self.path))
+        kept: dict[str, Any] = {}
+        with suppress(Exception):  # of a damaged checkpoint; what has ended the run matters more
+            kept = self._kept()
+        self.note(**why, epochs_done=done, kept_score=None, **kept, **seal_end(self.path))
 
     def finish(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Note how far the run has come, with which score, and what to be wary of."""
