@@ -202,7 +202,8 @@ def teacher_or_sizes() -> tuple[str, str]:
     runs = listed(sorted({str(len(each["cells"])) for each in found.values()}))
     sizes = any(found["mean"]["differences"][name]["p_adjusted"] < SIGNIFICANT for name in names)
     answer = "The sizes matter" if sizes else "The sizes are not shown to matter"
-    text = f"{answer}. With the teacher in both, clean balanced accuracy, mAP and accuracy at 4/255 change if {'; if '.join(parts)}."
+    scores = "clean balanced accuracy, mAP and accuracy at 4/255"
+    text = f"{answer}. With the teacher in both, {scores} change if {'; if '.join(parts)}."
     return text, f"minus `dpaat`, {runs} runs on two families, one seed: a lead, not a result"
 
 
