@@ -159,11 +159,10 @@ def _with_choices(argv: Sequence[str]) -> list[str]:
     found, parts = list[str](), iter(argv)
     for part in parts:
         name, equals, value = part.partition("=")
-        if name == "--config":
-            value = value if equals else next(parts, "")
-            with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, UserError):  # the parser will tell
+        if name == "--config" and (equals or (value := next(parts, ""))):
+            with suppress(OSError, ValueError, yaml.YAMLError, TypeError, UserError):  # the parser will tell
                 values = load_yaml(Path(value).read_text(encoding="utf-8"))
-                if (kept := chosen(values)) != values:
+                if isinstance(values, dict) and (kept := chosen(values)) != values:
                     value = yaml.safe_dump({name: each for name, each in kept.items() if each is not None})
             part = f"--config={value}"
         found.append(part)
