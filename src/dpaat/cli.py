@@ -153,6 +153,8 @@ def _run(argv: list[str]) -> int:
 
 def _with_choices(argv: Sequence[str]) -> list[str]:
     """In the place of a run's --config file, its text without what its method, norm and weights have by default."""
+    if not any(part.startswith("--config") for part in argv):
+        return [*argv]  # without the time that the import takes
     from dpaat.config import chosen
     from dpaat.validation import load_yaml
 
