@@ -168,6 +168,13 @@ def test_defaults_of_the_run_before_are_no_choices_of_the_next(begun, changes, p
     assert complete(seen[0]) == complete(TrainConfig(data="synthetic:60", **{**begun, **changes}))
 
 
+@pytest.mark.parametrize("text", ["- 1", "5", "null", "1: 2", "lr: [", "method: nope"])
+def test_a_file_that_is_no_configuration_is_told_in_one_line(text, tmp_path, capfd):
+    (tmp_path / "c.yaml").write_text(text)
+    fails(capfd, "train", f"--config={tmp_path / 'c.yaml'}", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_written_by_hand_is_a_choice(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("data: synthetic:60\neps: 8/255\noptions: {beta: 3}\n")
     seen = []
