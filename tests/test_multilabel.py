@@ -586,6 +586,20 @@ def test_the_teacher_teaches_every_label():
     assert torch.allclose(teacher.divergence(model(x) + 1, x, y), 4 * binary[:, [0, 2]].mean(1), atol=1e-5)
 
 
+def label_context(labels, teacher, *, imbalance, clean_weight):
+    return MethodContext(
+        labels=labels,
+        num_classes=3,
+        epochs=4,
+        learn_loss=learning_loss(imbalance, labels, 3),
+        eps=8 / 255,
+        steps=2,
+        norm="linf",
+        clean_weight=clean_weight,
+        teacher=teacher,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "weight"), [("pgd", 0.0), ("trades", 0.0), ("pgd", 1.0), ("trades", 0.5), ("dpaat", 1.0)]
 )
@@ -593,17 +607,8 @@ def test_ignored_labels_are_neither_learned_nor_attacked(name, weight):
     labels = torch.tensor([[1, -1, -1], [0, -1, -1]] * 4, dtype=torch.int8)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    context = MethodContext(
-        labels=labels,
-        num_classes=3,
-        epochs=2,
-        learn_loss=learning_loss("none", labels, 3),
-        eps=8 / 255,
-        steps=2,
-        norm="linf",
-        clean_weight=0.0,
-        teacher=SelfTeacher(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), weight) if weight else None,
-    )
+    teacher = SelfTeacher(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), weight) if weight else None
+    context = label_context(labels, teacher, imbalance="none", clean_weight=0.0)
     method = build_method(find_method(name), context, {})
     method(model, torch.arange(8), torch.rand(8, 3, 4, 4), labels).loss.backward()
     gradient = model[1].weight.grad.abs().sum(1)
@@ -628,17 +633,8 @@ def test_methods_take_a_step_on_labels(name, options):
     labels = (torch.rand(12, 3, generator=torch.Generator().manual_seed(0)) < 0.4).to(torch.int8)
     labels[0, 1] = -1
     model = network()
-    context = MethodContext(
-        labels=labels,
-        num_classes=3,
-        epochs=4,
-        learn_loss=learning_loss("balanced-softmax", labels, 3),
-        eps=8 / 255,
-        steps=2,
-        norm="linf",
-        clean_weight=0.0 if name == "trades" else 0.5,
-        teacher=SelfTeacher(model, 0.5),
-    )
+    weight = 0.0 if name == "trades" else 0.5
+    context = label_context(labels, SelfTeacher(model, 0.5), imbalance="balanced-softmax", clean_weight=weight)
     method = build_method(find_method(name), context, options)
     x, index = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12)
     for _ in range(2):

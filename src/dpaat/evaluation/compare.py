@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,12 @@ def differences_table(document: Document, *, full: bool = False) -> Lines:
     worst = [label for label, is_worst in attacks if is_worst]
     shown = worst if worst and not full else [label for label, _ in attacks]
     metrics = METRICS if full else {"balanced_accuracy": "balanced accuracy"}
-    about = dict.fromkeys((e["data"], e["split"], e["n"], e["runs"]) for e in document["conditions"])
+    images_of = itemgetter("data", "split", "n", "runs")
+    about = dict.fromkeys(map(images_of, document["conditions"]))
     for images, name, (metric, heading), attack in product(about, others, metrics.items(), shown or ["clean"]):
         rows = []
         for each in document["conditions"]:
-            here = (each["data"], each["split"], each["n"], each["runs"]) == images and each["label"] in (
-                "clean",
-                attack,
-            )
+            here = images_of(each) == images and each["label"] in ("clean", attack)
             if here and (found := each["differences"][name].get(metric)):
                 scores = [score_cell(**each["scores"][recipe][metric]) for recipe in (reference, name)]
                 place = "clean" if each["label"] == "clean" else each["eps_text"]

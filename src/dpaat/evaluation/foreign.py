@@ -16,6 +16,7 @@ from dpaat.data import PreparedData, label_sets, prepare
 from dpaat.data.findings import warnings_of
 from dpaat.data.seen import LeftOut, same_split
 from dpaat.errors import UserError, first_line
+from dpaat.evaluation.labels import thresholds_of
 from dpaat.evaluation.target import EvalTarget, check_fit, head_of, resolve_device, unseen, usual_labels
 from dpaat.fitting import channels_of
 from dpaat.measurement import Foreign
@@ -210,7 +211,7 @@ def _thresholds(source: WeightsFile | None, outputs: Sequence[str]) -> np.ndarra
     known = {} if source is None else source.record.get("thresholds") or {}
     if not known and source is not None and source.folder is not None:
         known = open_run(source.folder).info.get("thresholds") or {}
-    return np.array([known.get(name, 0.0) for name in outputs])
+    return thresholds_of(known, outputs)
 
 
 def _numbered(data: PreparedData, outputs: Sequence[str]) -> PreparedData:

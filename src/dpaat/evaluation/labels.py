@@ -3,7 +3,7 @@
 Labels and answers are `(N, K)`, int8: 1 yes, 0 no, and -1 for a label that is unknown, which counts nowhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ def choose_thresholds(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def named(answers: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Classes `(N,)` or sets of labels `(N, K)` by name, `(N,)` of str."""
     return np.array(classes)[answers] if answers.ndim == 1 else np.array(as_text(answers, classes))
+
+
+def thresholds_of(known: Mapping[str, float] | None, classes: Sequence[str]) -> np.ndarray:
+    """Thresholds of logits `(K,)` from those known by name; of others 0, a probability of a half."""
+    return np.array([(known or {}).get(name, 0.0) for name in classes])
 
 
 def one_answer_of(

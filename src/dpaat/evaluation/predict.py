@@ -26,7 +26,7 @@ from dpaat.data.table import UNGROUPED
 from dpaat.data.values import resolve_window, window_range
 from dpaat.errors import UserError, require_printable
 from dpaat.evaluation.foreign import network_digest
-from dpaat.evaluation.labels import named
+from dpaat.evaluation.labels import named, thresholds_of
 from dpaat.evaluation.metrics import require_finite
 from dpaat.evaluation.target import resolve_device
 from dpaat.models import build_model
@@ -169,7 +169,7 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
         frame, thresholds = record.get("frame") or "", record.get("thresholds") or {}
         model, reading = made.to(torch.device(target)).eval(), {name: record[name] for name in ("window", "known")}
     classes, channels = tuple(record["classes"]), int(record["channels"])
-    at = np.array([thresholds.get(name, 0.0) for name in classes]) if record.get("multilabel") else None
+    at = thresholds_of(thresholds, classes) if record.get("multilabel") else None
     return Predictor(path, model, classes, channels, record["image_size"], record["fit"], reading, target, at, frame)
 
 

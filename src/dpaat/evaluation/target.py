@@ -22,6 +22,7 @@ from dpaat.data.seen import SEEN, LeftOut, known_images, leave_out, recognized
 from dpaat.data.splits import import_splits, read_splits
 from dpaat.errors import UserError, unknown
 from dpaat.evaluation.images import RowView
+from dpaat.evaluation.labels import thresholds_of
 from dpaat.measurement import SPLITS
 from dpaat.methods import find_method
 from dpaat.provenance import provenance
@@ -142,7 +143,7 @@ def target_of_run(
         own_data=prepared if same or (left_out is not None and left_out.own) else _own_data(run),
         own_splits=left_out is None or left_out.own,
         majority=usual_labels(info) if several else max(counts, key=counts.__getitem__),
-        thresholds=np.array([info.get("thresholds", {}).get(name, 0.0) for name in classes]) if several else None,
+        thresholds=thresholds_of(info.get("thresholds"), classes) if several else None,
         left_out=left_out,
         head=head_of(
             prepared,

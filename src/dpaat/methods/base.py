@@ -116,8 +116,8 @@ class Method(nn.Module, ABC):
     @property
     def first_attack(self) -> int:
         """The first epoch with attacks, from 0: after `adv_start`, and after the clean epochs of the method's own."""
-        first, own = self.context.first_attack, self.clean_first
-        return max(first + own[1], math.ceil(float(getattr(self, own[0])) * self.context.epochs)) if own else first
+        share, least = self.clean_first or ("", 0)
+        return first_attack(self.context.adv_start, self.context.epochs, float(getattr(self, share, 0.0)), least)
 
     def setup(self) -> None:
         """Make the method's state, when its options are set."""
@@ -197,9 +197,9 @@ class RadiiMethod(Method, ABC):
         self.perturbation.record(output.index, output.rows["eps"], output.rows["loss"])
 
 
-def first_attack(adv_start: float, epochs: int) -> int:
-    """The first epoch with attacks, from 0, of a run whose share `adv_start` of the epochs learns from clean images."""
-    return min(round(adv_start * epochs), epochs - 1)
+def first_attack(adv_start: float, epochs: int, share: float = 0.0, least: int = 0) -> int:
+    """The first epoch with attacks, from 0: after the share `adv_start`, and the clean `share` of a method's own."""
+    return max(min(round(adv_start * epochs), epochs - 1) + least, math.ceil(share * epochs))
 
 
 def mixed_loss(

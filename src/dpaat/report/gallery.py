@@ -18,7 +18,7 @@ from dpaat.attacks.losses import label_weights, weighing
 from dpaat.data import PreparedData
 from dpaat.data.label_sets import numbers
 from dpaat.evaluation.images import RowView
-from dpaat.evaluation.labels import named, strata
+from dpaat.evaluation.labels import named, strata, thresholds_of
 from dpaat.report.view import RunView
 from dpaat.runs import Run, open_run
 
@@ -85,8 +85,7 @@ def specimens(view: RunView) -> tuple[list[Specimen], int]:
         x_adv = pgd(model, x, y, eps=eps, steps=config.steps, norm=config.norm)
     with evaluation_mode(model), torch.no_grad():
         logits = [model(each).numpy() for each in (x, x_adv)]
-        known_at = run.info.get("thresholds") or {}
-        at = np.array([known_at.get(name, 0.0) for name in classes])
+        at = thresholds_of(run.info.get("thresholds"), classes)
         given = [(each > at).astype(np.int8) if several else each.argmax(axis=1) for each in logits]
         answers = [named(each, classes).tolist() for each in given]
         maps = [input_gradient_map(model, each, of).numpy() for each in (x, x_adv)]

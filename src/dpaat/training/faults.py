@@ -1,7 +1,6 @@
 """Training that goes wrong: what to look for, and what to say about it."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -139,12 +138,9 @@ def overfitted(folder: Path, config: TrainConfig, num_classes: int) -> str | Non
 
 def first_attack(config: TrainConfig) -> int:
     """The first epoch, from 0, in which training images are attacked, by a completed configuration."""
-    method = find_method(config.method)
-    first = base.first_attack(float(config.adv_start or 0.0), config.epochs)
-    if method.build.clean_first:
-        option, least = method.build.clean_first
-        first = max(first + least, math.ceil(float(config.options[option]) * config.epochs))
-    return first
+    option, least = find_method(config.method).build.clean_first or ("", 0)
+    share = float(config.options.get(option, 0.0))
+    return base.first_attack(float(config.adv_start or 0.0), config.epochs, share, least)
 
 
 def attacked_visits(config: TrainConfig) -> float:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -37,7 +39,7 @@ class TRADES(Method):
         context = self.context
         expected, ball = score(model, x), make_ball(context.norm, x, context.eps)
         x_adv = ball.project_(ball.x + _START * torch.randn_like(ball.x))
-        loss = lambda logits, labels: kl_divergence(expected, logits, labels)  # noqa: E731
+        loss = partial(kl_divergence, expected)
         for iterate in pgd_trajectory(model, x_adv, y, ball=ball, steps=context.steps, loss=loss):
             x_adv = iterate.after
         clean, adversarial = model(torch.cat([x, x_adv])).chunk(2)
